@@ -1,0 +1,45 @@
+# make demo   train the digits net and look at it      make test    everything that CI checks
+# make bench  what a step costs, beside hand-written loops
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Whether the environment is already what these files ask for: touch a stamp once it is.
+DEMO_STAMP := $(VENV)/.demo
+TEST_STAMP := $(VENV)/.test
+
+.PHONY: demo test lint types pytest bench clean
+
+demo: $(DEMO_STAMP)
+	$(BIN)/python examples/digits.py
+
+test: lint types pytest
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(TEST_STAMP)
+	rm -rf build/typecheck build/lib
+	$(BIN)/pip install -q --no-deps --no-build-isolation --target build/typecheck .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+pytest: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term
+
+bench: $(DEMO_STAMP)
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e ".[demo]"
+	touch $@
+
+$(TEST_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e ".[demo,dev]" "setuptools>=77"
+	touch $@

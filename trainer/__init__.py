@@ -1,0 +1,1 @@
+"""Keras-style training for any torch.nn.Module."""
