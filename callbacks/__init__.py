@@ -4,5 +4,18 @@ Any object with Keras' hooks is a callback; `Callback` documents them.
 """
 
 from .base import Callback
+from .best_weights import BestWeights
+from .early_stopping import EarlyStopping
+from .max_time import MaxTime
+from .monitor import MonitorCallback, NonFiniteMetricWarning
+from .progress import Progress
 
-__all__ = ["Callback"]
+__all__ = [
+    "BestWeights",
+    "Callback",
+    "EarlyStopping",
+    "MaxTime",
+    "MonitorCallback",
+    "NonFiniteMetricWarning",
+    "Progress",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ class Callback:
             on_epoch_end(epoch, logs)
         on_train_end(logs)                                # also after an error or Ctrl-C
 
-    `evaluate` calls the `on_test_*` hooks, `predict` the `on_predict_*` hooks, of the callbacks that
-    are passed to them. Set `self.model.stop_training = True` to stop after the current batch.
+    `evaluate` calls the `on_test_*` hooks, `predict` the `on_predict_*` hooks, of the callbacks
+    that are passed to them. Set `self.model.stop_training = True` to stop after the current batch.
 
     The logs of batch hooks are read-only and lazy: `logs["train_loss"]` is the mean over the epoch
     so far, computed (and read from the device) when you look at it. Those of `on_epoch_end` are a
@@ -220,6 +220,14 @@ class BatchLogs(Mapping[str, float]):
     def __bool__(self) -> bool:
         return True
 
+    def items(self) -> ItemsView[str, float]:
+        """Read all figures at once."""
+        return self._read().items()
+
+    def values(self) -> ValuesView[float]:
+        """Read all figures at once."""
+        return self._read().values()
+
 
 class EpochLogs(dict[str, float]):
     """An epoch's figures, in which Keras' names for training (`loss`, `acc`) are found too."""
@@ -234,4 +242,7 @@ class EpochLogs(dict[str, float]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the figure called `name` or `train_<name>`, else `default`."""
-        return self[name] if name in self else default
+        try:
+            return self[name]
+        except KeyError:
+            return default

@@ -1,0 +1,74 @@
+"""Keep the weights of the best epoch, in memory and in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import Logs
+from .monitor import MonitorCallback
+
+
+class BestWeights(MonitorCallback):
+    """Give the net the weights of its best epoch at the end, whatever ended training.
+
+    Args:
+        monitor: The figure to watch.
+        mode: "min", "max" or "auto".
+        folder: Where to write `best.safetensors` each time the figure improves, with epoch (from
+            1), monitor and value in its metadata; None writes nothing.
+    """
+
+    def __init__(
+        self, monitor: str = "val_loss", mode: str = "auto", folder: str | Path | None = None
+    ) -> None:
+        super().__init__(monitor, mode)
+        self.folder = None if folder is None else Path(folder)
+        self._weights: dict[str, Any] | None = None
+        self._is_latest = False
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Keep the weights where the figure is better than ever."""
+        value = self.value_in(logs)
+        self._is_latest = value is not None and self.watched.improves(value, epoch)
+        if value is None or not self._is_latest:
+            return
+        self._keep()
+        if self.folder is not None:
+            metadata = {"epoch": str(epoch + 1), "monitor": self.monitor, "value": repr(value)}
+            self.model.save_ckpt(self.folder / "best.safetensors", metadata=metadata)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Restore them."""
+        if self._weights is not None:
+            self.model.net.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been best, and the weights."""
+        return {**super().state_dict(), "weights": self._weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        super().load_state_dict(state)
+        self._weights = state["weights"]
+
+    def _keep(self) -> None:
+        """Copy the weights, into the memory of the last copy where there is one."""
+        state = self.model.net.state_dict()
+        if self._weights is None or self._weights.keys() != state.keys():
+            self._weights = {name: _copy(value) for name, value in state.items()}
+            return
+        with torch.no_grad():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    self._weights[name].copy_(value)
+                else:
+                    self._weights[name] = value
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

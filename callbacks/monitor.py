@@ -1,0 +1,139 @@
+"""Which figure to watch, in which direction it improves, and whether it just did."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .base import Callback, Logs
+
+
+class NonFiniteMetricWarning(UserWarning):
+    """A monitored figure is NaN; it is never the best."""
+
+
+class Monitor:
+    """Tells whether a figure is better than all before it.
+
+    Args:
+        name: The figure, as "val_loss".
+        mode: "min" or "max".
+        min_delta: How much better than the best it must be.
+    """
+
+    def __init__(self, name: str, mode: str, min_delta: float = 0.0) -> None:
+        self.name = name
+        self.mode = check_mode(mode)
+        self.min_delta = abs(min_delta)
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+
+    def improves(self, value: float, epoch: int) -> bool:
+        """Compare a new value with the best so far, and keep it where it is better.
+
+        Args:
+            value: The figure; NaN never improves, and warns.
+            epoch: The epoch it was measured in, from 0.
+        """
+        if math.isnan(value):
+            best = "none yet" if self.best is None else f"{self.best:.6g}"
+            warnings.warn(
+                f"{self.name} is nan in epoch {epoch + 1} (best so far: {best}); it does not count",
+                NonFiniteMetricWarning,
+                stacklevel=2,
+            )
+            return False
+        sign = 1 if self.mode == "min" else -1
+        if self.best is not None and not sign * value < sign * self.best - self.min_delta:
+            return False
+        self.best, self.best_epoch = value, epoch
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value and its epoch."""
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put them back."""
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+
+class MonitorCallback(Callback):
+    """A callback that watches one figure at the end of epochs.
+
+    Args:
+        monitor: The figure, as "val_loss" or "val_acc"; "loss" stands for "train_loss".
+        mode: "min", "max", or "auto": what the figure itself tells, min for losses.
+        min_delta: How much better than the best it must be to count as better.
+
+    Raises:
+        ValueError: `mode` is none of the three.
+    """
+
+    def __init__(
+        self, monitor: str = "val_loss", mode: str = "auto", min_delta: float = 0.0
+    ) -> None:
+        if mode != "auto":
+            check_mode(mode)
+        self.monitor = monitor
+        self.mode = mode
+        self.min_delta = min_delta
+        self.watched = Monitor(monitor, "min" if mode == "auto" else mode, min_delta)
+
+    def set_direction(self, mode: str) -> None:
+        """Receive the direction of the figure, found out before training, where mode is auto."""
+        if self.mode == "auto":
+            self.watched.mode = check_mode(mode)
+
+    def value_in(self, logs: Logs | None) -> float | None:
+        """Return the figure where it was measured in this epoch, else None."""
+        return (logs or {}).get(self.monitor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been best."""
+        return self.watched.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self.watched.load_state_dict(state)
+
+
+def check_mode(mode: str) -> str:
+    """Return `mode`.
+
+    Raises:
+        ValueError: It is neither "min" nor "max".
+    """
+    if mode not in ("min", "max"):
+        message = f"mode is {mode!r}; expected 'min', 'max' or 'auto'"
+        raise ValueError(message)
+    return mode
+
+
+def check_monitor(monitor: str, measured: Iterable[str], who: str) -> None:
+    """Refuse a figure that a fit will not measure, before it trains.
+
+    Args:
+        monitor: The figure asked for.
+        measured: All that the fit measures. A metric that gives several figures is known by what
+            they begin with.
+        who: Who asks, for the message.
+
+    Raises:
+        ValueError: It names what will be measured, and the closest.
+    """
+    names = list(measured)
+    spelled = (monitor, f"train_{monitor}")
+    if any(name in names for name in spelled):
+        return
+    if any(monitor.startswith(f"{name}_") for name in names):
+        return
+    close = difflib.get_close_matches(monitor, names, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    unvalidated = monitor.startswith("val_") and not any(n.startswith("val_") for n in names)
+    way_out = "pass val_data, or one of these as monitor" if unvalidated else "pass one of these"
+    message = f"{who} monitors {monitor!r}{hint}, but this fit measures {names}; {way_out}"
+    raise ValueError(message)

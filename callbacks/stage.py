@@ -1,0 +1,95 @@
+"""A stage of the work as its live line shows it: what, how far, how fast, how well."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+from rich.cells import cell_len
+
+from . import figures
+from .screen import Screen
+
+_RECENT = 30  # refreshes over which the pace is measured, so that a slow first step is forgotten
+Part = list[tuple[str, str]]  # texts and their styles
+
+
+class Stage:
+    """An epoch's training or validation, an evaluation or a prediction.
+
+    Args:
+        title: What the stage belongs to, such as "epoch 3/20", or "".
+        verb: What is going on, such as "validating", or "".
+        steps: Batches in all, where that is known.
+        now: The time, in seconds.
+    """
+
+    def __init__(self, title: str, verb: str, steps: int | None, now: float) -> None:
+        self._title = title
+        self._verb = verb
+        self._steps = steps
+        self._recent = deque([(now, 0)], maxlen=_RECENT)
+
+    def line(
+        self, done: int, count: int, now: float, logs: Mapping[str, float], screen: Screen
+    ) -> str:
+        """Write the live line.
+
+        Args:
+            done: Batches behind us.
+            count: Those of them that were seen here; fewer when an epoch was resumed in its middle.
+            now: The time, in seconds.
+            logs: The running figures. This reads them.
+            screen: Where the line will stand.
+        """
+        seconds = self._seconds_per_step(count, now)
+        values: list[Part] = [
+            [(f"{name} ", "dim"), (figures.number(value), "")] for name, value in logs.items()
+        ]
+        ranked: list[tuple[int, Part]] = [
+            (0, [(self._title, "bold")]),
+            (4, self._bar(done, screen)),
+            (0, [(self._progress(done), "")]),
+            (5, [(figures.pace(seconds), "dim")] if seconds else []),
+            (3, [(self._remaining(done, seconds), "dim")]),
+            *((2 if position == 0 else 6, part) for position, part in enumerate(values)),
+        ]
+        ranked = [(rank, part) for rank, part in ranked if _width(part)]
+        widths = [_width(part) + 2 for _, part in ranked]
+        shown = figures.fold(widths, [rank for rank, _ in ranked], screen.width + 2)
+        return "  ".join(
+            "".join(screen.paint(text, style) for text, style in ranked[position][1])
+            for position in shown
+        )
+
+    def _seconds_per_step(self, count: int, now: float) -> float:
+        """Return the recent pace, 0 where it is not known yet."""
+        if count > self._recent[-1][1]:
+            self._recent.append((now, count))
+        (start, before), (end, after) = self._recent[0], self._recent[-1]
+        return (end - start) / max(after - before, 1)
+
+    def _progress(self, done: int) -> str:
+        if self._steps is None:
+            return f"{self._verb or 'batch'} {done}"
+        counts = f"{done:>{len(str(self._steps))}}/{self._steps}"
+        return f"{self._verb} {counts}" if self._verb else counts
+
+    def _remaining(self, done: int, seconds: float) -> str:
+        if self._steps is None or not seconds:
+            return ""
+        return f"ETA {figures.clock(math.ceil(max(self._steps - done, 0) * seconds))}"
+
+    def _bar(self, done: int, screen: Screen) -> Part:
+        if not self._steps:
+            return []
+        full, half, empty = ("#", "", ".") if screen.ascii_only else ("━", "╸", "─")
+        width = 30 if screen.width >= 120 else 10
+        halves = min(2 * width * done // self._steps, 2 * width)
+        filled = full * (halves // 2) + half * (halves % 2)
+        return [(filled, "cyan"), (empty * (width - len(filled)), "dim")]
+
+
+def _width(part: Part) -> int:
+    return sum(cell_len(text) for text, _ in part)

@@ -1,0 +1,44 @@
+"""Functions as metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .mean import mean_on
+
+
+class FunctionMetric:
+    """The sample-weighted mean of a function's values over the batches.
+
+    Args:
+        function: Maps `(y_pred, y_true)` to a scalar.
+        device: Where the predictions lie.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], device: torch.device) -> None:
+        self.function = function
+        self.higher_is_better = getattr(function, "higher_is_better", None)
+        self._mean = mean_on(device)
+
+    def update(self, y_pred: Any, y_true: Any) -> None:
+        """Count a batch in."""
+        value = torch.as_tensor(self.function(y_pred, y_true))
+        self._mean.add(value, _samples(y_pred if y_true is None else y_true))
+
+    def compute(self) -> float:
+        """Return the mean."""
+        return self._mean.compute()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._mean.reset()
+
+
+def _samples(tree: Any) -> int:
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values() if hasattr(tree, "values") else tree))
+    return tree.shape[0]

@@ -1,0 +1,57 @@
+"""What a fit says in words: where it trains, why it stopped, which epoch was best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fitorch.callbacks import Callback
+from fitorch.callbacks.base import Logs
+from fitorch.callbacks.best_weights import BestWeights
+from fitorch.callbacks.progress import Progress
+
+
+class Announcer(Callback):
+    """Says a line before and a line after training.
+
+    Args:
+        progress: Writes the lines.
+        callbacks: Those of the fit, which know why it stopped.
+    """
+
+    def __init__(self, progress: Progress, callbacks: list[Any]) -> None:
+        self._progress = progress
+        self._callbacks = callbacks
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Say what is trained where."""
+        net = self.model.net
+        count = sum(p.numel() for p in net.parameters() if p.requires_grad)
+        self._began = len(self.model.history)
+        self._progress.say(
+            f"training {type(net).__name__}, {count:,} parameters, on {self.model.placement}"
+        )
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Say why training stopped, and what was best."""
+        if len(self.model.history) > self._began:
+            self._progress.say("; ".join(filter(None, (self._reason(), self._best()))))
+
+    def _reason(self) -> str:
+        reasons = (getattr(callback, "stopping_reason", "") for callback in self._callbacks)
+        reason = next(filter(None, reasons), "")
+        epochs = self.model.progress.epochs
+        if not reason and epochs >= self.params["epochs"]:
+            return ""
+        return f"stopped after epoch {epochs}" + (f": {reason}" if reason else "")
+
+    def _best(self) -> str:
+        history = self.model.history
+        best = history.best
+        if not best:
+            return ""
+        kept = next((c for c in self._callbacks if isinstance(c, BestWeights)), None)
+        text = f"best epoch {best['epoch']:.0f}: {history.monitor} {best[history.monitor]:.4g}"
+        if kept is None:
+            return text
+        where = "" if kept.folder is None else f", saved in {kept.folder / 'best.safetensors'}"
+        return f"{text}, weights restored{where}"

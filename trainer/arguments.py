@@ -1,0 +1,180 @@
+"""What `fit` was asked to do: names of other trainers refused, values checked, nothing done yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from fitorch.callbacks.max_time import seconds_of
+from fitorch.callbacks.monitor import check_mode
+
+FOREIGN = {
+    "accumulate_grad_batches": "gradient_accumulation_steps",
+    "batches_per_step": "gradient_accumulation_steps",
+    "criterion": "loss_fn of KerasModel(...)",
+    "dl_train": "train_data",
+    "dl_val": "val_data",
+    "early_stopping": "patience",
+    "eval_dataset": "val_data",
+    "grad_clip": "clip_grad_norm",
+    "gradient_clip_val": "clip_grad_norm or clip_grad_value",
+    "learning_rate": "optimizer of KerasModel(...)",
+    "log_step_freq": "verbose",
+    "loss": "loss_fn of KerasModel(...)",
+    "loss_func": "loss_fn of KerasModel(...)",
+    "lr": "optimizer of KerasModel(...)",
+    "max_epochs": "epochs",
+    "max_grad_norm": "clip_grad_norm",
+    "metrics": "metrics_dict of KerasModel(...)",
+    "n_epochs": "epochs",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "precision": "mixed_precision",
+    "quiet": "verbose=0",
+    "sample_weight": "train_data=(x, y, sample_weight)",
+    "train_dataloader": "train_data",
+    "train_dataloaders": "train_data",
+    "train_dataset": "train_data",
+    "train_generator": "train_data",
+    "valid_generator": "val_data",
+    "val_dataloader": "val_data",
+    "val_dataloaders": "val_data",
+    "validation_batch_size": "val_data as a DataLoader with its own batch_size",
+    "validation_data": "val_data",
+    "x": "train_data=(x, y)",
+    "y": "train_data=(x, y)",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitArguments:
+    """The arguments of `KerasModel.fit` behind the data; see there.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is out of its range.
+    """
+
+    epochs: int
+    ckpt_path: str | Path | None
+    patience: int | None
+    monitor: str
+    mode: str
+    callbacks: Sequence[Any]
+    plot: bool | str | Path | None
+    batch_size: int
+    shuffle: bool
+    validation_split: float
+    validation_freq: int
+    steps_per_epoch: int | None
+    validation_steps: int | None
+    initial_epoch: int | None
+    class_weight: Mapping[int, float] | None
+    verbose: int | str
+    mixed_precision: str | None
+    cpu: bool
+    gradient_accumulation_steps: int
+    seed: int
+    max_time: timedelta | float | str | None
+    clip_grad_norm: float | None
+    clip_grad_value: float | None
+    scheduler_step: str
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):
+            check_count(name, getattr(self, name))
+        for name in ("patience", "steps_per_epoch", "validation_steps"):
+            check_count(name, getattr(self, name), optional=True)
+        check_count("initial_epoch", self.initial_epoch, least=0, optional=True)
+        self._check_numbers()
+        self._check_choices()
+        self._check_class_weight()
+        if self.max_time is not None:
+            seconds_of(self.max_time)
+
+    def _check_numbers(self) -> None:
+        for name in ("clip_grad_norm", "clip_grad_value"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                message = f"{name} is {value!r}; expected a number above 0, or None for no clipping"
+                raise ValueError(message)
+        if not 0 <= self.validation_split < 1:
+            message = (
+                f"validation_split is {self.validation_split!r}; expected a fraction in [0, 1)"
+            )
+            raise ValueError(message)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            message = f"seed is {self.seed!r}; expected an int or None"
+            raise TypeError(message)
+
+    def _check_choices(self) -> None:
+        if self.mode != "auto":
+            check_mode(self.mode)
+        check_choice("verbose", self.verbose, ("auto", 0, 1, 2))
+        check_choice(
+            "scheduler_step", self.scheduler_step, ("auto", "update", "epoch", "validation")
+        )
+        check_choice("mixed_precision", self.mixed_precision, (None, "no", "fp16", "bf16"))
+
+    def _check_class_weight(self) -> None:
+        if self.class_weight is None:
+            return
+        if not isinstance(self.class_weight, Mapping) or not self.class_weight:
+            message = (
+                f"class_weight is {self.class_weight!r}; expected a dict of class number to weight"
+            )
+            raise TypeError(message)
+        for number, weight in self.class_weight.items():
+            if not isinstance(number, int) or number < 0 or not weight >= 0:
+                message = (
+                    f"class_weight has {number!r}: {weight!r}; expected class numbers >= 0 and "
+                    "weights >= 0"
+                )
+                raise ValueError(message)
+
+
+def check_count(name: str, value: Any, *, least: int = 1, optional: bool = False) -> None:
+    """Refuse what is no whole number from `least` on.
+
+    Raises:
+        TypeError: `value` is no int.
+        ValueError: `value` is below `least`.
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        message = f"{name} is {value!r}, a {type(value).__name__}; expected an int >= {least}"
+        raise TypeError(message)
+    if value < least:
+        message = f"{name} is {value}; expected an int >= {least}"
+        raise ValueError(message)
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Refuse a value that is not one of `allowed`.
+
+    Raises:
+        ValueError: It lists them.
+    """
+    if isinstance(value, bool) or value not in allowed:
+        message = f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}"
+        raise ValueError(message)
+
+
+def refuse_unknown(unknown: Mapping[str, Any], verb: str) -> None:
+    """Refuse arguments that `verb` doesn't have, naming ours for those of other trainers.
+
+    Raises:
+        TypeError: There is one.
+    """
+    for name in unknown:
+        known = [field.name for field in fields(FitArguments)] if verb == "fit" else []
+        if name in FOREIGN:
+            message = f"{verb} has no argument {name!r}; ours is {FOREIGN[name]}"
+        else:
+            listed = f"; it has {', '.join(known)}" if known else ""
+            message = f"{verb} got an unexpected argument {name!r}{listed}"
+        raise TypeError(message)

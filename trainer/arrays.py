@@ -1,0 +1,133 @@
+"""In-memory data of any kind -> tensors.
+
+float64 becomes float32 (the net's own dtype where that is float64); labels of any integer type
+become int64; 32- and 64-bit integers and uint8 of the features stay as they are. Tensors are taken
+as they are: whoever made one chose its dtype. Memory is shared with the original where possible.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import DataError
+from .structure import leaves
+
+_WAYS = "pass a tensor, a NumPy array, a pandas DataFrame or Series, or a dict or tuple of them"
+
+
+def is_array(value: Any) -> bool:
+    """Say whether `value` is one block of numbers: a tensor, an array, a DataFrame, a Series."""
+    return isinstance(value, (Tensor, np.ndarray)) or (
+        hasattr(value, "__array__") and hasattr(value, "shape")
+    )
+
+
+def is_in_memory(value: Any) -> bool:
+    """Say whether `value` is an array, or a non-empty mapping or sequence of nothing but arrays."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(is_in_memory(item) for item in value.values())
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(is_in_memory(item) for item in value)
+    return is_array(value) or is_sparse(value)
+
+
+def is_sparse(value: Any) -> bool:
+    """Say whether `value` looks like a SciPy sparse matrix."""
+    return hasattr(value, "toarray") and hasattr(value, "nnz")
+
+
+def array_leaves(value: Any) -> Iterator[Any]:
+    """Give the arrays in nested mappings, tuples and lists, depth first."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from array_leaves(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from array_leaves(item)
+    elif is_array(value):
+        yield value
+
+
+def to_tensors(value: Any, what: str, floating: torch.dtype, *, labels: bool = False) -> Any:
+    """Turn every array in `value` into a tensor, keeping the structure.
+
+    Args:
+        value: An array, or nested mappings and sequences of arrays.
+        what: How to call it in an error, as "x".
+        floating: What float64 (of NumPy and pandas) becomes.
+        labels: Turn integers of any size into int64.
+
+    Raises:
+        TypeError: Something in it is no array of numbers.
+        DataError: A NumPy array or DataFrame holds objects or text.
+    """
+    if isinstance(value, Mapping):
+        items = value.items()
+        return {k: to_tensors(v, f"{what}[{k!r}]", floating, labels=labels) for k, v in items}
+    if isinstance(value, (tuple, list)):
+        return type(value)(
+            to_tensors(item, f"{what}[{i}]", floating, labels=labels)
+            for i, item in enumerate(value)
+        )
+    if isinstance(value, Tensor):
+        return value
+    if is_sparse(value):
+        megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
+        message = (
+            f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "
+            f"pass {what}.toarray() (dense, about {megabytes:.0f} MB)"
+        )
+        raise TypeError(message)
+    if not is_array(value):
+        message = f"{what} is a {type(value).__name__}; {_WAYS}"
+        raise TypeError(message)
+    return _from_numpy(np.asarray(value), what, floating, labels)
+
+
+def _from_numpy(array: np.ndarray, what: str, floating: torch.dtype, labels: bool) -> Tensor:
+    kind = array.dtype.kind
+    if kind not in "biuf" or array.dtype.itemsize > 8:
+        message = (
+            f"{what} has dtype {array.dtype}; expected numbers. Encode text and categories first "
+            "(pandas.get_dummies, or .cat.codes), and give objects a dtype with .astype"
+        )
+        raise DataError(message)
+    if array.dtype == np.float64:
+        array = array.astype(np.float64 if floating == torch.float64 else np.float32, copy=False)
+    elif (labels and kind in "iu") or array.dtype in (np.uint16, np.uint32, np.uint64):
+        array = array.astype(np.int64, copy=False)
+    return _share(array)
+
+
+def _share(array: np.ndarray) -> Tensor:
+    """Wrap `array` without a copy where its layout allows; nothing of ours ever writes to it."""
+    array = np.ascontiguousarray(array) if array.ndim else array
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def common_length(parts: Mapping[str, Any]) -> int:
+    """Return the number of samples that all of `parts` have.
+
+    Raises:
+        DataError: The lengths differ, or something is a single number.
+    """
+    tensors = [(name, tensor) for name, tree in parts.items() for tensor in leaves(tree)]
+    for name, tensor in tensors:
+        if not tensor.dim():
+            message = f"{name} is a single number; expected one entry per sample along dimension 0"
+            raise DataError(message)
+    if len({tensor.shape[0] for _, tensor in tensors}) > 1:
+        listed = ", ".join(f"{name} has {tensor.shape[0]}" for name, tensor in tensors)
+        message = f"the data has different lengths: {listed} samples; they must be equal"
+        raise DataError(message)
+    return tensors[0][1].shape[0]

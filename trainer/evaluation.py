@@ -1,0 +1,117 @@
+"""Validation and prediction: passes over data that train nothing and disturb nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from fitorch.callbacks.base import Hooks, emit
+
+from .data import Source
+from .errors import DataError
+from .fit import run_stage
+from .modes import modes_restored
+from .randomness import undisturbed_randomness
+from .reading import reading
+from .steps import EvaluationStep, PredictionStep
+from .structure import join
+
+
+class Evaluation:
+    """A pass over validation data.
+
+    Args:
+        net: The net, on its device.
+        step: Measures a batch.
+        source: Where batches come from.
+        hooks: Who is told.
+        steps: Batches to take, or None for all.
+        name: What to call the data in a message.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        step: EvaluationStep,
+        source: Source,
+        hooks: Hooks,
+        steps: int | None = None,
+        name: str = "val_data",
+    ) -> None:
+        self._net = net
+        self._step = step
+        self._source = source
+        self._hooks = hooks
+        self._steps = steps
+        self._name = name
+
+    def __call__(self, where: str = "") -> dict[str, float]:
+        """Return the figures of a pass.
+
+        Args:
+            where: What to put before "validation batch 3" in a message.
+
+        Raises:
+            DataError: The data gave no batch.
+        """
+        hooks, figures = self._hooks, {}
+        emit(hooks.on_test_begin, {})
+        try:
+            figures = self._measure(where)
+        finally:
+            emit(hooks.on_test_end, figures)
+        return figures
+
+    def _measure(self, where: str) -> dict[str, float]:
+        hooks, step = self._hooks, self._step
+        step.reset()
+        with inference(self._net):
+            batches = reading(islice(self._source.batches(0), self._steps), self._name, where)
+            begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
+            count = run_stage(self._net, step, batches, begin, end, f"{where}validation batch")
+        if not count and not step.done:
+            message = (
+                f"{self._name} is empty: the validation data gave no batch; a generator gives its "
+                "batches once: pass a DataLoader, (x, y), or an object with __iter__"
+            )
+            raise DataError(message)
+        return step.figures()
+
+
+def predict(
+    net: nn.Module, step: PredictionStep, source: Source, hooks: Hooks, steps: int | None
+) -> Any:
+    """Return the net's outputs over all batches, joined along dimension 0.
+
+    Raises:
+        DataError: There was no batch, or the outputs' shapes differ.
+    """
+    emit(hooks.on_predict_begin, {})
+    try:
+        with inference(net):
+            batches = reading(islice(source.batches(0), steps), "data", "")
+            begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
+            run_stage(net, step, batches, begin, end, "prediction batch")
+    finally:
+        emit(hooks.on_predict_end, {})
+    if not step.outputs:
+        message = "data is empty: it gave no batch to predict"
+        raise DataError(message)
+    try:
+        return join(torch.cat, step.outputs)
+    except RuntimeError as error:
+        message = f"the outputs of the batches can't be joined along dimension 0: {error}"
+        raise DataError(message) from error
+
+
+@contextmanager
+def inference(net: nn.Module) -> Iterator[None]:
+    """Run the net in eval mode and without gradients; disturb neither modes nor random streams."""
+    with undisturbed_randomness(), modes_restored(net), torch.no_grad():
+        net.eval()
+        yield

@@ -1,0 +1,91 @@
+"""Errors in a step, told with what the user can act on: which batch, which shapes, which module."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from fitorch.losses import MisfitError
+
+from .errors import DataError, NonFiniteError, ShapeError, annotate
+from .structure import describe, leaves
+
+_SHAPES = re.compile(
+    r"shape|size|dimension|broadcast|\bdim\b|mat1|mat2|channels|in_features|normalized_shape", re.I
+)
+_DTYPES = re.compile(r"dtype|scalar type|\b(Float|Long|Double|Half|BFloat16|Int)\b")
+
+
+def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str) -> None:
+    """Raise what tells more than `error`, which a step raised, or add a note to it.
+
+    Shapes that net or loss reject become a `ShapeError`, targets that do not fit the loss a
+    `DataError`, a loss that is not finite gets its circumstances, each with the original as its
+    cause. All others keep their type and get a note.
+    """
+    shapes = f"the batch was {describe(step.user_batch(batch))}"
+    if isinstance(error, NonFiniteError):
+        raise NonFiniteError(f"{error} in {where}{step.circumstances()}") from error
+    if isinstance(error, MisfitError):
+        raise DataError(f"{error} [{where}: {shapes}]") from error
+    if not isinstance(error, DataError) and _is_about_shapes(error):
+        module = module_of(error, net)
+        inside = f" in {module}" if module else ""
+        raise ShapeError(f"{error} [{where}{inside}: {shapes}]") from error
+    annotate(error, f"in {where}: {shapes}{_dtype_hint(error, batch)}{_memory_hint(error)}")
+
+
+def circumstances(net: nn.Module, rates: list[float], updates: int, samples: list[int]) -> str:
+    """Return what helps to find the cause of a loss that is not finite."""
+    broken = [name for name, p in net.named_parameters() if not p.detach().isfinite().all()]
+    listed = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+    weights = f"; weights that are not finite: {listed}" if broken else ""
+    first = f"; first samples {samples}" if samples else ""
+    lr = ", ".join(f"{rate:g}" for rate in rates)
+    return (
+        f" (after {updates} updates, lr {lr}{first}{weights}); the weights are those of the update "
+        "before: lower the learning rate, set clip_grad_norm, or look for NaN in the data"
+    )
+
+
+def module_of(error: BaseException, net: nn.Module) -> str:
+    """Return the path and kind of the innermost module of `net` that raised `error`."""
+    names = {id(module): name for name, module in net.named_modules()}
+    found, traceback = "", error.__traceback__
+    while traceback is not None:
+        module = traceback.tb_frame.f_locals.get("self")
+        if id(module) in names and isinstance(module, nn.Module):
+            found = f"{names[id(module)] or 'the net'} ({type(module).__name__})"
+        traceback = traceback.tb_next
+    return found
+
+
+def _is_about_shapes(error: Exception) -> bool:
+    if isinstance(error, torch.cuda.OutOfMemoryError) or _DTYPES.search(str(error)):
+        return False
+    return isinstance(error, (RuntimeError, ValueError, IndexError)) and bool(
+        _SHAPES.search(str(error))
+    )
+
+
+def _dtype_hint(error: Exception, batch: Any) -> str:
+    """Say how to make floats of integers where the error is about types and x has integers."""
+    if not isinstance(error, RuntimeError) or not _DTYPES.search(str(error)):
+        return ""
+    first = next(leaves(batch), None)
+    if first is None or first.is_floating_point():
+        return ""
+    return "; the features are integers: pass x.float(), or x.astype('float32')"
+
+
+def _memory_hint(error: Exception) -> str:
+    if not isinstance(error, torch.cuda.OutOfMemoryError):
+        return ""
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    return (
+        f"; peak memory {peak:.0f} MB: use a smaller batch_size with gradient_accumulation_steps, "
+        "or mixed_precision='bf16'"
+    )

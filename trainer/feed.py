@@ -1,0 +1,111 @@
+"""Batches for one epoch after another, out of passes over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .data import Source
+from .errors import DataError
+
+
+class Feed:
+    """Training batches, epoch by epoch.
+
+    An epoch is one pass over the source; with `steps_per_epoch` it is that many batches, and the
+    next epoch goes on where this one stopped.
+
+    Args:
+        source: Where batches come from.
+        steps_per_epoch: Batches in an epoch, or None for a whole pass.
+        pass_index: The pass to begin with, counted from 0.
+        position: Batches of that pass that were handed out already.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        steps_per_epoch: int | None = None,
+        pass_index: int = 0,
+        position: int = 0,
+    ) -> None:
+        self.source = source
+        self.steps_per_epoch = steps_per_epoch
+        self.pass_index = pass_index
+        self.position = position
+        self.taken = 0  # batches of the epoch under way that were handed out
+        self._batches: Iterator[Any] | None = None
+
+    @property
+    def steps(self) -> int | None:
+        """Batches in an epoch, None where that is not known beforehand."""
+        return self.steps_per_epoch or self.source.steps
+
+    def epoch(self) -> Iterator[Any]:
+        """Give the batches of the next epoch.
+
+        Raises:
+            DataError: The source has no more batches.
+        """
+        while True:
+            for batch in self._pass():
+                self.position += 1
+                self.taken += 1
+                yield batch
+                if self.taken == self.steps_per_epoch:
+                    self.taken = 0
+                    return
+            if not self.position:
+                raise DataError(self._exhausted())
+            self.pass_index, self.position, self._batches = self.pass_index + 1, 0, None
+            if self.steps_per_epoch is None:
+                self.taken = 0
+                return
+
+    def close(self) -> None:
+        """Let go of the source's iterator, and so of its worker processes."""
+        self._batches = None
+
+    def _pass(self) -> Iterator[Any]:
+        """Go on with the pass that is under way, where epochs are cut out of passes."""
+        if self._batches is None or self.steps_per_epoch is None:
+            self._batches = self.source.batches(self.pass_index, self.position)
+        return self._batches
+
+    def _exhausted(self) -> str:
+        if self.pass_index == 0:
+            return "train_data is empty: the training data gave no batch"
+        return (
+            f"train_data gave no batch in pass {self.pass_index + 1} over it; a generator gives its "
+            "batches once: pass a DataLoader or an object with __iter__, or steps_per_epoch"
+        )
+
+
+def windows(
+    batches: Iterator[Any], size: int, count: Callable[[Any], Any]
+) -> Iterator[tuple[Any, Any, bool]]:
+    """Group batches to windows of `size`, one update each; the last window may be shorter.
+
+    Args:
+        batches: The batches of an epoch.
+        size: Batches in a window.
+        count: Gives the samples (or the sum of weights) of a batch.
+
+    Yields:
+        The batch; what to divide its mean loss by, so that the gradients of a window add up to
+        those of one batch with all its samples; whether it is the last of its window.
+    """
+    window: list[Any] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == size:
+            yield from _shares(window, count)
+            window = []
+    yield from _shares(window, count)
+
+
+def _shares(window: list[Any], count: Callable[[Any], Any]) -> Iterator[tuple[Any, Any, bool]]:
+    counts = [count(batch) for batch in window]
+    total = sum(counts)
+    for number, (batch, samples) in enumerate(zip(window, counts, strict=True), start=1):
+        yield batch, total / samples, number == len(window)

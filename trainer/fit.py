@@ -1,0 +1,101 @@
+"""The loop: epochs, and the batches of one stage of one epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fitorch.callbacks.base import EpochLogs, Hook, emit
+
+from .explain import explain
+from .modes import modes_restored
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .steps import EvaluationStep, PredictionStep
+
+
+def fit(run: Run) -> None:
+    """Train epoch after epoch, until the last one or until somebody asks to stop."""
+    with run.interrupt, modes_restored(run.net):
+        emit(run.hooks.on_train_begin, {})
+        try:
+            while not run.done:
+                run_epoch(run)
+        except Exception:
+            run.interrupt.check()  # Ctrl-C also ends the workers that read data
+            raise
+        finally:
+            emit(run.hooks.on_train_end, run.logs)
+        run.interrupt.check()
+
+
+def run_epoch(run: Run) -> None:
+    """Train, validate where that is due, go on with the schedule, and tell everybody."""
+    epoch = run.progress.epochs
+    emit(run.hooks.on_epoch_begin, epoch, {})
+    logs = EpochLogs(train(run, epoch))
+    if run.validates_in(epoch):
+        logs |= run.validation(f"epoch {epoch + 1}, ")
+        run.interrupt.check()
+    run.schedule(logs)
+    run.progress.epochs += 1
+    run.logs = logs
+    emit(run.hooks.on_epoch_end, epoch, logs)
+
+
+def train(run: Run, epoch: int) -> dict[str, float]:
+    """Train over the epoch's batches; return their figures and the learning rates."""
+    run.begin_training()
+    run_stage(
+        run.net,
+        run.step,
+        run.batches(),
+        run.hooks.on_train_batch_begin,
+        run.hooks.on_train_batch_end,
+        f"epoch {epoch + 1}, training batch",
+        first=run.feed.taken,
+    )
+    run.interrupt.check()
+    return {**run.step.figures(), **run.learning_rates()}
+
+
+def run_stage(
+    net: nn.Module,
+    step: EvaluationStep | PredictionStep,
+    batches: Iterable[Any],
+    begin: tuple[Hook, ...],
+    end: tuple[Hook, ...],
+    where: str,
+    first: int = 0,
+) -> int:
+    """Take a step for every batch, until the batches or the step's patience end.
+
+    Args:
+        net: The net, for messages.
+        step: What to do with a batch.
+        batches: The batches.
+        begin: Called before each batch.
+        end: Called after each batch.
+        where: What to call a batch in a message, but for its number.
+        first: The number of the first batch.
+
+    Returns:
+        How many batches there were.
+    """
+    logs, index = step.logs, first - 1
+    for index, batch in enumerate(batches, first):
+        for hook in begin:
+            hook(index, logs)
+        try:
+            step(batch)
+        except Exception as error:  # noqa: PERF203 - free where nothing is raised
+            explain(error, net, step, batch, f"{where} {index + 1}")
+            raise
+        for hook in end:
+            hook(index, logs)
+        if step.done:
+            break
+    return index + 1 - first

@@ -1,0 +1,200 @@
+"""From a batch to predictions and targets: how the net is called, settled on the first batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .data import FORMS
+from .errors import DataError
+from .structure import describe, map_tensors
+
+Net = Callable[..., Any]
+Hook = Callable[[Any, Any], tuple[Any, Any]]
+
+
+Predicted = tuple[Any, Any, "Tensor | None"]  # the net's output, targets, a weight per sample
+Forward = Callable[[Any], Predicted]
+Cast = Callable[[Net], Net]
+
+
+class ClassWeights:
+    """The weight of each sample by its class, times its own.
+
+    Args:
+        weights: Class number to weight; classes that are not in it weigh 1.
+        device: Where the targets lie.
+    """
+
+    def __init__(self, weights: Mapping[int, float], device: torch.device) -> None:
+        table = torch.ones(max(weights) + 1)
+        for number, weight in weights.items():
+            table[number] = weight
+        self._table = table.to(device)
+
+    def __call__(self, y_true: Any, weight: Tensor | None) -> Tensor:
+        """Return the weights of a batch, float32 of shape (N,).
+
+        Raises:
+            DataError: The targets are not class numbers, nor one-hot.
+        """
+        weights = self._look_up(self._classes(y_true))
+        return weights if weight is None else weights * weight
+
+    def _look_up(self, classes: Tensor) -> Tensor:
+        known = len(self._table)
+        return torch.where(classes < known, self._table[classes.clamp(0, known - 1)], 1.0)
+
+    def _classes(self, y_true: Any) -> Tensor:
+        """Return class numbers, int64 of shape (N,), from (N,), (N, 1) or one-hot (N, C)."""
+        if isinstance(y_true, Tensor) and y_true.dim() == 2 and y_true.shape[1] > 1:
+            return y_true.argmax(1)
+        if isinstance(y_true, Tensor) and y_true.numel() == y_true.shape[0]:
+            return y_true.reshape(-1).long()
+        message = (
+            f"class_weight needs targets that are one class per sample, of shape (N,), (N, 1) or "
+            f"one-hot (N, C), but got {describe(y_true)}; pass a sample_weight instead"
+        )
+        raise DataError(message)
+
+
+def choose_forward(
+    net: Net,
+    batch: Any,
+    cast: Cast,
+    hook: Hook | None = None,
+    class_weights: ClassWeights | None = None,
+) -> Forward:
+    """Return the function that turns batches like `batch` into predictions and targets.
+
+    Args:
+        net: The net to call.
+        batch: The first batch of a stage.
+        cast: Makes a function run in the chosen precision.
+        hook: The user's `forward(net, batch) -> (predictions, targets)`.
+        class_weights: Weights for the classes, or None.
+
+    Raises:
+        DataError: Nothing can be made of such a batch.
+    """
+    forward = _by_hook(net, cast, hook) if hook is not None else _by_form(cast(net), batch)
+    if class_weights is None:
+        return forward
+
+    def weighted(batch: Any) -> Predicted:
+        y_pred, y_true, weight = forward(batch)
+        return y_pred, y_true, class_weights(y_true, weight)
+
+    return weighted
+
+
+def choose_call(net: Net, features: Any) -> Net:
+    """Return how the net takes features: `net(x)`, `net(*x)` for tuples, `net(**x)` for mappings."""
+    if isinstance(features, Mapping):
+        return lambda x: net(**x)
+    if isinstance(features, (tuple, list)):
+        return lambda x: net(*x)
+    return net
+
+
+def features_of(batch: Any) -> Any:
+    """Return what a net should see of a batch when there is nothing to compare with."""
+    if isinstance(batch, Mapping):
+        return {key: value for key, value in batch.items() if key != "labels"}
+    if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
+        return batch[0]
+    return batch
+
+
+def check_batch(batch: Any) -> None:
+    """Refuse a batch that is none of the three forms.
+
+    Raises:
+        DataError: It says what was got and what a batch can be.
+    """
+    if isinstance(batch, Mapping):
+        if "labels" not in batch:
+            message = (
+                f"a mapping batch needs a 'labels' key, but this one has {list(batch)}; rename the "
+                "targets, or pass forward=lambda net, batch: (predictions, targets)"
+            )
+            raise DataError(message)
+    elif not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        size = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        message = (
+            f"a batch must be {FORMS}, but got a {type(batch).__name__}{size}: {describe(batch)}; "
+            "for any other batch pass forward=lambda net, batch: (predictions, targets)"
+        )
+        raise DataError(message)
+
+
+def _by_hook(net: Net, cast: Cast, hook: Hook) -> Forward:
+    call = cast(hook)
+
+    def forward(batch: Any) -> Predicted:
+        result = call(net, batch)
+        if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
+            message = (
+                "forward(net, batch) must return (predictions, targets) or (predictions, targets, "
+                f"sample_weight), but it returned a {type(result).__name__}: {describe(result)}"
+            )
+            raise DataError(message)
+        return result[0], result[1], result[2] if len(result) == 3 else None
+
+    return forward
+
+
+def _by_form(net: Net, batch: Any) -> Forward:
+    check_batch(batch)
+    if isinstance(batch, Mapping):
+        return _mappings(net, weighted="sample_weight" in batch)
+    call = choose_call(net, batch[0])
+    return _pairs(call) if len(batch) == 2 else _triples(call)
+
+
+def _mappings(net: Net, *, weighted: bool) -> Forward:
+    if not weighted:
+        return lambda batch: (net(**batch), batch["labels"], None)
+
+    def forward(batch: Any) -> Predicted:
+        inputs = dict(batch)
+        weight = inputs.pop("sample_weight")
+        return net(**inputs), inputs["labels"], weight
+
+    return forward
+
+
+def _pairs(call: Net) -> Forward:
+    def forward(batch: Any) -> Predicted:
+        x, y = batch
+        return call(x), y, None
+
+    return forward
+
+
+def _triples(call: Net) -> Forward:
+    def forward(batch: Any) -> Predicted:
+        x, y, weight = batch
+        return call(x), y, weight
+
+    return forward
+
+
+def in_precision(net: Net, device: torch.device, dtype: torch.dtype | None) -> Net:
+    """Return `net` run under autocast to `dtype`, its outputs in float32; `net` itself for None."""
+    if dtype is None:
+        return net
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device.type, dtype):
+            output = net(*args, **kwargs)
+        return map_tensors(_to_float32, output)
+
+    return forward
+
+
+def _to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,137 @@
+"""The figures of every epoch, as a rectangular table."""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitorch.callbacks import Callback
+from fitorch.callbacks.base import Logs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+class History(Callback):
+    """One row per epoch: `epoch` (from 1), `train_*`, `lr`, `val_*`, `seconds`.
+
+    It grows over all fits of a model. Values are kept in plain arrays of 8 bytes each; pandas is
+    imported when somebody asks for the frame.
+
+    Attributes:
+        monitor: The column that decides which epoch is best.
+        mode: "min" or "max".
+        seed: What everything random in the last fit followed from; also in `frame.attrs`.
+    """
+
+    def __init__(self) -> None:
+        self.monitor = "train_loss"
+        self.mode = "min"
+        self.seed: int | None = None
+        self._validates = False
+        self._columns: dict[str, array[float]] = {}
+        self._rows = 0
+        self._last: Logs | None = None  # read once it is complete: callbacks may add to it
+        self._seconds = 0.0
+        self._began = 0.0
+
+    def __len__(self) -> int:
+        return self._rows + (self._last is not None)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table as a DataFrame, NaN where nothing was measured."""
+        import pandas as pd
+
+        columns = self._complete()
+        frame = pd.DataFrame({name: list(values) for name, values in columns.items()})
+        frame.attrs["seed"] = self.seed
+        return frame.astype({"epoch": "int64"}) if "epoch" in frame else frame
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The row of the best epoch by `monitor`; an empty dict before the first epoch.
+
+        NaN is never best; the earliest of equals is.
+        """
+        columns = self._complete()
+        values = columns.get(self.monitor, array("d"))
+        rows = [row for row, value in enumerate(values) if not math.isnan(value)]
+        if not rows:
+            return {}
+        sign = 1 if self.mode == "min" else -1
+        best = min(rows, key=lambda row: sign * values[row])
+        return {name: values[best] for name, values in columns.items()}
+
+    def plot(self, path: str | Path | None = None, metrics: list[str] | None = None) -> Figure:
+        """Draw loss and metrics over the epochs, training and validation together.
+
+        Args:
+            path: Where to save the picture; its suffix decides the format.
+            metrics: Which figures to draw, as ["loss", "acc"]; all by default.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            ValueError: There is nothing to draw yet, or a metric is unknown.
+        """
+        from .plot import plot_history
+
+        figure = plot_history(self.frame, self.monitor, self.best.get("epoch"), metrics)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def begin(self, monitor: str, mode: str, seed: int, *, validates: bool) -> None:
+        """Receive what a fit is about to measure, so that the first row has all columns."""
+        self.monitor, self.mode, self.seed, self._validates = monitor, mode, seed, validates
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Start the clock."""
+        self._complete()
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Add a row."""
+        self._complete()
+        self._seconds = time.perf_counter() - self._began
+        self._last = logs if logs is not None else {}
+        self._epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the table as lists of floats."""
+        columns = {name: list(values) for name, values in self._complete().items()}
+        return {"columns": columns, "monitor": self.monitor, "mode": self.mode, "seed": self.seed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put a table back."""
+        self._last = None
+        self._columns = {name: array("d", values) for name, values in state["columns"].items()}
+        self._rows = len(next(iter(self._columns.values()), ()))
+        self.monitor, self.mode, self.seed = state["monitor"], state["mode"], state["seed"]
+
+    def _complete(self) -> dict[str, array[float]]:
+        """Take the last epoch's logs into the table, and return it."""
+        if self._last is not None:
+            row = self._row(self._last)
+            self._last = None
+            for name in [name for name in row if name not in self._columns]:
+                self._columns[name] = array("d", [math.nan]) * self._rows
+            for name, values in self._columns.items():
+                values.append(float(row.get(name, math.nan)))
+            self._rows += 1
+        return self._columns
+
+    def _row(self, logs: Logs) -> dict[str, float]:
+        """Return a row with all its columns, NaN for a validation that was not due."""
+        row = {"epoch": self._epoch + 1, **logs}
+        if self._validates:
+            trained = [name.removeprefix("train_") for name in logs if name.startswith("train_")]
+            row |= {f"val_{name}": math.nan for name in trained if f"val_{name}" not in row}
+        return {**row, "seconds": self._seconds}

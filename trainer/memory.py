@@ -1,0 +1,231 @@
+"""The in-memory fast path: batches are gathered by index, a whole batch per call.
+
+It serves tensors, and a `DataLoader` over a `TensorDataset` (or `Subset`s of one): the loader's own
+sampler decides the order, and the batches are bit for bit those the loader would give, but no
+sample is ever collated and no worker process started.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from .sampling import Order, split
+from .structure import leaves, map_tensors
+
+Indices = Callable[[int, int], Iterator[Tensor]]  # (pass, first batch) -> indices of each batch
+
+
+@dataclass(slots=True)
+class MemorySource:
+    """Batches out of tensors that are all there.
+
+    Args:
+        tensors: Nested tensors with one entry per sample along dimension 0; a batch has the same
+            structure.
+        indices: Gives the sample numbers of each batch of a pass, from a batch on.
+        steps: Batches in a pass, None where that is not known beforehand.
+        samples: Samples in a pass, None where that is not known beforehand.
+        smallest_batch: Samples in the smallest batch, None where that is not known beforehand.
+    """
+
+    tensors: Any
+    indices: Indices
+    steps: int | None
+    samples: int | None
+    smallest_batch: int | None
+    last: Tensor | None = None
+
+    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+        """Give the batches of a pass, from batch `start` on."""
+        gather = gatherer(self.tensors)
+        device = next(leaves(self.tensors)).device
+        indices = self.indices(pass_index, start)
+        if device.type != "cpu":
+            indices = (index.to(device, non_blocking=True) for index in indices)
+        for index in indices:
+            self.last = index
+            yield gather(index)
+
+    def to(self, device: torch.device) -> MemorySource:
+        """Move the tensors to `device`, once, where they take at most half of what is free."""
+        if fits(self.tensors, device):
+            self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
+        return self
+
+    def served(self, count: int = 3) -> list[int]:
+        """Return the first sample numbers of the batch served last, for messages."""
+        return [] if self.last is None else self.last[:count].tolist()
+
+
+def own_source(tensors: Any, order: Order) -> MemorySource:
+    """Serve `tensors` in an order of our own."""
+    return MemorySource(tensors, order.batches, len(order), order.samples, order.smallest_batch)
+
+
+def dataset_source(dataset: Any, order: Order) -> MemorySource | None:
+    """Serve a dataset that holds plain tensors in an order of our own, None for any other."""
+    found = _tensors_behind(dataset)
+    if found is None:
+        return None
+    tensors, subset = found
+    source = own_source(list(tensors), order)
+    if subset is not None:
+        source.indices = lambda index, start: (subset[b] for b in order.batches(index, start))
+    return source
+
+
+def recognize(loader: DataLoader[Any]) -> MemorySource | None:
+    """Return the fast path for a loader over in-memory tensors, None for any other loader.
+
+    Recognized is what we know to the last detail: a plain `DataLoader` with the default collate and
+    automatic batching over a `TensorDataset`, or over `Subset`s of one. Samplers may be any.
+    """
+    plain = (
+        type(loader) is DataLoader
+        and loader.collate_fn is default_collate
+        and loader.batch_sampler is not None
+        and loader.worker_init_fn is None
+    )
+    found = _tensors_behind(loader.dataset) if plain else None
+    if found is None:
+        return None
+    tensors, subset = found
+    return MemorySource(
+        list(tensors), LoaderIndices(loader, subset), *_lengths(loader), _smallest_batch(loader)
+    )
+
+
+class LoaderIndices:
+    """The indices that a loader's own sampler gives, drawing the same random numbers.
+
+    Args:
+        loader: A loader over a `TensorDataset` or over `Subset`s of one.
+        subset: For each sample of the loader's dataset its place in the tensors, or None.
+    """
+
+    def __init__(self, loader: DataLoader[Any], subset: Tensor | None) -> None:
+        self._loader = loader
+        self._subset = subset
+        self._workers_started = loader.__dict__.get("_iterator") is not None
+
+    def __call__(self, _pass_index: int, start: int = 0) -> Iterator[Tensor]:
+        """Give the indices of a pass; what comes before batch `start` is drawn and left out."""
+        self._draw_worker_seed()
+        batches = _vectorized(self._loader.batch_sampler) or self._drawn_ahead()
+        for _ in range(start):
+            next(batches)
+        if self._subset is None:
+            return batches
+        subset = self._subset
+        return (subset[batch] for batch in batches)
+
+    def _draw_worker_seed(self) -> None:
+        """Draw the number that each new iterator of a DataLoader draws to seed its workers."""
+        if self._loader.persistent_workers and self._workers_started:
+            return
+        self._workers_started = True
+        torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
+
+    def _drawn_ahead(self) -> Iterator[Tensor]:
+        """Ask the sampler as early as the loader does, which fills its workers' queues first."""
+        ahead = self._loader.num_workers * (self._loader.prefetch_factor or 0)
+        samples = len(self._loader.dataset)  # type: ignore[arg-type]
+        drawn: deque[Tensor] = deque()
+        for batch in self._loader.batch_sampler:  # type: ignore[union-attr]
+            index = torch.as_tensor(batch)
+            drawn.append(torch.where(index < 0, index + samples, index))
+            if len(drawn) > ahead:
+                yield drawn.popleft()
+        yield from drawn
+
+
+def gatherer(tensors: Any) -> Callable[[Tensor], Any]:
+    """Return the function that picks samples out of `tensors` by index."""
+    if isinstance(tensors, (tuple, list)) and all(isinstance(item, Tensor) for item in tensors):
+        flat = tuple(tensors)
+        return lambda index: [torch.index_select(tensor, 0, index) for tensor in flat]
+    return lambda index: map_tensors(lambda tensor: tensor.index_select(0, index), tensors)
+
+
+def fits(tensors: Any, device: torch.device) -> bool:
+    """Say whether `tensors` take at most half of the memory that is free on `device`."""
+    if device.type != "cuda":
+        return True
+    size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(tensors))
+    return size <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def _tensors_behind(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
+    """Return a dataset's tensors and the indices that its `Subset`s pick, None if unknown."""
+    if type(dataset) is TensorDataset:
+        plain = all(type(tensor) is Tensor and not tensor.is_sparse for tensor in dataset.tensors)
+        return (dataset.tensors, None) if plain and dataset.tensors else None
+    if type(dataset) is not Subset:
+        return None
+    found = _tensors_behind(dataset.dataset)
+    indices = torch.as_tensor(dataset.indices)
+    if found is None or indices.dtype != torch.int64:
+        return None
+    tensors, inner = found
+    indices = torch.where(indices < 0, indices + len(dataset.dataset), indices)
+    return tensors, indices if inner is None else inner[indices]
+
+
+def _vectorized(batch_sampler: Any) -> Iterator[Tensor] | None:
+    """Do at once what the two samplers behind `shuffle=` do number by number."""
+    if type(batch_sampler) is not BatchSampler:
+        return None
+    order = _whole_order(batch_sampler.sampler)
+    if order is None:
+        return None
+    if batch_sampler.drop_last:
+        order = order[: len(order) // batch_sampler.batch_size * batch_sampler.batch_size]
+    return split(order, batch_sampler.batch_size)
+
+
+def _whole_order(sampler: Any) -> Tensor | None:
+    """Return the permutation of a sequential or shuffling sampler, None for any other."""
+    if type(sampler) is SequentialSampler:
+        return torch.arange(len(sampler.data_source))
+    samples = len(sampler.data_source) if type(sampler) is RandomSampler else 0
+    if not samples or sampler.replacement or sampler.num_samples != samples:
+        return None
+    if sampler.generator is None:
+        seed = int(torch.empty((), dtype=torch.int64).random_().item())
+        return torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(samples, generator=sampler.generator)
+    torch.randperm(samples, generator=sampler.generator)  # it draws one more, of which it uses none
+    return order
+
+
+def _lengths(loader: DataLoader[Any]) -> tuple[int | None, int | None]:
+    """Return a loader's batches and samples in a pass, as far as its samplers tell."""
+    sampler: Iterable[Any] = getattr(loader.batch_sampler, "sampler", ())
+    try:
+        return len(loader), len(sampler) if type(loader.batch_sampler) is BatchSampler else None  # type: ignore[arg-type]
+    except TypeError:
+        return None, None
+
+
+def _smallest_batch(loader: DataLoader[Any]) -> int | None:
+    _, samples = _lengths(loader)
+    if samples is None or loader.batch_size is None:
+        return None
+    return (
+        loader.batch_size if loader.drop_last else samples % loader.batch_size or loader.batch_size
+    )

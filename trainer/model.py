@@ -1,0 +1,396 @@
+"""KerasModel: fit, evaluate and predict around any torch.nn.Module."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler
+
+from fitorch.callbacks.base import Hooks
+from fitorch.callbacks.progress import Progress as ProgressDisplay
+from fitorch.losses import Objective
+
+from .arguments import FitArguments, check_choice, check_count, refuse_unknown
+from .data import Batching, Source, as_source
+from .evaluation import Evaluation, predict
+from .fit import fit
+from .forward import choose_call, features_of
+from .history import History
+from .interrupt import in_notebook
+from .optimizers import OptimizerLike, make_optimizer, make_scheduler
+from .placement import Placement, floating_dtype
+from .prepare import introduce, prepare
+from .preflight import check_optimizer
+from .randomness import draw_seed, undisturbed_randomness
+from .state import Progress
+from .steps import EvaluationStep, Measures, PredictionStep
+from .weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from accelerate import Accelerator
+
+
+class KerasModel:
+    """Train, evaluate and run any `nn.Module`.
+
+    Args:
+        net: The module. It is trained in place, and stays usable by itself.
+        loss_fn: Maps `(y_pred, y_true)` to a scalar: a loss of torch.nn, a function, or a name as
+            "cross_entropy". None where the net's own output carries a `.loss` (Hugging Face).
+        metrics_dict: Name to metric: a torchmetrics object, a function `(y_pred, y_true) -> scalar`
+            (averaged by samples), or a name as "acc". Columns are `train_<name>`, `val_<name>`.
+        optimizer: An instance over the net's parameters, a function `params -> Optimizer`, or a
+            name as "adamw"; None is `Adam(lr=3e-4)`. One that is built here is fused where it can.
+        lr_scheduler: An instance, a function `optimizer -> scheduler`, or None.
+        forward: For batches of a form of your own: `forward(net, batch) -> (predictions, targets)`.
+
+    Attributes:
+        net: The module.
+        optimizer: The optimizer.
+        history: The `History` of all fits: `.frame`, `.best`, `.plot()`.
+        stop_training: Set it to True in a callback to stop after the current batch.
+
+    Raises:
+        TypeError: An argument is not what it should be.
+        ValueError: The optimizer is another net's, or a name is unknown.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(64, 2)
+        >>> y = (x.sum(1, keepdim=True) > 0).float()
+        >>> net = torch.nn.Linear(2, 1)
+        >>> model = KerasModel(net, "bce_with_logits", {"acc": "acc"})
+        >>> frame = model.fit((x, y), epochs=2, verbose=0)
+        >>> list(frame)
+        ['epoch', 'train_loss', 'train_acc', 'lr', 'seconds']
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss_fn: str | Callable[[Any, Any], Any] | None = None,
+        metrics_dict: Mapping[str, Any] | None = None,
+        optimizer: OptimizerLike = None,
+        lr_scheduler: Any = None,
+        *,
+        forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(unknown, "KerasModel")
+        if not isinstance(net, nn.Module):
+            message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
+            raise TypeError(message)
+        self.net = net
+        self.objective = Objective(loss_fn)
+        self.metrics_dict = dict(metrics_dict or {})
+        self.optimizer = make_optimizer(optimizer, net, self.objective.parameters())
+        check_optimizer(self.optimizer, net, self.objective.parameters())
+        self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
+        self.forward_hook = forward
+        self.history = History()
+        self.progress = Progress()
+        self.stop_training = False
+        self._placement: Placement | None = None
+        self._fitting = False
+
+    def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
+        self,
+        train_data: Any,
+        val_data: Any = None,
+        epochs: int = 10,
+        ckpt_path: str | Path | None = None,
+        patience: int | None = None,
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        callbacks: Sequence[Any] | None = None,
+        plot: bool | str | Path | None = None,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        validation_split: float = 0.0,
+        validation_freq: int = 1,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        initial_epoch: int | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        verbose: int | str = "auto",
+        mixed_precision: str | None = None,
+        cpu: bool = False,
+        gradient_accumulation_steps: int = 1,
+        seed: int | None = None,
+        max_time: timedelta | float | str | None = None,
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        scheduler_step: str = "auto",
+        **unknown: Any,
+    ) -> pd.DataFrame:
+        """Train the net; return the history of all fits, one row per epoch.
+
+        A second call goes on where the first stopped: same optimizer state, epochs count on.
+
+        Args:
+            train_data: A DataLoader, a Dataset, `(x, y)` or `(x, y, sample_weight)` of tensors,
+                arrays, DataFrames or dicts of them, or any iterable of batches.
+            val_data: The same, for validation after each epoch.
+            epochs: How many epochs to train; with `initial_epoch` the number of the last.
+            ckpt_path: A folder for `best.safetensors`, the weights of the best epoch.
+            patience: Stop after this many epochs without improvement of `monitor`; None never.
+            monitor: The figure that decides what is best; without validation `train_loss`.
+            mode: "min", "max", or "auto": min for losses, else what the metric tells.
+            callbacks: Objects with Keras' hooks.
+            plot: True writes `history.png` beside the checkpoint; a path says where.
+            batch_size: Samples in a batch, where batches are ours to make.
+            shuffle: Draw a new order for each epoch, where batches are ours to make.
+            validation_split: The fraction of `(x, y)` to validate on: the last, before shuffling.
+            validation_freq: Validate every so many epochs.
+            steps_per_epoch: Batches in an epoch; the next goes on where it stopped.
+            validation_steps: Batches to validate on, always from the first.
+            initial_epoch: Epochs to count as completed.
+            class_weight: Class number to weight, in the training loss.
+            verbose: 0 silent, 1 a live line and a table, 2 a line per epoch, "auto" 1 on a
+                terminal and 2 elsewhere.
+            mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
+            cpu: Train on the CPU whatever there is.
+            gradient_accumulation_steps: Batches per update.
+            seed: What everything random in this fit follows from; None draws one from torch's
+                global generator. The global generators are put back afterwards.
+            max_time: Stop after a timedelta, seconds, or "HH:MM:SS".
+            clip_grad_norm: Scale gradients down to this 2-norm before an update.
+            clip_grad_value: Clamp each gradient to [-value, value] before an update.
+            scheduler_step: When the schedule goes on: "update", "epoch", "validation", or "auto".
+
+        Returns:
+            The columns epoch (from 1), train_loss, train_<metric>, lr, val_loss, val_<metric> and
+            seconds; NaN where nothing was measured.
+
+        Raises:
+            DataError: The data is empty or malformed; a batch's shape does not fit net or loss.
+            NonFiniteError: The training loss became NaN or infinite.
+            ValueError: An argument is out of range or does not go with the others.
+            TypeError: An argument is unknown or of the wrong type.
+            KeyboardInterrupt: Ctrl-C, after history and best weights were put in order.
+        """
+        refuse_unknown(unknown, "fit")
+        arguments = FitArguments(
+            epochs=epochs,
+            ckpt_path=ckpt_path,
+            patience=patience,
+            monitor=monitor,
+            mode=mode,
+            callbacks=list(callbacks or ()),
+            plot=plot,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            validation_split=validation_split,
+            validation_freq=validation_freq,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            initial_epoch=initial_epoch,
+            class_weight=class_weight,
+            verbose=verbose,
+            mixed_precision=mixed_precision,
+            cpu=cpu,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            seed=draw_seed() if seed is None else seed,
+            max_time=max_time,
+            clip_grad_norm=clip_grad_norm,
+            clip_grad_value=clip_grad_value,
+            scheduler_step=scheduler_step,
+        )
+        with undisturbed_randomness():
+            self._fit(train_data, val_data, arguments)
+        return self.history.frame
+
+    def evaluate(
+        self,
+        val_data: Any,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+        verbose: int | str = "auto",
+        callbacks: Sequence[Any] | None = None,
+        **unknown: Any,
+    ) -> dict[str, float]:
+        """Measure loss and metrics over `val_data`; disturb nothing, also from within a callback.
+
+        Args:
+            val_data: As for `fit`.
+            batch_size: Samples in a batch, where batches are ours to make.
+            steps: Batches to take; None for all.
+            verbose: 0 silent, else a live line on a terminal.
+            callbacks: Objects with Keras' `on_test_*` hooks.
+
+        Returns:
+            `{"val_loss": ..., "val_<metric>": ...}`, exact for any batch size.
+
+        Raises:
+            DataError: The data is empty or malformed.
+        """
+        refuse_unknown(unknown, "evaluate")
+        source = self._source(val_data, "val_data", batch_size, steps)
+        hooks = self._hooks(callbacks, verbose, steps or source.steps)
+        step = EvaluationStep(self.measures(), source)
+        return Evaluation(self.net, step, source, hooks, steps)()
+
+    def predict(
+        self,
+        data: Any,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+        verbose: int | str = "auto",
+        callbacks: Sequence[Any] | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Return the net's outputs for all of `data`, in its order, on the CPU.
+
+        Args:
+            data: Features: a tensor, an array, a DataFrame, a dict for nets with named inputs; or
+                anything `fit` takes, whose targets are left out. A tuple is `(x, y)`; for several
+                inputs pass `((x1, x2),)`.
+            batch_size: Samples in a batch, where batches are ours to make.
+            steps: Batches to take; None for all.
+            verbose: 0 silent, else a live line on a terminal.
+            callbacks: Objects with Keras' `on_predict_*` hooks.
+
+        Returns:
+            The net's own output structure, its tensors joined along dimension 0.
+
+        Raises:
+            DataError: The data is empty, or outputs can't be joined.
+        """
+        refuse_unknown(unknown, "predict")
+        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+            warnings.warn(
+                "predict keeps the order of the loader, which shuffles; pass one with shuffle=False"
+                " to match outputs with samples",
+                stacklevel=2,
+            )
+        source = self._source(data, "data", batch_size, steps)
+        hooks = self._hooks(callbacks, verbose, steps or source.steps)
+        return predict(self.net, PredictionStep(self._prediction()), source, hooks, steps)
+
+    def save_ckpt(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+        """Write the net's weights to `path`, replaced only once all is written.
+
+        Args:
+            path: A file: safetensors, or torch's format for `.pt`, `.pth` and `.bin`; or a folder,
+                which gets a `best.safetensors`. Both load in plain torch, without fitorch.
+            metadata: Strings to keep in a safetensors file.
+
+        Returns:
+            The file.
+        """
+        return save_weights(self.net, path, metadata)
+
+    def load_ckpt(self, path: str | Path) -> Path:
+        """Load weights that `save_ckpt`, `fit(ckpt_path=...)` or `torch.save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            RuntimeError: Names or shapes differ from the net's.
+        """
+        return load_weights(self.net, path)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net."""
+        return self.net(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net."""
+        return self.net(*args, **kwargs)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Give the net's parameters."""
+        return self.net.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Give the net's parameters with their names."""
+        return self.net.named_parameters()
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """accelerate's object that placed the net."""
+        return self.placement.accelerator
+
+    @property
+    def placement(self) -> Placement:
+        """Where the net lies; the first use moves it to what accelerate finds best."""
+        return self.place() if self._placement is None else self._placement
+
+    def place(self, mixed_precision: str | None = None, cpu: bool = False) -> Placement:
+        """Move net and loss to a device, and choose a precision.
+
+        Args:
+            mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
+            cpu: Stay on the CPU whatever there is.
+        """
+        self._placement = Placement(mixed_precision, cpu)
+        self._placement.place(self.net)
+        self.objective.to(self._placement.device)
+        return self._placement
+
+    def measures(self) -> Measures:
+        """Return what a step measures."""
+        placement = self.placement
+        return Measures(self.net, self.objective, self.metrics_dict, placement, self.forward_hook)
+
+    def figure_names(self, *, validates: bool) -> list[str]:
+        """Return the names of all figures that a fit measures.
+
+        Args:
+            validates: Whether it has validation data.
+        """
+        names = ["loss", *self.metrics_dict]
+        validation = [f"val_{name}" for name in names] if validates else []
+        return [*(f"train_{name}" for name in names), "lr", *validation]
+
+    def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
+        self.stop_training = False
+        run = prepare(self, train_data, val_data, arguments)
+        self._fitting = True
+        try:
+            fit(run)
+        except KeyboardInterrupt:
+            if not in_notebook():
+                raise
+        finally:
+            self._fitting = False
+            run.close()
+
+    def _source(self, data: Any, name: str, batch_size: int, steps: int | None) -> Source:
+        check_count("batch_size", batch_size)
+        check_count("steps", steps, optional=True)
+        device = self.placement.device
+        batching = Batching(batch_size, floating=floating_dtype(self.net.parameters()))
+        return as_source(data, name, batching).to(device)
+
+    def _hooks(
+        self, callbacks: Sequence[Any] | None, verbose: int | str, steps: int | None
+    ) -> Hooks:
+        """Return the hooks of an evaluation or prediction; within a fit it shows no line."""
+        check_choice("verbose", verbose, ("auto", 0, 1, 2))
+        found = list(callbacks or ())
+        if verbose != 0 and not self._fitting:
+            found.append(ProgressDisplay())
+        introduce(found, self, {"epochs": 1, "steps": steps, "verbose": verbose})
+        return Hooks.collect(found)
+
+    def _prediction(self) -> Callable[[Any], Any]:
+        cast, hook = self.placement.cast, self.forward_hook
+        if hook is not None:
+            call = cast(hook)
+            return lambda batch: call(self.net, batch)[0]
+        net = cast(self.net)
+
+        def output(batch: Any) -> Any:
+            features = features_of(batch)
+            return choose_call(net, features)(features)
+
+        return output

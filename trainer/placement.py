@@ -1,0 +1,104 @@
+"""Where training runs: accelerate decides device, precision and processes, once per fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .errors import FitorchError
+from .forward import Net, in_precision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_settings: tuple[str | None, bool] | None = None  # of the last Accelerator that was made here
+
+
+class Placement:
+    """A device and a precision, chosen by accelerate.
+
+    Where accelerate's wrappers add nothing (one process, no gradient scaler) they stay out of the
+    training loop.
+
+    Args:
+        mixed_precision: "no", "fp16" or "bf16"; None for what accelerate is configured to.
+        cpu: Stay on the CPU even where there is an accelerator.
+
+    Raises:
+        ValueError: The precision is unknown, or not available on the device.
+        FitorchError: Several processes were launched.
+    """
+
+    def __init__(self, mixed_precision: str | None = None, cpu: bool = False) -> None:
+        self.accelerator = _accelerator(mixed_precision, cpu)
+        self.device: torch.device = self.accelerator.device
+        self.dtype = _DTYPES.get(self.accelerator.mixed_precision)
+        self.scaler: Any = self.accelerator.scaler
+        if self.accelerator.num_processes > 1:
+            message = (
+                f"launched on {self.accelerator.num_processes} processes, but fitorch "
+                "trains on one so far; start the script with python"
+            )
+            raise FitorchError(message)
+
+    def __str__(self) -> str:
+        name = str(self.device)
+        if self.device.type == "cuda":
+            name = f"{name} ({torch.cuda.get_device_name(self.device)})"
+        return name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
+
+    def cast(self, net: Net) -> Net:
+        """Return `net` run in the chosen precision, its outputs in float32."""
+        return in_precision(net, self.device, self.dtype)
+
+    def place(self, net: nn.Module) -> None:
+        """Move the net to the device, its parameters staying the objects they are.
+
+        Raises:
+            ValueError: The net is spread over several devices, or has no weights (meta device).
+        """
+        devices = {tensor.device for tensor in (*net.parameters(), *net.buffers())}
+        if len(devices) > 1:
+            listed = ", ".join(sorted(str(device) for device in devices))
+            message = f"the net lies on several devices ({listed}); move it to one: net.to('cpu')"
+            raise ValueError(message)
+        if devices == {torch.device("meta")}:
+            message = "the net lies on the meta device, without weights; build it on 'cpu'"
+            raise ValueError(message)
+        net.to(self.device)
+
+
+def move_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Move an optimizer's state to where its parameters lie, as after a change of device."""
+    where = {p: p.device for group in optimizer.param_groups for p in group["params"]}
+    moved = any(
+        isinstance(value, torch.Tensor) and value.dim() and value.device != where[parameter]
+        for parameter, state in optimizer.state.items()
+        for value in state.values()
+        if parameter in where
+    )
+    if moved:
+        optimizer.load_state_dict(optimizer.state_dict())
+
+
+def floating_dtype(parameters: Iterable[nn.Parameter]) -> torch.dtype:
+    """Return what float64 data of NumPy and pandas becomes for a net with these parameters."""
+    first = next((p for p in parameters if p.is_floating_point()), None)
+    return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
+
+
+def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:
+    """Make an Accelerator, also where an earlier one was made with other settings."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    global _settings  # accelerate keeps its settings for the whole process; so must we
+    if _settings != (mixed_precision, cpu) and AcceleratorState._shared_state:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    _settings = (mixed_precision, cpu)
+    return Accelerator(mixed_precision=mixed_precision, cpu=cpu)

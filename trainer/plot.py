@@ -1,0 +1,115 @@
+"""Pictures of a history."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitorch.callbacks import Callback
+from fitorch.callbacks.base import Logs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TRAIN, _VAL, _BEST, _INK = "#8a8f98", "#0b6bcb", "#d9480f", "#24292f"
+
+
+class HistoryPlot(Callback):
+    """Draws the history to a file at the end of training, whatever ended it.
+
+    Args:
+        path: The file; its suffix decides the format. Where it can't be written, a warning says so
+            and training's result is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Draw."""
+        if not len(self.model.history):
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.model.history.plot(self.path)
+        except OSError as error:
+            warnings.warn(f"no plot at {self.path}: {error}", stacklevel=2)
+
+
+def plot_history(
+    frame: pd.DataFrame, monitor: str, best: float | None, metrics: list[str] | None = None
+) -> Figure:
+    """Draw each figure of a history in a panel of its own, training and validation together.
+
+    Args:
+        frame: The history.
+        monitor: The column that decides which epoch is best.
+        best: The best epoch, counted from 1, or None.
+        metrics: Which figures, as ["loss", "acc"]; None for all.
+
+    Raises:
+        ValueError: There is nothing to draw, or a metric is unknown.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = _names(frame, metrics)
+    figure = Figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        _draw(axes, frame, name, monitor, best)
+    return figure
+
+
+def _names(frame: pd.DataFrame, metrics: list[str] | None) -> list[str]:
+    known = [c.removeprefix("train_") for c in frame if c.startswith("train_")]
+    if not len(frame) or not known:
+        message = "the history is empty; fit the model first"
+        raise ValueError(message)
+    for name in metrics or ():
+        if name not in known:
+            message = f"the history has no figure {name!r}; it has {known}"
+            raise ValueError(message)
+    return list(metrics or known)
+
+
+def _draw(axes: Axes, frame: pd.DataFrame, name: str, monitor: str, best: float | None) -> None:
+    lines: list[tuple[str, str, dict[str, Any]]] = [
+        (f"train_{name}", "train", {"color": _TRAIN, "linestyle": (0, (4, 2))}),
+        (f"val_{name}", "validation", {"color": _VAL}),
+    ]
+    for column, label, style in lines:
+        if column in frame and frame[column].notna().any():
+            measured = frame[frame[column].notna()]
+            marker = "o" if len(measured) < 25 else ""
+            axes.plot(
+                measured["epoch"],
+                measured[column],
+                label=label,
+                linewidth=1.8,
+                marker=marker,
+                markersize=3.5,
+                **style,
+            )
+    if best is not None and monitor in (f"train_{name}", f"val_{name}"):
+        value = frame.loc[frame["epoch"] == best, monitor].iloc[0]
+        label = f"best: {value:.4g} in epoch {best:.0f}"
+        axes.plot([best], [value], "*", color=_BEST, markersize=13, label=label, zorder=5)
+    _dress(axes, name)
+
+
+def _dress(axes: Axes, name: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_xlabel("epoch", color=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color="#d8dce1", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#9aa1a9")
+    axes.tick_params(colors=_INK, length=0)
+    axes.legend(frameon=False, fontsize=9)

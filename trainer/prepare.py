@@ -1,0 +1,137 @@
+"""From what a user asked for to a fit that is ready to begin; what can't work is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fitorch.callbacks.base import Hooks
+
+from .arguments import FitArguments
+from .data import Batching, Source, as_source, split_validation
+from .evaluation import Evaluation
+from .feed import Feed
+from .forward import ClassWeights
+from .interrupt import Interrupt
+from .modes import training_modes
+from .placement import Placement, floating_dtype, move_optimizer
+from .preflight import check_optimizer, check_trainable
+from .randomness import derive_seed, seed_everything
+from .run import Run
+from .scheduling import when_to_step
+from .state import FitState, Progress
+from .steps import AccumulatingStep, EvaluationStep, Measures, TrainingStep
+from .update import Update
+from .watching import check_monitors, make_callbacks, watched_figure
+
+if TYPE_CHECKING:
+    from .model import KerasModel
+
+
+def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArguments) -> Run:
+    """Settle what a fit will do, and refuse what can't work.
+
+    Raises:
+        DataError: The data is empty, or not what it should be.
+        ValueError: An argument does not go with the net or the data.
+        TypeError: A callback is none.
+    """
+    loss_parameters = list(model.objective.parameters())
+    check_trainable(model.net, loss_parameters)
+    check_optimizer(model.optimizer, model.net, loss_parameters)
+    first, last = _span(model.progress.epochs, arguments)
+    source, validation_source = _sources(model, train_data, val_data, arguments)
+    figures = model.figure_names(validates=validation_source is not None)
+    monitor, mode = watched_figure(model, arguments, figures)
+    callbacks = make_callbacks(model, arguments, monitor, mode)
+    check_monitors(callbacks, model, figures)
+    hooks = Hooks.collect(callbacks)
+
+    placement = model.place(arguments.mixed_precision, arguments.cpu)
+    move_optimizer(model.optimizer)
+    interrupt = Interrupt(model)
+    measures = model.measures()
+    feed = Feed(source.to(placement.device), arguments.steps_per_epoch, pass_index=first)
+    validation = None
+    if validation_source is not None:
+        placed = validation_source.to(placement.device)
+        step = EvaluationStep(measures, placed, interrupt=interrupt)
+        validation = Evaluation(model.net, step, placed, hooks, arguments.validation_steps)
+    update = _update(model, placement, arguments)
+    model.progress = Progress(arguments.seed, first, updates=update.completed)
+    model.history.begin(monitor, mode, arguments.seed, validates=validation is not None)
+    params = {"epochs": last, "steps": feed.steps, "verbose": arguments.verbose}
+    introduce(callbacks, model, params)
+    seed_everything(derive_seed(arguments.seed, "model"))
+    return Run(
+        model=model,
+        state=FitState(
+            model.progress, model.net, model.objective, update, model.history, callbacks, feed
+        ),
+        step=_training_step(model, measures, feed.source, update, arguments),
+        hooks=hooks,
+        interrupt=interrupt,
+        modes=training_modes(model.net),
+        arguments=arguments,
+        last_epoch=last,
+        monitor=monitor,
+        validation=validation,
+    )
+
+
+def _span(completed: int, arguments: FitArguments) -> tuple[int, int]:
+    """Return the epochs that are completed before and after the fit."""
+    if arguments.initial_epoch is None:
+        return completed, completed + arguments.epochs
+    if arguments.initial_epoch >= arguments.epochs:
+        message = (
+            f"initial_epoch={arguments.initial_epoch} leaves nothing to train up to "
+            f"epochs={arguments.epochs}; epochs is the number of the last epoch"
+        )
+        raise ValueError(message)
+    return arguments.initial_epoch, arguments.epochs
+
+
+def _sources(
+    model: KerasModel, train_data: Any, val_data: Any, arguments: FitArguments
+) -> tuple[Source, Source | None]:
+    floating = floating_dtype(model.net.parameters())
+    if val_data is None and arguments.validation_split:
+        train_data, val_data = split_validation(train_data, arguments.validation_split, floating)
+    batching = Batching(arguments.batch_size, arguments.shuffle, arguments.seed, floating)
+    source = as_source(train_data, "train_data", batching)
+    if val_data is None:
+        return source, None
+    return source, as_source(val_data, "val_data", replace(batching, shuffle=False))
+
+
+def _update(model: KerasModel, placement: Placement, arguments: FitArguments) -> Update:
+    update = Update(
+        model.optimizer,
+        placement.scaler,
+        arguments.clip_grad_norm,
+        arguments.clip_grad_value,
+        model.lr_scheduler,
+        when_to_step(model.lr_scheduler, arguments.scheduler_step),
+    )
+    update.completed = model.progress.updates
+    return update
+
+
+def _training_step(
+    model: KerasModel, measures: Measures, source: Source, update: Update, arguments: FitArguments
+) -> TrainingStep:
+    class_weights = None
+    if arguments.class_weight is not None:
+        class_weights = ClassWeights(arguments.class_weight, measures.placement.device)
+    kind = AccumulatingStep if arguments.gradient_accumulation_steps > 1 else TrainingStep
+    return kind(measures, source, update, class_weights, model)
+
+
+def introduce(callbacks: list[Any], model: KerasModel, params: dict[str, Any]) -> None:
+    """Tell callbacks whom they serve, as far as they want to know."""
+    for callback in callbacks:
+        for verb, value in (("set_params", dict(params)), ("set_model", model)):
+            receive = getattr(callback, verb, None)
+            if receive is not None:
+                receive(value)

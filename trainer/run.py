@@ -1,0 +1,107 @@
+"""Everything a fit will do, settled before its first batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fitorch.callbacks.base import EpochLogs, Hooks
+
+from .arguments import FitArguments
+from .evaluation import Evaluation
+from .feed import Feed
+from .interrupt import Interrupt
+from .modes import Modes
+from .reading import reading
+from .scheduling import step_after_epoch
+from .state import FitState, Progress
+from .steps import AccumulatingStep, TrainingStep
+
+if TYPE_CHECKING:
+    from .model import KerasModel
+
+
+@dataclass(slots=True)
+class Run:
+    """A fit that is ready to begin.
+
+    Args:
+        model: The model that is trained.
+        state: Where training stands.
+        step: Trains on a batch.
+        hooks: Who is told what.
+        interrupt: Ctrl-C.
+        modes: The net's modes in training.
+        arguments: What was asked for.
+        last_epoch: The number of epochs that will be completed at the end.
+        monitor: The figure that decides what is best.
+        validation: A pass over the validation data, or None.
+    """
+
+    model: KerasModel
+    state: FitState
+    step: TrainingStep
+    hooks: Hooks
+    interrupt: Interrupt
+    modes: Modes
+    arguments: FitArguments
+    last_epoch: int
+    monitor: str
+    validation: Evaluation | None
+    logs: EpochLogs = field(default_factory=EpochLogs)
+
+    @property
+    def net(self) -> nn.Module:
+        """The net, on its device."""
+        return self.state.net
+
+    @property
+    def progress(self) -> Progress:
+        """How far training has come."""
+        return self.state.progress
+
+    @property
+    def feed(self) -> Feed:
+        """Where the training batches come from."""
+        return self.state.feed
+
+    @property
+    def done(self) -> bool:
+        """Whether training is over."""
+        return self.model.stop_training or self.progress.epochs >= self.last_epoch
+
+    def begin_training(self) -> None:
+        """Make ready for an epoch's training."""
+        self.modes.restore()
+        self.step.reset()
+
+    def batches(self) -> Iterator[Any]:
+        """Give the batches of the next epoch, as the step takes them."""
+        where = f"epoch {self.progress.epochs + 1}, training "
+        batches = reading(self.feed.epoch(), "train_data", where)
+        if isinstance(self.step, AccumulatingStep):
+            return self.step.windows(batches, self.arguments.gradient_accumulation_steps)
+        return batches
+
+    def validates_in(self, epoch: int) -> bool:
+        """Say whether a validation is due in `epoch`, counted from 0."""
+        return self.validation is not None and (epoch + 1) % self.arguments.validation_freq == 0
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the rates that the epoch's last update used: `lr`, then `lr_1`, `lr_2`, ..."""
+        rates = self.state.update.learning_rates()
+        return {f"lr_{i}" if i else "lr": rate for i, rate in enumerate(rates)}
+
+    def schedule(self, logs: Mapping[str, float]) -> None:
+        """Go on with the learning-rate schedule, where an epoch moves it."""
+        update = self.state.update
+        step_after_epoch(update.scheduler, update.scheduler_step, self.monitor, logs)
+
+    def close(self) -> None:
+        """Let go of gradients and of the data's iterators; leave the counters with the model."""
+        self.state.count()
+        self.state.update.zero_grad()
+        self.feed.close()

@@ -1,0 +1,72 @@
+"""The order of samples: which ones make up a batch, as a pure function of seed, pass and position.
+
+A *pass* goes once over the data. It is the epoch, unless `steps_per_epoch` cuts epochs differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .randomness import derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order in which `samples` samples are seen, shared out over `world` processes.
+
+    Global batch k of a pass is `permutation[k * batch_size * world : (k + 1) * batch_size * world]`;
+    it is split evenly among the processes, in their order, so that n processes with `batch_size`
+    B / n see what one sees with B. Each sample comes exactly once a pass. Starting in the middle
+    costs as much as starting at the beginning: nothing is skipped over, nothing is read.
+
+    Args:
+        samples: How many samples there are.
+        batch_size: Samples in a batch of one process.
+        shuffle: Draw a new permutation for each pass, else keep the samples' order.
+        seed: What all permutations follow from.
+        rank: This process's number, in [0, world).
+        world: How many processes share the samples.
+    """
+
+    samples: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    def __len__(self) -> int:
+        """Return the number of batches in a pass."""
+        return -(-self.samples // (self.batch_size * self.world))
+
+    @property
+    def smallest_batch(self) -> int:
+        """The number of samples in the last global batch of a pass."""
+        return self.samples % (self.batch_size * self.world) or self.batch_size * self.world
+
+    def permutation(self, pass_index: int) -> Tensor:
+        """Return the sample numbers of a pass in their order, int64 of shape (samples,)."""
+        if not self.shuffle:
+            return torch.arange(self.samples)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", pass_index))
+        return torch.randperm(self.samples, generator=generator)
+
+    def batches(self, pass_index: int, start: int = 0) -> Iterator[Tensor]:
+        """Give this process's sample numbers of each batch of a pass, from batch `start` on."""
+        chunks = split(self.permutation(pass_index), self.batch_size * self.world, start)
+        if self.world == 1:
+            return chunks
+        return (chunk.tensor_split(self.world)[self.rank] for chunk in chunks)
+
+
+def split(indices: Tensor, size: int, start: int = 0) -> Iterator[Tensor]:
+    """Give consecutive pieces of `size` of `indices`, from piece `start` on; the last is shorter.
+
+    A thousand pieces are cut at a time: one by one would cost more, all at once more memory.
+    """
+    for block in range(start * size, len(indices), size * 1024):
+        yield from indices[block : block + size * 1024].split(size)

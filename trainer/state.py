@@ -1,0 +1,140 @@
+"""Where training stands: everything that decides what happens next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from fitorch.losses import Objective
+
+from .feed import Feed
+from .history import History
+from .randomness import random_state, set_random_state
+from .update import Update
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Something with a state of plain values and tensors."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Put a state back."""
+        ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far training has come; every number counts what is completed.
+
+    Args:
+        seed: What everything random in the fit follows from.
+        epochs: Epochs, over all fits of the model.
+        batches: Batches of the epoch that is under way.
+        updates: Optimizer updates, over all fits of the model.
+        pass_index: Passes over the data.
+        position: Batches of the pass that is under way.
+    """
+
+    seed: int = 0
+    epochs: int = 0
+    batches: int = 0
+    updates: int = 0
+    pass_index: int = 0
+    position: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the counters."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Put counters back.
+
+        Raises:
+            ValueError: A counter is missing or unknown.
+        """
+        if set(state) != set(asdict(self)):
+            message = f"progress has the counters {sorted(asdict(self))}, but got {sorted(state)}"
+            raise ValueError(message)
+        for name, value in state.items():
+            setattr(self, name, int(value))
+
+
+@dataclass(slots=True)
+class FitState:
+    """The parts of a fit whose states, together, make the next step what it will be.
+
+    Taken between two updates and put back into a fit that was set up alike, it goes on with the
+    same bits.
+
+    Args:
+        progress: The counters.
+        net: The net.
+        objective: The loss, which may have parameters of its own.
+        update: Optimizer, scheduler and scaler.
+        history: The figures of the completed epochs.
+        callbacks: The callbacks; those without a state are left out.
+        feed: Where in the data the next batch is.
+    """
+
+    progress: Progress
+    net: nn.Module
+    objective: Objective
+    update: Update
+    history: History
+    callbacks: list[Any]
+    feed: Feed
+
+    def parts(self) -> dict[str, Stateful]:
+        """Return everything that has a state, by name, in the order in which it is put back."""
+        loss = self.objective.loss_fn
+        parts: dict[str, Any] = {
+            "net": self.net,
+            "loss": loss if isinstance(loss, nn.Module) else None,
+            "optimizer": self.update.optimizer,
+            "scheduler": self.update.scheduler,
+            "scaler": self.update.scaler,
+            "history": self.history,
+            "progress": self.progress,
+        }
+        for number, callback in enumerate(self.callbacks):
+            if isinstance(callback, Stateful):
+                parts[f"callbacks.{number}.{type(callback).__name__}"] = callback
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of every part, and of the random generators."""
+        self.count()
+        states = {name: part.state_dict() for name, part in self.parts().items()}
+        return {**states, "random": random_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put a state back into every part, the random generators last.
+
+        Raises:
+            ValueError: Parts are missing or unknown.
+        """
+        parts = self.parts()
+        if set(state) != {*parts, "random"}:
+            missing, unknown = {*parts, "random"} - set(state), set(state) - {*parts, "random"}
+            message = f"the state lacks {sorted(missing)} and has unknown {sorted(unknown)}"
+            raise ValueError(message)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        progress = self.progress
+        self.update.completed = progress.updates
+        self.feed.taken, self.feed.pass_index = progress.batches, progress.pass_index
+        self.feed.position = progress.position
+        set_random_state(state["random"])
+
+    def count(self) -> None:
+        """Ask those who count as they go."""
+        self.progress.updates = self.update.completed
+        self.progress.batches, self.progress.pass_index = self.feed.taken, self.feed.pass_index
+        self.progress.position = self.feed.position

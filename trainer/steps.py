@@ -1,0 +1,298 @@
+"""One step: forward, objective, and in training backward and update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fitorch.callbacks.base import BatchLogs
+from fitorch.losses import Objective, check, check_targets
+from fitorch.metrics import MetricSet
+from fitorch.metrics.mean import mean_on
+
+from .data import Source
+from .errors import NonFiniteError
+from .explain import circumstances
+from .feed import windows
+from .forward import ClassWeights, Forward, Hook, choose_forward
+from .interrupt import Interrupt
+from .memory import MemorySource
+from .placement import Placement
+from .preflight import batch_norm_guarded
+from .structure import describe, map_tensors, sample_count
+from .update import Update
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What a step measures, whatever its stage.
+
+    Args:
+        net: The net, on its device.
+        objective: The loss of a batch.
+        metrics: Name to metric, copied for each stage.
+        placement: Device and precision.
+        forward: The user's `forward(net, batch)`, or None.
+    """
+
+    net: nn.Module
+    objective: Objective
+    metrics: dict[str, Any]
+    placement: Placement
+    forward: Hook | None = None
+
+
+class EvaluationStep:
+    """Forward and objective of a batch; the figures add up over the stage.
+
+    Args:
+        measures: What to measure.
+        source: Where the batches come from.
+        prefix: What the figures' names begin with.
+        interrupt: Ends the stage early, or None.
+    """
+
+    def __init__(
+        self,
+        measures: Measures,
+        source: Source,
+        prefix: str = "val_",
+        interrupt: Interrupt | None = None,
+    ) -> None:
+        device = measures.placement.device
+        probabilities = isinstance(measures.objective.loss_fn, nn.BCELoss)
+        self.objective = measures.objective
+        self.losses = mean_on(device, summed=measures.objective.summed)
+        self.metrics = MetricSet(measures.metrics, device, from_logits=not probabilities)
+        self.logs = BatchLogs(prefix, self.figures)
+        self.measure = self._first_measure
+        self.forward: Forward
+        self._measures = measures
+        self._source = source
+        self._prefix = prefix
+        self._interrupt = interrupt
+
+    def __call__(self, batch: Any) -> None:
+        """Measure a batch."""
+        self.measure(batch)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage should end before its batches do: on Ctrl-C."""
+        return self._interrupt is not None and self._interrupt.requested
+
+    def user_batch(self, batch: Any) -> Any:
+        """Return the user's batch in what the step takes, for messages."""
+        return batch
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self.losses.reset()
+        self.metrics.reset()
+
+    def figures(self) -> dict[str, float]:
+        """Return the loss and the metrics so far; on an accelerator this waits for the device."""
+        values = {"loss": self.losses.compute(), **self.metrics.compute()}
+        return {self._prefix + name: value for name, value in values.items()}
+
+    def _measure(self, batch: Any) -> Tensor:
+        y_pred, y_true, weight = self.forward(batch)
+        loss, share = self.objective(y_pred, y_true, weight)
+        self._record(y_pred, y_true, loss, share)
+        return loss
+
+    def _first_measure(self, batch: Any) -> Tensor:
+        """Settle how the net takes batches like this one; check that loss and targets fit."""
+        self.forward = self._choose_forward(batch)
+        y_pred, y_true, weight = self.forward(batch)
+        self._check_fit(y_pred, y_true)
+        loss, share = self.objective(y_pred, y_true, weight)
+        self._check_loss(loss)
+        self._record(y_pred, y_true, loss, share)
+        self.measure = self._measure
+        return loss
+
+    def _record(self, y_pred: Any, y_true: Any, loss: Tensor, share: int | Tensor) -> None:
+        self.losses.add(loss, share)
+        self.metrics.update(y_pred, y_true)
+
+    def _choose_forward(self, batch: Any) -> Forward:
+        measures = self._measures
+        return choose_forward(measures.net, batch, measures.placement.cast, measures.forward)
+
+    def _check_fit(self, y_pred: Any, y_true: Any) -> None:
+        if self.objective.loss_fn is None:
+            if getattr(y_pred, "loss", None) is None:
+                message = (
+                    "KerasModel was made without loss_fn, and the net's output "
+                    f"({describe(y_pred)}) carries no .loss; pass loss_fn"
+                )
+                raise TypeError(message)
+            return
+        check(self.objective.loss_fn, y_pred, y_true)
+        tensors = self._source.tensors if isinstance(self._source, MemorySource) else ()
+        if self._measures.forward is None and isinstance(tensors, list) and len(tensors) > 1:
+            check_targets(self.objective.loss_fn, y_pred, tensors[1])  # all, not this batch's
+
+    def _check_loss(self, loss: Any) -> None:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            message = (
+                f"{self.objective.name} gave {describe(loss)}, but a loss must be a scalar tensor; "
+                "reduce it, with .mean() or reduction='mean'"
+            )
+            raise ValueError(message)
+
+
+class TrainingStep(EvaluationStep):
+    """A step that also goes backward and updates the weights.
+
+    Args:
+        measures: What to measure.
+        source: Where the batches come from.
+        update: Changes the weights.
+        class_weights: Weights of the samples by class, or None.
+        model: Its `stop_training` ends the epoch early.
+    """
+
+    def __init__(
+        self,
+        measures: Measures,
+        source: Source,
+        update: Update,
+        class_weights: ClassWeights | None,
+        model: Any,
+    ) -> None:
+        super().__init__(measures, source, prefix="train_")
+        self.update = update
+        self.model = model
+        self._class_weights = class_weights
+
+    def __call__(self, batch: Any) -> None:
+        """Train on a batch."""
+        loss = self.measure(batch)
+        self.update.zero_grad()
+        self.update.backward(loss)
+        self.update()
+
+    @property
+    def done(self) -> bool:
+        """Whether somebody asked to stop."""
+        return bool(self.model.stop_training)
+
+    def figures(self) -> dict[str, float]:
+        """Return the loss and the metrics so far.
+
+        Raises:
+            NonFiniteError: The loss is NaN or infinite.
+        """
+        values = super().figures()
+        if not self.losses.empty:
+            self._check_finite(values["train_loss"])
+        return values
+
+    def circumstances(self) -> str:
+        """Return what helps to find the cause of a loss that is not finite."""
+        rates, samples = self.update.learning_rates(), self._source.served()
+        return circumstances(self._measures.net, rates, self.update.completed, samples)
+
+    def _record(self, y_pred: Any, y_true: Any, loss: Tensor, share: int | Tensor) -> None:
+        self._check_finite(self.losses.add(loss, share))
+        self.metrics.update(y_pred, y_true)
+
+    def _check_finite(self, loss: float) -> None:
+        if not isfinite(loss):
+            message = f"the training loss ({self.objective.name}) is {loss}"
+            raise NonFiniteError(message)
+
+    def _first_measure(self, batch: Any) -> Tensor:
+        with batch_norm_guarded(self._measures.net, self._source.smallest_batch):
+            return super()._first_measure(batch)
+
+    def _choose_forward(self, batch: Any) -> Forward:
+        measures = self._measures
+        return choose_forward(
+            measures.net, batch, measures.placement.cast, measures.forward, self._class_weights
+        )
+
+    def _check_loss(self, loss: Any) -> None:
+        super()._check_loss(loss)
+        if not loss.requires_grad:
+            frozen = sum(not p.requires_grad for p in self._measures.net.parameters())
+            message = (
+                f"{self.objective.name} gave a loss without a gradient (requires_grad=False; "
+                f"{frozen} parameters of the net are frozen); look for no_grad(), .detach(), "
+                ".item() or argmax between the net's output and the loss"
+            )
+            raise ValueError(message)
+
+
+class AccumulatingStep(TrainingStep):
+    """A training step that updates once per window of batches.
+
+    It takes what `windows` gives: a batch, what to divide its loss by, whether it ends a window.
+    """
+
+    _open = False
+
+    def __call__(self, share: tuple[Any, Any, bool]) -> None:
+        """Train on a batch, updating at the end of its window."""
+        batch, divisor, closes = share
+        loss = self.measure(batch)
+        if not self._open:
+            self.update.zero_grad()
+        self.update.backward(loss if self.objective.summed else loss / divisor)
+        self._open = not closes
+        if closes:
+            self.update()
+
+    @property
+    def done(self) -> bool:
+        """Whether somebody asked to stop; a window that has begun is finished first."""
+        return not self._open and super().done
+
+    def user_batch(self, share: tuple[Any, Any, bool]) -> Any:
+        """Return the user's batch in what the step takes, for messages."""
+        return share[0]
+
+    def windows(self, batches: Iterator[Any], size: int) -> Iterator[tuple[Any, Any, bool]]:
+        """Group batches to windows of `size`."""
+        return windows(batches, size, self._count)
+
+    def _count(self, batch: Any) -> Any:
+        """Return how much a batch counts in its window: its share in the mean of all of them."""
+        if self._measures.forward is not None or not isinstance(batch, (tuple, list)):
+            return sample_count(batch)
+        y_true, weight = batch[1], batch[2] if len(batch) == 3 else None
+        if self._class_weights is not None:
+            weight = self._class_weights(y_true, weight)
+        if weight is not None:
+            return weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+        return self.objective.share(None, y_true)
+
+
+class PredictionStep:
+    """The net's output for a batch, kept on the CPU.
+
+    Args:
+        call: Maps a batch to an output.
+    """
+
+    logs: Any = None
+    done = False
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.outputs: list[Any] = []
+
+    def __call__(self, batch: Any) -> None:
+        """Predict a batch."""
+        self.outputs.append(map_tensors(Tensor.cpu, self._call(batch)))
+
+    def user_batch(self, batch: Any) -> Any:
+        """Return the user's batch in what the step takes, for messages."""
+        return batch

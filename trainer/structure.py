@@ -1,0 +1,83 @@
+"""Nested batches: tuples, lists and mappings of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """Apply `function` to every tensor of `tree`, keeping its structure; leave the rest alone."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        mapped = {key: map_tensors(function, value) for key, value in tree.items()}
+        return mapped if type(tree) is dict else _rebuild_mapping(tree, mapped)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_tensors(function, value) for value in tree))
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(map_tensors(function, value) for value in tree)
+    return tree
+
+
+def join(function: Callable[[list[Tensor]], Any], trees: list[Any]) -> Any:
+    """Apply `function` to the list of each leaf over `trees`, which share their structure."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return function(trees)
+    if isinstance(first, Mapping):
+        joined = {key: join(function, [tree[key] for tree in trees]) for key in first}
+        return joined if type(first) is dict else _rebuild_mapping(first, joined)
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(join(function, list(leaves)) for leaves in zip(*trees, strict=True)))
+    if isinstance(first, (tuple, list)):
+        return type(first)(join(function, list(leaves)) for leaves in zip(*trees, strict=True))
+    return first
+
+
+def leaves(tree: Any) -> Iterator[Tensor]:
+    """Give the tensors of `tree`, depth first."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from leaves(value)
+    elif isinstance(tree, (tuple, list)):
+        for value in tree:
+            yield from leaves(value)
+
+
+def sample_count(tree: Any) -> int:
+    """Return the length of the first dimension of the first tensor of `tree` that has one.
+
+    Raises:
+        ValueError: There is no such tensor.
+    """
+    for leaf in leaves(tree):
+        if leaf.dim():
+            return leaf.shape[0]
+    message = f"no tensor with a batch dimension in {describe(tree)}"
+    raise ValueError(message)
+
+
+def describe(tree: Any) -> str:
+    """Return types and shapes of `tree` in one line, as `(float32 (32, 2), int64 (32,))`."""
+    if isinstance(tree, Tensor):
+        return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
+    if isinstance(tree, Mapping):
+        inner = ", ".join(f"{key!r}: {describe(value)}" for key, value in tree.items())
+        return f"{{{inner}}}"
+    if isinstance(tree, (tuple, list)):
+        inner = ", ".join(describe(value) for value in tree)
+        return f"[{inner}]" if isinstance(tree, list) else f"({inner})"
+    return type(tree).__name__
+
+
+def _rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+    """Return `values` as the kind of mapping that `like` is, a plain dict where that fails."""
+    try:
+        return type(like)(values)  # type: ignore[call-arg]
+    except TypeError:
+        return values

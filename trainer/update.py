@@ -1,0 +1,98 @@
+"""From gradients to new weights: unscale, clip, step, schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import NonFiniteError
+
+
+class Update:
+    """One optimizer step, with what belongs to it.
+
+    Args:
+        optimizer: Changes the weights.
+        scaler: accelerate's gradient scaler (fp16), or None.
+        clip_grad_norm: Scale gradients down to this total 2-norm, or None.
+        clip_grad_value: Clamp each gradient to [-value, value], or None.
+        scheduler: A learning-rate schedule, or None.
+        scheduler_step: When the schedule goes on: with each "update", or elsewhere.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: Any = None,
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        scheduler: Any = None,
+        scheduler_step: str = "update",
+    ) -> None:
+        self.optimizer = optimizer
+        self.completed = 0
+        self.scaler = scaler
+        self._clip_norm = clip_grad_norm
+        self._clip_value = clip_grad_value
+        self.scheduler = scheduler
+        self.scheduler_step = scheduler_step
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._plain_zero = type(optimizer).zero_grad is torch.optim.Optimizer.zero_grad
+        self._schedules = scheduler is not None and scheduler_step == "update"
+        self._used_rates: list[float] | None = None
+        plain = scaler is None and clip_grad_norm is None and clip_grad_value is None
+        self._step: Callable[[], Any] = optimizer.step if plain else self._guarded_step
+
+    def zero_grad(self) -> None:
+        """Forget all gradients; they stay readable between an update and the next batch."""
+        if self._plain_zero:
+            for parameter in self._parameters:
+                parameter.grad = None
+        else:
+            self.optimizer.zero_grad()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of `loss` to those that are there."""
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        loss.backward()
+
+    def __call__(self) -> None:
+        """Change the weights."""
+        self._step()
+        self.completed += 1
+        if self._schedules:
+            self._used_rates = self._rates()
+            self._schedule()
+
+    def learning_rates(self) -> list[float]:
+        """Return the learning rate of each parameter group in the last update."""
+        return self._used_rates or self._rates()
+
+    def _rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _guarded_step(self) -> None:
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self._clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            if self.scaler is None and norm.device.type == "cpu" and not norm.isfinite():
+                message = f"the gradients' norm is {norm.item()}"
+                raise NonFiniteError(message)
+        if self._clip_value is not None:
+            nn.utils.clip_grad_value_(self._parameters, self._clip_value)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self._scale = self.scaler.get_scale()
+            self.scaler.update()
+
+    def _schedule(self) -> None:
+        """Go on with the schedule, unless the scaler skipped the step (its scale went down)."""
+        if self.scaler is None or self.scaler.get_scale() >= self._scale:
+            self.scheduler.step()

@@ -1,0 +1,104 @@
+"""Which figure decides what is best, and who watches a fit, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitorch.callbacks.best_weights import BestWeights
+from fitorch.callbacks.early_stopping import EarlyStopping
+from fitorch.callbacks.max_time import MaxTime
+from fitorch.callbacks.monitor import MonitorCallback, check_monitor
+from fitorch.callbacks.progress import Progress
+from fitorch.metrics.base import higher_is_better
+
+from .announce import Announcer
+from .arguments import FitArguments
+from .plot import HistoryPlot
+
+if TYPE_CHECKING:
+    from .model import KerasModel
+
+
+def watched_figure(
+    model: KerasModel, arguments: FitArguments, figures: list[str]
+) -> tuple[str, str]:
+    """Return the full name of the figure that decides what is best, and its direction.
+
+    Raises:
+        ValueError: The fit will not measure it, or which direction is better can't be told.
+    """
+    monitor = arguments.monitor
+    if monitor == "val_loss" and monitor not in figures:
+        monitor = "train_loss"
+    check_monitor(monitor, figures, "fit")
+    monitor = full_name(monitor, figures)
+    mode = direction(monitor, model.metrics_dict) if arguments.mode == "auto" else arguments.mode
+    return monitor, mode
+
+
+def make_callbacks(
+    model: KerasModel, arguments: FitArguments, monitor: str, mode: str
+) -> list[Any]:
+    """Return all callbacks in their order: figures, stopping, the user's, what people see."""
+    callbacks: list[Any] = [model.history]
+    if arguments.max_time is not None:
+        callbacks.append(MaxTime(arguments.max_time))
+    if arguments.patience is not None:
+        callbacks.append(EarlyStopping(monitor, patience=arguments.patience, mode=mode))
+    if arguments.patience is not None or arguments.ckpt_path is not None:
+        callbacks.append(BestWeights(monitor, mode, arguments.ckpt_path))
+    callbacks += arguments.callbacks
+    if arguments.plot:
+        callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
+    if arguments.verbose:
+        progress = Progress(2 if arguments.verbose == 2 else 1, monitor=monitor, mode=mode)
+        callbacks += [progress, Announcer(progress, callbacks)]
+    return callbacks
+
+
+def check_monitors(callbacks: Iterable[Any], model: KerasModel, figures: list[str]) -> None:
+    """Check what each callback monitors, and tell it the direction where it has none.
+
+    Raises:
+        ValueError: The fit will not measure it, or which direction is better can't be told.
+    """
+    for callback in callbacks:
+        if isinstance(callback, MonitorCallback):
+            check_monitor(callback.monitor, figures, type(callback).__name__)
+            if callback.mode == "auto":
+                name = full_name(callback.monitor, figures)
+                callback.set_direction(direction(name, model.metrics_dict))
+
+
+def full_name(monitor: str, figures: list[str]) -> str:
+    """Return the figure that Keras' name for a training figure (`loss`, `acc`) stands for."""
+    known = monitor in figures or f"train_{monitor}" not in figures
+    return monitor if known else f"train_{monitor}"
+
+
+def direction(monitor: str, metrics: dict[str, Any]) -> str:
+    """Return "min" or "max": min for a loss, otherwise what the metric itself tells.
+
+    Raises:
+        ValueError: It doesn't tell.
+    """
+    name = monitor.removeprefix("train_").removeprefix("val_")
+    if name == "loss" or name.endswith("_loss"):
+        return "min"
+    metric = next(
+        (m for key, m in metrics.items() if name == key or name.startswith(f"{key}_")), None
+    )
+    higher = None if metric is None else higher_is_better(metric)
+    if higher is None:
+        message = (
+            f"whether a higher {monitor!r} is better can't be told; pass mode='max' or mode='min'"
+        )
+        raise ValueError(message)
+    return "max" if higher else "min"
+
+
+def _plot_path(plot: bool | str | Path, folder: str | Path | None) -> Path:
+    """Return where to draw the history: where a path says, else beside the checkpoint."""
+    return Path(folder or ".") / "history.png" if plot is True else Path(plot)
