@@ -22,7 +22,7 @@ types: $(TEST_STAMP)
 	rm -rf build/typecheck build/lib
 	$(BIN)/pip install -q --no-deps --no-build-isolation --target build/typecheck .
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term

@@ -36,7 +36,7 @@ class EarlyStopping(MonitorCallback):
         ValueError: `mode` or `patience` is out of range.
     """
 
-    def __init__(  # noqa: PLR0913 - Keras' arguments, in Keras' order
+    def __init__(
         self,
         monitor: str = "val_loss",
         min_delta: float = 0.0,

@@ -60,7 +60,9 @@ def _check_floating(name: str, y_true: Tensor) -> None:
 
 
 def _check_probabilities(y_pred: Tensor) -> None:
-    low, high = y_pred.detach().aminmax() if y_pred.numel() else (torch.tensor(0.0),) * 2
+    if not y_pred.numel():
+        return
+    low, high = y_pred.detach().aminmax()
     if low < 0 or high > 1:
         message = (
             f"BCELoss needs probabilities in [0, 1], but got predictions from {low:.4g} to "
@@ -96,7 +98,7 @@ def _check_classes(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
     check_targets(loss_fn, y_pred, y_true)
 
 
-def check_targets(loss_fn: Any, y_pred: Tensor, y_true: Any) -> None:
+def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     """Refuse class numbers, anywhere in `y_true`, that are not below the classes of `y_pred`.
 
     Args:

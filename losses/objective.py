@@ -131,7 +131,8 @@ def _counts_targets(loss_fn: Any, y_true: Tensor) -> bool:
 
 def _target_weight(loss_fn: Any, y_true: Tensor) -> Tensor:
     """Return the sum of the weights of the targets that are not ignored."""
-    counted = y_true != loss_fn.ignore_index
-    if loss_fn.weight is None:
+    counted: Tensor = y_true != loss_fn.ignore_index
+    weight: Tensor | None = loss_fn.weight
+    if weight is None:
         return counted.sum()
-    return (loss_fn.weight[y_true.where(counted, 0)] * counted).sum()
+    return (weight[y_true.where(counted, 0)] * counted).sum()

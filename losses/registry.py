@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -33,7 +33,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 }
 
 
-def get(loss: str | Loss) -> Loss:
+def get(loss: Any) -> Loss:
     """Return the loss called `loss`, or `loss` itself where it is callable.
 
     Raises:
@@ -56,4 +56,4 @@ def get(loss: str | Loss) -> Loss:
             "as nn.MSELoss(), or a name, as 'cross_entropy'"
         )
         raise TypeError(message)
-    return loss
+    return cast("Loss", loss)

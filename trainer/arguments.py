@@ -120,14 +120,13 @@ class FitArguments:
         check_choice("mixed_precision", self.mixed_precision, (None, "no", "fp16", "bf16"))
 
     def _check_class_weight(self) -> None:
-        if self.class_weight is None:
+        given: Any = self.class_weight
+        if given is None:
             return
-        if not isinstance(self.class_weight, Mapping) or not self.class_weight:
-            message = (
-                f"class_weight is {self.class_weight!r}; expected a dict of class number to weight"
-            )
+        if not isinstance(given, Mapping) or not given:
+            message = f"class_weight is {given!r}; expected a dict of class number to weight"
             raise TypeError(message)
-        for number, weight in self.class_weight.items():
+        for number, weight in given.items():
             if not isinstance(number, int) or number < 0 or not weight >= 0:
                 message = (
                     f"class_weight has {number!r}: {weight!r}; expected class numbers >= 0 and "

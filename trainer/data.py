@@ -23,7 +23,7 @@ from .sampling import Order
 from .structure import map_tensors
 
 FORMS = "(features, targets), (features, targets, sample_weight), or a mapping"
-_ROLES = ("x", "y", "sample_weight")
+_ROLES: tuple[str, ...] = ("x", "y", "sample_weight")
 
 
 class Source(Protocol):
@@ -151,7 +151,7 @@ def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple
             f"validation_split={fraction} cuts (x, y) of tensors, arrays or DataFrames, but "
             f"train_data is a {type(data).__name__}; pass val_data instead"
         )
-        raise ValueError(message)
+        raise ValueError(message)  # noqa: TRY004 - the fraction does not go with this data
     columns = as_columns(data, "train_data", floating)
     samples = common_length(dict(zip(_ROLES, columns, strict=False)))
     cut = int(samples * (1 - fraction))

@@ -14,7 +14,7 @@ from .errors import DataError, NonFiniteError, ShapeError, annotate
 from .structure import describe, leaves
 
 _SHAPES = re.compile(
-    r"shape|size|dimension|broadcast|\bdim\b|mat1|mat2|channels|in_features|normalized_shape", re.I
+    r"shape|size|dimension|broadcast|\bdim\b|mat1|mat2|channels|in_features", re.IGNORECASE
 )
 _DTYPES = re.compile(r"dtype|scalar type|\b(Float|Long|Double|Half|BFloat16|Int)\b")
 

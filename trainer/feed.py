@@ -76,8 +76,8 @@ class Feed:
         if self.pass_index == 0:
             return "train_data is empty: the training data gave no batch"
         return (
-            f"train_data gave no batch in pass {self.pass_index + 1} over it; a generator gives its "
-            "batches once: pass a DataLoader or an object with __iter__, or steps_per_epoch"
+            f"train_data gave no batch in pass {self.pass_index + 1} over it; a generator gives "
+            "its batches once: pass a DataLoader or an object with __iter__, or steps_per_epoch"
         )
 
 

@@ -37,8 +37,8 @@ def run_epoch(run: Run) -> None:
     epoch = run.progress.epochs
     emit(run.hooks.on_epoch_begin, epoch, {})
     logs = EpochLogs(train(run, epoch))
-    if run.validates_in(epoch):
-        logs |= run.validation(f"epoch {epoch + 1}, ")
+    if validation := run.validation_in(epoch):
+        logs |= validation(f"epoch {epoch + 1}, ")
         run.interrupt.check()
     run.schedule(logs)
     run.progress.epochs += 1
@@ -91,7 +91,7 @@ def run_stage(
             hook(index, logs)
         try:
             step(batch)
-        except Exception as error:  # noqa: PERF203 - free where nothing is raised
+        except Exception as error:
             explain(error, net, step, batch, f"{where} {index + 1}")
             raise
         for hook in end:

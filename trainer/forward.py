@@ -92,7 +92,7 @@ def choose_forward(
 
 
 def choose_call(net: Net, features: Any) -> Net:
-    """Return how the net takes features: `net(x)`, `net(*x)` for tuples, `net(**x)` for mappings."""
+    """Return how the net takes features: `net(x)`; tuples as `net(*x)`, mappings as `net(**x)`."""
     if isinstance(features, Mapping):
         return lambda x: net(**x)
     if isinstance(features, (tuple, list)):

@@ -182,7 +182,7 @@ def _tensors_behind(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | 
     if found is None or indices.dtype != torch.int64:
         return None
     tensors, inner = found
-    indices = torch.where(indices < 0, indices + len(dataset.dataset), indices)
+    indices = torch.where(indices < 0, indices + len(dataset.dataset), indices)  # type: ignore[arg-type]
     return tensors, indices if inner is None else inner[indices]
 
 

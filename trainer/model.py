@@ -24,8 +24,8 @@ from .history import History
 from .interrupt import in_notebook
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
 from .placement import Placement, floating_dtype
+from .preflight import check_module, check_optimizer
 from .prepare import introduce, prepare
-from .preflight import check_optimizer
 from .randomness import draw_seed, undisturbed_randomness
 from .state import Progress
 from .steps import EvaluationStep, Measures, PredictionStep
@@ -83,9 +83,7 @@ class KerasModel:
         **unknown: Any,
     ) -> None:
         refuse_unknown(unknown, "KerasModel")
-        if not isinstance(net, nn.Module):
-            message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
-            raise TypeError(message)
+        check_module(net)
         self.net = net
         self.objective = Objective(loss_fn)
         self.metrics_dict = dict(metrics_dict or {})
@@ -316,7 +314,7 @@ class KerasModel:
 
     @property
     def accelerator(self) -> Accelerator:
-        """accelerate's object that placed the net."""
+        """Accelerate's object that placed the net."""
         return self.placement.accelerator
 
     @property

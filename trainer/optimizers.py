@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn, optim
 
-OptimizerLike = optim.Optimizer | Callable[[Iterable[nn.Parameter]], optim.Optimizer] | str | None
+OptimizerLike = optim.Optimizer | Callable[[list[nn.Parameter]], optim.Optimizer] | str | None
 
 OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
     "adadelta": optim.Adadelta,
@@ -51,7 +51,8 @@ def make_optimizer(
         if _can_fuse(kind, net, parameters):
             options["fused"] = True
         return kind(parameters, **options)
-    made = optimizer(parameters) if callable(optimizer) else optimizer
+    given: Any = optimizer
+    made = given(parameters) if callable(given) else given
     if not isinstance(made, optim.Optimizer):
         message = (
             f"optimizer is {optimizer!r}; expected a torch.optim.Optimizer, a function from "

@@ -65,7 +65,7 @@ def plot_history(
 
 
 def _names(frame: pd.DataFrame, metrics: list[str] | None) -> list[str]:
-    known = [c.removeprefix("train_") for c in frame if c.startswith("train_")]
+    known = [c.removeprefix("train_") for c in map(str, frame) if c.startswith("train_")]
     if not len(frame) or not known:
         message = "the history is empty; fit the model first"
         raise ValueError(message)

@@ -13,6 +13,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .errors import DataError
 
 
+def check_module(net: object) -> None:
+    """Refuse what is no module, as a class that was not called.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if isinstance(net, type):
+        message = f"net is the class {net.__name__}; pass {net.__name__}(...)"
+        raise TypeError(message)
+    if not isinstance(net, nn.Module):
+        message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
+        raise TypeError(message)
+
+
 def check_trainable(net: nn.Module, extra: Iterable[nn.Parameter] = ()) -> None:
     """Refuse a net in which nothing can be trained.
 

@@ -86,9 +86,9 @@ class Run:
             return self.step.windows(batches, self.arguments.gradient_accumulation_steps)
         return batches
 
-    def validates_in(self, epoch: int) -> bool:
-        """Say whether a validation is due in `epoch`, counted from 0."""
-        return self.validation is not None and (epoch + 1) % self.arguments.validation_freq == 0
+    def validation_in(self, epoch: int) -> Evaluation | None:
+        """Return the validation where one is due in `epoch`, counted from 0."""
+        return None if (epoch + 1) % self.arguments.validation_freq else self.validation
 
     def learning_rates(self) -> dict[str, float]:
         """Return the rates that the epoch's last update used: `lr`, then `lr_1`, `lr_2`, ..."""

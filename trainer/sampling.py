@@ -18,9 +18,9 @@ from .randomness import derive_seed
 class Order:
     """The order in which `samples` samples are seen, shared out over `world` processes.
 
-    Global batch k of a pass is `permutation[k * batch_size * world : (k + 1) * batch_size * world]`;
-    it is split evenly among the processes, in their order, so that n processes with `batch_size`
-    B / n see what one sees with B. Each sample comes exactly once a pass. Starting in the middle
+    With n processes and batch size B, global batch k of a pass is `permutation[k*B*n : (k+1)*B*n]`.
+    It is split evenly among the processes, in their order, so that n processes with B / n see what
+    one sees with B. Each sample comes exactly once a pass. Starting in the middle
     costs as much as starting at the beginning: nothing is skipped over, nothing is read.
 
     Args:

@@ -239,10 +239,10 @@ class AccumulatingStep(TrainingStep):
 
     _open = False
 
-    def __call__(self, share: tuple[Any, Any, bool]) -> None:
+    def __call__(self, batch: tuple[Any, Any, bool]) -> None:
         """Train on a batch, updating at the end of its window."""
-        batch, divisor, closes = share
-        loss = self.measure(batch)
+        micro_batch, divisor, closes = batch
+        loss = self.measure(micro_batch)
         if not self._open:
             self.update.zero_grad()
         self.update.backward(loss if self.objective.summed else loss / divisor)
@@ -255,9 +255,9 @@ class AccumulatingStep(TrainingStep):
         """Whether somebody asked to stop; a window that has begun is finished first."""
         return not self._open and super().done
 
-    def user_batch(self, share: tuple[Any, Any, bool]) -> Any:
+    def user_batch(self, batch: tuple[Any, Any, bool]) -> Any:
         """Return the user's batch in what the step takes, for messages."""
-        return share[0]
+        return batch[0]
 
     def windows(self, batches: Iterator[Any], size: int) -> Iterator[tuple[Any, Any, bool]]:
         """Group batches to windows of `size`."""

@@ -99,6 +99,6 @@ def direction(monitor: str, metrics: dict[str, Any]) -> str:
     return "max" if higher else "min"
 
 
-def _plot_path(plot: bool | str | Path, folder: str | Path | None) -> Path:
+def _plot_path(plot: Any, folder: str | Path | None) -> Path:
     """Return where to draw the history: where a path says, else beside the checkpoint."""
     return Path(folder or ".") / "history.png" if plot is True else Path(plot)
