@@ -34,7 +34,8 @@ class Announcer(Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Say why training stopped, and what was best."""
         if len(self.model.history) > self._began:
-            self._progress.say("; ".join(filter(None, (self._reason(), self._best()))))
+            for line in filter(None, (self._reason(), self._best())):
+                self._progress.say(line)
 
     def _reason(self) -> str:
         reasons = (getattr(callback, "stopping_reason", "") for callback in self._callbacks)

@@ -3,6 +3,8 @@
 FitorchError
   DataError           the data isn't what it is said to be (also a ValueError)
     ShapeError        the net or the loss rejects a batch's shape (also a RuntimeError)
+  CheckpointError     a checkpoint can't be written or read (also a RuntimeError)
+    CheckpointWriteError  (also an OSError)
   NonFiniteError      the training loss is NaN or infinite (also an ArithmeticError)
 """
 
@@ -19,6 +21,14 @@ class DataError(FitorchError, ValueError):
 
 class ShapeError(DataError, RuntimeError):
     """The net or the loss rejects the shape of a batch; the original error is its cause."""
+
+
+class CheckpointError(FitorchError, RuntimeError):
+    """A checkpoint can't be written or read."""
+
+
+class CheckpointWriteError(CheckpointError, OSError):
+    """A checkpoint can't be written; the original error is its cause."""
 
 
 class NonFiniteError(FitorchError, ArithmeticError):

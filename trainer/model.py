@@ -88,8 +88,10 @@ class KerasModel:
         self.objective = Objective(loss_fn)
         self.metrics_dict = dict(metrics_dict or {})
         self.optimizer = make_optimizer(optimizer, net, self.objective.parameters())
-        check_optimizer(self.optimizer, net, self.objective.parameters())
-        self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
+        self.lr_scheduler = None
+        if self.optimizer is not None:  # there is something to train
+            check_optimizer(self.optimizer, net, self.objective.parameters())
+            self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
         self.forward_hook = forward
         self.history = History()
         self.progress = Progress()

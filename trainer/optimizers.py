@@ -29,8 +29,8 @@ _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 def make_optimizer(
     optimizer: OptimizerLike, net: nn.Module, extra: Iterable[nn.Parameter] = ()
-) -> optim.Optimizer:
-    """Return the optimizer that a user means.
+) -> optim.Optimizer | None:
+    """Return the optimizer that a user means, None where there is no parameter to optimize.
 
     Args:
         optimizer: An instance, which is left as it is; a factory `params -> Optimizer`; a name of
@@ -45,6 +45,8 @@ def make_optimizer(
     if isinstance(optimizer, optim.Optimizer):
         return optimizer
     parameters = [*net.parameters(), *extra]
+    if not parameters:
+        return None
     if optimizer is None or isinstance(optimizer, str):
         kind = optim.Adam if optimizer is None else _kind(optimizer)
         options: dict[str, Any] = {"lr": 3e-4} if optimizer is None else {}

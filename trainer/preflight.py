@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .errors import DataError
+from .errors import CheckpointWriteError, DataError
 
 
 def check_module(net: object) -> None:
@@ -27,21 +29,38 @@ def check_module(net: object) -> None:
         raise TypeError(message)
 
 
-def check_trainable(net: nn.Module, extra: Iterable[nn.Parameter] = ()) -> None:
-    """Refuse a net in which nothing can be trained.
+def check_trainable(
+    net: nn.Module, optimizer: torch.optim.Optimizer | None, extra: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """Return the optimizer, unless there is nothing that it could train.
 
     Raises:
-        ValueError: No parameter of the net, nor of `extra`, requires a gradient.
+        ValueError: No parameter of the net, nor of `extra`, requires a gradient; or the optimizer
+            holds none that does, or asks for a closure.
     """
-    parameters = [*net.parameters(), *extra]
+    kind, parameters = type(net).__name__, [*net.parameters(), *extra]
+    if optimizer is None:
+        message = f"{kind} has no parameters to train"
+        raise ValueError(message)
     if not any(parameter.requires_grad for parameter in parameters):
         message = (
-            f"{type(net).__name__} has no trainable parameter: all of its {len(parameters)} are "
-            "frozen; set requires_grad_(True) on those to train"
-            if parameters
-            else f"{type(net).__name__} has no parameters to train"
+            f"{kind} has no trainable parameter: all of its {len(parameters)} are frozen "
+            "(requires_grad=False); call requires_grad_(True) on those to train"
         )
         raise ValueError(message)
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not any(parameter.requires_grad for parameter in held):
+        message = (
+            f"none of the {len(held)} parameters of {type(optimizer).__name__} has "
+            "requires_grad=True; build it from those that have"
+        )
+        raise ValueError(message)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        message = (
+            "LBFGS evaluates a closure several times per step, which fit does not do; use Adam"
+        )
+        raise ValueError(message)
+    return optimizer
 
 
 def check_optimizer(
@@ -50,8 +69,7 @@ def check_optimizer(
     """Refuse an optimizer of another net.
 
     Raises:
-        ValueError: It holds parameters that are neither the net's nor in `extra`, or has no
-            parameter that requires a gradient.
+        ValueError: It holds parameters that are neither the net's nor in `extra`.
     """
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     known = {id(parameter) for parameter in (*net.parameters(), *extra)}
@@ -66,9 +84,23 @@ def check_optimizer(
             f"optimizer from this net: {kind}(net.parameters(), ...)"
         )
         raise ValueError(message)
-    if not any(parameter.requires_grad for parameter in held):
-        message = f"none of the {len(held)} parameters of {kind} has requires_grad=True"
-        raise ValueError(message)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Create the folder that will hold checkpoints, and try to write into it.
+
+    Raises:
+        CheckpointWriteError: It names the folder and the cause.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        cause = "there is a file of that name" if path.is_file() else error.strerror
+        message = f"ckpt_path {path} ({path.absolute()}) can't be written to: {cause}"
+        raise CheckpointWriteError(message) from error
 
 
 @contextmanager

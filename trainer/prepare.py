@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torch.optim import Optimizer
+
 from fitorch.callbacks.base import Hooks
 
 from .arguments import FitArguments
@@ -15,7 +17,7 @@ from .forward import ClassWeights
 from .interrupt import Interrupt
 from .modes import training_modes
 from .placement import Placement, floating_dtype, move_optimizer
-from .preflight import check_optimizer, check_trainable
+from .preflight import check_optimizer, check_trainable, check_writable
 from .randomness import derive_seed, seed_everything
 from .run import Run
 from .scheduling import when_to_step
@@ -37,8 +39,8 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
         TypeError: A callback is none.
     """
     loss_parameters = list(model.objective.parameters())
-    check_trainable(model.net, loss_parameters)
-    check_optimizer(model.optimizer, model.net, loss_parameters)
+    optimizer = check_trainable(model.net, model.optimizer, loss_parameters)
+    check_optimizer(optimizer, model.net, loss_parameters)
     first, last = _span(model.progress.epochs, arguments)
     source, validation_source = _sources(model, train_data, val_data, arguments)
     figures = model.figure_names(validates=validation_source is not None)
@@ -46,9 +48,11 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     callbacks = make_callbacks(model, arguments, monitor, mode)
     check_monitors(callbacks, model, figures)
     hooks = Hooks.collect(callbacks)
+    if arguments.ckpt_path is not None:
+        check_writable(arguments.ckpt_path)
 
     placement = model.place(arguments.mixed_precision, arguments.cpu)
-    move_optimizer(model.optimizer)
+    move_optimizer(optimizer)
     interrupt = Interrupt(model)
     measures = model.measures()
     feed = Feed(source.to(placement.device), arguments.steps_per_epoch, pass_index=first)
@@ -57,7 +61,7 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
         placed = validation_source.to(placement.device)
         step = EvaluationStep(measures, placed, interrupt=interrupt)
         validation = Evaluation(model.net, step, placed, hooks, arguments.validation_steps)
-    update = _update(model, placement, arguments)
+    update = _update(model, optimizer, placement, arguments)
     model.progress = Progress(arguments.seed, first, updates=update.completed)
     model.history.begin(monitor, mode, arguments.seed, validates=validation is not None)
     params = {"epochs": last, "steps": feed.steps, "verbose": arguments.verbose}
@@ -105,9 +109,11 @@ def _sources(
     return source, as_source(val_data, "val_data", replace(batching, shuffle=False))
 
 
-def _update(model: KerasModel, placement: Placement, arguments: FitArguments) -> Update:
+def _update(
+    model: KerasModel, optimizer: Optimizer, placement: Placement, arguments: FitArguments
+) -> Update:
     update = Update(
-        model.optimizer,
+        optimizer,
         placement.scaler,
         arguments.clip_grad_norm,
         arguments.clip_grad_value,
