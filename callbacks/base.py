@@ -161,11 +161,19 @@ def _overrides(callback: Any, name: str) -> Iterator[Hook]:
 
 
 def _is_overridden(callback: Any, name: str) -> bool:
-    """Say whether `name` does anything: the base class, ours or Keras', is named Callback."""
+    """Say whether `name` does anything."""
+    if getattr(callback, name, None) is None:
+        return False
     if name in getattr(callback, "__dict__", {}):
         return True
     owner = next((cls for cls in type(callback).__mro__ if name in cls.__dict__), None)
-    return owner is not None and owner.__name__ != "Callback"
+    return owner is None or not _is_base(owner)
+
+
+def _is_base(cls: type) -> bool:
+    """Say whether `cls` is the base class, ours or Keras', whose hooks do nothing."""
+    keras = cls.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+    return cls is Callback or (keras and cls.__name__ == "Callback")
 
 
 def _check(callback: Any) -> None:
@@ -220,6 +228,10 @@ class BatchLogs(Mapping[str, float]):
     def __bool__(self) -> bool:
         return True
 
+    def copy(self) -> dict[str, float]:
+        """Read all figures at once, as a dict."""
+        return dict(self._read())
+
     def items(self) -> ItemsView[str, float]:
         """Read all figures at once."""
         return self._read().items()
@@ -233,9 +245,9 @@ class EpochLogs(dict[str, float]):
     """An epoch's figures, in which Keras' names for training (`loss`, `acc`) are found too."""
 
     def __missing__(self, name: str) -> float:
-        if name.startswith("train_"):
+        if not dict.__contains__(self, f"train_{name}"):
             raise KeyError(name)
-        return self["train_" + name]
+        return self[f"train_{name}"]
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or super().__contains__(f"train_{name}")

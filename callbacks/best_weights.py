@@ -29,13 +29,16 @@ class BestWeights(MonitorCallback):
         super().__init__(monitor, mode)
         self.folder = None if folder is None else Path(folder)
         self._weights: dict[str, Any] | None = None
-        self._is_latest = False
+
+    def forget(self) -> None:
+        """Forget an earlier fit."""
+        super().forget()
+        self._weights = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Keep the weights where the figure is better than ever."""
         value = self.value_in(logs)
-        self._is_latest = value is not None and self.watched.improves(value, epoch)
-        if value is None or not self._is_latest:
+        if value is None or not self.watched.improves(value, epoch):
             return
         self._keep()
         if self.folder is not None:
@@ -54,7 +57,8 @@ class BestWeights(MonitorCallback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
         super().load_state_dict(state)
-        self._weights = state["weights"]
+        weights = state["weights"]
+        self._weights = None if weights is None else {n: _copy(v) for n, v in weights.items()}
 
     def _keep(self) -> None:
         """Copy the weights, into the memory of the last copy where there is one."""

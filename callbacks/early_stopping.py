@@ -56,18 +56,15 @@ class EarlyStopping(MonitorCallback):
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
         self.start_from_epoch = start_from_epoch
-        self._begin()
+        self.forget()
 
-    def _begin(self) -> None:
+    def forget(self) -> None:
+        """Forget an earlier fit."""
+        super().forget()
         self.wait = 0
         self.stopped_epoch = 0
         self.stopping_reason = ""
         self.best_weights: dict[str, Any] | None = None
-        self.watched.best = self.watched.best_epoch = None
-
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier fit."""
-        self._begin()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Count the epoch as better or not, and stop when patience is at its end."""

@@ -64,6 +64,10 @@ class Monitor:
 class MonitorCallback(Callback):
     """A callback that watches one figure at the end of epochs.
 
+    It begins each fit afresh, unless a saved state was put back just before. A training figure is
+    a mean over weights that change from batch to batch; a validation figure tells about those that
+    an epoch ends with.
+
     Args:
         monitor: The figure, as "val_loss" or "val_acc"; "loss" stands for "train_loss".
         mode: "min", "max", or "auto": what the figure itself tells, min for losses.
@@ -82,6 +86,17 @@ class MonitorCallback(Callback):
         self.mode = mode
         self.min_delta = min_delta
         self.watched = Monitor(monitor, "min" if mode == "auto" else mode, min_delta)
+        self._restored = False
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Forget an earlier fit."""
+        if not self._restored:
+            self.forget()
+        self._restored = False
+
+    def forget(self) -> None:
+        """Forget what has been best."""
+        self.watched.best = self.watched.best_epoch = None
 
     def set_direction(self, mode: str) -> None:
         """Receive the direction of the figure, found out before training, where mode is auto."""
@@ -89,16 +104,27 @@ class MonitorCallback(Callback):
             self.watched.mode = check_mode(mode)
 
     def value_in(self, logs: Logs | None) -> float | None:
-        """Return the figure where it was measured in this epoch, else None."""
-        return (logs or {}).get(self.monitor)
+        """Return the figure, or None in an epoch without validation where that measures it.
+
+        Raises:
+            ValueError: The epoch should have measured it, but did not.
+        """
+        if not logs:
+            return None
+        if self.monitor in logs:
+            return float(logs[self.monitor])
+        if self.monitor.startswith("val_") and not any(name.startswith("val_") for name in logs):
+            return None
+        raise ValueError(_unmeasured(self.monitor, list(logs), type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best."""
         return self.watched.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Put it back, for the fit that begins next."""
         self.watched.load_state_dict(state)
+        self._restored = True
 
 
 def check_mode(mode: str) -> str:
@@ -131,9 +157,13 @@ def check_monitor(monitor: str, measured: Iterable[str], who: str) -> None:
         return
     if any(monitor.startswith(f"{name}_") for name in names):
         return
+    raise ValueError(_unmeasured(monitor, names, who))
+
+
+def _unmeasured(monitor: str, names: list[str], who: str) -> str:
+    """Say that `monitor` is not among `names`, which is closest, and the way out."""
     close = difflib.get_close_matches(monitor, names, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     unvalidated = monitor.startswith("val_") and not any(n.startswith("val_") for n in names)
     way_out = "pass val_data, or one of these as monitor" if unvalidated else "pass one of these"
-    message = f"{who} monitors {monitor!r}{hint}, but this fit measures {names}; {way_out}"
-    raise ValueError(message)
+    return f"{who} monitors {monitor!r}{hint}, but this fit measures {names}; {way_out}"

@@ -81,7 +81,7 @@ def _check_classes(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
             )
             raise MisfitError(message)
         return  # class probabilities
-    if y_true.is_floating_point() or y_true.dtype == torch.bool:
+    if y_true.dtype not in (torch.int64, torch.uint8):
         message = (
             f"{name} needs class numbers of dtype int64, but got targets of dtype {y_true.dtype} "
             f"and shape {tuple(y_true.shape)}; pass y.long()"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .registry import Loss, get
+
+_OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
 class Objective:
@@ -27,12 +29,11 @@ class Objective:
     def __init__(self, loss_fn: str | Loss | None) -> None:
         self.loss_fn: Loss | None = None if loss_fn is None else get(loss_fn)
         self._unreduced: Loss | None = None
-        self._share: Callable[[Any, Any], int | Tensor] | None = None
 
     @property
     def summed(self) -> bool:
         """Whether the loss of a batch is a sum over its samples instead of their mean."""
-        return getattr(self.loss_fn, "reduction", None) == "sum"
+        return self._reduction == "sum"
 
     @property
     def name(self) -> str:
@@ -66,14 +67,26 @@ class Objective:
         loss = y_pred.loss if self.loss_fn is None else self.loss_fn(y_pred, y_true)
         return loss, self.share(y_pred, y_true)
 
-    def share(self, y_pred: Any, y_true: Any) -> int | Tensor:
-        """Return how much a batch without sample weights counts in the epoch's mean."""
-        if self._share is None:
-            self._share = _choose_share(self.loss_fn, y_true)
-        return self._share(y_pred, y_true)
+    def share(self, y_pred: Any, y_true: Any, weight: Tensor | None = None) -> int | Tensor:
+        """Return how much a batch counts in the epoch's mean.
+
+        Args:
+            y_pred: The net's output; asked only where there are no targets.
+            y_true: The targets.
+            weight: A weight for each sample, of shape (N,) or (N, 1), or None.
+        """
+        counted = _target_weights(self.loss_fn, y_true)
+        if weight is not None:
+            return _total(weight.reshape(-1), counted)
+        if counted is not None:
+            return counted.count_nonzero() if counted.dtype is torch.bool else counted.sum()
+        return first_length(y_pred if y_true is None else y_true)
 
     def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `sum(w * loss) / sum(w)` over the samples, and `sum(w)`."""
+        """Return `sum(w * loss) / sum(w)` over the samples, and `sum(w)`.
+
+        So weights of one change nothing: what torch's own mean divides by is weighted.
+        """
         if self._unreduced is None:
             self._unreduced = _unreduced(self.loss_fn, self.name)
         losses = self._unreduced(y_pred, y_true)
@@ -84,20 +97,38 @@ class Objective:
                 "weights; expected one loss per sample along dimension 0"
             )
             raise ValueError(message)
-        if losses.dim() > 1:
+        counted = _target_weights(self.loss_fn, y_true)
+        summing = counted is not None or self._reduction in ("sum", "batchmean")
+        if losses.dim() > 1 and not summing:
             losses = losses.flatten(1).mean(1)
-        total = weight.sum()
-        weighted = (losses * weight).sum()
+        total = _total(weight, counted)
+        weighted = (losses * _beside(weight, losses)).sum()
         if self.summed:
             return weighted, total
         return weighted / total.clamp_min(torch.finfo(losses.dtype).tiny), total
 
+    @property
+    def _reduction(self) -> str | None:
+        return getattr(self.loss_fn, "reduction", None)
+
 
 def first_length(tree: Any) -> int:
-    """Return the number of samples in a batch of nested tensors."""
-    while not isinstance(tree, Tensor):
-        tree = next(iter(tree.values() if hasattr(tree, "values") else tree))
-    return tree.shape[0]
+    """Return the number of samples in a batch of nested tensors.
+
+    Raises:
+        TypeError: There is something else where a tensor should be.
+    """
+    found = tree
+    while isinstance(found, (Mapping, list, tuple)):
+        found = next(iter(found.values() if isinstance(found, Mapping) else found), None)
+    if not hasattr(found, "shape") or not found.shape:
+        message = (
+            f"can't tell how many samples a batch has: its targets are a {type(tree).__name__} "
+            f"holding a {type(found).__name__}, where a tensor of shape (N, ...) is expected"
+        )
+        raise TypeError(message)
+    samples: int = found.shape[0]
+    return samples
 
 
 def _unreduced(loss_fn: Loss | None, name: str) -> Loss:
@@ -113,26 +144,24 @@ def _unreduced(loss_fn: Loss | None, name: str) -> Loss:
     return unreduced  # type: ignore[return-value]
 
 
-def _choose_share(loss_fn: Loss | None, y_true: Any) -> Callable[[Any, Any], int | Tensor]:
-    if isinstance(y_true, Tensor):
-        if type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and _counts_targets(loss_fn, y_true):
-            return lambda _, y_true: _target_weight(loss_fn, y_true)
-        return lambda _, y_true: y_true.shape[0]
-    if y_true is None:
-        return lambda y_pred, _: first_length(y_pred)
-    return lambda _, y_true: first_length(y_true)
+def _target_weights(loss_fn: Any, y_true: Any) -> Tensor | None:
+    """Return what each target counts where torch's mean divides by the sum of that, else None.
 
-
-def _counts_targets(loss_fn: Any, y_true: Tensor) -> bool:
-    """Say whether torch's mean may divide by something else than the number of samples."""
-    special = loss_fn.weight is not None or loss_fn.ignore_index >= 0 or y_true.dim() > 1
-    return special and not y_true.is_floating_point()
-
-
-def _target_weight(loss_fn: Any, y_true: Tensor) -> Tensor:
-    """Return the sum of the weights of the targets that are not ignored."""
+    That is so for class numbers, which may be ignored or weighted by class.
+    """
+    if type(loss_fn) not in _OVER_CLASSES or not isinstance(y_true, Tensor):
+        return None
+    if y_true.is_floating_point():
+        return None
     counted: Tensor = y_true != loss_fn.ignore_index
     weight: Tensor | None = loss_fn.weight
-    if weight is None:
-        return counted.sum()
-    return (weight[y_true.where(counted, 0)] * counted).sum()
+    return counted if weight is None else weight[y_true.where(counted, 0)] * counted
+
+
+def _total(weight: Tensor, counted: Tensor | None) -> Tensor:
+    return weight.sum() if counted is None else (_beside(weight, counted) * counted).sum()
+
+
+def _beside(weight: Tensor, values: Tensor) -> Tensor:
+    """Return the weights of samples in a shape that multiplies all values of each, (N, ...)."""
+    return weight.reshape(-1, *[1] * (values.dim() - 1))

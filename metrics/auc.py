@@ -53,10 +53,12 @@ class AUC(Metric):
         self.positives.append(target.reshape(-1) > 0.5)
 
     def compute(self) -> Tensor:
-        """Return the area in [0, 1], NaN where one of the two classes is missing."""
+        """Return the area in [0, 1], NaN where a class is missing or a score is NaN."""
         if not len(self.scores):
             return torch.tensor(torch.nan)
         scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.positives)
+        if scores.isnan().any():
+            return torch.tensor(torch.nan)
         values, place = scores.unique(return_inverse=True)
         wide = torch.float32 if scores.device.type == "mps" else torch.float64
         hits = torch.zeros(len(values), dtype=wide, device=scores.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class FunctionMetric:
 
 
 def _samples(tree: Any) -> int:
-    while not isinstance(tree, Tensor):
-        tree = next(iter(tree.values() if hasattr(tree, "values") else tree))
-    return tree.shape[0]
+    while isinstance(tree, (Mapping, list, tuple)):
+        tree = next(iter(tree.values() if isinstance(tree, Mapping) else tree))
+    samples: int = tree.shape[0] if isinstance(tree, Tensor) else len(tree)
+    return samples

@@ -50,7 +50,8 @@ class HostMean:
         """Count a scalar in and return it."""
         number = value.item()
         count = float(share)
-        self._total += number if self._summed else number * count
+        if count or self._summed:  # a mean over nothing is NaN, and counts nothing
+            self._total += number if self._summed else number * count
         self._count += count
         return number
 
@@ -112,7 +113,9 @@ class DeviceMean:
         values = torch.stack(self._values)
         wide = torch.float32 if values.device.type == "mps" else torch.float64
         values, shares = values.to(wide), self._stack_shares(values.device, wide)
-        total, count = (values if self._summed else values * shares).sum(), shares.sum()
+        if not self._summed:  # a mean over nothing is NaN, and counts nothing
+            values = torch.where(shares != 0, values * shares, 0.0)
+        total, count = values.sum(), shares.sum()
         self._total = total if self._total is None else self._total + total
         self._count = count if self._count is None else self._count + count
         self._values, self._shares = [], []
@@ -120,6 +123,8 @@ class DeviceMean:
     def _stack_shares(self, device: torch.device, wide: torch.dtype) -> Tensor:
         if all(isinstance(share, int) for share in self._shares):
             return torch.tensor(self._shares, dtype=wide).to(device, non_blocking=True)
+        if all(isinstance(share, Tensor) and share.device == device for share in self._shares):
+            return torch.stack(self._shares).to(wide)  # type: ignore[arg-type]
         return torch.stack(
             [torch.as_tensor(share, dtype=wide, device=device) for share in self._shares]
         )

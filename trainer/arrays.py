@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
-from .structure import leaves
+from .structure import leaves, rebuild_sequence
 
+_NUMBERS = "biuf"  # kinds of NumPy dtypes: bool, int, unsigned, float
 _WAYS = "pass a tensor, a NumPy array, a pandas DataFrame or Series, or a dict or tuple of them"
 
 
@@ -54,7 +56,9 @@ def array_leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def to_tensors(value: Any, what: str, floating: torch.dtype, *, labels: bool = False) -> Any:
+def to_tensors(
+    value: Any, what: str, floating: torch.dtype, *, labels: bool = False, strict: bool = True
+) -> Any:
     """Turn every array in `value` into a tensor, keeping the structure.
 
     Args:
@@ -62,19 +66,17 @@ def to_tensors(value: Any, what: str, floating: torch.dtype, *, labels: bool = F
         what: How to call it in an error, as "x".
         floating: What float64 (of NumPy and pandas) becomes.
         labels: Turn integers of any size into int64.
+        strict: Refuse what is no array of numbers, else leave it as it is.
 
     Raises:
         TypeError: Something in it is no array of numbers.
         DataError: A NumPy array or DataFrame holds objects or text.
     """
+    inner = partial(to_tensors, floating=floating, labels=labels, strict=strict)
     if isinstance(value, Mapping):
-        items = value.items()
-        return {k: to_tensors(v, f"{what}[{k!r}]", floating, labels=labels) for k, v in items}
+        return {key: inner(item, f"{what}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(
-            to_tensors(item, f"{what}[{i}]", floating, labels=labels)
-            for i, item in enumerate(value)
-        )
+        return rebuild_sequence(value, [inner(v, f"{what}[{i}]") for i, v in enumerate(value)])
     if isinstance(value, Tensor):
         return value
     if is_sparse(value):
@@ -85,19 +87,36 @@ def to_tensors(value: Any, what: str, floating: torch.dtype, *, labels: bool = F
         )
         raise TypeError(message)
     if not is_array(value):
+        if not strict:
+            return value
         message = f"{what} is a {type(value).__name__}; {_WAYS}"
         raise TypeError(message)
-    return _from_numpy(np.asarray(value), what, floating, labels)
+    return _from_numpy(_as_array(value, what), floating, labels)
 
 
-def _from_numpy(array: np.ndarray, what: str, floating: torch.dtype, labels: bool) -> Tensor:
+def _as_array(value: Any, what: str) -> np.ndarray:
+    """Return `value` as an array of numbers.
+
+    Columns of several kinds (numbers and booleans, as pandas.get_dummies gives) become float64.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind in _NUMBERS and array.dtype.itemsize <= 8:
+        return array
+    columns = dict(value.dtypes) if hasattr(value, "dtypes") and hasattr(value, "columns") else {}
+    foreign = {name: dtype for name, dtype in columns.items() if dtype.kind not in _NUMBERS}
+    if columns and not foreign:
+        return np.asarray(value.to_numpy(np.float64, na_value=np.nan))
+    listed = ", ".join(f"column {name!r} of dtype {dtype}" for name, dtype in foreign.items())
+    message = (
+        f"{what} has {listed or f'dtype {array.dtype}'}; expected numbers. Encode text and "
+        "categories first (pandas.get_dummies, or .cat.codes), and give objects a dtype with "
+        ".astype"
+    )
+    raise DataError(message)
+
+
+def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tensor:
     kind = array.dtype.kind
-    if kind not in "biuf" or array.dtype.itemsize > 8:
-        message = (
-            f"{what} has dtype {array.dtype}; expected numbers. Encode text and categories first "
-            "(pandas.get_dummies, or .cat.codes), and give objects a dtype with .astype"
-        )
-        raise DataError(message)
     if array.dtype == np.float64:
         array = array.astype(np.float64 if floating == torch.float64 else np.float32, copy=False)
     elif (labels and kind in "iu") or array.dtype in (np.uint16, np.uint32, np.uint64):
@@ -119,15 +138,19 @@ def common_length(parts: Mapping[str, Any]) -> int:
     """Return the number of samples that all of `parts` have.
 
     Raises:
-        DataError: The lengths differ, or something is a single number.
+        DataError: The lengths differ, something is a single number, or there is nothing.
     """
     tensors = [(name, tensor) for name, tree in parts.items() for tensor in leaves(tree)]
+    if not tensors:
+        message = f"there is no array in {', '.join(parts) or 'the data'}; {_WAYS}"
+        raise DataError(message)
     for name, tensor in tensors:
         if not tensor.dim():
             message = f"{name} is a single number; expected one entry per sample along dimension 0"
             raise DataError(message)
-    if len({tensor.shape[0] for _, tensor in tensors}) > 1:
-        listed = ", ".join(f"{name} has {tensor.shape[0]}" for name, tensor in tensors)
+    lengths = dict.fromkeys((name, tensor.shape[0]) for name, tensor in tensors)
+    if len({length for _, length in lengths}) > 1:
+        listed = ", ".join(f"{name} has {length}" for name, length in list(lengths)[:10])
         message = f"the data has different lengths: {listed} samples; they must be equal"
         raise DataError(message)
     return tensors[0][1].shape[0]

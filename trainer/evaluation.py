@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fitorch.callbacks.base import Hooks, emit
 
 from .data import Source
 from .errors import DataError
 from .fit import run_stage
+from .forward import choose_call, features_of
 from .modes import modes_restored
 from .randomness import undisturbed_randomness
 from .reading import reading
-from .steps import EvaluationStep, PredictionStep
-from .structure import join
+from .steps import EvaluationStep, Measures
+from .structure import join, map_tensors
 
 
 class Evaluation:
@@ -81,6 +83,37 @@ class Evaluation:
             )
             raise DataError(message)
         return step.figures()
+
+
+class PredictionStep:
+    """The net's output for a batch, kept on the CPU.
+
+    Args:
+        measures: The net, its precision, and the user's `forward(net, batch)`.
+    """
+
+    logs: Any = None
+    done = False
+
+    def __init__(self, measures: Measures) -> None:
+        net, cast, hook = measures.net, measures.placement.cast, measures.forward
+        self._call = cast(net) if hook is None else partial(cast(hook), net)
+        self._hooked = hook is not None
+        self.outputs: list[Any] = []
+
+    def __call__(self, batch: Any) -> None:
+        """Predict a batch."""
+        self.outputs.append(map_tensors(Tensor.cpu, self._output(batch)))
+
+    def user_batch(self, batch: Any) -> Any:
+        """Return the user's batch in what the step takes, for messages."""
+        return batch
+
+    def _output(self, batch: Any) -> Any:
+        if self._hooked:
+            return self._call(batch)[0]
+        features = features_of(batch)
+        return choose_call(self._call, features)(features)
 
 
 def predict(

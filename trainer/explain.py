@@ -35,7 +35,8 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
         module = module_of(error, net)
         inside = f" in {module}" if module else ""
         raise ShapeError(f"{error} [{where}{inside}: {shapes}]") from error
-    annotate(error, f"in {where}: {shapes}{_dtype_hint(error, batch)}{_memory_hint(error)}")
+    hints = f"{_dtype_hint(error, batch)}{_memory_hint(error)}{_probability_hint(error)}"
+    annotate(error, f"in {where}: {shapes}{hints}")
 
 
 def circumstances(net: nn.Module, rates: list[float], updates: int, samples: list[int]) -> str:
@@ -79,6 +80,13 @@ def _dtype_hint(error: Exception, batch: Any) -> str:
     if first is None or first.is_floating_point():
         return ""
     return "; the features are integers: pass x.float(), or x.astype('float32')"
+
+
+def _probability_hint(error: Exception) -> str:
+    """Say what BCELoss wants where it meets logits later than in the first batch."""
+    if "should be between 0 and 1" not in str(error):
+        return ""
+    return "; BCELoss needs probabilities: use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
 
 
 def _memory_hint(error: Exception) -> str:

@@ -42,25 +42,32 @@ class Feed:
         return self.steps_per_epoch or self.source.steps
 
     def epoch(self) -> Iterator[Any]:
-        """Give the batches of the next epoch.
+        """Give the batches of the epoch, or what is left of it.
 
         Raises:
             DataError: The source has no more batches.
         """
-        while True:
+        while self.taken != self.steps_per_epoch:
             for batch in self._pass():
                 self.position += 1
                 self.taken += 1
                 yield batch
                 if self.taken == self.steps_per_epoch:
-                    self.taken = 0
                     return
             if not self.position:
                 raise DataError(self._exhausted())
-            self.pass_index, self.position, self._batches = self.pass_index + 1, 0, None
             if self.steps_per_epoch is None:
-                self.taken = 0
                 return
+            self._begin_pass()
+
+    def end_epoch(self) -> None:
+        """Count the epoch as completed: all that was handed out has been trained on."""
+        self.taken = 0
+        if self.steps_per_epoch is None:
+            self._begin_pass()
+
+    def _begin_pass(self) -> None:
+        self.pass_index, self.position, self._batches = self.pass_index + 1, 0, None
 
     def close(self) -> None:
         """Let go of the source's iterator, and so of its worker processes."""

@@ -13,8 +13,9 @@ from .explain import explain
 from .modes import modes_restored
 
 if TYPE_CHECKING:
+    from .evaluation import PredictionStep
     from .run import Run
-    from .steps import EvaluationStep, PredictionStep
+    from .steps import EvaluationStep
 
 
 def fit(run: Run) -> None:
@@ -59,6 +60,7 @@ def train(run: Run, epoch: int) -> dict[str, float]:
         first=run.feed.taken,
     )
     run.interrupt.check()
+    run.feed.end_epoch()
     return {**run.step.figures(), **run.learning_rates()}
 
 

@@ -20,6 +20,8 @@ Predicted = tuple[Any, Any, "Tensor | None"]  # the net's output, targets, a wei
 Forward = Callable[[Any], Predicted]
 Cast = Callable[[Net], Net]
 
+_NO_FEATURES = ("labels", "sample_weight")  # keys of a mapping batch
+
 
 class ClassWeights:
     """The weight of each sample by its class, times its own.
@@ -27,38 +29,54 @@ class ClassWeights:
     Args:
         weights: Class number to weight; classes that are not in it weigh 1.
         device: Where the targets lie.
+        dtype: What the weights are counted in, as the net's.
     """
 
-    def __init__(self, weights: Mapping[int, float], device: torch.device) -> None:
-        table = torch.ones(max(weights) + 1)
+    def __init__(
+        self,
+        weights: Mapping[int, float],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        table = torch.ones(max(weights) + 1, dtype=dtype)
         for number, weight in weights.items():
             table[number] = weight
         self._table = table.to(device)
+        self._seen_one_hot = False
 
     def __call__(self, y_true: Any, weight: Tensor | None) -> Tensor:
-        """Return the weights of a batch, float32 of shape (N,).
+        """Return the weights of a batch, of shape (N,).
 
         Raises:
             DataError: The targets are not class numbers, nor one-hot.
         """
         weights = self._look_up(self._classes(y_true))
-        return weights if weight is None else weights * weight
+        return weights if weight is None else weights * weight.reshape(-1)
 
     def _look_up(self, classes: Tensor) -> Tensor:
-        known = len(self._table)
-        return torch.where(classes < known, self._table[classes.clamp(0, known - 1)], 1.0)
+        last = len(self._table) - 1
+        known = classes.clamp(0, last)
+        return torch.where(classes == known, self._table[known], 1.0)
 
     def _classes(self, y_true: Any) -> Tensor:
         """Return class numbers, int64 of shape (N,), from (N,), (N, 1) or one-hot (N, C)."""
-        if isinstance(y_true, Tensor) and y_true.dim() == 2 and y_true.shape[1] > 1:
-            return y_true.argmax(1)
-        if isinstance(y_true, Tensor) and y_true.numel() == y_true.shape[0]:
-            return y_true.reshape(-1).long()
+        if isinstance(y_true, Tensor) and y_true.dim():
+            if y_true.numel() == y_true.shape[0]:
+                return y_true.reshape(-1).long()
+            if y_true.dim() == 2 and (self._seen_one_hot or _is_one_hot(y_true)):
+                self._seen_one_hot = True
+                return y_true.argmax(1)
         message = (
             f"class_weight needs targets that are one class per sample, of shape (N,), (N, 1) or "
             f"one-hot (N, C), but got {describe(y_true)}; pass a sample_weight instead"
         )
         raise DataError(message)
+
+
+def _is_one_hot(y_true: Tensor) -> bool:
+    """Say whether each row of (N, C) says how probable each class is; on a GPU this waits."""
+    sums = y_true.sum(1, dtype=torch.float32)
+    return bool((y_true >= 0).all() and (sums - 1).abs().max() < 1e-3)
 
 
 def choose_forward(
@@ -103,7 +121,7 @@ def choose_call(net: Net, features: Any) -> Net:
 def features_of(batch: Any) -> Any:
     """Return what a net should see of a batch when there is nothing to compare with."""
     if isinstance(batch, Mapping):
-        return {key: value for key, value in batch.items() if key != "labels"}
+        return {key: value for key, value in batch.items() if key not in _NO_FEATURES}
     if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
         return batch[0]
     return batch

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class History(Callback):
     """One row per epoch: `epoch` (from 1), `train_*`, `lr`, `val_*`, `seconds`.
 
-    It grows over all fits of a model. Values are kept in plain arrays of 8 bytes each; pandas is
+    It grows over all fits of a model. Numbers that callbacks add to the logs of `on_epoch_end` are
+    columns too. Values are kept in plain arrays of 8 bytes each; pandas is
     imported when somebody asks for the frame.
 
     Attributes:
@@ -124,14 +125,23 @@ class History(Callback):
             for name in [name for name in row if name not in self._columns]:
                 self._columns[name] = array("d", [math.nan]) * self._rows
             for name, values in self._columns.items():
-                values.append(float(row.get(name, math.nan)))
+                values.append(row.get(name, math.nan))
             self._rows += 1
         return self._columns
 
     def _row(self, logs: Logs) -> dict[str, float]:
         """Return a row with all its columns, NaN for a validation that was not due."""
-        row = {"epoch": self._epoch + 1, **logs}
+        numbers = {name: number for name in logs if (number := _number(logs[name])) is not None}
+        row = {"epoch": self._epoch + 1, **numbers}
         if self._validates:
             trained = [name.removeprefix("train_") for name in logs if name.startswith("train_")]
             row |= {f"val_{name}": math.nan for name in trained if f"val_{name}" not in row}
         return {**row, "seconds": self._seconds}
+
+
+def _number(value: Any) -> float | None:
+    """Return a log as a float, None where a callback added something else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None

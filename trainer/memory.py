@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -24,6 +25,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from .randomness import draw_seed
 from .sampling import Order, split
 from .structure import leaves, map_tensors
 
@@ -93,12 +95,14 @@ def recognize(loader: DataLoader[Any]) -> MemorySource | None:
     """Return the fast path for a loader over in-memory tensors, None for any other loader.
 
     Recognized is what we know to the last detail: a plain `DataLoader` with the default collate and
-    automatic batching over a `TensorDataset`, or over `Subset`s of one. Samplers may be any.
+    automatic batching over a `TensorDataset`, or over `Subset`s of one. Samplers of numbers may be
+    any.
     """
     plain = (
         type(loader) is DataLoader
         and loader.collate_fn is default_collate
         and loader.batch_sampler is not None
+        and not isinstance(loader.sampler, BatchSampler)  # its samples are batches
         and loader.worker_init_fn is None
     )
     found = _tensors_behind(loader.dataset) if plain else None
@@ -106,7 +110,7 @@ def recognize(loader: DataLoader[Any]) -> MemorySource | None:
         return None
     tensors, subset = found
     return MemorySource(
-        list(tensors), LoaderIndices(loader, subset), *_lengths(loader), _smallest_batch(loader)
+        list(tensors), LoaderIndices(loader, subset), *_lengths(loader), smallest_batch(loader)
     )
 
 
@@ -125,29 +129,36 @@ class LoaderIndices:
 
     def __call__(self, _pass_index: int, start: int = 0) -> Iterator[Tensor]:
         """Give the indices of a pass; what comes before batch `start` is drawn and left out."""
-        self._draw_worker_seed()
-        batches = _vectorized(self._loader.batch_sampler) or self._drawn_ahead()
+        drawn = self._begin()
+        batches = _vectorized(self._loader.batch_sampler) or self._drawn_ahead(drawn)
         for _ in range(start):
-            next(batches)
+            next(batches, None)
         if self._subset is None:
             return batches
         subset = self._subset
         return (subset[batch] for batch in batches)
 
-    def _draw_worker_seed(self) -> None:
-        """Draw the number that each new iterator of a DataLoader draws to seed its workers."""
-        if self._loader.persistent_workers and self._workers_started:
-            return
-        self._workers_started = True
-        torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
+    def _begin(self) -> Iterator[Any]:
+        """Make the sampler's iterator as a new iterator of the loader does.
 
-    def _drawn_ahead(self) -> Iterator[Tensor]:
+        It draws a number to seed its workers; with workers it asks the sampler once more. Some
+        samplers draw as soon as they are asked.
+        """
+        loader, sampler = self._loader, cast("Iterable[Any]", self._loader.batch_sampler)
+        if loader.persistent_workers and self._workers_started:
+            return iter(sampler)
+        self._workers_started = True
+        batches = iter(sampler)
+        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+        return iter(sampler) if loader.num_workers else batches
+
+    def _drawn_ahead(self, batches: Iterator[Any]) -> Iterator[Tensor]:
         """Ask the sampler as early as the loader does, which fills its workers' queues first."""
         ahead = self._loader.num_workers * (self._loader.prefetch_factor or 0)
         samples = len(self._loader.dataset)  # type: ignore[arg-type]
         drawn: deque[Tensor] = deque()
-        for batch in self._loader.batch_sampler:  # type: ignore[union-attr]
-            index = torch.as_tensor(batch)
+        for batch in batches:
+            index = torch.tensor(batch.tolist() if hasattr(batch, "tolist") else list(batch))
             drawn.append(torch.where(index < 0, index + samples, index))
             if len(drawn) > ahead:
                 yield drawn.popleft()
@@ -173,44 +184,70 @@ def fits(tensors: Any, device: torch.device) -> bool:
 def _tensors_behind(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
     """Return a dataset's tensors and the indices that its `Subset`s pick, None if unknown."""
     if type(dataset) is TensorDataset:
-        plain = all(type(tensor) is Tensor and not tensor.is_sparse for tensor in dataset.tensors)
-        return (dataset.tensors, None) if plain and dataset.tensors else None
+        return (dataset.tensors, None) if _are_plain(dataset.tensors) else None
     if type(dataset) is not Subset:
         return None
-    found = _tensors_behind(dataset.dataset)
-    indices = torch.as_tensor(dataset.indices)
-    if found is None or indices.dtype != torch.int64:
+    found, indices = _tensors_behind(dataset.dataset), _subset_indices(dataset)
+    if found is None or indices is None:
         return None
     tensors, inner = found
-    indices = torch.where(indices < 0, indices + len(dataset.dataset), indices)  # type: ignore[arg-type]
     return tensors, indices if inner is None else inner[indices]
 
 
+def _are_plain(tensors: tuple[Tensor, ...]) -> bool:
+    """Say whether all of `tensors` are dense and of no special kind, on one device."""
+    return len({tensor.device for tensor in tensors}) == 1 and all(
+        type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_nested
+        for tensor in tensors
+    )
+
+
+def _subset_indices(subset: Subset[Any]) -> Tensor | None:
+    """Return the places that a `Subset` picks, None where looking them up may mean anything."""
+    given: Any = subset.indices
+    if type(given) not in (list, tuple, range, np.ndarray, Tensor):
+        return None  # a pandas Series, say, looks up labels
+    try:
+        indices = torch.tensor(given.tolist() if hasattr(given, "tolist") else given)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if indices.dim() != 1 or indices.dtype != torch.int64:
+        return None
+    return torch.where(indices < 0, indices + len(subset.dataset), indices)  # type: ignore[arg-type]
+
+
 def _vectorized(batch_sampler: Any) -> Iterator[Tensor] | None:
-    """Do at once what the two samplers behind `shuffle=` do number by number."""
+    """Do at once what the two samplers behind `shuffle=` do number by number, None for others."""
     if type(batch_sampler) is not BatchSampler:
         return None
-    order = _whole_order(batch_sampler.sampler)
-    if order is None:
-        return None
-    if batch_sampler.drop_last:
-        order = order[: len(order) // batch_sampler.batch_size * batch_sampler.batch_size]
-    return split(order, batch_sampler.batch_size)
+    sampler: Any = batch_sampler.sampler
+    shuffles = (
+        type(sampler) is RandomSampler
+        and not sampler.replacement
+        and sampler.num_samples == len(sampler.data_source)
+    )
+    known = shuffles or type(sampler) is SequentialSampler
+    return _pieces(batch_sampler, sampler) if known else None
 
 
-def _whole_order(sampler: Any) -> Tensor | None:
-    """Return the permutation of a sequential or shuffling sampler, None for any other."""
+def _pieces(batch_sampler: BatchSampler, sampler: Any) -> Iterator[Tensor]:
+    """Give the batches of a sequential or shuffling sampler."""
+    samples, size = len(sampler.data_source), batch_sampler.batch_size
+    order = _whole_order(sampler, samples)
+    full = samples // size * size
+    yield from split(order[:full], size)
+    if getattr(sampler, "generator", None) is not None:
+        torch.randperm(samples, generator=sampler.generator)  # it draws a second, and uses none
+    if full < samples and not batch_sampler.drop_last:
+        yield order[full:]
+
+
+def _whole_order(sampler: Any, samples: int) -> Tensor:
     if type(sampler) is SequentialSampler:
-        return torch.arange(len(sampler.data_source))
-    samples = len(sampler.data_source) if type(sampler) is RandomSampler else 0
-    if not samples or sampler.replacement or sampler.num_samples != samples:
-        return None
-    if sampler.generator is None:
-        seed = int(torch.empty((), dtype=torch.int64).random_().item())
-        return torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
-    order = torch.randperm(samples, generator=sampler.generator)
-    torch.randperm(samples, generator=sampler.generator)  # it draws one more, of which it uses none
-    return order
+        return torch.arange(samples)
+    if sampler.generator is not None:
+        return torch.randperm(samples, generator=sampler.generator)
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(draw_seed()))
 
 
 def _lengths(loader: DataLoader[Any]) -> tuple[int | None, int | None]:
@@ -218,11 +255,12 @@ def _lengths(loader: DataLoader[Any]) -> tuple[int | None, int | None]:
     sampler: Iterable[Any] = getattr(loader.batch_sampler, "sampler", ())
     try:
         return len(loader), len(sampler) if type(loader.batch_sampler) is BatchSampler else None  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None, None
 
 
-def _smallest_batch(loader: DataLoader[Any]) -> int | None:
+def smallest_batch(loader: DataLoader[Any]) -> int | None:
+    """Return the samples in the smallest batch of a loader, None where that is not known."""
     _, samples = _lengths(loader)
     if samples is None or loader.batch_size is None:
         return None

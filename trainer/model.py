@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,26 +17,24 @@ from fitorch.losses import Objective
 
 from .arguments import FitArguments, check_choice, check_count, refuse_unknown
 from .data import Batching, Source, as_source
-from .evaluation import Evaluation, predict
+from .evaluation import Evaluation, PredictionStep, predict
+from .face import NetFace
 from .fit import fit
-from .forward import choose_call, features_of
 from .history import History
 from .interrupt import in_notebook
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
-from .placement import Placement, floating_dtype
+from .placement import floating_dtype
 from .preflight import check_module, check_optimizer
 from .prepare import introduce, prepare
 from .randomness import draw_seed, undisturbed_randomness
 from .state import Progress
-from .steps import EvaluationStep, Measures, PredictionStep
-from .weights import load_weights, save_weights
+from .steps import EvaluationStep, Measures
 
 if TYPE_CHECKING:
     import pandas as pd
-    from accelerate import Accelerator
 
 
-class KerasModel:
+class KerasModel(NetFace):
     """Train, evaluate and run any `nn.Module`.
 
     Args:
@@ -84,8 +82,7 @@ class KerasModel:
     ) -> None:
         refuse_unknown(unknown, "KerasModel")
         check_module(net)
-        self.net = net
-        self.objective = Objective(loss_fn)
+        super().__init__(net, Objective(loss_fn))
         self.metrics_dict = dict(metrics_dict or {})
         self.optimizer = make_optimizer(optimizer, net, self.objective.parameters())
         self.lr_scheduler = None
@@ -96,7 +93,6 @@ class KerasModel:
         self.history = History()
         self.progress = Progress()
         self.stop_training = False
-        self._placement: Placement | None = None
         self._fitting = False
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
@@ -274,67 +270,7 @@ class KerasModel:
             )
         source = self._source(data, "data", batch_size, steps)
         hooks = self._hooks(callbacks, verbose, steps or source.steps)
-        return predict(self.net, PredictionStep(self._prediction()), source, hooks, steps)
-
-    def save_ckpt(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
-        """Write the net's weights to `path`, replaced only once all is written.
-
-        Args:
-            path: A file: safetensors, or torch's format for `.pt`, `.pth` and `.bin`; or a folder,
-                which gets a `best.safetensors`. Both load in plain torch, without fitorch.
-            metadata: Strings to keep in a safetensors file.
-
-        Returns:
-            The file.
-        """
-        return save_weights(self.net, path, metadata)
-
-    def load_ckpt(self, path: str | Path) -> Path:
-        """Load weights that `save_ckpt`, `fit(ckpt_path=...)` or `torch.save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            RuntimeError: Names or shapes differ from the net's.
-        """
-        return load_weights(self.net, path)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the net."""
-        return self.net(*args, **kwargs)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the net."""
-        return self.net(*args, **kwargs)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Give the net's parameters."""
-        return self.net.parameters()
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Give the net's parameters with their names."""
-        return self.net.named_parameters()
-
-    @property
-    def accelerator(self) -> Accelerator:
-        """Accelerate's object that placed the net."""
-        return self.placement.accelerator
-
-    @property
-    def placement(self) -> Placement:
-        """Where the net lies; the first use moves it to what accelerate finds best."""
-        return self.place() if self._placement is None else self._placement
-
-    def place(self, mixed_precision: str | None = None, cpu: bool = False) -> Placement:
-        """Move net and loss to a device, and choose a precision.
-
-        Args:
-            mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
-            cpu: Stay on the CPU whatever there is.
-        """
-        self._placement = Placement(mixed_precision, cpu)
-        self._placement.place(self.net)
-        self.objective.to(self._placement.device)
-        return self._placement
+        return predict(self.net, PredictionStep(self.measures()), source, hooks, steps)
 
     def measures(self) -> Measures:
         """Return what a step measures."""
@@ -381,16 +317,3 @@ class KerasModel:
             found.append(ProgressDisplay())
         introduce(found, self, {"epochs": 1, "steps": steps, "verbose": verbose})
         return Hooks.collect(found)
-
-    def _prediction(self) -> Callable[[Any], Any]:
-        cast, hook = self.placement.cast, self.forward_hook
-        if hook is not None:
-            call = cast(hook)
-            return lambda batch: call(self.net, batch)[0]
-        net = cast(self.net)
-
-        def output(batch: Any) -> Any:
-            features = features_of(batch)
-            return choose_call(net, features)(features)
-
-        return output

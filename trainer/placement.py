@@ -44,6 +44,12 @@ class Placement:
                 "trains on one so far; start the script with python"
             )
             raise FitorchError(message)
+        if self.dtype is torch.float16 and self.scaler is None:
+            message = (
+                f"mixed_precision 'fp16' needs a GPU, but this runs on {self.device}; pass 'bf16' "
+                "or 'no'"
+            )
+            raise ValueError(message)
 
     def __str__(self) -> str:
         name = str(self.device)

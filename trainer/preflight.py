@@ -59,7 +59,7 @@ def check_trainable(
         message = (
             "LBFGS evaluates a closure several times per step, which fit does not do; use Adam"
         )
-        raise ValueError(message)
+        raise ValueError(message)  # noqa: TRY004 - it is an optimizer, but of no use here
     return optimizer
 
 

@@ -39,10 +39,14 @@ def seed_everything(seed: int) -> int:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of the global generators of Python, NumPy, torch and its devices."""
+    """Return the state of the global generators of Python, NumPy, torch and its devices.
+
+    It holds tensors and plain values alone, which `torch.load(weights_only=True)` takes.
+    """
+    kind, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -55,7 +59,8 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: dict[str, Any]) -> None:
     """Put back what `random_state` returned."""
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state:
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .errors import FitorchError, annotate
+from .errors import annotate
 
 
 def reading(batches: Iterable[Any], name: str, where: str) -> Iterator[Any]:
@@ -16,8 +16,6 @@ def reading(batches: Iterable[Any], name: str, where: str) -> Iterator[Any]:
             batch = next(iterator)
         except StopIteration:
             return
-        except FitorchError:
-            raise
         except Exception as error:
             annotate(error, f"while reading {where}batch {number + 1} of {name}")
             raise

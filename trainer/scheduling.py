@@ -17,7 +17,16 @@ def when_to_step(scheduler: Any, asked: str) -> str:
         scheduler: A scheduler of torch.optim.lr_scheduler, or anything with `step`; or None.
         asked: One of the three, or "auto": OneCycleLR and CyclicLR go on with every update,
             ReduceLROnPlateau with every validation, all others with every epoch.
+
+    Raises:
+        ValueError: A plateau schedule should go on with every update, which measures nothing.
     """
+    if asked == "update" and isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        message = (
+            "ReduceLROnPlateau goes on by a figure of an epoch, but scheduler_step is 'update'; "
+            "pass scheduler_step='auto'"
+        )
+        raise ValueError(message)
     if asked != "auto":
         return asked
     if isinstance(scheduler, _PER_UPDATE):

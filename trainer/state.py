@@ -97,6 +97,7 @@ class FitState:
         parts: dict[str, Any] = {
             "net": self.net,
             "loss": loss if isinstance(loss, nn.Module) else None,
+            "update": self.update,
             "optimizer": self.update.optimizer,
             "scheduler": self.update.scheduler,
             "scaler": self.update.scaler,
@@ -104,7 +105,7 @@ class FitState:
             "progress": self.progress,
         }
         for number, callback in enumerate(self.callbacks):
-            if isinstance(callback, Stateful):
+            if callback is not self.history and isinstance(callback, Stateful):
                 parts[f"callbacks.{number}.{type(callback).__name__}"] = callback
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -128,7 +129,6 @@ class FitState:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         progress = self.progress
-        self.update.completed = progress.updates
         self.feed.taken, self.feed.pass_index = progress.batches, progress.pass_index
         self.feed.position = progress.position
         set_random_state(state["random"])

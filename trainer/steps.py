@@ -24,7 +24,7 @@ from .interrupt import Interrupt
 from .memory import MemorySource
 from .placement import Placement
 from .preflight import batch_norm_guarded
-from .structure import describe, map_tensors, sample_count
+from .structure import describe, sample_count
 from .update import Update
 
 
@@ -265,7 +265,8 @@ class AccumulatingStep(TrainingStep):
 
     def _count(self, batch: Any) -> Any:
         """Return how much a batch counts in its window: its share in the mean of all of them."""
-        if self._measures.forward is not None or not isinstance(batch, (tuple, list)):
+        pair = isinstance(batch, (tuple, list)) and len(batch) in (2, 3)
+        if not pair or self._measures.forward is not None:
             return sample_count(batch)
         y_true, weight = batch[1], batch[2] if len(batch) == 3 else None
         if self._class_weights is not None:
@@ -273,26 +274,3 @@ class AccumulatingStep(TrainingStep):
         if weight is not None:
             return weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
         return self.objective.share(None, y_true)
-
-
-class PredictionStep:
-    """The net's output for a batch, kept on the CPU.
-
-    Args:
-        call: Maps a batch to an output.
-    """
-
-    logs: Any = None
-    done = False
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self.outputs: list[Any] = []
-
-    def __call__(self, batch: Any) -> None:
-        """Predict a batch."""
-        self.outputs.append(map_tensors(Tensor.cpu, self._call(batch)))
-
-    def user_batch(self, batch: Any) -> Any:
-        """Return the user's batch in what the step takes, for messages."""
-        return batch

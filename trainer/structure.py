@@ -15,10 +15,8 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, Mapping):
         mapped = {key: map_tensors(function, value) for key, value in tree.items()}
         return mapped if type(tree) is dict else _rebuild_mapping(tree, mapped)
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(map_tensors(function, value) for value in tree))
     if isinstance(tree, (tuple, list)):
-        return type(tree)(map_tensors(function, value) for value in tree)
+        return rebuild_sequence(tree, [map_tensors(function, value) for value in tree])
     return tree
 
 
@@ -30,10 +28,9 @@ def join(function: Callable[[list[Tensor]], Any], trees: list[Any]) -> Any:
     if isinstance(first, Mapping):
         joined = {key: join(function, [tree[key] for tree in trees]) for key in first}
         return joined if type(first) is dict else _rebuild_mapping(first, joined)
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(join(function, list(leaves)) for leaves in zip(*trees, strict=True)))
     if isinstance(first, (tuple, list)):
-        return type(first)(join(function, list(leaves)) for leaves in zip(*trees, strict=True))
+        parts = [join(function, list(leaves)) for leaves in zip(*trees, strict=True)]
+        return rebuild_sequence(first, parts)
     return first
 
 
@@ -70,9 +67,14 @@ def describe(tree: Any) -> str:
         inner = ", ".join(f"{key!r}: {describe(value)}" for key, value in tree.items())
         return f"{{{inner}}}"
     if isinstance(tree, (tuple, list)):
-        inner = ", ".join(describe(value) for value in tree)
+        inner = ", ".join([*map(describe, tree[:8]), *(["..."] if len(tree) > 8 else [])])
         return f"[{inner}]" if isinstance(tree, list) else f"({inner})"
     return type(tree).__name__
+
+
+def rebuild_sequence(like: Any, values: list[Any]) -> Any:
+    """Return `values` as the kind of tuple or list that `like` is, a named tuple too."""
+    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
 
 
 def _rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -71,6 +71,16 @@ class Update:
     def learning_rates(self) -> list[float]:
         """Return the learning rate of each parameter group in the last update."""
         return self._used_rates or self._rates()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many updates were completed, and the rates of the last."""
+        return {"completed": self.completed, "rates": self._used_rates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put them back."""
+        self.completed, self._used_rates = state["completed"], state["rates"]
+        if self.completed:  # else torch warns at the next step of a schedule
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def _rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import annotate
+
 _TORCH = (".pt", ".pth", ".bin")
 BEST = "best.safetensors"
 
@@ -53,7 +55,7 @@ def load_weights(net: nn.Module, path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: There is none; the message names the weights beside it.
-        RuntimeError: Names or shapes differ (torch's own message).
+        RuntimeError: Names or shapes differ (torch's own message, with the file's name).
     """
     path = Path(path)
     path = path / BEST if path.is_dir() else path
@@ -62,7 +64,12 @@ def load_weights(net: nn.Module, path: str | Path) -> Path:
         listed = f"; {path.parent} holds {', '.join(beside[:5]) or 'nothing'}"
         message = f"no weights at {path} ({path.absolute()}){listed}"
         raise FileNotFoundError(message)
-    net.load_state_dict(_load(path))
+    state = _load(path)
+    try:
+        net.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        annotate(error, f"while loading {path}")
+        raise
     return path
 
 
@@ -97,9 +104,10 @@ def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give tied weights a copy each: safetensors refuses shared memory, torch loads both."""
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    for name, value in state.items():
+        tensor = value.detach().contiguous()
         storage = tensor.untyped_storage().data_ptr()
-        tensors[name] = tensor.detach().clone() if storage in seen else tensor.detach().contiguous()
+        tensors[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     return tensors
 

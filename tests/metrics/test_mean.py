@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+
+from fitorch.metrics.mean import DeviceMean, HostMean, mean_on
+
+KINDS = pytest.mark.parametrize("kind", [HostMean, DeviceMean])
+
+
+def shares(kind, counts):
+    return counts if kind == "ints" else [torch.tensor(count) for count in counts]
+
+
+@KINDS
+@pytest.mark.parametrize("form", ["ints", "tensors"])
+@pytest.mark.parametrize("steps", [1, 10, 3000])
+def test_it_is_the_weighted_mean_in_64_bits(kind, form, steps):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(steps, generator=generator, dtype=torch.float64)
+    counts = torch.randint(1, 50, (steps,), generator=generator).tolist()
+    mean = kind()
+    for value, share in zip(values, shares(form, counts), strict=True):
+        mean.add(value, share)
+    weights = torch.tensor(counts, dtype=torch.float64)
+    expected = math.fsum((values * weights).tolist()) / sum(counts)
+    assert mean.compute() == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@KINDS
+def test_small_values_do_not_get_lost_in_a_long_epoch(kind):
+    mean = kind()
+    mean.add(torch.tensor(1e8), 1)
+    for _ in range(2000):
+        mean.add(torch.tensor(1.0), 1)
+    assert mean.compute() == pytest.approx((1e8 + 2000) / 2001, rel=1e-14)
+
+
+@KINDS
+def test_sums_are_added_up(kind):
+    mean = kind(summed=True)
+    for value, share in ((6.0, 3), (1.0, 1)):
+        mean.add(torch.tensor(value), share)
+    assert mean.compute() == 7 / 4
+
+
+@KINDS
+def test_shares_of_both_kinds_mix(kind):
+    mean = kind()
+    mean.add(torch.tensor(2.0), 3)
+    mean.add(torch.tensor(6.0), torch.tensor(0.5))
+    assert mean.compute() == pytest.approx(9 / 3.5)
+
+
+@KINDS
+def test_it_may_be_read_in_mid_epoch(kind):
+    mean = kind()
+    for number in range(1, 6):
+        mean.add(torch.tensor(float(number)), 1)
+        assert mean.compute() == (number + 1) / 2
+
+
+@KINDS
+def test_a_value_without_a_share_counts_nothing(kind):
+    mean = kind()
+    for value, share in (
+        (2.0, torch.tensor(2)),
+        (math.nan, torch.tensor(0)),
+        (5.0, torch.tensor(1)),
+    ):
+        mean.add(torch.tensor(value), share)
+    assert mean.compute() == 3.0
+
+
+@KINDS
+def test_nan_makes_the_mean_nan(kind):
+    mean = kind()
+    mean.add(torch.tensor(math.nan), 2)
+    mean.add(torch.tensor(1.0), 2)
+    assert math.isnan(mean.compute())
+
+
+@KINDS
+def test_nothing_gives_nan_and_reset_forgets(kind):
+    mean = kind()
+    assert mean.empty
+    assert math.isnan(mean.compute())
+    mean.add(torch.tensor(3.0), 2)
+    assert not mean.empty
+    mean.compute()
+    assert not mean.empty
+    mean.reset()
+    assert mean.empty
+    assert math.isnan(mean.compute())
+
+
+def test_on_the_host_a_value_is_returned_and_on_a_device_it_is_not_read():
+    assert HostMean().add(torch.tensor(2.5), 1) == 2.5
+    assert DeviceMean().add(torch.tensor(2.5), 1) == 0.0
+
+
+def test_a_device_keeps_few_values_pending():
+    mean = DeviceMean()
+    for _ in range(2500):
+        mean.add(torch.tensor(1.0, requires_grad=True), 1)
+    assert len(mean._values) == 2500 - 2 * 1024
+    assert not mean._values[0].requires_grad
+    assert mean.compute() == 1.0
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", HostMean), ("cuda", DeviceMean)])
+def test_the_device_decides(device, kind):
+    assert type(mean_on(torch.device(device))) is kind

@@ -1,0 +1,47 @@
+"""Every example runs as a user would run it, and shows what it promises."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PROMISES = {
+    # the line to find, the least figure in it, the files it leaves
+    "digits.py": (r"test accuracy ([\d.]+)", 0.97, ["history.png", "runs/digits/best.safetensors"]),
+    "ring.py": (
+        r"val_auc ([\d.]+)$",
+        0.97,
+        ["runs/ring/history.png", "runs/ring/best.safetensors"],
+    ),
+}
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISES)
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_example_keeps_its_promise(name, tmp_path):
+    line, least, files = PROMISES[name]
+    environment = {**os.environ, "PYTHONWARNINGS": "error::UserWarning"}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(re.search(line, done.stdout, flags=re.MULTILINE)[1]) >= least
+    for file in files:
+        assert (tmp_path / file).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_example_is_short(name):
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 60

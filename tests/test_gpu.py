@@ -1,0 +1,71 @@
+"""On a CUDA device; run where there is one: `pytest -m gpu`."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fitorch import KerasModel, NonFiniteError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+X = torch.randn(640, 8, generator=torch.Generator().manual_seed(0))
+Y = X.sum(1, keepdim=True)
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+
+
+def test_the_net_stays_on_the_device_and_predictions_come_back():
+    model = KerasModel(mlp(), "mse", {"mae": "mae"})
+    frame = model.fit((X, Y), (X, Y), epochs=2, verbose=0)
+    assert {p.device.type for p in model.parameters()} == {"cuda"}
+    assert model.predict(X, verbose=0).device.type == "cpu"
+    assert frame.notna().all().all()
+
+
+def test_figures_are_those_of_the_cpu():
+    scores = {}
+    for cpu in (True, False):
+        model = KerasModel(mlp(), "mse", {"mae": "mae"}, optimizer="sgd")
+        scores[cpu] = model.fit((X, Y), (X, Y), epochs=2, seed=0, cpu=cpu, verbose=0)
+    for column in ("train_loss", "train_mae", "val_loss", "val_mae"):
+        assert scores[True][column].tolist() == pytest.approx(scores[False][column], rel=1e-4)
+
+
+def test_optimizer_state_moves_with_the_net():
+    model = KerasModel(mlp(), "mse", optimizer="adam")
+    model.fit((X, Y), epochs=1, cpu=True, verbose=0)
+    model.fit((X, Y), epochs=1, verbose=0)
+    states = model.optimizer.state.values()
+    assert {s["exp_avg"].device.type for s in states} == {"cuda"}
+
+
+def test_half_precision_scales_and_learns():
+    model = KerasModel(mlp(), "mse", optimizer=lambda p: torch.optim.Adam(p, 1e-2))
+    frame = model.fit((X, Y), epochs=5, mixed_precision="fp16", clip_grad_norm=1.0, verbose=0)
+    assert frame["train_loss"].iloc[-1] < frame["train_loss"].iloc[0]
+
+
+def test_a_loader_with_workers_is_moved_batch_by_batch():
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, index):
+            return X[index], Y[index]
+
+    loader = DataLoader(Pairs(), batch_size=64, num_workers=2, pin_memory=True)
+    assert len(KerasModel(mlp(), "mse").fit(loader, epochs=2, verbose=0)) == 2
+
+
+def test_nan_is_told_at_the_end_of_the_epoch_at_the_latest():
+    x = X.clone()
+    x[300] = float("nan")
+    with pytest.raises(NonFiniteError, match="nan"):
+        KerasModel(mlp(), "mse").fit((x, Y), epochs=1, verbose=0)

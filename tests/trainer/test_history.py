@@ -1,0 +1,221 @@
+import math
+import pickle
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from fitorch import History, KerasModel
+from fitorch.callbacks import Callback
+from fitorch.plot import plot_history
+
+NAN = math.nan
+
+
+def make_history(*rows, validates=True, monitor="val_loss", mode="min"):
+    history = History()
+    history.begin(monitor, mode, 7, validates=validates)
+    for epoch, row in enumerate(rows):
+        history.on_epoch_begin(epoch)
+        history.on_epoch_end(epoch, row)
+    return history
+
+
+def losses(*values):
+    return [
+        {"train_loss": 1.0, "lr": 0.1} | ({} if value is None else {"val_loss": value})
+        for value in values
+    ]
+
+
+def data(samples=12):
+    x = torch.randn(samples, 2)
+    return x, x[:, :1]
+
+
+def test_there_is_a_row_per_epoch():
+    frame = make_history(*losses(3.0, 2.0)).frame
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame) == ["epoch", "train_loss", "lr", "val_loss", "seconds"]
+    assert frame["epoch"].tolist() == [1, 2]
+    assert frame["epoch"].dtype == "int64"
+    assert frame["val_loss"].tolist() == [3.0, 2.0]
+    assert frame["seconds"].between(0, 1).all()
+    assert frame.attrs["seed"] == 7
+
+
+def test_what_was_not_measured_is_nan_in_the_same_columns():
+    history = make_history(*losses(None, 2.0))
+    assert list(history.frame) == ["epoch", "train_loss", "lr", "val_loss", "seconds"]
+    assert history.frame["val_loss"].isna().tolist() == [True, False]
+
+
+def test_before_the_first_epoch_it_is_empty():
+    history = History()
+    assert len(history) == 0
+    assert history.frame.empty
+    assert history.best == {}
+
+
+def test_figures_that_callbacks_add_are_columns():
+    class Adds(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["norm"] = torch.tensor(epoch / 2)
+            if epoch == 1:
+                logs["late"] = 4
+            logs["note"] = "no number"
+
+    model = KerasModel(nn.Linear(2, 1), "mse")
+    frame = model.fit(data(), epochs=3, callbacks=[Adds()], verbose=0)
+    assert frame["norm"].tolist() == [0.0, 0.5, 1.0]
+    assert frame["late"].isna().tolist() == [True, False, True]
+    assert "note" not in frame
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "best"),
+    [
+        ("min", (3.0, 1.0, 2.0), 2),
+        ("max", (3.0, 1.0, 2.0), 1),
+        ("min", (NAN, 5.0, NAN, 4.0), 4),
+        ("min", (2.0, 2.0), 1),
+        ("max", (2.0, 2.0), 1),
+        ("max", (-math.inf, None, -3.0), 3),
+    ],
+)
+def test_the_best_epoch_is_found(mode, values, best):
+    row = make_history(*losses(*values), mode=mode).best
+    assert row["epoch"] == best
+    assert row["val_loss"] == values[best - 1]
+
+
+def test_nothing_is_best_where_all_is_nan():
+    assert make_history(*losses(NAN, NAN)).best == {}
+
+
+def test_the_state_comes_back():
+    history, other = make_history(*losses(3.0, None, 2.0)), History()
+    other.load_state_dict(history.state_dict())
+    pd.testing.assert_frame_equal(other.frame, history.frame)
+    assert other.best == history.best
+    other.on_epoch_begin(3)
+    other.on_epoch_end(3, losses(1.0)[0])
+    assert len(other) == 4
+    assert len(history) == 3
+
+
+def test_the_state_holds_plain_values():
+    state = make_history(*losses(3.0)).state_dict()
+    assert state == {
+        "columns": {
+            "epoch": [1.0],
+            "train_loss": [1.0],
+            "lr": [0.1],
+            "val_loss": [3.0],
+            "seconds": state["columns"]["seconds"],
+        },
+        "monitor": "val_loss",
+        "mode": "min",
+        "seed": 7,
+    }
+
+
+def test_it_pickles():
+    model = KerasModel(nn.Linear(2, 1), "mse")
+    model.fit(data(), epochs=2, verbose=0)
+    frame = pickle.loads(pickle.dumps(model.history.frame))
+    assert len(frame) == 2
+
+
+def test_a_second_fit_may_measure_more():
+    model = KerasModel(nn.Linear(2, 1), "mse")
+    model.fit(data(), epochs=1, verbose=0)
+    frame = model.fit(data(), data(), epochs=1, verbose=0)
+    assert frame["val_loss"].isna().tolist() == [True, False]
+    assert frame["epoch"].tolist() == [1, 2]
+
+
+def test_the_frame_is_a_copy():
+    history = make_history(*losses(3.0))
+    frame = history.frame
+    frame.loc[0, "val_loss"] = 0.0
+    assert history.frame["val_loss"].tolist() == [3.0]
+
+
+def lines(figure):
+    return [{line.get_label() for line in axes.get_lines()} for axes in figure.axes]
+
+
+def test_training_and_validation_are_drawn_together_and_the_best_is_marked():
+    figure = make_history(*losses(3.0, 1.5, 2.0)).plot()
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "loss"
+    values = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert [3.0, 1.5, 2.0] in values.values()
+    assert [1.0, 1.0, 1.0] in values.values()
+    assert values["best: 1.5 in epoch 2"] == [1.5]
+
+
+def test_each_figure_has_a_panel():
+    rows = [row | {"train_acc": 0.5, "val_acc": 0.6} for row in losses(3.0, 2.0)]
+    history = make_history(*rows)
+    assert [axes.get_title(loc="left") for axes in history.plot().axes] == ["loss", "acc"]
+    assert len(history.plot(metrics=["acc"]).axes) == 1
+
+
+def test_epochs_that_were_not_validated_leave_no_hole():
+    figure = make_history(*losses(None, 2.0, None, 1.0)).plot()
+    drawn = [list(line.get_xdata()) for line in figure.axes[0].get_lines()]
+    assert [2, 4] in drawn
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_the_picture_is_saved_in_the_format_of_its_name(tmp_path, suffix):
+    make_history(*losses(3.0, 2.0)).plot(tmp_path / f"history.{suffix}")
+    assert (tmp_path / f"history.{suffix}").stat().st_size > 1000
+
+
+def test_an_empty_history_cant_be_drawn():
+    with pytest.raises(ValueError, match="the history is empty; fit the model first"):
+        History().plot()
+
+
+def test_an_unknown_figure_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"no figure 'acc'; it has \['loss'\]"):
+        plot_history(make_history(*losses(1.0)).frame, "val_loss", None, ["acc"])
+
+
+@pytest.mark.parametrize("plot", [True, "picture"])
+def test_fit_draws_the_history(tmp_path, plot):
+    path = tmp_path / "history.png" if plot is True else tmp_path / "deep" / "picture.pdf"
+    KerasModel(nn.Linear(2, 1), "mse").fit(
+        data(),
+        epochs=2,
+        ckpt_path=tmp_path,
+        plot=True if plot is True else path,
+        verbose=0,
+    )
+    assert path.stat().st_size > 1000
+
+
+def test_a_picture_that_cant_be_written_warns_and_keeps_the_result(tmp_path):
+    (tmp_path / "file").write_text("")
+    model = KerasModel(nn.Linear(2, 1), "mse")
+    with pytest.warns(UserWarning, match="no plot at .*history"):
+        frame = model.fit(data(), epochs=2, plot=tmp_path / "file" / "history.png", verbose=0)
+    assert len(frame) == 2
+
+
+@pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
+def test_the_history_is_drawn_when_an_error_ends_training(tmp_path, error):
+    class Fails(Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise error
+
+    model = KerasModel(nn.Linear(2, 1), "mse")
+    with pytest.raises(error):
+        model.fit(data(), epochs=5, plot=tmp_path / "history.png", callbacks=[Fails()], verbose=0)
+    assert len(model.history) == 2
+    assert (tmp_path / "history.png").exists()

@@ -1,0 +1,90 @@
+"""A Hugging Face model, built from a config, trained as it comes."""
+
+import os
+
+import pytest
+import torch
+
+from fitorch import KerasModel
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers = pytest.importorskip("transformers")
+
+TOKENS = torch.randint(5, 50, (48, 12), generator=torch.Generator().manual_seed(0))
+LABELS = (TOKENS[:, 0] > 27).long()
+COLUMNS = {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS), "labels": LABELS}
+
+
+class Sentences(torch.utils.data.Dataset):
+    """A dict per sample, as datasets of Hugging Face give."""
+
+    def __len__(self):
+        return len(TOKENS)
+
+    def __getitem__(self, index):
+        return {name: column[index] for name, column in COLUMNS.items()}
+
+
+def classifier():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        num_labels=2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return transformers.BertForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("data", [Sentences(), COLUMNS], ids=["dataset", "columns"])
+def test_its_own_loss_goes_down(data):
+    net = classifier()
+    model = KerasModel(
+        net, None, {"acc": "acc"}, torch.optim.AdamW(net.parameters(), 1e-2), lr_scheduler=None
+    )
+    frame = model.fit(data, data, epochs=15, batch_size=16, seed=0, verbose=0)
+    assert frame["train_loss"].iloc[-1] < 0.5 * frame["train_loss"].iloc[0]
+    assert frame["val_acc"].iloc[-1] > 0.9
+
+
+def test_its_figures_are_those_of_the_model_called_by_hand():
+    net = classifier()
+    scores = KerasModel(net, None, {"acc": "acc"}).evaluate(COLUMNS, batch_size=7, verbose=0)
+    net.eval()
+    with torch.no_grad():
+        output = net(**COLUMNS)
+    assert scores["val_loss"] == pytest.approx(output.loss.item(), rel=1e-6)
+    assert scores["val_acc"] == pytest.approx((output.logits.argmax(1) == LABELS).float().mean())
+
+
+def test_predict_leaves_labels_out_and_keeps_the_output_structure():
+    net = classifier()
+    output = KerasModel(net).predict(COLUMNS, batch_size=7, verbose=0)
+    net.eval()
+    with torch.no_grad():
+        expected = net(input_ids=TOKENS, attention_mask=COLUMNS["attention_mask"]).logits
+    assert type(output).__name__ == "SequenceClassifierOutput"
+    assert torch.allclose(output.logits, expected, atol=1e-6)
+
+
+def test_batches_with_weights_keep_the_weights_from_the_net():
+    weighted = {**COLUMNS, "sample_weight": torch.rand(48)}
+
+    def forward(net, batch):
+        return net(input_ids=batch["input_ids"]).logits, batch["labels"], batch["sample_weight"]
+
+    scores = KerasModel(classifier(), "cross_entropy", forward=forward).evaluate(
+        weighted, verbose=0
+    )
+    net = classifier().eval()
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(
+            net(input_ids=TOKENS).logits, LABELS, reduction="none"
+        )
+    expected = (losses * weighted["sample_weight"]).sum() / weighted["sample_weight"].sum()
+    assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-6)

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import nn, optim
+from torch.optim import lr_scheduler
+
+from fitorch import KerasModel
+from fitorch.optimizers import OPTIMIZERS, make_optimizer, make_scheduler
+
+
+def net():
+    return nn.Linear(2, 1)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_name_gives_torchs_optimizer_with_its_defaults(name):
+    kind = OPTIMIZERS[name]
+    assert kind.__name__.lower() == name
+    made = make_optimizer(name, net())
+    plain = kind(net().parameters())
+    assert type(made) is kind
+    assert {**made.defaults, "fused": None} == {**plain.defaults, "fused": None}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_named_optimizer_trains(name):
+    x = torch.randn(16, 2)
+    model = KerasModel(net(), "mse", optimizer=name)
+    before = model.net.weight.detach().clone()
+    model.fit((x, x[:, :1]), epochs=1, verbose=0)
+    assert not torch.equal(model.net.weight, before)
+
+
+def test_none_is_adam():
+    made = make_optimizer(None, net())
+    assert type(made) is optim.Adam
+    assert made.defaults["lr"] == 3e-4
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad", None])
+def test_the_fused_variant_is_built_where_there_is_one(name):
+    assert make_optimizer(name, net()).defaults["fused"] is True
+
+
+def test_sparse_gradients_get_the_plain_variant():
+    embedding = nn.Embedding(10, 2, sparse=True)
+    assert not make_optimizer("sgd", embedding).defaults["fused"]
+
+
+def test_an_instance_is_left_as_it_is():
+    module = net()
+    made = optim.Adam(module.parameters(), lr=0.1)
+    assert make_optimizer(made, module) is made
+    assert made.defaults["fused"] is None
+
+
+def test_a_factory_gets_all_parameters():
+    module, extra = net(), nn.Parameter(torch.zeros(1))
+    made = make_optimizer(lambda p: optim.SGD(p, lr=0.5, momentum=0.9), module, [extra])
+    held = made.param_groups[0]["params"]
+    assert [id(p) for p in held] == [id(p) for p in (*module.parameters(), extra)]
+    assert made.defaults["momentum"] == 0.9
+
+
+def test_a_class_is_a_factory():
+    assert type(make_optimizer(optim.AdamW, net())) is optim.AdamW
+
+
+def test_an_unknown_name_lists_the_closest_and_all():
+    with pytest.raises(ValueError, match=r"'adamww' \(did you mean 'adamw'\?\).*sgd"):
+        make_optimizer("adamww", net())
+    with pytest.raises(ValueError, match=r"'Adam' \(did you mean 'adam'\?\)"):
+        make_optimizer("Adam", net())
+
+
+@pytest.mark.parametrize("wrong", [0.1, ["adam"], lambda p: None])
+def test_what_is_no_optimizer_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"expected a torch\.optim\.Optimizer, a function"):
+        make_optimizer(wrong, net())
+
+
+def test_an_optimizer_of_another_net_is_refused():
+    other = optim.SGD(net().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="2 of the 2 parameters of SGD are not the net's") as info:
+        KerasModel(net(), "mse", optimizer=other)
+    assert "weight, bias" in str(info.value)
+
+
+def test_an_optimizer_of_some_parameters_is_fine():
+    module = nn.Sequential(net(), nn.Linear(1, 1))
+    model = KerasModel(module, "mse", optimizer=optim.SGD(module[1].parameters(), lr=0.1))
+    before = module[0].weight.detach().clone()
+    model.fit((torch.randn(8, 2), torch.randn(8, 1)), epochs=1, verbose=0)
+    assert torch.equal(module[0].weight, before)
+
+
+def test_a_scheduler_comes_as_instance_or_factory():
+    optimizer = make_optimizer("sgd", net())
+    schedule = lr_scheduler.StepLR(optimizer, 1)
+    assert make_scheduler(schedule, optimizer) is schedule
+    made = make_scheduler(lambda o: lr_scheduler.StepLR(o, 3), optimizer)
+    assert made.optimizer is optimizer
+    assert made.step_size == 3
+    assert make_scheduler(lr_scheduler.ReduceLROnPlateau, optimizer).optimizer is optimizer
+    assert make_scheduler(None, optimizer) is None
+
+
+def test_a_scheduler_of_another_optimizer_is_refused():
+    module = net()
+    schedule = lr_scheduler.StepLR(optim.SGD(module.parameters(), lr=0.1), 1)
+    with pytest.raises(ValueError, match="StepLR was built for another optimizer"):
+        KerasModel(module, "mse", lr_scheduler=schedule)
+
+
+@pytest.mark.parametrize("wrong", ["cosine", 0.1, lambda o: None])
+def test_what_is_no_scheduler_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"expected a scheduler of torch\.optim\.lr_scheduler"):
+        make_scheduler(wrong, make_optimizer("sgd", net()))

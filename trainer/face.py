@@ -1,0 +1,91 @@
+"""The net as it is seen through a model: callable, with parameters, weights in files, a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fitorch.losses import Objective
+
+from .placement import Placement
+from .weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class NetFace:
+    """What a model passes on to its net.
+
+    Args:
+        net: The module.
+        objective: Its loss, which goes where the net goes.
+    """
+
+    def __init__(self, net: nn.Module, objective: Objective) -> None:
+        self.net = net
+        self.objective = objective
+        self._placement: Placement | None = None
+
+    def save_ckpt(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+        """Write the net's weights to `path`, replaced only once all is written.
+
+        Args:
+            path: A file: safetensors, or torch's format for `.pt`, `.pth` and `.bin`; or a folder,
+                which gets a `best.safetensors`. Both load in plain torch, without fitorch.
+            metadata: Strings to keep in a safetensors file.
+
+        Returns:
+            The file.
+        """
+        return save_weights(self.net, path, metadata)
+
+    def load_ckpt(self, path: str | Path) -> Path:
+        """Load weights that `save_ckpt`, `fit(ckpt_path=...)` or `torch.save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            RuntimeError: Names or shapes differ from the net's.
+        """
+        return load_weights(self.net, path)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net."""
+        return self.net(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net."""
+        return self.net(*args, **kwargs)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Give the net's parameters."""
+        return self.net.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Give the net's parameters with their names."""
+        return self.net.named_parameters()
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """Accelerate's object that placed the net."""
+        return self.placement.accelerator
+
+    @property
+    def placement(self) -> Placement:
+        """Where the net lies; the first use moves it to what accelerate finds best."""
+        return self.place() if self._placement is None else self._placement
+
+    def place(self, mixed_precision: str | None = None, cpu: bool = False) -> Placement:
+        """Move net and loss to a device, and choose a precision.
+
+        Args:
+            mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
+            cpu: Stay on the CPU whatever there is.
+        """
+        self._placement = Placement(mixed_precision, cpu)
+        self._placement.place(self.net)
+        self.objective.to(self._placement.device)
+        return self._placement

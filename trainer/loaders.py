@@ -1,0 +1,143 @@
+"""Batches out of loaders, generators and other iterables, which are kept as they are."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from .arrays import array_leaves
+from .columns import as_batch
+from .errors import DataError
+from .memory import smallest_batch
+from .sampling import Order
+
+
+class PassOrder:
+    """A batch sampler for torch's DataLoader that follows our order of samples."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.pass_index = 0
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (index.tolist() for index in self.order.batches(self.pass_index, self.start))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+class LoaderSource:
+    """Batches out of a user's loader, generator or other iterable.
+
+    Args:
+        loader: Gives batches.
+        name: What to call it in an error, as "train_data".
+        floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
+        order: Told before each pass which one it is, where the order of samples is ours.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        name: str,
+        floating: torch.dtype = torch.float32,
+        order: PassOrder | None = None,
+    ) -> None:
+        self.loader = loader
+        self.name = name
+        self.floating = floating
+        self.steps = length(loader)
+        self.samples = length(getattr(loader, "dataset", None))
+        self.smallest_batch = smallest_batch(loader) if isinstance(loader, DataLoader) else None
+        self._order = order
+        self._device: torch.device | None = None
+
+    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+        """Give the batches of a pass, from batch `start` on, read and left out up to there."""
+        if self._order is not None:
+            self._order.pass_index, self._order.start = pass_index, start
+            start = 0
+        batches = self._placed(iter(self.loader))
+        for _ in range(start):
+            next(batches, None)
+        return batches
+
+    def to(self, device: torch.device) -> LoaderSource:
+        """Move each batch to `device`."""
+        self._device = None if device.type == "cpu" else device
+        return self
+
+    def served(self) -> list[int]:
+        """Return no sample numbers: a loader does not tell them."""
+        return []
+
+    def _placed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        try:
+            for first in batches:
+                yield from self._prepared(first, batches)
+                return  # some loaders begin anew when asked again
+        except (RuntimeError, OSError, EOFError) as error:
+            died = _died(batches) or _named_by(error)
+            if not died:
+                raise
+            message = (
+                f"a worker process ({died}) of {self.name} died "
+                f"(num_workers={getattr(self.loader, 'num_workers', '?')}); it is often out of "
+                "memory or of shared memory (/dev/shm): try fewer workers or a smaller batch"
+            )
+            raise DataError(message) from error
+
+    def _prepared(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
+        """Turn arrays into tensors and move them, where the first batch shows a need to."""
+        batches: Iterable[Any] = chain((first,), others)
+        if any(not isinstance(leaf, torch.Tensor) for leaf in array_leaves(first)):
+            name = f"a batch of {self.name}"
+            batches = (as_batch(batch, name, self.floating) for batch in batches)
+        return batches if self._device is None else map(self._move, batches)
+
+    def _move(self, batch: Any) -> Any:
+        from accelerate.utils import send_to_device
+
+        return send_to_device(batch, self._device, non_blocking=True)
+
+
+def _died(batches: Any) -> str:
+    """Return pid and signal of the workers of a DataLoader's iterator that died, "" for none.
+
+    Its own error depends on what it was doing at that moment: a lost connection tells no more.
+    """
+    workers = {worker.sentinel: worker for worker in getattr(batches, "_workers", ())}
+    with suppress(RuntimeError):  # torch's handler of SIGCHLD raises one, here or where it was
+        for sentinel in wait(list(workers), timeout=0.2) if workers else ():
+            workers[sentinel].join(1)
+    return ", ".join(
+        f"pid {worker.pid}, {_signal(worker.exitcode)}"
+        for worker in workers.values()
+        if worker.exitcode
+    )
+
+
+def _signal(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _named_by(error: Exception) -> str:
+    found = re.search(r"DataLoader worker \((pid(?:\(s\))? [\d, ]+)\)", str(error))
+    return found[1] if found else ""
+
+
+def length(thing: Any) -> int | None:
+    """Return how many entries `thing` has, None where it does not tell."""
+    try:
+        return len(thing)
+    except (TypeError, NotImplementedError):
+        return None
