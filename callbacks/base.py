@@ -44,8 +44,9 @@ class Callback:
 
     Attributes:
         model: The `KerasModel` at work.
-        params: `{"epochs": int, "steps": int | None, "verbose": int}`; `epochs` is the number of
-            the last epoch, `steps` the batches per epoch where that is known.
+        params: `{"epochs": int, "steps": int | None, "validation_steps": int | None,
+            "verbose": int | str}`; `epochs` is the number of the last epoch, the steps are the
+            batches per epoch and per validation where that is known.
     """
 
     model: KerasModel
@@ -151,6 +152,18 @@ def emit(hooks: tuple[Hook, ...], *args: Any) -> None:
     """Call every one of `hooks` with `args`."""
     for hook in hooks:
         hook(*args)
+
+
+def emit_all(hooks: tuple[Hook, ...], *args: Any) -> None:
+    """Call every one of `hooks` with `args`, also after one that raised; raise that at the end."""
+    failed: Exception | None = None
+    for hook in hooks:
+        try:
+            hook(*args)
+        except Exception as error:  # noqa: PERF203 - a few hooks, once a fit
+            failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 def _overrides(callback: Any, name: str) -> Iterator[Hook]:

@@ -18,12 +18,14 @@ x_val, x_test, y_val, y_test = train_test_split(
 torch.manual_seed(0)
 net = nn.Sequential(
     nn.Conv2d(1, 32, 3, padding=1),
+    nn.BatchNorm2d(32),
     nn.ReLU(),
     nn.Conv2d(32, 64, 3, padding=1),
+    nn.BatchNorm2d(64),
     nn.ReLU(),
     nn.MaxPool2d(2),
-    nn.Flatten(),
     nn.Dropout(0.3),
+    nn.Flatten(),
     nn.Linear(64 * 4 * 4, 10),
 )
 
@@ -37,7 +39,7 @@ model.fit(
     (x_train, y_train),
     (x_val, y_val),
     epochs=50,
-    patience=8,
+    patience=10,
     monitor="val_acc",
     ckpt_path="runs/digits",
     plot="history.png",

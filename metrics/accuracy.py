@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .hits import hits
+
 
 class Accuracy(Metric):
     """The fraction of targets that the predictions hit.
@@ -45,18 +47,9 @@ class Accuracy(Metric):
         Raises:
             ValueError: The shapes can't be compared.
         """
-        if preds.dim() == target.dim() + 1 and preds.shape[1] > 1:
-            hits = preds.argmax(1) == target
-        elif preds.numel() == target.numel() and len(preds) == len(target):
-            hits = (preds > self.threshold).reshape(target.shape) == (target > 0.5)
-        else:
-            message = (
-                f"Accuracy got predictions of shape {tuple(preds.shape)} and targets of shape "
-                f"{tuple(target.shape)}; expected (N, C) and (N,), or equal sizes"
-            )
-            raise ValueError(message)
-        self.correct = self.correct + hits.sum()
-        self.total = self.total + hits.numel()
+        hit = hits(preds, target, self.threshold)
+        self.correct = self.correct + hit.sum()
+        self.total = self.total + hit.numel()
 
     def compute(self) -> Tensor:
         """Return the accuracy in [0, 1], NaN where nothing was counted."""

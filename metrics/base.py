@@ -19,6 +19,7 @@ _ADDITIVE = (
     "torchmetrics.regression.",
     "fitorch.metrics.accuracy",
     "fitorch.metrics.auc",
+    "fitorch.metrics.hits",
 )
 
 

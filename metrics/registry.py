@@ -6,19 +6,36 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-import torchmetrics
+from .hits import HitRate
 
-from .accuracy import Accuracy
-from .auc import AUC
+
+def _accuracy(from_logits: bool) -> Any:
+    return HitRate(threshold=0.0 if from_logits else 0.5)
+
+
+def _auc(_from_logits: bool) -> Any:
+    from .auc import AUC
+
+    return AUC()
+
+
+def _of_torchmetrics(kind: str, **options: Any) -> Callable[[bool], Any]:
+    def make(_from_logits: bool) -> Any:
+        import torchmetrics
+
+        return getattr(torchmetrics, kind)(**options)
+
+    return make
+
 
 METRICS: dict[str, Callable[[bool], Any]] = {
-    "acc": lambda from_logits: Accuracy(from_logits=from_logits),
-    "accuracy": lambda from_logits: Accuracy(from_logits=from_logits),
-    "auc": lambda _: AUC(),
-    "mae": lambda _: torchmetrics.MeanAbsoluteError(),
-    "mse": lambda _: torchmetrics.MeanSquaredError(),
-    "r2": lambda _: torchmetrics.R2Score(),
-    "rmse": lambda _: torchmetrics.MeanSquaredError(squared=False),
+    "acc": _accuracy,
+    "accuracy": _accuracy,
+    "auc": _auc,
+    "mae": _of_torchmetrics("MeanAbsoluteError"),
+    "mse": _of_torchmetrics("MeanSquaredError"),
+    "r2": _of_torchmetrics("R2Score"),
+    "rmse": _of_torchmetrics("MeanSquaredError", squared=False),
 }
 
 

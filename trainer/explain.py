@@ -11,6 +11,7 @@ from torch import nn
 from fitorch.losses import MisfitError
 
 from .errors import DataError, NonFiniteError, ShapeError, annotate
+from .loaders import dead_worker, worker_died
 from .structure import describe, leaves
 
 _SHAPES = re.compile(
@@ -29,6 +30,8 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     shapes = f"the batch was {describe(step.user_batch(batch))}"
     if isinstance(error, NonFiniteError):
         raise NonFiniteError(f"{error} in {where}{step.circumstances()}") from error
+    if died := dead_worker(error):
+        raise DataError(f"{worker_died(died)} [{where}]") from error
     if isinstance(error, MisfitError):
         raise DataError(f"{error} [{where}: {shapes}]") from error
     if not isinstance(error, DataError) and _is_about_shapes(error):
@@ -77,9 +80,9 @@ def _dtype_hint(error: Exception, batch: Any) -> str:
     if not isinstance(error, RuntimeError) or not _DTYPES.search(str(error)):
         return ""
     first = next(leaves(batch), None)
-    if first is None or first.is_floating_point():
+    if first is None or first.dtype == torch.float32:
         return ""
-    return "; the features are integers: pass x.float(), or x.astype('float32')"
+    return f"; the features are {first.dtype}: pass x.float(), or x.astype('float32')"
 
 
 def _probability_hint(error: Exception) -> str:

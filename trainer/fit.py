@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fitorch.callbacks.base import EpochLogs, Hook, emit
+from fitorch.callbacks.base import EpochLogs, Hook, emit, emit_all
 
 from .explain import explain
 from .modes import modes_restored
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 def fit(run: Run) -> None:
     """Train epoch after epoch, until the last one or until somebody asks to stop."""
     with run.interrupt, modes_restored(run.net):
-        emit(run.hooks.on_train_begin, {})
         try:
+            emit(run.hooks.on_train_begin, {})
             while not run.done:
                 run_epoch(run)
         except Exception:
             run.interrupt.check()  # Ctrl-C also ends the workers that read data
             raise
         finally:
-            emit(run.hooks.on_train_end, run.logs)
+            emit_all(run.hooks.on_train_end, run.logs)
         run.interrupt.check()
 
 
@@ -42,8 +42,7 @@ def run_epoch(run: Run) -> None:
         logs |= validation(f"epoch {epoch + 1}, ")
         run.interrupt.check()
     run.schedule(logs)
-    run.progress.epochs += 1
-    run.logs = logs
+    run.end_epoch(logs)
     emit(run.hooks.on_epoch_end, epoch, logs)
 
 
@@ -60,7 +59,6 @@ def train(run: Run, epoch: int) -> dict[str, float]:
         first=run.feed.taken,
     )
     run.interrupt.check()
-    run.feed.end_epoch()
     return {**run.step.figures(), **run.learning_rates()}
 
 

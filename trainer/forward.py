@@ -187,6 +187,8 @@ def _mappings(net: Net, *, weighted: bool) -> Forward:
 
 def _pairs(call: Net) -> Forward:
     def forward(batch: Any) -> Predicted:
+        if len(batch) != 2:
+            raise DataError(_changed(batch, 2))
         x, y = batch
         return call(x), y, None
 
@@ -195,10 +197,16 @@ def _pairs(call: Net) -> Forward:
 
 def _triples(call: Net) -> Forward:
     def forward(batch: Any) -> Predicted:
+        if len(batch) != 3:
+            raise DataError(_changed(batch, 3))
         x, y, weight = batch
         return call(x), y, weight
 
     return forward
+
+
+def _changed(batch: Any, size: int) -> str:
+    return f"the first batch had length {size}, but this one has {len(batch)}: {describe(batch)}"
 
 
 def in_precision(net: Net, device: torch.device, dtype: torch.dtype | None) -> Net:

@@ -18,6 +18,7 @@ from .columns import as_batch
 from .errors import DataError
 from .memory import smallest_batch
 from .sampling import Order
+from .structure import map_tensors
 
 
 class PassOrder:
@@ -86,23 +87,29 @@ class LoaderSource:
                 yield from self._prepared(first, batches)
                 return  # some loaders begin anew when asked again
         except (RuntimeError, OSError, EOFError) as error:
-            died = _died(batches) or _named_by(error)
+            died = _died(batches) or dead_worker(error)
             if not died:
                 raise
-            message = (
-                f"a worker process ({died}) of {self.name} died "
-                f"(num_workers={getattr(self.loader, 'num_workers', '?')}); it is often out of "
-                "memory or of shared memory (/dev/shm): try fewer workers or a smaller batch"
-            )
-            raise DataError(message) from error
+            workers = getattr(self.loader, "num_workers", "?")
+            of = f" of {self.name} died (num_workers={workers})"
+            raise DataError(worker_died(died, of)) from error
 
     def _prepared(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
-        """Turn arrays into tensors and move them, where the first batch shows a need to."""
+        """Turn arrays into tensors and move them, as far as there is a need to."""
         batches: Iterable[Any] = chain((first,), others)
-        if any(not isinstance(leaf, torch.Tensor) for leaf in array_leaves(first)):
-            name = f"a batch of {self.name}"
-            batches = (as_batch(batch, name, self.floating) for batch in batches)
+        if not isinstance(self.loader, DataLoader):
+            batches = map(self._copied, batches)
+        elif any(not isinstance(leaf, torch.Tensor) for leaf in array_leaves(first)):
+            batches = (as_batch(batch, self._batch_name, self.floating) for batch in batches)
         return batches if self._device is None else map(self._move, batches)
+
+    @property
+    def _batch_name(self) -> str:
+        return f"a batch of {self.name}"
+
+    def _copied(self, batch: Any) -> Any:
+        """Return a batch that stays as it is: a generator may fill the same memory again."""
+        return map_tensors(torch.Tensor.clone, as_batch(batch, self._batch_name, self.floating))
 
     def _move(self, batch: Any) -> Any:
         from accelerate.utils import send_to_device
@@ -130,7 +137,19 @@ def _signal(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _named_by(error: Exception) -> str:
+def worker_died(which: str, of: str = " that reads data died") -> str:
+    """Return what to tell about a worker process that died."""
+    return (
+        f"a worker process ({which}){of}; it is often out of memory or of shared memory "
+        "(/dev/shm): try fewer workers or a smaller batch"
+    )
+
+
+def dead_worker(error: Exception) -> str:
+    """Return the pid of the worker process that torch's error says has died, "" for any other.
+
+    Torch may raise it anywhere, also in the middle of a step.
+    """
     found = re.search(r"DataLoader worker \((pid(?:\(s\))? [\d, ]+)\)", str(error))
     return found[1] if found else ""
 

@@ -64,9 +64,15 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     update = _update(model, optimizer, placement, arguments)
     model.progress = Progress(arguments.seed, first, updates=update.completed)
     model.history.begin(monitor, mode, arguments.seed, validates=validation is not None)
-    params = {"epochs": last, "steps": feed.steps, "verbose": arguments.verbose}
+    params = {
+        "epochs": last,
+        "steps": feed.steps,
+        "validation_steps": arguments.validation_steps
+        or (validation_source and validation_source.steps),
+        "verbose": arguments.verbose,
+    }
     introduce(callbacks, model, params)
-    seed_everything(derive_seed(arguments.seed, "model"))
+    seed_everything(derive_seed(arguments.seed, "model", first))
     return Run(
         model=model,
         state=FitState(
@@ -129,7 +135,8 @@ def _training_step(
 ) -> TrainingStep:
     class_weights = None
     if arguments.class_weight is not None:
-        class_weights = ClassWeights(arguments.class_weight, measures.placement.device)
+        floating = floating_dtype(model.net.parameters())
+        class_weights = ClassWeights(arguments.class_weight, measures.placement.device, floating)
     kind = AccumulatingStep if arguments.gradient_accumulation_steps > 1 else TrainingStep
     return kind(measures, source, update, class_weights, model)
 

@@ -74,9 +74,19 @@ class Run:
         return self.model.stop_training or self.progress.epochs >= self.last_epoch
 
     def begin_training(self) -> None:
-        """Make ready for an epoch's training."""
-        self.modes.restore()
+        """Make ready for an epoch's training.
+
+        A net left in eval mode as a whole is put back into training; what a callback froze stays.
+        """
+        if not self.net.training:
+            self.modes.restore()
         self.step.reset()
+
+    def end_epoch(self, logs: EpochLogs) -> None:
+        """Count the epoch as completed."""
+        self.feed.end_epoch()
+        self.progress.epochs += 1
+        self.logs = logs
 
     def batches(self) -> Iterator[Any]:
         """Give the batches of the next epoch, as the step takes them."""

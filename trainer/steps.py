@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -263,14 +263,24 @@ class AccumulatingStep(TrainingStep):
         """Group batches to windows of `size`."""
         return windows(batches, size, self._count)
 
+    def _targets_of(self, batch: Any) -> tuple[Any, Any]:
+        """Return targets and sample weights, None where they are not known before the forward."""
+        if self._measures.forward is not None:
+            return None, None
+        if isinstance(batch, Mapping):
+            return batch.get("labels"), batch.get("sample_weight")
+        if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
+            return batch[1], batch[2] if len(batch) == 3 else None
+        return None, None
+
     def _count(self, batch: Any) -> Any:
         """Return how much a batch counts in its window: its share in the mean of all of them."""
-        pair = isinstance(batch, (tuple, list)) and len(batch) in (2, 3)
-        if not pair or self._measures.forward is not None:
+        y_true, weight = self._targets_of(batch)
+        if y_true is None:
             return sample_count(batch)
-        y_true, weight = batch[1], batch[2] if len(batch) == 3 else None
         if self._class_weights is not None:
             weight = self._class_weights(y_true, weight)
         if weight is not None:
-            return weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+            share = self.objective.share(None, y_true, weight)
+            return share.clamp_min(torch.finfo(torch.float32).tiny)  # all of them may weigh 0
         return self.objective.share(None, y_true)

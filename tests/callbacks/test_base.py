@@ -121,7 +121,10 @@ def test_callbacks_learn_model_and_parameters():
 
     look = Look()
     model = fit(look, epochs=2)
-    assert look.seen == ({"epochs": 2, "steps": 2, "verbose": 0}, model)
+    assert look.seen == (
+        {"epochs": 2, "steps": 2, "validation_steps": 2, "verbose": 0},
+        model,
+    )
 
 
 def test_epochs_count_on_in_a_second_fit():

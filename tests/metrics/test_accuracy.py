@@ -1,10 +1,25 @@
+import math
 import pickle
 
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from fitorch.metrics import Accuracy
+from fitorch.metrics import Accuracy, get
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("classes", [1, 4])
+def test_its_light_twin_gives_the_same_figure(from_logits, classes):
+    preds, target = torch.rand(90, classes) - 0.2, torch.randint(0, max(classes, 2), (90,))
+    twin, metric = get("acc", from_logits=from_logits), Accuracy(from_logits=from_logits)
+    assert math.isnan(twin.compute())
+    for part in range(0, 90, 40):
+        twin.update(preds[part : part + 40], target[part : part + 40])
+    metric.update(preds, target)
+    assert twin.compute() == pytest.approx(metric.compute().item())
+    twin.reset()
+    assert math.isnan(twin.compute())
 
 
 def accuracy(preds, target, **options):
@@ -69,7 +84,7 @@ def test_more_samples_than_float32_can_count():
 
 @pytest.mark.parametrize("shape", [(5, 2), (4,), (5, 1, 2)])
 def test_shapes_that_cant_be_compared_are_refused(shape):
-    with pytest.raises(ValueError, match=r"Accuracy got predictions of shape .*\(5, 3\)"):
+    with pytest.raises(ValueError, match=r"accuracy of predictions of shape .*\(5, 3\)"):
         accuracy(torch.randn(shape), torch.ones(5, 3))
 
 

@@ -11,6 +11,7 @@ from torchmetrics import classification, regression
 
 from fitorch.metrics import AUC, Accuracy, MetricSet, base, get
 from fitorch.metrics.base import higher_is_better, make_metric
+from fitorch.metrics.hits import HitRate
 from fitorch.metrics.registry import METRICS
 
 CPU = torch.device("cpu")
@@ -229,7 +230,7 @@ def test_an_unknown_name_lists_the_closest_and_all():
 @pytest.mark.parametrize("name", METRICS)
 def test_a_name_gives_a_new_metric(name):
     assert get(name) is not get(name)
-    assert isinstance(get(name), torchmetrics.Metric)
+    assert isinstance(get(name), (torchmetrics.Metric, HitRate))
     assert isinstance(higher_is_better(name), bool)
 
 
@@ -296,3 +297,14 @@ def test_importing_fitorch_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_naming_accuracy_does_not_import_torchmetrics():
+    code = (
+        "import sys, torch, fitorch; x = torch.randn(9, 2); net = torch.nn.Linear(2, 1)\n"
+        "model = fitorch.KerasModel(net, 'bce_with_logits', {'acc': 'acc'})\n"
+        "model.fit((x, (x[:, :1] > 0).float()), epochs=1, verbose=0)\n"
+        "print('torchmetrics' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

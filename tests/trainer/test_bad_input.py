@@ -168,7 +168,7 @@ CASES = {
     "integers for a linear layer": (
         {"data": (X.long(), Y)},
         RuntimeError,
-        ["int64 (32, 4)", "x.float()"],
+        ["int64 (32, 4)", "features are torch.int64", "x.float()"],
     ),
     "(N,) against (N, 1)": (
         {"data": (X, Y[:, 0])},

@@ -776,3 +776,51 @@ def test_other_runtime_errors_of_a_loader_stay_what_they_are():
     with pytest.raises(RuntimeError, match=r"^the camera is off") as caught:
         fit(Faulty(fault))
     assert not isinstance(caught.value, DataError)
+
+
+def test_a_generator_may_fill_the_same_memory_again():
+    def batches(reuse):
+        x, y = np.empty((4, 2), np.float32), np.empty((4, 1), np.float32)
+        generator = np.random.default_rng(0)
+        for _ in range(6):
+            if not reuse:
+                x, y = x.copy(), y.copy()
+            x[:], y[:] = generator.random((4, 2)), generator.random((4, 1))
+            yield x, y
+
+    frames, nets = [], []
+    for reuse in (False, True):
+        torch.manual_seed(0)
+        nets.append(nn.Linear(2, 1))
+        model = KerasModel(nets[-1], "mse", {"mae": "mae"}, "sgd")
+        frame = model.fit(batches(reuse), epochs=1, gradient_accumulation_steps=3, verbose=0)
+        frames.append(frame.drop(columns="seconds"))
+    assert frames[0].equals(frames[1])
+    assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+def test_sample_weights_of_mappings_count_in_accumulation_windows():
+    columns = {
+        "input": torch.randn(8, 3),
+        "labels": torch.randint(0, 2, (8,)),
+        "sample_weight": torch.rand(8),
+    }
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, input, labels=None):  # noqa: A002 - the name of its column
+            return self.linear(input)
+
+    weights = []
+    for size, window in ((8, 1), (2, 4)):
+        net = Named()
+        options = {"batch_size": size, "gradient_accumulation_steps": window, "shuffle": False}
+        KerasModel(net, "cross_entropy", optimizer="sgd").fit(
+            columns, epochs=1, verbose=0, **options
+        )
+        weights.append(net.linear.weight.detach())
+    assert torch.allclose(weights[0], weights[1], atol=1e-7)

@@ -80,6 +80,14 @@ def test_names_the_three_forms_of_a_batch(batch, got):
         choose_forward(Spy(), batch, keep)
 
 
+@pytest.mark.parametrize(("first", "later"), [((A, Y), (A, Y, W)), ((A, Y, W), (A, Y))])
+def test_refuses_a_batch_of_another_length_than_the_first(first, later):
+    forward = choose_forward(Spy(), first, keep)
+    expected = f"first batch had length {len(first)}, but this one has {len(later)}: .float32"
+    with pytest.raises(DataError, match=expected):
+        forward(later)
+
+
 def test_names_the_keys_of_a_mapping_without_labels():
     with pytest.raises(DataError, match=r"needs a 'labels' key.*\['image', 'target'\]; rename"):
         choose_forward(Spy(), {"image": A, "target": Y}, keep)
