@@ -8,8 +8,8 @@ from torch import nn
 from fitorch import KerasModel
 
 # Split 60/20/20: train on the first part, choose the best epoch on the second, test on the third.
-x, y = load_digits(return_X_y=True)
-x = (x / 16.0).reshape(-1, 1, 8, 8)
+digits = load_digits()
+x, y = digits.images[:, None] / 16.0, digits.target
 x_train, x_rest, y_train, y_rest = train_test_split(x, y, test_size=0.4, stratify=y, random_state=0)
 x_val, x_test, y_val, y_test = train_test_split(
     x_rest, y_rest, test_size=0.5, stratify=y_rest, random_state=0

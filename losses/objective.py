@@ -118,7 +118,7 @@ def first_length(tree: Any) -> int:
     Raises:
         TypeError: There is something else where a tensor should be.
     """
-    found = tree
+    found: Any = tree
     while isinstance(found, (Mapping, list, tuple)):
         found = next(iter(found.values() if isinstance(found, Mapping) else found), None)
     if not hasattr(found, "shape") or not found.shape:

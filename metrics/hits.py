@@ -21,7 +21,8 @@ class HitRate:
 
     def __init__(self, threshold: float = 0.0) -> None:
         self.threshold = threshold
-        self.reset()
+        self._hits: Tensor | None = None
+        self._total = 0
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Count a batch in; nothing is read from the device."""
@@ -36,7 +37,7 @@ class HitRate:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._hits: Tensor | None = None
+        self._hits = None
         self._total = 0
 
 

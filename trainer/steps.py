@@ -280,7 +280,7 @@ class AccumulatingStep(TrainingStep):
             return sample_count(batch)
         if self._class_weights is not None:
             weight = self._class_weights(y_true, weight)
-        if weight is not None:
-            share = self.objective.share(None, y_true, weight)
-            return share.clamp_min(torch.finfo(torch.float32).tiny)  # all of them may weigh 0
-        return self.objective.share(None, y_true)
+        share = self.objective.share(None, y_true, weight)
+        if isinstance(share, Tensor):  # all of them may weigh 0
+            return share.clamp_min(torch.finfo(torch.float32).tiny)
+        return share
