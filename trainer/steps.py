@@ -174,8 +174,8 @@ class TrainingStep(EvaluationStep):
 
     def __call__(self, batch: Any) -> None:
         """Train on a batch."""
-        loss = self.measure(batch)
         self.update.zero_grad()
+        loss = self.measure(batch)
         self.update.backward(loss)
         self.update()
 
@@ -242,9 +242,9 @@ class AccumulatingStep(TrainingStep):
     def __call__(self, batch: tuple[Any, Any, bool]) -> None:
         """Train on a batch, updating at the end of its window."""
         micro_batch, divisor, closes = batch
-        loss = self.measure(micro_batch)
         if not self._open:
             self.update.zero_grad()
+        loss = self.measure(micro_batch)
         self.update.backward(loss if self.objective.summed else loss / divisor)
         self._open = not closes
         if closes:
