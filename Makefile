@@ -1,5 +1,5 @@
 # make demo   train the digits net and look at it      make test    everything that CI checks
-# make bench  what a step costs, beside hand-written loops
+# make bench  what a step costs, beside hand-written loops    make test-slow  the tests that take long
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.demo
 TEST_STAMP := $(VENV)/.test
 
-.PHONY: demo test lint types pytest bench clean
+.PHONY: demo test lint types pytest test-slow bench clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/digits.py
@@ -26,6 +26,9 @@ types: $(TEST_STAMP)
 
 pytest: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term
+
+test-slow: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m slow
 
 bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/overhead.py
