@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--repeats", type=int, help="chunks of each contender (7; quick: 3)")
-    parser.add_argument("--chunk-seconds", type=float, help="at least, by the ceiling (2)")
+    parser.add_argument("--chunk-seconds", type=float, help="at least, by the ceiling (0.5)")
     parser.add_argument("--processes", type=int, help="for memory and import (5; quick: 1)")
     parser.add_argument("--quick", action="store_true", help="a rough picture in a minute")
     parser.add_argument("--no-memory", action="store_true", help="skip peak memory")

@@ -29,7 +29,8 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     """
     shapes = f"the batch was {describe(step.user_batch(batch))}"
     if isinstance(error, NonFiniteError):
-        raise NonFiniteError(f"{error} in {where}{step.circumstances()}") from error
+        message = f"{error} in {where}{step.circumstances()}; the weights are still those before it"
+        raise NonFiniteError(message) from error
     if died := dead_worker(error):
         raise DataError(f"{worker_died(died)} [{where}]") from error
     if isinstance(error, MisfitError):
@@ -50,8 +51,8 @@ def circumstances(net: nn.Module, rates: list[float], updates: int, samples: lis
     first = f"; first samples {samples}" if samples else ""
     lr = ", ".join(f"{rate:g}" for rate in rates)
     return (
-        f" (after {updates} updates, lr {lr}{first}{weights}); the weights are those of the update "
-        "before: lower the learning rate, set clip_grad_norm, or look for NaN in the data"
+        f" (after {updates} updates, lr {lr}{first}{weights}): lower the learning rate, set "
+        "clip_grad_norm, or look for NaN in the data"
     )
 
 

@@ -59,7 +59,7 @@ def train(run: Run, epoch: int) -> dict[str, float]:
         first=run.feed.taken,
     )
     run.interrupt.check()
-    return {**run.step.figures(), **run.learning_rates()}
+    return run.figures()
 
 
 def run_stage(

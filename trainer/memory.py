@@ -51,23 +51,37 @@ class MemorySource:
     samples: int | None
     smallest_batch: int | None
     last: Tensor | None = None
+    device: torch.device | None = None
 
     def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on."""
+        home = next(leaves(self.tensors)).device
+        batches = self._gathered(home, pass_index, start)
+        if self.device is None or home.type == self.device.type:
+            return batches
+        return (map_tensors(self._moved, batch) for batch in batches)
+
+    def to(self, device: torch.device) -> MemorySource:
+        """Move the tensors to `device`, once, where they take at most half of what is free.
+
+        Where they take more, each batch is moved by itself.
+        """
+        self.device = device
+        if fits(self.tensors, device):
+            self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
+        return self
+
+    def _gathered(self, home: torch.device, pass_index: int, start: int) -> Iterator[Any]:
         gather = gatherer(self.tensors)
-        device = next(leaves(self.tensors)).device
         indices = self.indices(pass_index, start)
-        if device.type != "cpu":
-            indices = (index.to(device, non_blocking=True) for index in indices)
+        if home.type != "cpu":
+            indices = (index.to(home, non_blocking=True) for index in indices)
         for index in indices:
             self.last = index
             yield gather(index)
 
-    def to(self, device: torch.device) -> MemorySource:
-        """Move the tensors to `device`, once, where they take at most half of what is free."""
-        if fits(self.tensors, device):
-            self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
-        return self
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def served(self, count: int = 3) -> list[int]:
         """Return the first sample numbers of the batch served last, for messages."""

@@ -11,6 +11,7 @@ from torch import nn
 from fitorch.callbacks.base import EpochLogs, Hooks
 
 from .arguments import FitArguments
+from .errors import NonFiniteError
 from .evaluation import Evaluation
 from .feed import Feed
 from .interrupt import Interrupt
@@ -100,10 +101,20 @@ class Run:
         """Return the validation where one is due in `epoch`, counted from 0."""
         return None if (epoch + 1) % self.arguments.validation_freq else self.validation
 
-    def learning_rates(self) -> dict[str, float]:
-        """Return the rates that the epoch's last update used: `lr`, then `lr_1`, `lr_2`, ..."""
+    def figures(self) -> dict[str, float]:
+        """Return the epoch's training figures, and the rates of its last update: `lr`, `lr_1`, ...
+
+        Raises:
+            NonFiniteError: The loss is NaN or infinite, which an accelerator tells only now.
+        """
         rates = self.state.update.learning_rates()
-        return {f"lr_{i}" if i else "lr": rate for i, rate in enumerate(rates)}
+        try:
+            figures = self.step.figures()
+        except NonFiniteError as error:
+            where = f"epoch {self.progress.epochs + 1}{self.step.circumstances()}"
+            message = f"{error} in {where}"
+            raise NonFiniteError(message) from error
+        return figures | {f"lr_{i}" if i else "lr": rate for i, rate in enumerate(rates)}
 
     def schedule(self, logs: Mapping[str, float]) -> None:
         """Go on with the learning-rate schedule, where an epoch moves it."""

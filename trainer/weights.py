@@ -36,10 +36,13 @@ def save_weights(
     state = net.state_dict()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         if path.suffix in _TORCH:
             torch.save(state, temporary)
         else:
             _save_safetensors(state, temporary, metadata)
+        temporary.chmod(mode)  # safetensors makes files for their owner alone
         _flush(temporary)
         temporary.replace(path)
     finally:

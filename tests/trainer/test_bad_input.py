@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fitorch import DataError, KerasModel, NonFiniteError, ShapeError
 from fitorch.errors import CheckpointWriteError
+from fitorch.metrics.mean import DeviceMean
 
 X = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
 Y = (X.sum(1, keepdim=True) > 0).float()
@@ -391,3 +392,13 @@ def test_a_failed_fit_keeps_the_history_of_its_epochs():
 def test_a_net_on_the_meta_device_is_refused():
     with pytest.raises(ValueError, match="meta device"):
         KerasModel(nn.Linear(4, 1, device="meta"), "mse", optimizer="sgd").fit((X, Y), verbose=0)
+
+
+def test_an_accelerator_tells_a_loss_that_is_nan_at_the_end_of_the_epoch(monkeypatch):
+    monkeypatch.setattr("fitorch.steps.mean_on", lambda _, **options: DeviceMean(**options))
+    x = X.clone()
+    x[3] = float("nan")
+    model = KerasModel(mlp(), "mse")
+    with pytest.raises(NonFiniteError, match=r"MSELoss\) is nan in epoch 1 \(after 2 updates, lr"):
+        model.fit((x, Y), epochs=2, patience=1, verbose=0)
+    assert len(model.history) == 0

@@ -24,7 +24,7 @@ from torch.utils.data import (
 from fitorch import KerasModel
 from fitorch.data import Batching, as_source
 from fitorch.loaders import LoaderSource
-from fitorch.memory import MemorySource, dataset_source, recognize
+from fitorch.memory import MemorySource, dataset_source, own_source, recognize
 from fitorch.sampling import Order
 
 SAMPLES = 23
@@ -436,3 +436,11 @@ def test_random_loaders_agree_over_many_draws():
         arguments = {"shuffle": draw.random() < 0.7, "drop_last": draw.random() < 0.5}
         make = lambda held=held, size=size, kw=arguments: DataLoader(held, size, **kw)  # noqa: E731
         assert_like_the_loader(make)
+
+
+def test_what_does_not_fit_on_the_device_is_moved_batch_by_batch(monkeypatch):
+    monkeypatch.setattr("fitorch.memory.fits", lambda tensors, device: False)
+    x = torch.arange(6.0)
+    source = own_source([x, x], Order(6, 4, shuffle=False, seed=0)).to(torch.device("meta"))
+    assert [[t.device.type for t in batch] for batch in source.batches(0)] == [["meta"] * 2] * 2
+    assert source.tensors[0].device.type == "cpu"

@@ -199,3 +199,14 @@ def test_a_model_saves_and_loads_its_net(tmp_path):
     path = model.save_ckpt(tmp_path / "runs" / "net.safetensors", {"monitor": "val_loss"})
     assert other.load_ckpt(path) == path
     assert_same(other.net, model.net)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_get_the_mode_that_the_umask_leaves(tmp_path, name, mask):
+    before = os.umask(mask)
+    try:
+        save_weights(nn.Linear(2, 1), tmp_path / name)
+    finally:
+        os.umask(before)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
