@@ -15,12 +15,12 @@ class Announcer(Callback):
 
     Args:
         progress: Writes the lines.
-        callbacks: Those of the fit, which know why it stopped.
+        witnesses: Those who may know why it stopped, as `stopping_reason`.
     """
 
-    def __init__(self, progress: Progress, callbacks: list[Any]) -> None:
+    def __init__(self, progress: Progress, witnesses: list[Any]) -> None:
         self._progress = progress
-        self._callbacks = callbacks
+        self._witnesses = witnesses
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Say what is trained where."""
@@ -33,15 +33,15 @@ class Announcer(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Say why training stopped, and what was best."""
-        if len(self.model.history) > self._began:
-            for line in filter(None, (self._reason(), self._best())):
-                self._progress.say(line)
+        best = self._best() if len(self.model.history) > self._began else ""
+        for line in filter(None, (self._reason(), best)):
+            self._progress.say(line)
 
     def _reason(self) -> str:
-        reasons = (getattr(callback, "stopping_reason", "") for callback in self._callbacks)
+        reasons = (getattr(callback, "stopping_reason", "") for callback in self._witnesses)
         reason = next(filter(None, reasons), "")
         epochs = self.model.progress.epochs
-        if not reason and epochs >= self.params["epochs"]:
+        if not reason and (epochs >= self.params["epochs"] or not self.model.stop_training):
             return ""
         return f"stopped after epoch {epochs}" + (f": {reason}" if reason else "")
 
@@ -50,7 +50,7 @@ class Announcer(Callback):
         best = history.best
         if not best:
             return ""
-        kept = next((c for c in self._callbacks if isinstance(c, BestWeights)), None)
+        kept = next((c for c in self._witnesses if isinstance(c, BestWeights)), None)
         text = f"best epoch {best['epoch']:.0f}: {history.monitor} {best[history.monitor]:.4g}"
         if kept is None:
             return text

@@ -20,10 +20,15 @@ class Interrupt:
 
     Args:
         model: Its `stop_training` is set.
+
+    Attributes:
+        requested: Whether somebody pressed Ctrl-C.
+        stopping_reason: Why training stopped, in a word, else "".
     """
 
     def __init__(self, model: Any) -> None:
         self.requested = False
+        self.stopping_reason = ""
         self._model = model
         self._since = 0.0
         self._previous: Any = None
@@ -55,6 +60,7 @@ class Interrupt:
             raise KeyboardInterrupt
         if not self.requested:
             self.requested, self._since = True, now
+            self.stopping_reason = "interrupted"
             self._model.stop_training = True
 
 

@@ -1,4 +1,7 @@
-"""KerasModel: fit, evaluate and predict around any torch.nn.Module."""
+"""KerasModel: fit, evaluate and predict around any torch.nn.Module.
+
+The file is longer than most, since half of it says what the arguments of the three verbs mean.
+"""
 
 from __future__ import annotations
 

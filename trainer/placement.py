@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,10 @@ def floating_dtype(parameters: Iterable[nn.Parameter]) -> torch.dtype:
 
 def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:
     """Make an Accelerator, also where an earlier one was made with other settings."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in notebooks
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, GradientState
 
     global _settings  # accelerate keeps its settings for the whole process; so must we
     if _settings != (mixed_precision, cpu) and AcceleratorState._shared_state:

@@ -45,7 +45,8 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     source, validation_source = _sources(model, train_data, val_data, arguments)
     figures = model.figure_names(validates=validation_source is not None)
     monitor, mode = watched_figure(model, arguments, figures)
-    callbacks = make_callbacks(model, arguments, monitor, mode)
+    interrupt = Interrupt(model)
+    callbacks = make_callbacks(model, arguments, monitor, mode, interrupt)
     check_monitors(callbacks, model, figures)
     hooks = Hooks.collect(callbacks)
     if arguments.ckpt_path is not None:
@@ -53,7 +54,6 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
 
     placement = model.place(arguments.mixed_precision, arguments.cpu)
     move_optimizer(optimizer)
-    interrupt = Interrupt(model)
     measures = model.measures()
     feed = Feed(source.to(placement.device), arguments.steps_per_epoch, pass_index=first)
     validation = None

@@ -15,6 +15,7 @@ from fitorch.metrics.base import higher_is_better
 
 from .announce import Announcer
 from .arguments import FitArguments
+from .interrupt import Interrupt
 from .plot import HistoryPlot
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def watched_figure(
 
 
 def make_callbacks(
-    model: KerasModel, arguments: FitArguments, monitor: str, mode: str
+    model: KerasModel, arguments: FitArguments, monitor: str, mode: str, interrupt: Interrupt
 ) -> list[Any]:
     """Return all callbacks in their order: figures, stopping, the user's, what people see."""
     callbacks: list[Any] = [model.history]
@@ -54,7 +55,7 @@ def make_callbacks(
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:
         progress = Progress(2 if arguments.verbose == 2 else 1, monitor=monitor, mode=mode)
-        callbacks += [progress, Announcer(progress, callbacks)]
+        callbacks += [progress, Announcer(progress, [*callbacks, interrupt])]
     return callbacks
 
 

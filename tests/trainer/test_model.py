@@ -2,6 +2,7 @@
 
 import copy
 import io
+import signal
 from contextlib import redirect_stdout
 
 import pandas as pd
@@ -367,3 +368,27 @@ def test_two_fits_with_one_seed_see_different_orders():
     for _ in range(2):
         model.fit((x, x), epochs=1, batch_size=10, seed=3, verbose=0)
     assert seen[:5] != seen[5:]
+
+
+def test_a_fit_says_that_it_was_interrupted():
+    class Interrupt(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if len(self.model.history) == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    shown = io.StringIO()
+    with redirect_stdout(shown), pytest.raises(KeyboardInterrupt):
+        KerasModel(linear(), "mse").fit((X, Y), epochs=5, callbacks=[Interrupt()])
+    assert "stopped after epoch 1: interrupted" in shown.getvalue().splitlines()
+
+
+def test_a_fit_that_failed_claims_no_reason_of_its_own():
+    class Fail(Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise LookupError
+
+    shown = io.StringIO()
+    with redirect_stdout(shown), pytest.raises(LookupError):
+        KerasModel(linear(), "mse").fit((X, Y), epochs=5, callbacks=[Fail()])
+    assert "stopped" not in shown.getvalue()
