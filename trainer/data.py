@@ -55,6 +55,10 @@ class Source(Protocol):
         """Return the first sample numbers of the batch served last, as far as known."""
         ...
 
+    def samples_in(self, pass_index: int, position: int) -> list[int]:
+        """Return the sample numbers of a batch of a pass, as far as known without reading it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Batching:

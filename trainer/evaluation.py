@@ -73,7 +73,9 @@ class Evaluation:
         hooks, step = self._hooks, self._step
         step.reset()
         with inference(self._net):
-            batches = reading(islice(self._source.batches(0), self._steps), self._name, where)
+            taken = islice(self._source.batches(0), self._steps)
+            samples_in = partial(self._source.samples_in, 0)
+            batches = reading(taken, self._name, where, samples_in)
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
             count = run_stage(self._net, step, batches, begin, end, f"{where}validation batch")
         if not count and not step.done:
@@ -127,7 +129,8 @@ def predict(
     emit(hooks.on_predict_begin, {})
     try:
         with inference(net):
-            batches = reading(islice(source.batches(0), steps), "data", "")
+            taken = islice(source.batches(0), steps)
+            batches = reading(taken, "data", "", partial(source.samples_in, 0))
             begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
             run_stage(net, step, batches, begin, end, "prediction batch")
     finally:

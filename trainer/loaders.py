@@ -81,6 +81,13 @@ class LoaderSource:
         """Return no sample numbers: a loader does not tell them."""
         return []
 
+    def samples_in(self, pass_index: int, position: int) -> list[int]:
+        """Return the sample numbers of a batch of a pass, where the order is ours."""
+        if self._order is None:
+            return []
+        samples = next(self._order.order.batches(pass_index, position), torch.tensor([]))
+        return samples.tolist()
+
     def _placed(self, batches: Iterator[Any]) -> Iterator[Any]:
         try:
             for first in batches:

@@ -71,6 +71,10 @@ class MemorySource:
             self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
         return self
 
+    def samples_in(self, pass_index: int, position: int) -> list[int]:
+        """Return no sample numbers: a sampler must not be asked twice."""
+        return []
+
     def _gathered(self, home: torch.device, pass_index: int, start: int) -> Iterator[Any]:
         gather = gatherer(self.tensors)
         indices = self.indices(pass_index, start)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .errors import annotate
 
 
-def reading(batches: Iterable[Any], name: str, where: str) -> Iterator[Any]:
-    """Give `batches`; an error of theirs gets a note that says which batch of what it was."""
+def reading(
+    batches: Iterable[Any], name: str, where: str, samples_in: Callable[[int], list[int]]
+) -> Iterator[Any]:
+    """Give `batches`; an error of theirs gets a note that says which batch of what it was.
+
+    Args:
+        batches: The batches.
+        name: What the data is called.
+        where: What to put before "batch 3" in the note.
+        samples_in: Gives the sample numbers of the batch after so many, as far as known.
+    """
     iterator, number = iter(batches), 0
     while True:
         try:
@@ -17,7 +26,9 @@ def reading(batches: Iterable[Any], name: str, where: str) -> Iterator[Any]:
         except StopIteration:
             return
         except Exception as error:
-            annotate(error, f"while reading {where}batch {number + 1} of {name}")
+            samples = samples_in(number)
+            one_of = f", one of the samples {samples}" if samples else ""
+            annotate(error, f"while reading {where}batch {number + 1} of {name}{one_of}")
             raise
         yield batch
         number += 1

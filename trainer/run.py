@@ -92,10 +92,13 @@ class Run:
     def batches(self) -> Iterator[Any]:
         """Give the batches of the next epoch, as the step takes them."""
         where = f"epoch {self.progress.epochs + 1}, training "
-        batches = reading(self.feed.epoch(), "train_data", where)
+        batches = reading(self.feed.epoch(), "train_data", where, self._samples_in_next)
         if isinstance(self.step, AccumulatingStep):
             return self.step.windows(batches, self.arguments.gradient_accumulation_steps)
         return batches
+
+    def _samples_in_next(self, _number: int) -> list[int]:
+        return self.feed.source.samples_in(self.feed.pass_index, self.feed.position)
 
     def validation_in(self, epoch: int) -> Evaluation | None:
         """Return the validation where one is due in `epoch`, counted from 0."""

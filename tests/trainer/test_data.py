@@ -731,7 +731,25 @@ def test_an_error_in_the_dataset_keeps_its_type_and_names_the_batch(workers):
 def test_an_error_in_validation_data_names_the_batch_too():
     with pytest.raises(FileNotFoundError, match="no such scan") as caught:
         fit((X, Y), val_data=Faulty(missing))
-    assert caught.value.__notes__ == ["while reading epoch 1, batch 3 of val_data"]
+    [note] = caught.value.__notes__
+    assert note == ("while reading epoch 1, batch 3 of val_data, one of the samples [8, 9, 10, 11]")
+
+
+def test_an_error_in_a_dataset_names_the_samples_of_its_batch_in_any_order():
+    class OneMissing(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            if index == 17:
+                raise LookupError
+            return torch.ones(3), torch.ones(1)
+
+    with pytest.raises(LookupError) as caught:
+        KerasModel(nn.Linear(3, 1), "mse").fit(OneMissing(), batch_size=8, epochs=1, verbose=0)
+    samples = re.search(r"one of the samples \[(.*)\]", caught.value.__notes__[0])[1]
+    assert "17" in samples.split(", ")
+    assert len(samples.split(", ")) == 8
 
 
 def die():
