@@ -16,7 +16,8 @@ from .table import Row, Table
 _PAUSE = 0.1  # seconds between two refreshes, at least
 _LONGEST_PAUSE = 1.0  # where reading the figures takes long
 _SHARE = 0.01  # of the time may be spent on the display
-_SLOW = 0.5  # seconds; an epoch that took this long gets its line at once
+_SLOW = 0.5  # seconds; an epoch that took this long gets its line at once,
+_SLOW_FOR_A_FILE = 0.005  # in a file, where what callbacks print should stand in its place
 
 
 class Progress(Callback):
@@ -95,7 +96,7 @@ class Progress(Callback):
         figures = dict(logs or {})
         seconds = figures.pop("seconds", perf_counter() - self._epoch_began)
         self._rows.append(Row(epoch + 1, figures, seconds))
-        if seconds >= _SLOW:
+        if seconds >= (_SLOW if self._screen.live else _SLOW_FOR_A_FILE):
             self._screen.write(self._take_lines())
             self._due = 0.0  # show the next epoch's line at once, too
 

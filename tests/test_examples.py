@@ -12,6 +12,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISES = {
     # the line to find, the least figure in it, the files it leaves
     "digits.py": (r"test accuracy ([\d.]+)", 0.97, ["history.png", "runs/digits/best.safetensors"]),
+    "imbalanced.py": (r"val_auc ([\d.]+)$", 0.97, []),
+    "two_inputs.py": (r"severe_acc ([\d.]+)$", 0.8, []),
+    "autoencoder.py": (r"explained ([\d.]+)$", 0.6, []),
     "ring.py": (
         r"val_auc ([\d.]+)$",
         0.97,

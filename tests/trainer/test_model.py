@@ -3,6 +3,8 @@
 import copy
 import io
 import signal
+import sys
+import time
 from contextlib import redirect_stdout
 
 import pandas as pd
@@ -392,3 +394,20 @@ def test_a_fit_that_failed_claims_no_reason_of_its_own():
     with redirect_stdout(shown), pytest.raises(LookupError):
         KerasModel(linear(), "mse").fit((X, Y), epochs=5, callbacks=[Fail()])
     assert "stopped" not in shown.getvalue()
+
+
+def test_what_a_callback_prints_stands_after_the_lines_of_earlier_epochs():
+    class Print(Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            sys.stdout.write(f"begin {epoch + 1}\n")
+
+        def on_train_batch_end(self, batch, logs=None):
+            time.sleep(0.01)
+
+    lines = said(epochs=2, callbacks=[Print()])
+    assert [line.split("  ")[0] for line in lines[1:5]] == [
+        "begin 1",
+        "epoch 1/2",
+        "begin 2",
+        "epoch 2/2",
+    ]
