@@ -185,6 +185,16 @@ def _mappings(net: Net, *, weighted: bool) -> Forward:
     return forward
 
 
+def taking_logits(forward: Forward) -> Forward:
+    """Return `forward` with the `.logits` of its outputs, which a loss of one's own compares."""
+
+    def logits(batch: Any) -> Predicted:
+        y_pred, y_true, weight = forward(batch)
+        return y_pred.logits, y_true, weight
+
+    return logits
+
+
 def _pairs(call: Net) -> Forward:
     def forward(batch: Any) -> Predicted:
         if len(batch) != 2:

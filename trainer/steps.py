@@ -19,7 +19,7 @@ from .data import Source
 from .errors import NonFiniteError
 from .explain import circumstances
 from .feed import windows
-from .forward import ClassWeights, Forward, Hook, choose_forward
+from .forward import ClassWeights, Forward, Hook, choose_forward, taking_logits
 from .interrupt import Interrupt
 from .memory import MemorySource
 from .placement import Placement
@@ -110,6 +110,8 @@ class EvaluationStep:
         """Settle how the net takes batches like this one; check that loss and targets fit."""
         self.forward = self._choose_forward(batch)
         y_pred, y_true, weight = self.forward(batch)
+        if self.objective.loss_fn is not None and hasattr(y_pred, "logits"):
+            self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
         loss, share = self.objective(y_pred, y_true, weight)
         self._check_loss(loss)

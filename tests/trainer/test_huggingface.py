@@ -88,3 +88,15 @@ def test_batches_with_weights_keep_the_weights_from_the_net():
         )
     expected = (losses * weighted["sample_weight"]).sum() / weighted["sample_weight"].sum()
     assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [48, 7])
+def test_a_loss_of_ones_own_gets_the_logits(size):
+    net = classifier()
+    model = KerasModel(net, "cross_entropy", {"acc": "acc"})
+    scores = model.evaluate(COLUMNS, batch_size=size, verbose=0)
+    net.eval()
+    with torch.no_grad():
+        expected = net(**COLUMNS).loss
+    assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert len(model.fit(COLUMNS, epochs=1, batch_size=size, verbose=0)) == 1
