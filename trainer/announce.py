@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.nn.parameter import is_lazy
+
 from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
 from fitorch.callbacks.best_weights import BestWeights
@@ -25,7 +27,8 @@ class Announcer(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Say what is trained where."""
         net = self.model.net
-        count = sum(p.numel() for p in net.parameters() if p.requires_grad)
+        trained: list[Any] = [p for p in net.parameters() if p.requires_grad]
+        count = sum(0 if is_lazy(p) else p.numel() for p in trained)  # lazy ones have no size yet
         self._began = len(self.model.history)
         self._progress.say(
             f"training {type(net).__name__}, {count:,} parameters, on {self.model.placement}"
@@ -47,12 +50,22 @@ class Announcer(Callback):
 
     def _best(self) -> str:
         history = self.model.history
+        kept = next((c for c in self._witnesses if isinstance(c, BestWeights)), None)
+        if kept is not None:
+            return self._restored(kept)
         best = history.best
         if not best:
             return ""
-        kept = next((c for c in self._witnesses if isinstance(c, BestWeights)), None)
-        text = f"best epoch {best['epoch']:.0f}: {history.monitor} {best[history.monitor]:.4g}"
-        if kept is None:
-            return text
+        return f"best epoch {best['epoch']:.0f}: {history.monitor} {best[history.monitor]:.4g}"
+
+    @staticmethod
+    def _restored(kept: BestWeights) -> str:
+        """Tell the best epoch of this fit, whose weights the net has now."""
+        best = kept.watched
+        if best.best is None or best.best_epoch is None:
+            return ""
         where = "" if kept.folder is None else f", saved in {kept.folder / 'best.safetensors'}"
-        return f"{text}, weights restored{where}"
+        return (
+            f"best epoch {best.best_epoch + 1}: {best.name} {best.best:.4g}, "
+            f"weights restored{where}"
+        )

@@ -411,3 +411,23 @@ def test_what_a_callback_prints_stands_after_the_lines_of_earlier_epochs():
         "begin 2",
         "epoch 2/2",
     ]
+
+
+def test_a_second_fit_says_which_of_its_own_epochs_was_restored():
+    model = KerasModel(linear(), "mse", optimizer=lambda p: torch.optim.SGD(p, 0.0))
+    model.fit((X, Y), epochs=2, patience=2, verbose=0)
+    with torch.no_grad():
+        model.net.weight.add_(100.0)  # the first fit stays the best of all
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        model.fit((X, Y), epochs=1, patience=2)
+    assert shown.getvalue().splitlines()[-1].startswith("best epoch 3: train_loss ")
+
+
+def test_lazy_layers_get_their_size_from_the_first_batch():
+    net = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 1))
+    model = KerasModel(net, "mse", optimizer=lambda p: torch.optim.Adam(p, 1e-2))
+    with redirect_stdout(io.StringIO()):
+        frame = model.fit((X, Y), epochs=20, seed=0)
+    assert net[0].weight.shape == (4, 3)
+    assert frame["train_loss"].iloc[-1] < frame["train_loss"].iloc[0]
