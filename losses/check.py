@@ -3,99 +3,55 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
-_BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
-_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+from .base import ReducedLoss
+from .fits import (
+    MisfitError,
+    broadcasts_by_accident,
+    check_class_numbers,
+    check_class_range,
+    check_floating,
+    check_probabilities,
+    check_same_shape,
+    check_signs,
+    class_count,
+    class_shape,
+    is_class_numbers,
+    way_out,
+)
 
-
-class MisfitError(ValueError):
-    """Predictions and targets do not fit the loss."""
+_BCE = "use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
 
 
 def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     """Refuse predictions and targets that `loss_fn` would reject or silently misread.
 
-    Losses of torch.nn are checked in full, others only for shapes that broadcast by accident.
+    Losses of torch.nn and ours are checked in full, others only for shapes that broadcast by
+    accident.
 
     Raises:
         MisfitError: It says what was got, what was expected and the way out.
     """
     if not (isinstance(y_pred, Tensor) and isinstance(y_true, Tensor)):
         return
-    name = type(loss_fn).__name__
-    if isinstance(loss_fn, (*_ELEMENTWISE, *_BINARY)):
-        _check_same_shape(name, y_pred, y_true)
-        _check_floating(name, y_true)
-        if isinstance(loss_fn, nn.BCELoss):
-            _check_probabilities(y_pred)
-    elif isinstance(loss_fn, _CLASSES):
-        _check_classes(loss_fn, y_pred, y_true)
-    elif _broadcasts_by_accident(y_pred, y_true):
+    if isinstance(loss_fn, ReducedLoss):
+        loss_fn.check(y_pred, y_true)
+        return
+    rule = next((rule for kind, rule in _RULES.items() if isinstance(loss_fn, kind)), None)
+    if rule is not None:
+        rule(loss_fn, y_pred, y_true)
+    elif broadcasts_by_accident(y_pred, y_true):
         warnings.warn(
             f"predictions of shape {tuple(y_pred.shape)} and targets of shape "
             f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {_name(loss_fn)}; give "
-            f"them one shape ({_way_out(y_pred, y_true)})",
+            f"them one shape ({way_out(y_pred, y_true)})",
             stacklevel=2,
         )
-
-
-def _check_same_shape(name: str, y_pred: Tensor, y_true: Tensor) -> None:
-    if y_pred.shape != y_true.shape:
-        message = (
-            f"{name} got predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)}; they must be equal ({_way_out(y_pred, y_true)})"
-        )
-        raise MisfitError(message)
-
-
-def _check_floating(name: str, y_true: Tensor) -> None:
-    if not y_true.is_floating_point() and not y_true.is_complex():
-        message = f"{name} needs float targets, but got {y_true.dtype}; pass y.float()"
-        raise MisfitError(message)
-
-
-def _check_probabilities(y_pred: Tensor) -> None:
-    if not y_pred.numel():
-        return
-    low, high = y_pred.detach().aminmax()
-    if low < 0 or high > 1:
-        message = (
-            f"BCELoss needs probabilities in [0, 1], but got predictions from {low:.4g} to "
-            f"{high:.4g}; use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
-        )
-        raise MisfitError(message)
-
-
-def _check_classes(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    name = type(loss_fn).__name__
-    if y_true.shape == y_pred.shape and y_true.is_floating_point():
-        if isinstance(loss_fn, nn.NLLLoss):
-            message = (
-                f"NLLLoss needs class numbers of shape {_class_shape(y_pred)}, but got targets of "
-                f"shape {tuple(y_true.shape)}, one-hot it seems; pass y.argmax(1)"
-            )
-            raise MisfitError(message)
-        return  # class probabilities
-    if y_true.dtype not in (torch.int64, torch.uint8):
-        message = (
-            f"{name} needs class numbers of dtype int64, but got targets of dtype {y_true.dtype} "
-            f"and shape {tuple(y_true.shape)}; pass y.long()"
-        )
-        raise MisfitError(message)
-    if tuple(y_true.shape) != _class_shape(y_pred):
-        one_hot = y_true.shape == y_pred.shape
-        way_out = "y.argmax(1)" if one_hot else f"targets of shape {_class_shape(y_pred)}"
-        message = (
-            f"{name} got predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)}{', one-hot it seems' if one_hot else ''}; pass {way_out}"
-        )
-        raise MisfitError(message)
-    check_targets(loss_fn, y_pred, y_true)
 
 
 def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
@@ -110,35 +66,107 @@ def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
         MisfitError: It names the number and how many classes there are.
     """
     numbers = isinstance(y_true, Tensor) and not y_true.is_floating_point()
-    if not (numbers and isinstance(y_pred, Tensor) and isinstance(loss_fn, _CLASSES)):
+    if not (numbers and isinstance(y_pred, Tensor)):
         return
-    classes = y_pred.shape[1] if y_pred.dim() > 1 else y_pred.shape[0]
-    wrong = y_true[((y_true < 0) | (y_true >= classes)) & (y_true != loss_fn.ignore_index)]
-    if wrong.numel():
-        message = (
-            f"{type(loss_fn).__name__} got class {int(wrong[0])}, but the net's output has "
-            f"{classes} classes, numbered 0 to {classes - 1}; relabel the targets or give the last "
-            "layer more outputs"
+    classes = _classes(loss_fn, y_pred, y_true)
+    if classes is not None:
+        check_class_range(_name(loss_fn), classes, y_true, getattr(loss_fn, "ignore_index", None))
+
+
+def _classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
+    """Return how many classes the numbers in `y_true` may name, None where they name none."""
+    if isinstance(loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
+        return loss_fn.n_classes
+    if isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)):
+        return class_count(y_pred)
+    multi_class = isinstance(loss_fn, ReducedLoss) and is_class_numbers(y_pred, y_true)
+    return class_count(y_pred) if multi_class else None
+
+
+def _check_elements(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
+    check_same_shape(_name(loss_fn), y_pred, y_true)
+    check_floating(_name(loss_fn), y_true)
+
+
+def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
+    _check_elements(loss_fn, y_pred, y_true)
+    check_probabilities("BCELoss", y_pred, _BCE)
+
+
+def _check_signed(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
+    check_same_shape(_name(loss_fn), y_pred, y_true)
+    check_signs(_name(loss_fn), y_true)
+
+
+def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
+    _check_elements(loss_fn, y_pred, y_true)
+    _expect_logarithms(loss_fn, y_pred)
+
+
+def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
+    name = _name(loss_fn)
+    if y_true.shape == y_pred.shape and y_true.is_floating_point():
+        if not isinstance(loss_fn, nn.CrossEntropyLoss):
+            message = (
+                f"{name} needs class numbers of shape {class_shape(y_pred)}, but got targets of "
+                f"shape {tuple(y_true.shape)}, one-hot it seems; pass y.argmax(1)"
+            )
+            raise MisfitError(message)
+    else:
+        check_class_numbers(name, y_pred, y_true)
+        check_targets(loss_fn, y_pred, y_true)
+    if isinstance(loss_fn, nn.NLLLoss):
+        _expect_logarithms(loss_fn, y_pred)
+    elif isinstance(loss_fn, nn.CrossEntropyLoss):
+        _expect_logits(loss_fn, y_pred)
+
+
+def _check_hidden_classes(loss_fn: Any, _y_pred: Tensor, y_true: Tensor) -> None:
+    """Check the targets of a loss that turns the net's output into classes itself."""
+    if y_true.dtype != torch.int64:
+        message = f"{_name(loss_fn)} needs class numbers of dtype int64, but got {y_true.dtype}"
+        raise MisfitError(f"{message}; pass y.long()")
+    check_class_range(_name(loss_fn), loss_fn.n_classes, y_true)
+
+
+def _expect_logarithms(loss_fn: nn.Module, y_pred: Tensor) -> None:
+    if y_pred.numel() and y_pred.detach().max() > 1e-4:
+        instead = " or use nn.CrossEntropyLoss" if isinstance(loss_fn, nn.NLLLoss) else ""
+        warnings.warn(
+            f"{_name(loss_fn)} takes logarithms of probabilities, 0 at most, but predictions reach "
+            f"{y_pred.detach().max():.4g}; end the net with nn.LogSoftmax(dim=1){instead}",
+            stacklevel=2,
         )
-        raise MisfitError(message)
 
 
-def _class_shape(y_pred: Tensor) -> tuple[int, ...]:
-    return (y_pred.shape[0], *y_pred.shape[2:]) if y_pred.dim() > 1 else ()
+def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
+    if y_pred.dim() < 2 or y_pred.shape[1] < 2 or not y_pred.numel():
+        return
+    p = y_pred.detach()
+    if bool((p >= 0).all()) and bool((p.sum(1) - 1).abs().max() < 1e-4):
+        warnings.warn(
+            f"{_name(loss_fn)} takes logits, but predictions are probabilities it seems (none is "
+            "negative, and they sum to 1); leave out the nn.Softmax at the end of the net",
+            stacklevel=2,
+        )
 
 
-def _broadcasts_by_accident(y_pred: Tensor, y_true: Tensor) -> bool:
-    """Say whether one is (N, 1) and the other (N,), whose difference would be (N, N)."""
-    column, flat = sorted((y_pred, y_true), key=Tensor.dim, reverse=True)
-    return column.dim() == flat.dim() + 1 and column.shape == (*flat.shape, 1) and len(flat) > 1
-
-
-def _way_out(y_pred: Tensor, y_true: Tensor) -> str:
-    if y_pred.dim() == y_true.dim() + 1 and y_pred.shape == (*y_true.shape, 1):
-        return "y.unsqueeze(-1), or .squeeze(-1) at the end of the net"
-    if y_true.dim() == y_pred.dim() + 1 and y_true.shape == (*y_pred.shape, 1):
-        return "y.squeeze(-1)"
-    return "the net's last layer decides the shape of its output"
+_RULES: dict[type | tuple[type, ...], Callable[[Any, Tensor, Tensor], None]] = {
+    nn.BCELoss: _check_bce,
+    (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss): _check_classes,
+    (nn.HingeEmbeddingLoss, nn.SoftMarginLoss): _check_signed,
+    nn.AdaptiveLogSoftmaxWithLoss: _check_hidden_classes,
+    nn.KLDivLoss: _check_kl_div,
+    (
+        nn.BCEWithLogitsLoss,
+        nn.HuberLoss,
+        nn.L1Loss,
+        nn.MSELoss,
+        nn.MultiLabelSoftMarginLoss,
+        nn.PoissonNLLLoss,
+        nn.SmoothL1Loss,
+    ): _check_elements,
+}
 
 
 def _name(loss_fn: Any) -> str:

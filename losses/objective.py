@@ -1,167 +1,193 @@
-"""What training descends: a loss made ready, with the share each batch has in the epoch's mean."""
+"""What training descends: an objective's terms made ready for a net, batch by batch."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .registry import Loss, get
-
-_OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+from .base import ReducedLoss
+from .check import check, check_targets
+from .compose import Composition, Term, names_of, terms_of
+from .fits import MisfitError
+from .terms import LossTerm, OwnLoss, Part, PenaltyTerm
 
 
 class Objective:
-    """The loss of a batch, and its share: how much the batch counts in the epoch's mean.
+    """The losses and penalties of a batch, each with its share in the epoch's mean.
 
-    The epoch's loss is `sum(loss * share) / sum(share)`. The share is the number of samples; with
-    sample weights their sum; with class weights or ignored targets in a cross entropy the sum that
-    torch's own mean divides by. So the epoch's figure does not depend on how samples are batched.
+    The epoch's figure of a term is `sum(value * share) / sum(share)`. The share is the number of
+    samples; with sample weights their sum; with class weights or ignored targets in a cross entropy
+    the sum that torch's own mean divides by. So no figure depends on how samples are batched, and
+    the figures of the terms add up to that of the objective.
 
     Args:
-        loss_fn: Maps `(y_pred, y_true)` to a scalar, or a loss' name; None uses the `.loss` that
-            the net's own output carries (Hugging Face).
+        loss_fn: A loss, a formula of losses and penalties, a mapping or a list of them for a net of
+            several outputs, or a loss' name. None, or penalties alone, uses the `.loss` that the
+            net's own output carries (Hugging Face).
+        metrics: Names that the terms may not have.
     """
 
-    def __init__(self, loss_fn: str | Loss | None) -> None:
-        self.loss_fn: Loss | None = None if loss_fn is None else get(loss_fn)
-        self._unreduced: Loss | None = None
+    def __init__(self, loss_fn: Any, metrics: Iterable[str] = ()) -> None:
+        terms = [] if loss_fn is None else terms_of(loss_fn)
+        if all(term.penalizes for term in terms):
+            terms = [Term(OwnLoss(), name="own"), *terms]
+        self.module = Composition(terms)
+        self.module.train()
+        named = list(zip(terms, names_of(terms, metrics), strict=True))
+        self.losses = [LossTerm(t, name) for t, name in named if not t.penalizes]
+        self.penalties = [PenaltyTerm(t, name) for t, name in named if t.penalizes]
+        self.begin_epoch(0)
 
     @property
-    def summed(self) -> bool:
-        """Whether the loss of a batch is a sum over its samples instead of their mean."""
-        return self._reduction == "sum"
+    def names(self) -> list[str]:
+        """The terms' names, losses first; none where the objective is a single loss."""
+        terms = [*self.losses, *self.penalties]
+        return [term.name for term in terms] if len(terms) > 1 else []
 
     @property
     def name(self) -> str:
         """What to call the objective in a message."""
-        if self.loss_fn is None:
-            return "the net's own loss"
-        return getattr(self.loss_fn, "__name__", type(self.loss_fn).__name__)
+        if len(self.module.terms) > 1:
+            return " + ".join(self.names)
+        loss_fn = self.losses[0].loss_fn
+        if self.own:
+            return repr(loss_fn)
+        return getattr(loss_fn, "__name__", type(loss_fn).__name__)
+
+    @property
+    def own(self) -> bool:
+        """Whether the net's own output carries the loss."""
+        return any(isinstance(term.loss_fn, OwnLoss) for term in self.losses)
+
+    @property
+    def by_output(self) -> bool:
+        """Whether losses compare single outputs of the net."""
+        return any(term.term.output for term in self.losses)
+
+    @property
+    def from_logits(self) -> bool:
+        """Whether predictions are logits rather than probabilities, as far as the losses tell."""
+        losses = [term.loss_fn for term in self.losses]
+        return not any(
+            isinstance(loss, nn.BCELoss) or (isinstance(loss, ReducedLoss) and not loss.from_logits)
+            for loss in losses
+        )
+
+    @property
+    def summed(self) -> list[bool]:
+        """Whether each loss of a batch is a sum over its samples instead of their mean."""
+        return [term.summed for term in self.losses]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of this epoch that change from epoch to epoch, by their columns' names."""
+        terms = (*self.losses, *self.penalties)
+        return {f"{term.name}_weight": term.weight for term in terms if term.term.schedules}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Give the loss' own parameters."""
-        if isinstance(self.loss_fn, nn.Module):
-            yield from self.loss_fn.parameters()
+        """Give the losses' own parameters."""
+        return self.module.parameters()
 
     def to(self, device: torch.device) -> None:
-        """Move the loss' parameters and buffers (class weights, say) to `device`."""
-        if isinstance(self.loss_fn, nn.Module):
-            self.loss_fn.to(device)
+        """Move the losses' parameters and buffers (class weights, say) to `device`."""
+        self.module.to(device)
 
-    def __call__(
-        self, y_pred: Any, y_true: Any, weight: Tensor | None
-    ) -> tuple[Tensor, int | Tensor]:
-        """Return the loss, a scalar, and the batch's share.
+    def bind(self, net: nn.Module, *, strictly: bool = False) -> None:
+        """Choose what penalties penalize; what was chosen in another net is forgotten.
+
+        Raises:
+            ValueError: A penalty has nothing to penalize, and that is not allowed.
+        """
+        for penalty in self.penalties:
+            penalty.bind(net, strictly=strictly)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the weights of an epoch, counted from 0.
+
+        Raises:
+            ValueError: A weight's schedule gave something else than a finite number.
+        """
+        for term in (*self.losses, *self.penalties):
+            if term.term.schedules:
+                term.weight = term.term.weight(epoch)
+
+    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
+        """Return what each term adds to a batch's loss, and its share; losses before penalties.
 
         Args:
             y_pred: The net's output.
             y_true: The targets.
             weight: A weight for each sample, of shape (N,) or (N, 1), or None.
         """
-        if weight is not None:
-            return self._weighted(y_pred, y_true, weight)
-        loss = y_pred.loss if self.loss_fn is None else self.loss_fn(y_pred, y_true)
-        return loss, self.share(y_pred, y_true)
+        parts = self.compare(y_pred, y_true, weight)
+        if self.penalties:
+            share = parts[0][1]
+            parts += [(penalty(), share) for penalty in self.penalties]
+        return parts
 
-    def share(self, y_pred: Any, y_true: Any, weight: Tensor | None = None) -> int | Tensor:
-        """Return how much a batch counts in the epoch's mean.
+    def compare(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
+        """Return the same for the losses alone, which is all that depends on the batch."""
+        return [loss(y_pred, y_true, weight) for loss in self.losses]
+
+    def total(self, parts: list[Part], divisors: list[Any] | None = None) -> Tensor:
+        """Return the sum of the terms, a scalar.
+
+        Args:
+            parts: What a call returned.
+            divisors: What to divide each mean by, where several batches make one update.
+        """
+        values = [value for value, _ in parts]
+        if divisors is not None:
+            divisors = [*divisors, *[divisors[0]] * len(self.penalties)]
+            summed = [*self.summed, *[False] * len(self.penalties)]
+            values = [v if s else v / d for v, d, s in zip(values, divisors, summed, strict=True)]
+        return sum(values[1:], start=values[0])
+
+    def shares(self, y_pred: Any, y_true: Any, weight: Any = None) -> list[int | Tensor]:
+        """Return how much a batch counts in the epoch's mean of each loss.
 
         Args:
             y_pred: The net's output; asked only where there are no targets.
             y_true: The targets.
-            weight: A weight for each sample, of shape (N,) or (N, 1), or None.
+            weight: A weight for each sample, or None.
         """
-        counted = _target_weights(self.loss_fn, y_true)
-        if weight is not None:
-            return _total(weight.reshape(-1), counted)
-        if counted is not None:
-            return counted.count_nonzero() if counted.dtype is torch.bool else counted.sum()
-        return first_length(y_pred if y_true is None else y_true)
+        return [loss.share(y_pred, y_true, weight) for loss in self.losses]
 
-    def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `sum(w * loss) / sum(w)` over the samples, and `sum(w)`.
+    def check(self, y_pred: Any, y_true: Any) -> None:
+        """Refuse predictions and targets that do not fit the losses.
 
-        So weights of one change nothing: what torch's own mean divides by is weighted.
+        Raises:
+            MisfitError: It says what was got, what was expected and the way out.
         """
-        if self._unreduced is None:
-            self._unreduced = _unreduced(self.loss_fn, self.name)
-        losses = self._unreduced(y_pred, y_true)
-        weight = weight.reshape(-1).to(losses.dtype)
-        if losses.dim() == 0 or len(losses) != len(weight):
-            message = (
-                f"{self.name} gives losses of shape {tuple(losses.shape)} for {len(weight)} sample "
-                "weights; expected one loss per sample along dimension 0"
-            )
-            raise ValueError(message)
-        counted = _target_weights(self.loss_fn, y_true)
-        summing = counted is not None or self._reduction in ("sum", "batchmean")
-        if losses.dim() > 1 and not summing:
-            losses = losses.flatten(1).mean(1)
-        total = _total(weight, counted)
-        weighted = (losses * _beside(weight, losses)).sum()
-        if self.summed:
-            return weighted, total
-        return weighted / total.clamp_min(torch.finfo(losses.dtype).tiny), total
+        for loss in self.losses:
+            output, targets, _ = loss.select(y_pred, y_true)
+            if loss.term.output and targets is None:
+                key = loss.term.output[-1]
+                message = f"output {key!r} has a loss, but its targets are None; leave the loss out"
+                raise MisfitError(message)
+            check(loss.loss_fn, output, targets)
 
-    @property
-    def _reduction(self) -> str | None:
-        return getattr(self.loss_fn, "reduction", None)
+    def check_targets(self, y_pred: Any, y_true: Any) -> None:
+        """Refuse class numbers, anywhere in the targets of all batches, that the net has not.
 
+        Raises:
+            MisfitError: It names the number and how many classes there are.
+        """
+        for loss in self.losses:
+            output, targets, _ = loss.select(y_pred, y_true)
+            check_targets(loss.loss_fn, output, targets)
 
-def first_length(tree: Any) -> int:
-    """Return the number of samples in a batch of nested tensors.
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the losses' own parameters and buffers."""
+        return self.module.state_dict()
 
-    Raises:
-        TypeError: There is something else where a tensor should be.
-    """
-    found: Any = tree
-    while isinstance(found, (Mapping, list, tuple)):
-        found = next(iter(found.values() if isinstance(found, Mapping) else found), None)
-    if not hasattr(found, "shape") or not found.shape:
-        message = (
-            f"can't tell how many samples a batch has: its targets are a {type(tree).__name__} "
-            f"holding a {type(found).__name__}, where a tensor of shape (N, ...) is expected"
-        )
-        raise TypeError(message)
-    samples: int = found.shape[0]
-    return samples
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back.
 
-
-def _unreduced(loss_fn: Loss | None, name: str) -> Loss:
-    """Return a copy of `loss_fn` that gives a loss per sample."""
-    if getattr(loss_fn, "reduction", None) not in ("mean", "sum", "none", "batchmean"):
-        message = (
-            f"sample_weight and class_weight need a loss per sample, which {name} does not offer; "
-            "use a loss with a `reduction` attribute (all of torch.nn), whose 'none' gives one"
-        )
-        raise TypeError(message)
-    unreduced = copy.copy(loss_fn)
-    unreduced.reduction = "none"  # type: ignore[union-attr]
-    return unreduced  # type: ignore[return-value]
-
-
-def _target_weights(loss_fn: Any, y_true: Any) -> Tensor | None:
-    """Return what each target counts where torch's mean divides by the sum of that, else None.
-
-    That is so for class numbers, which may be ignored or weighted by class.
-    """
-    if type(loss_fn) not in _OVER_CLASSES or not isinstance(y_true, Tensor):
-        return None
-    if y_true.is_floating_point():
-        return None
-    counted: Tensor = y_true != loss_fn.ignore_index
-    weight: Tensor | None = loss_fn.weight
-    return counted if weight is None else weight[y_true.where(counted, 0)] * counted
-
-
-def _total(weight: Tensor, counted: Tensor | None) -> Tensor:
-    return weight.sum() if counted is None else (_beside(weight, counted) * counted).sum()
-
-
-def _beside(weight: Tensor, values: Tensor) -> Tensor:
-    """Return the weights of samples in a shape that multiplies all values of each, (N, ...)."""
-    return weight.reshape(-1, *[1] * (values.dim() - 1))
+        Raises:
+            RuntimeError: Names or shapes differ.
+        """
+        self.module.load_state_dict(state)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .cosine import CosineLoss
+from .dice import DiceLoss
+from .focal import FocalLoss
+from .symmetric import SCELoss
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -15,40 +23,73 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "bce_with_logits": nn.BCEWithLogitsLoss,
     "binary_cross_entropy": nn.BCELoss,
     "binary_cross_entropy_with_logits": nn.BCEWithLogitsLoss,
+    "cosine": CosineLoss,
+    "cosine_embedding": nn.CosineEmbeddingLoss,
     "cross_entropy": nn.CrossEntropyLoss,
     "ctc": nn.CTCLoss,
+    "dice": DiceLoss,
+    "focal": FocalLoss,
+    "gaussian_nll": nn.GaussianNLLLoss,
     "hinge_embedding": nn.HingeEmbeddingLoss,
     "huber": nn.HuberLoss,
     "kl_div": lambda: nn.KLDivLoss(reduction="batchmean"),
     "l1": nn.L1Loss,
     "mae": nn.L1Loss,
+    "margin_ranking": nn.MarginRankingLoss,
     "mse": nn.MSELoss,
     "multi_margin": nn.MultiMarginLoss,
     "multilabel_margin": nn.MultiLabelMarginLoss,
     "multilabel_soft_margin": nn.MultiLabelSoftMarginLoss,
     "nll": nn.NLLLoss,
     "poisson_nll": nn.PoissonNLLLoss,
+    "sce": SCELoss,
     "smooth_l1": nn.SmoothL1Loss,
     "soft_margin": nn.SoftMarginLoss,
+    "triplet_margin": nn.TripletMarginLoss,
+    "triplet_margin_with_distance": nn.TripletMarginWithDistanceLoss,
+}
+
+# What the functions of torch.nn.functional are as modules, which say how they reduce.
+_MODULES: dict[Any, Callable[..., Loss]] = {
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.hinge_embedding_loss: nn.HingeEmbeddingLoss,
+    F.huber_loss: nn.HuberLoss,
+    F.kl_div: nn.KLDivLoss,
+    F.l1_loss: nn.L1Loss,
+    F.mse_loss: nn.MSELoss,
+    F.multi_margin_loss: nn.MultiMarginLoss,
+    F.multilabel_margin_loss: nn.MultiLabelMarginLoss,
+    F.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
+    F.nll_loss: nn.NLLLoss,
+    F.poisson_nll_loss: nn.PoissonNLLLoss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.soft_margin_loss: nn.SoftMarginLoss,
 }
 
 
 def get(loss: Any) -> Loss:
     """Return the loss called `loss`, or `loss` itself where it is callable.
 
+    Names are those of torch.nn.functional without `_loss`, the usual short forms, or the names of
+    classes, `"CrossEntropyLoss"`. Functions of torch.nn.functional become the modules that do the
+    same.
+
     Raises:
         ValueError: No loss has that name.
-        TypeError: `loss` is neither a name nor callable.
+        TypeError: `loss` is neither a name nor a loss.
     """
     if isinstance(loss, str):
-        if loss in LOSSES:
-            return LOSSES[loss]()
-        close = difflib.get_close_matches(loss, LOSSES, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        message = f"unknown loss {loss!r}{hint}; expected one of {', '.join(LOSSES)}"
-        raise ValueError(message)
+        return _by_name(loss)
     if isinstance(loss, type):
         message = f"loss_fn is the class {loss.__name__}; pass {loss.__name__}()"
+        raise TypeError(message)
+    if isinstance(loss, nn.CosineSimilarity):
+        message = (
+            "CosineSimilarity grows as predictions get better; use fitorch.losses.CosineLoss(), "
+            "which is 1 - similarity"
+        )
         raise TypeError(message)
     if not callable(loss):
         message = (
@@ -56,4 +97,37 @@ def get(loss: Any) -> Loss:
             "as nn.MSELoss(), or a name, as 'cross_entropy'"
         )
         raise TypeError(message)
+    loss = _as_module(loss)
+    if isinstance(loss, nn.KLDivLoss) and loss.reduction == "mean":
+        warnings.warn(
+            "KLDivLoss(reduction='mean') divides by the number of all elements, which is not the "
+            "divergence; use reduction='batchmean'",
+            stacklevel=2,
+        )
     return cast("Loss", loss)
+
+
+def _by_name(name: str) -> Loss:
+    if name in LOSSES:
+        return LOSSES[name]()
+    classes = {made.__name__: made for made in LOSSES.values() if isinstance(made, type)}
+    if name in classes:
+        return classes[name]()
+    if name in ("KLDivLoss", "KLDiv"):
+        return LOSSES["kl_div"]()
+    close = difflib.get_close_matches(name.lower(), LOSSES, n=1, cutoff=0.5)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    message = f"unknown loss {name!r}{hint}; expected one of {', '.join(LOSSES)}"
+    raise ValueError(message)
+
+
+def _as_module(loss: Any) -> Any:
+    """Return the module that does what a function of torch.nn.functional does."""
+    function, keywords = loss, {}
+    if isinstance(loss, partial) and not loss.args:
+        function, keywords = loss.func, loss.keywords
+    try:
+        module = _MODULES.get(function)
+    except TypeError:  # not hashable, so none of torch's
+        return loss
+    return loss if module is None else module(**keywords)

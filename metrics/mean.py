@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -133,3 +134,40 @@ class DeviceMean:
 def mean_on(device: torch.device, *, summed: bool = False) -> Mean:
     """Return the mean for values that lie on `device`."""
     return HostMean(summed=summed) if device.type == "cpu" else DeviceMean(summed=summed)
+
+
+class Means:
+    """The means of an objective's terms over a stage.
+
+    Args:
+        device: Where the values lie.
+        summed: For each term, whether its values are sums over their share already.
+    """
+
+    def __init__(self, device: torch.device, summed: Iterable[bool]) -> None:
+        self._means = [mean_on(device, summed=each) for each in summed]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was added."""
+        return self._means[0].empty
+
+    def add(self, parts: Sequence[tuple[Tensor, int | Tensor]]) -> float:
+        """Count a batch in: a value and a share for each term.
+
+        Returns:
+            The sum of the values where that costs nothing, else 0.
+        """
+        total = 0.0
+        for mean, (value, share) in zip(self._means, parts, strict=True):
+            total += mean.add(value, share)
+        return total
+
+    def compute(self) -> list[float]:
+        """Return the mean of each term, NaN where nothing was added."""
+        return [mean.compute() for mean in self._means]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for mean in self._means:
+            mean.reset()

@@ -25,6 +25,7 @@ FOREIGN = {
     "log_step_freq": "verbose",
     "loss": "loss_fn of KerasModel(...)",
     "loss_func": "loss_fn of KerasModel(...)",
+    "loss_weights": "loss_fn={'output': 0.3 * fitorch.losses.term(loss)} of KerasModel(...)",
     "lr": "optimizer of KerasModel(...)",
     "max_epochs": "epochs",
     "max_grad_norm": "clip_grad_norm",

@@ -89,18 +89,18 @@ class Feed:
 
 
 def windows(
-    batches: Iterator[Any], size: int, count: Callable[[Any], Any]
-) -> Iterator[tuple[Any, Any, bool]]:
+    batches: Iterator[Any], size: int, count: Callable[[Any], list[Any]]
+) -> Iterator[tuple[Any, list[Any], bool]]:
     """Group batches to windows of `size`, one update each; the last window may be shorter.
 
     Args:
         batches: The batches of an epoch.
         size: Batches in a window.
-        count: Gives the samples (or the sum of weights) of a batch.
+        count: Gives how much a batch counts for each loss: samples, or the sum of weights.
 
     Yields:
-        The batch; what to divide its mean loss by, so that the gradients of a window add up to
-        those of one batch with all its samples; whether it is the last of its window.
+        The batch; for each loss what to divide its mean by, so that the gradients of a window add
+        up to those of one batch with all its samples; whether it is the last of its window.
     """
     window: list[Any] = []
     for batch in batches:
@@ -111,8 +111,11 @@ def windows(
     yield from _shares(window, count)
 
 
-def _shares(window: list[Any], count: Callable[[Any], Any]) -> Iterator[tuple[Any, Any, bool]]:
+def _shares(
+    window: list[Any], count: Callable[[Any], list[Any]]
+) -> Iterator[tuple[Any, list[Any], bool]]:
     counts = [count(batch) for batch in window]
-    total = sum(counts)
-    for number, (batch, samples) in enumerate(zip(window, counts, strict=True), start=1):
-        yield batch, total / samples, number == len(window)
+    totals = [sum(column) for column in zip(*counts, strict=True)]
+    for number, (batch, shares) in enumerate(zip(window, counts, strict=True), start=1):
+        divisors = [total / share for total, share in zip(totals, shares, strict=True)]
+        yield batch, divisors, number == len(window)

@@ -42,8 +42,10 @@ class KerasModel(NetFace):
 
     Args:
         net: The module. It is trained in place, and stays usable by itself.
-        loss_fn: Maps `(y_pred, y_true)` to a scalar: a loss of torch.nn, a function, or a name as
-            "cross_entropy". None where the net's own output carries a `.loss` (Hugging Face).
+        loss_fn: Maps `(y_pred, y_true)` to a scalar: a loss of torch.nn, a function, a name as
+            "cross_entropy", or a formula, `FocalLoss() + 1e-3 * L2()`, whose terms get columns of
+            their own; a mapping or list of these for a net of several outputs. None where the net's
+            own output carries a `.loss` (Hugging Face).
         metrics_dict: Name to metric: a torchmetrics object, a function `(y_pred, y_true) -> scalar`
             (averaged by samples), or a name as "acc". Columns are `train_<name>`, `val_<name>`.
         optimizer: An instance over the net's parameters, a function `params -> Optimizer`, or a
@@ -75,7 +77,7 @@ class KerasModel(NetFace):
     def __init__(
         self,
         net: nn.Module,
-        loss_fn: str | Callable[[Any, Any], Any] | None = None,
+        loss_fn: Any = None,
         metrics_dict: Mapping[str, Any] | None = None,
         optimizer: OptimizerLike = None,
         lr_scheduler: Any = None,
@@ -85,8 +87,8 @@ class KerasModel(NetFace):
     ) -> None:
         refuse_unknown(unknown, "KerasModel")
         check_module(net)
-        super().__init__(net, Objective(loss_fn))
         self.metrics_dict = dict(metrics_dict or {})
+        super().__init__(net, Objective(loss_fn, self.metrics_dict))
         self.optimizer = make_optimizer(optimizer, net, self.objective.parameters())
         self.lr_scheduler = None
         if self.optimizer is not None:  # there is something to train
@@ -234,6 +236,7 @@ class KerasModel(NetFace):
         refuse_unknown(unknown, "evaluate")
         source = self._source(val_data, "val_data", batch_size, steps)
         hooks = self._hooks(callbacks, verbose, steps or source.steps)
+        self.objective.bind(self.net)
         step = EvaluationStep(self.measures(), source)
         return Evaluation(self.net, step, source, hooks, steps)()
 
@@ -286,9 +289,9 @@ class KerasModel(NetFace):
         Args:
             validates: Whether it has validation data.
         """
-        names = ["loss", *self.metrics_dict]
+        names = ["loss", *self.objective.names, *self.metrics_dict]
         validation = [f"val_{name}" for name in names] if validates else []
-        return [*(f"train_{name}" for name in names), "lr", *validation]
+        return [*(f"train_{name}" for name in names), "lr", *self.objective.weights, *validation]
 
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False

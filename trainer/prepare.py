@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .model import KerasModel
 
 
+_SCHEDULED = 1000  # epochs whose weights are looked at before training begins
+
+
 def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArguments) -> Run:
     """Settle what a fit will do, and refuse what can't work.
 
@@ -42,6 +45,7 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     optimizer = check_trainable(model.net, model.optimizer, loss_parameters)
     check_optimizer(optimizer, model.net, loss_parameters)
     first, last = _span(model.progress.epochs, arguments)
+    _check_objective(model, range(first, last))
     source, validation_source = _sources(model, train_data, val_data, arguments)
     figures = model.figure_names(validates=validation_source is not None)
     monitor, mode = watched_figure(model, arguments, figures)
@@ -87,6 +91,13 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
         monitor=monitor,
         validation=validation,
     )
+
+
+def _check_objective(model: KerasModel, epochs: range) -> None:
+    """Refuse penalties on nothing, and weights that are no numbers."""
+    model.objective.bind(model.net, strictly=True)
+    for epoch in epochs[:_SCHEDULED]:
+        model.objective.begin_epoch(epoch)
 
 
 def _span(completed: int, arguments: FitArguments) -> tuple[int, int]:

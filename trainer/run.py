@@ -81,6 +81,8 @@ class Run:
         """
         if not self.net.training:
             self.modes.restore()
+        self.state.objective.bind(self.net)  # callbacks may have frozen or freed parameters
+        self.state.objective.begin_epoch(self.progress.epochs)
         self.step.reset()
 
     def end_epoch(self, logs: EpochLogs) -> None:
@@ -105,7 +107,7 @@ class Run:
         return None if (epoch + 1) % self.arguments.validation_freq else self.validation
 
     def figures(self) -> dict[str, float]:
-        """Return the epoch's training figures, and the rates of its last update: `lr`, `lr_1`, ...
+        """Return the epoch's training figures, its last learning rates, and scheduled weights.
 
         Raises:
             NonFiniteError: The loss is NaN or infinite, which an accelerator tells only now.
@@ -117,7 +119,8 @@ class Run:
             where = f"epoch {self.progress.epochs + 1}{self.step.circumstances()}"
             message = f"{error} in {where}"
             raise NonFiniteError(message) from error
-        return figures | {f"lr_{i}" if i else "lr": rate for i, rate in enumerate(rates)}
+        figures |= {f"lr_{i}" if i else "lr": rate for i, rate in enumerate(rates)}
+        return figures | self.state.objective.weights
 
     def schedule(self, logs: Mapping[str, float]) -> None:
         """Go on with the learning-rate schedule, where an epoch moves it."""

@@ -93,10 +93,9 @@ class FitState:
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is put back."""
-        loss = self.objective.loss_fn
         parts: dict[str, Any] = {
             "net": self.net,
-            "loss": loss if isinstance(loss, nn.Module) else None,
+            "loss": self.objective,
             "update": self.update,
             "optimizer": self.update.optimizer,
             "scheduler": self.update.scheduler,

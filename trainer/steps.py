@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.callbacks.base import BatchLogs
-from fitorch.losses import Objective, check, check_targets
+from fitorch.losses import Objective
+from fitorch.losses.terms import Part
 from fitorch.metrics import MetricSet
-from fitorch.metrics.mean import mean_on
+from fitorch.metrics.mean import Means
 
 from .data import Source
 from .errors import NonFiniteError
@@ -65,10 +66,11 @@ class EvaluationStep:
         interrupt: Interrupt | None = None,
     ) -> None:
         device = measures.placement.device
-        probabilities = isinstance(measures.objective.loss_fn, nn.BCELoss)
         self.objective = measures.objective
-        self.losses = mean_on(device, summed=measures.objective.summed)
-        self.metrics = MetricSet(measures.metrics, device, from_logits=not probabilities)
+        self.losses = Means(device, self._summed())
+        self.metrics = MetricSet(
+            measures.metrics, device, from_logits=measures.objective.from_logits
+        )
         self.logs = BatchLogs(prefix, self.figures)
         self.measure = self._first_measure
         self.forward: Forward
@@ -97,30 +99,44 @@ class EvaluationStep:
 
     def figures(self) -> dict[str, float]:
         """Return the loss and the metrics so far; on an accelerator this waits for the device."""
-        values = {"loss": self.losses.compute(), **self.metrics.compute()}
+        terms = self._terms()
+        named = zip(self.objective.names, terms, strict=False)  # none for a single loss
+        values = {"loss": sum(terms), **dict(named), **self.metrics.compute()}
         return {self._prefix + name: value for name, value in values.items()}
 
-    def _measure(self, batch: Any) -> Tensor:
-        y_pred, y_true, weight = self.forward(batch)
-        loss, share = self.objective(y_pred, y_true, weight)
-        self._record(y_pred, y_true, loss, share)
-        return loss
+    def _summed(self) -> list[bool]:
+        """Return for each term that is measured batch by batch whether its values are sums."""
+        return self.objective.summed
 
-    def _first_measure(self, batch: Any) -> Tensor:
+    def _terms(self) -> list[float]:
+        """Return the figure of each term so far; the net, and so its penalties, stays the same."""
+        return [*self.losses.compute(), *(float(term()) for term in self.objective.penalties)]
+
+    def _parts(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
+        return self.objective.compare(y_pred, y_true, weight)
+
+    def _measure(self, batch: Any) -> list[Part]:
+        y_pred, y_true, weight = self.forward(batch)
+        parts = self._parts(y_pred, y_true, weight)
+        self._record(y_pred, y_true, parts)
+        return parts
+
+    def _first_measure(self, batch: Any) -> list[Part]:
         """Settle how the net takes batches like this one; check that loss and targets fit."""
         self.forward = self._choose_forward(batch)
         y_pred, y_true, weight = self.forward(batch)
-        if self.objective.loss_fn is not None and hasattr(y_pred, "logits"):
+        whole = self.objective.own or self.objective.by_output
+        if not whole and hasattr(y_pred, "logits"):
             self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
-        loss, share = self.objective(y_pred, y_true, weight)
-        self._check_loss(loss)
-        self._record(y_pred, y_true, loss, share)
+        parts = self._parts(y_pred, y_true, weight)
+        self._check_parts(parts)
+        self._record(y_pred, y_true, parts)
         self.measure = self._measure
-        return loss
+        return parts
 
-    def _record(self, y_pred: Any, y_true: Any, loss: Tensor, share: int | Tensor) -> None:
-        self.losses.add(loss, share)
+    def _record(self, y_pred: Any, y_true: Any, parts: list[Part]) -> None:
+        self.losses.add(parts)
         self.metrics.update(y_pred, y_true)
 
     def _choose_forward(self, batch: Any) -> Forward:
@@ -128,26 +144,29 @@ class EvaluationStep:
         return choose_forward(measures.net, batch, measures.placement.cast, measures.forward)
 
     def _check_fit(self, y_pred: Any, y_true: Any) -> None:
-        if self.objective.loss_fn is None:
+        if self.objective.own:
             if getattr(y_pred, "loss", None) is None:
                 message = (
-                    "KerasModel was made without loss_fn, and the net's output "
+                    "KerasModel was made without a loss, and the net's output "
                     f"({describe(y_pred)}) carries no .loss; pass loss_fn"
                 )
                 raise TypeError(message)
             return
-        check(self.objective.loss_fn, y_pred, y_true)
+        self.objective.check(y_pred, y_true)
         tensors = self._source.tensors if isinstance(self._source, MemorySource) else ()
         if self._measures.forward is None and isinstance(tensors, list) and len(tensors) > 1:
-            check_targets(self.objective.loss_fn, y_pred, tensors[1])  # all, not this batch's
+            self.objective.check_targets(y_pred, tensors[1])  # all, not this batch's
 
-    def _check_loss(self, loss: Any) -> None:
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            message = (
-                f"{self.objective.name} gave {describe(loss)}, but a loss must be a scalar tensor; "
-                "reduce it, with .mean() or reduction='mean'"
-            )
-            raise ValueError(message)
+    def _check_parts(self, parts: list[Part]) -> None:
+        names = self.objective.names or [self.objective.name]
+        for name, (value, _) in zip(names, parts, strict=False):
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                message = (
+                    f"{name} gave {describe(value)}, but a loss must be a scalar tensor; reduce "
+                    "it, with .mean() or reduction='mean', or tell that it gives a loss per "
+                    "sample: fitorch.losses.term(loss_fn, per_sample=True)"
+                )
+                raise ValueError(message)
 
 
 class TrainingStep(EvaluationStep):
@@ -177,8 +196,7 @@ class TrainingStep(EvaluationStep):
     def __call__(self, batch: Any) -> None:
         """Train on a batch."""
         self.update.zero_grad()
-        loss = self.measure(batch)
-        self.update.backward(loss)
+        self.update.backward(self.objective.total(self.measure(batch)))
         self.update()
 
     @property
@@ -193,8 +211,8 @@ class TrainingStep(EvaluationStep):
             NonFiniteError: The loss is NaN or infinite.
         """
         values = super().figures()
-        if not self.losses.empty:
-            self._check_finite(values["train_loss"])
+        if not self.losses.empty and not isfinite(values["train_loss"]):
+            raise self._not_finite(values["train_loss"], self._terms())
         return values
 
     def circumstances(self) -> str:
@@ -202,14 +220,26 @@ class TrainingStep(EvaluationStep):
         rates, samples = self.update.learning_rates(), self._source.served()
         return circumstances(self._measures.net, rates, self.update.completed, samples)
 
-    def _record(self, y_pred: Any, y_true: Any, loss: Tensor, share: int | Tensor) -> None:
-        self._check_finite(self.losses.add(loss, share))
+    def _summed(self) -> list[bool]:
+        return [*self.objective.summed, *[False] * len(self.objective.penalties)]
+
+    def _terms(self) -> list[float]:
+        return self.losses.compute()
+
+    def _parts(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
+        return self.objective(y_pred, y_true, weight)
+
+    def _record(self, y_pred: Any, y_true: Any, parts: list[Part]) -> None:
+        loss = self.losses.add(parts)
+        if not isfinite(loss):
+            raise self._not_finite(loss, [value.item() for value, _ in parts])
         self.metrics.update(y_pred, y_true)
 
-    def _check_finite(self, loss: float) -> None:
-        if not isfinite(loss):
-            message = f"the training loss ({self.objective.name}) is {loss}"
-            raise NonFiniteError(message)
+    def _not_finite(self, loss: float, terms: list[float]) -> NonFiniteError:
+        named = zip(self.objective.names, terms, strict=False)
+        wrong = ", ".join(f"{name} is {value}" for name, value in named if not isfinite(value))
+        message = f"the training loss ({self.objective.name}) is {loss}"
+        return NonFiniteError(f"{message}: {wrong}" if wrong else message)
 
     def _first_measure(self, batch: Any) -> Tensor:
         with batch_norm_guarded(self._measures.net, self._source.smallest_batch):
@@ -221,9 +251,9 @@ class TrainingStep(EvaluationStep):
             measures.net, batch, measures.placement.cast, measures.forward, self._class_weights
         )
 
-    def _check_loss(self, loss: Any) -> None:
-        super()._check_loss(loss)
-        if not loss.requires_grad:
+    def _check_parts(self, parts: list[Part]) -> None:
+        super()._check_parts(parts)
+        if not any(value.requires_grad for value, _ in parts[: len(self.objective.losses)]):
             frozen = sum(not p.requires_grad for p in self._measures.net.parameters())
             message = (
                 f"{self.objective.name} gave a loss without a gradient (requires_grad=False; "
@@ -236,18 +266,17 @@ class TrainingStep(EvaluationStep):
 class AccumulatingStep(TrainingStep):
     """A training step that updates once per window of batches.
 
-    It takes what `windows` gives: a batch, what to divide its loss by, whether it ends a window.
+    It takes what `windows` gives: a batch, what to divide its losses by, whether it ends a window.
     """
 
     _open = False
 
-    def __call__(self, batch: tuple[Any, Any, bool]) -> None:
+    def __call__(self, batch: tuple[Any, list[Any], bool]) -> None:
         """Train on a batch, updating at the end of its window."""
-        micro_batch, divisor, closes = batch
+        micro_batch, divisors, closes = batch
         if not self._open:
             self.update.zero_grad()
-        loss = self.measure(micro_batch)
-        self.update.backward(loss if self.objective.summed else loss / divisor)
+        self.update.backward(self.objective.total(self.measure(micro_batch), divisors))
         self._open = not closes
         if closes:
             self.update()
@@ -257,11 +286,11 @@ class AccumulatingStep(TrainingStep):
         """Whether somebody asked to stop; a window that has begun is finished first."""
         return not self._open and super().done
 
-    def user_batch(self, batch: tuple[Any, Any, bool]) -> Any:
+    def user_batch(self, batch: tuple[Any, list[Any], bool]) -> Any:
         """Return the user's batch in what the step takes, for messages."""
         return batch[0]
 
-    def windows(self, batches: Iterator[Any], size: int) -> Iterator[tuple[Any, Any, bool]]:
+    def windows(self, batches: Iterator[Any], size: int) -> Iterator[tuple[Any, list[Any], bool]]:
         """Group batches to windows of `size`."""
         return windows(batches, size, self._count)
 
@@ -275,14 +304,19 @@ class AccumulatingStep(TrainingStep):
             return batch[1], batch[2] if len(batch) == 3 else None
         return None, None
 
-    def _count(self, batch: Any) -> Any:
-        """Return how much a batch counts in its window: its share in the mean of all of them."""
+    def _count(self, batch: Any) -> list[Any]:
+        """Return how much a batch counts in its window: its share in the mean of each loss."""
         y_true, weight = self._targets_of(batch)
         if y_true is None:
-            return sample_count(batch)
+            return [sample_count(batch)] * len(self.objective.losses)
         if self._class_weights is not None:
             weight = self._class_weights(y_true, weight)
-        share = self.objective.share(None, y_true, weight)
-        if isinstance(share, Tensor):  # all of them may weigh 0
-            return share.clamp_min(torch.finfo(torch.float32).tiny)
-        return share
+        shares = self.objective.shares(None, y_true, weight)
+        return [_positive(share) for share in shares]
+
+
+def _positive(share: int | Tensor) -> int | Tensor:
+    """Return a share that can be divided by: all samples of a batch may weigh 0."""
+    if isinstance(share, Tensor):
+        return share.clamp_min(torch.finfo(torch.float32).tiny)
+    return share

@@ -35,7 +35,9 @@ def watched_figure(
         monitor = "train_loss"
     check_monitor(monitor, figures, "fit")
     monitor = full_name(monitor, figures)
-    mode = direction(monitor, model.metrics_dict) if arguments.mode == "auto" else arguments.mode
+    mode = arguments.mode
+    if mode == "auto":
+        mode = direction(monitor, model.metrics_dict, model.objective.names)
     return monitor, mode
 
 
@@ -70,7 +72,7 @@ def check_monitors(callbacks: Iterable[Any], model: KerasModel, figures: list[st
             check_monitor(callback.monitor, figures, type(callback).__name__)
             if callback.mode == "auto":
                 name = full_name(callback.monitor, figures)
-                callback.set_direction(direction(name, model.metrics_dict))
+                callback.set_direction(direction(name, model.metrics_dict, model.objective.names))
 
 
 def full_name(monitor: str, figures: list[str]) -> str:
@@ -79,14 +81,19 @@ def full_name(monitor: str, figures: list[str]) -> str:
     return monitor if known else f"train_{monitor}"
 
 
-def direction(monitor: str, metrics: dict[str, Any]) -> str:
+def direction(monitor: str, metrics: dict[str, Any], terms: Iterable[str] = ()) -> str:
     """Return "min" or "max": min for a loss, otherwise what the metric itself tells.
+
+    Args:
+        monitor: The figure.
+        metrics: Name to metric.
+        terms: The names of the objective's terms, which are losses too.
 
     Raises:
         ValueError: It doesn't tell.
     """
     name = monitor.removeprefix("train_").removeprefix("val_")
-    if name == "loss" or name.endswith("_loss"):
+    if name == "loss" or name.endswith("_loss") or name in terms:
         return "min"
     metric = next(
         (m for key, m in metrics.items() if name == key or name.startswith(f"{key}_")), None

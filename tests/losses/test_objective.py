@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fitorch.losses import Objective
+from fitorch.losses import L2, Objective
 
 N, C = 12, 5
 
@@ -63,6 +63,15 @@ EVERY = pytest.mark.parametrize(
 PIECES = pytest.mark.parametrize("size", [1, 5, N])
 
 
+def squared(y_pred, y_true):
+    return (y_pred - y_true).square().mean()
+
+
+def single(loss_fn):
+    """The one term of an objective that is a single loss."""
+    return Objective(loss_fn).losses[0]
+
+
 def over_batches(objective, y_pred, y_true, weight, size):
     """The epoch's figure out of batches of `size`."""
     pieces = []
@@ -82,7 +91,7 @@ def close(value):
 @EVERY
 def test_the_loss_of_a_batch_is_torchs_own(loss_fn, kind):
     y_pred, y_true = TENSORS[kind]
-    loss, _ = Objective(loss_fn)(y_pred, y_true, None)
+    loss, _ = single(loss_fn)(y_pred, y_true, None)
     assert torch.equal(loss, loss_fn(y_pred, y_true))
 
 
@@ -90,7 +99,7 @@ def test_the_loss_of_a_batch_is_torchs_own(loss_fn, kind):
 @PIECES
 def test_the_figure_of_an_epoch_does_not_depend_on_its_batches(loss_fn, kind, size):
     y_pred, y_true = TENSORS[kind]
-    value = over_batches(Objective(loss_fn), y_pred, y_true, None, size)
+    value = over_batches(single(loss_fn), y_pred, y_true, None, size)
     assert value.item() == close(loss_fn(y_pred, y_true))
 
 
@@ -98,7 +107,7 @@ def test_the_figure_of_an_epoch_does_not_depend_on_its_batches(loss_fn, kind, si
 @PIECES
 def test_weights_of_one_change_nothing(loss_fn, kind, size):
     y_pred, y_true = TENSORS[kind]
-    value = over_batches(Objective(loss_fn), y_pred, y_true, torch.ones(N), size)
+    value = over_batches(single(loss_fn), y_pred, y_true, torch.ones(N), size)
     assert value.item() == close(loss_fn(y_pred, y_true))
 
 
@@ -108,7 +117,7 @@ def test_whole_weights_repeat_samples(loss_fn, kind, size):
     y_pred, y_true = TENSORS[kind]
     weight = torch.arange(N) % 4
     expected = loss_fn(y_pred.repeat_interleave(weight, 0), y_true.repeat_interleave(weight, 0))
-    value = over_batches(Objective(loss_fn), y_pred, y_true, weight.double(), size)
+    value = over_batches(single(loss_fn), y_pred, y_true, weight.double(), size)
     assert value.item() == close(expected)
 
 
@@ -116,7 +125,7 @@ def test_whole_weights_repeat_samples(loss_fn, kind, size):
 def test_a_sum_is_weighted_too(kind):
     y_pred, y_true = TENSORS["values"]
     weight = torch.linspace(0, 2, N, dtype=torch.float64)
-    loss, share = Objective(nn.MSELoss(reduction=kind))(y_pred, y_true, weight)
+    loss, share = single(nn.MSELoss(reduction=kind))(y_pred, y_true, weight)
     squares = (y_pred - y_true).square()
     mean = (squares.mean(1) * weight).sum() / weight.sum()
     expected = mean if kind == "mean" else (squares.sum(1) * weight).sum()
@@ -127,29 +136,29 @@ def test_a_sum_is_weighted_too(kind):
 def test_weights_may_be_a_column():
     y_pred, y_true = TENSORS["values"]
     weight = torch.rand(N, dtype=torch.float64)
-    objective = Objective(nn.MSELoss())
+    objective = single(nn.MSELoss())
     flat, column = (objective(y_pred, y_true, w)[0] for w in (weight, weight.unsqueeze(1)))
     assert torch.equal(flat, column)
 
 
 def test_weights_of_nothing_give_no_loss_and_no_share():
     y_pred, y_true = TENSORS["values"]
-    loss, share = Objective("mse")(y_pred, y_true, torch.zeros(N))
+    loss, share = single("mse")(y_pred, y_true, torch.zeros(N))
     assert (loss, share) == (0, 0)
 
 
 def test_the_loss_fn_itself_is_never_changed():
     y_pred, y_true = TENSORS["values"]
     loss_fn = nn.MSELoss()
-    Objective(loss_fn)(y_pred, y_true, torch.ones(N))
+    single(loss_fn)(y_pred, y_true, torch.ones(N))
     assert loss_fn.reduction == "mean"
 
 
 @pytest.mark.parametrize("loss_fn", [lambda p, t: (p - t).square().mean(), None])
 def test_a_loss_without_reduction_cant_be_weighted(loss_fn):
     y_pred, y_true = TENSORS["values"]
-    with pytest.raises(TypeError, match=r"need a loss per sample.*'none' gives one"):
-        Objective(loss_fn)(y_pred, y_true, torch.ones(N))
+    with pytest.raises(TypeError, match=r"need a loss per sample.*per_sample=True"):
+        single(loss_fn)(y_pred, y_true, torch.ones(N))
 
 
 def test_a_loss_that_is_not_one_per_sample_cant_be_weighted():
@@ -160,14 +169,14 @@ def test_a_loss_that_is_not_one_per_sample_cant_be_weighted():
             return (y_pred - y_true).square().mean()
 
     y_pred, y_true = TENSORS["values"]
-    with pytest.raises(ValueError, match=r"Own gives losses of shape \(\) for 12 sample weights"):
-        Objective(Own())(y_pred, y_true, torch.ones(N))
+    with pytest.raises(ValueError, match=r"Own\(\) gives losses of shape \(\) for 12 sample weights"):
+        single(Own())(y_pred, y_true, torch.ones(N))
 
 
 def test_the_nets_own_loss_is_used_where_there_is_no_other():
     output = SimpleNamespace(loss=torch.tensor(2.5))
     objective = Objective(None)
-    assert objective(output, torch.zeros(7), None) == (2.5, 7)
+    assert objective(output, torch.zeros(7), None) == [(2.5, 7)]
     assert objective.name == "the net's own loss"
     assert list(objective.parameters()) == []
 
@@ -182,14 +191,14 @@ def test_the_nets_own_loss_is_used_where_there_is_no_other():
     ],
 )
 def test_the_share_is_the_number_of_samples(y_true, share):
-    assert Objective(lambda p, t: p.sum()).share({"out": torch.zeros(5, 2)}, y_true) == share
+    assert single(lambda p, t: p.sum()).share({"out": torch.zeros(5, 2)}, y_true) == share
 
 
 def test_the_share_with_weights_is_that_of_the_call():
     y_pred, y_true = TENSORS["ignored pixels"]
     weight = torch.rand(N, dtype=torch.float64)
     for loss_fn in (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), nn.CrossEntropyLoss()):
-        objective = Objective(loss_fn)
+        objective = single(loss_fn)
         assert objective.share(None, y_true, weight) == objective(y_pred, y_true, weight)[1]
 
 
@@ -199,19 +208,20 @@ def test_a_loss_with_parameters_gives_and_moves_them():
     assert list(objective.parameters()) == list(loss_fn.parameters())
     weighted = Objective(nn.CrossEntropyLoss(weight=torch.ones(3)))
     weighted.to(torch.device("meta"))
-    assert weighted.loss_fn.weight.device.type == "meta"
+    assert weighted.losses[0].loss_fn.weight.device.type == "meta"
 
 
 def test_an_objective_is_called_by_its_name():
     assert Objective("mse").name == "MSELoss"
-    assert Objective(nn.functional.l1_loss).name == "l1_loss"
+    assert Objective(squared).name == "squared"
+    assert Objective(squared + 0.1 * L2()).name == "squared + l2"
 
 
 def test_soft_targets_in_training_and_class_numbers_in_validation_go_together():
     loss_fn = nn.CrossEntropyLoss(weight=CLASS_WEIGHT)
     soft, hard = TENSORS["distributions"], TENSORS["classes"]
     for order in ((soft, hard, soft), (hard, soft, hard)):
-        objective = Objective(loss_fn)
+        objective = single(loss_fn)
         for y_pred, y_true in order:
             value = over_batches(objective, y_pred, y_true, None, 5)
             assert value.item() == close(loss_fn(y_pred, y_true))
@@ -220,4 +230,4 @@ def test_soft_targets_in_training_and_class_numbers_in_validation_go_together():
 @pytest.mark.parametrize("y_true", ["cat", ["cat", "dog"], [1.0, 2.0], {}, 3, torch.tensor(1.0)])
 def test_targets_that_are_no_tensors_of_samples_are_refused(y_true):
     with pytest.raises(TypeError, match="can't tell how many samples a batch has"):
-        Objective(lambda p, t: p.sum()).share(None, y_true)
+        single(lambda p, t: p.sum()).share(None, y_true)

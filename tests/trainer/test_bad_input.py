@@ -45,6 +45,10 @@ def squares(y_pred, y_true):
     return ((y_pred - y_true) ** 2).mean()
 
 
+def unreduced(y_pred, y_true):
+    return (y_pred - y_true).square()
+
+
 def detached(y_pred, y_true):
     return squares(y_pred, y_true).detach()
 
@@ -109,9 +113,9 @@ CASES = {
     "a net without parameters": ({"net": nn.ReLU()}, ValueError, ["ReLU", "no parameters"]),
     "a net on two devices": ({"net": on_two_devices()}, ValueError, ["cpu", "meta"]),
     "a loss that is no scalar": (
-        {"loss": nn.MSELoss(reduction="none")},
+        {"loss": unreduced},
         ValueError,
-        ["MSELoss", "(32, 1)", "scalar", "reduction='mean'"],
+        ["unreduced", "(32, 1)", "scalar", "reduction='mean'", "per_sample=True"],
     ),
     "a loss without gradient": ({"loss": detached}, ValueError, ["requires_grad", "no_grad()"]),
     "no loss": ({"loss": None}, TypeError, ["loss_fn", ".loss"]),
@@ -395,7 +399,7 @@ def test_a_net_on_the_meta_device_is_refused():
 
 
 def test_an_accelerator_tells_a_loss_that_is_nan_at_the_end_of_the_epoch(monkeypatch):
-    monkeypatch.setattr("fitorch.steps.mean_on", lambda _, **options: DeviceMean(**options))
+    monkeypatch.setattr("fitorch.metrics.mean.mean_on", lambda _, **options: DeviceMean(**options))
     x = X.clone()
     x[3] = float("nan")
     model = KerasModel(mlp(), "mse")

@@ -196,7 +196,7 @@ def test_a_loss_with_parameters_is_part_of_the_state():
     run = make_run(model, Snapshots())
     finish(run)
     assert loss_fn.log_scale.item() != 0
-    assert torch.equal(run.state.state_dict()["loss"]["log_scale"], loss_fn.log_scale)
+    assert torch.equal(run.state.state_dict()["loss"]["losses.0.log_scale"], loss_fn.log_scale)
 
 
 def test_each_part_is_there_once():

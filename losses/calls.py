@@ -1,0 +1,101 @@
+"""How the losses of torch.nn are called that take something else than `(y_pred, y_true)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .fits import MisfitError
+
+Call = Callable[[Any, Any, Any], Tensor]
+
+
+def call_of(loss_fn: Any) -> Call:
+    """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
+    return next((call for kind, call in _CALLS.items() if isinstance(loss_fn, kind)), _plain)
+
+
+def _plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    return loss_fn(y_pred, y_true)  # type: ignore[no-any-return]
+
+
+def _pair(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Compare two outputs, as the target tells: `(x1, x2)`."""
+    first, second = _outputs(loss_fn, y_pred, "(x1, x2)", 2)
+    return loss_fn(first, second, y_true)  # type: ignore[no-any-return]
+
+
+def _triplet(loss_fn: Any, y_pred: Any, _y_true: Any) -> Tensor:
+    """Compare three outputs; targets, where there are any, say nothing."""
+    return loss_fn(*_outputs(loss_fn, y_pred, "(anchor, positive, negative)", 3))  # type: ignore[no-any-return]
+
+
+def _gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Take the variance from the net, `(mean, variance)`, or from the targets, `(y, variance)`."""
+    if isinstance(y_true, (tuple, list)):
+        target, variance = y_true
+        return loss_fn(y_pred, target, variance)  # type: ignore[no-any-return]
+    mean, variance = _outputs(loss_fn, y_pred, "(mean, variance)", 2)
+    return loss_fn(mean, y_true, variance)  # type: ignore[no-any-return]
+
+
+def _ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Take log-probabilities (T, N, C), maybe with lengths (N,), and `(labels, lengths)`."""
+    log_probabilities, lengths, labels, label_lengths = _sequences(loss_fn, y_pred, y_true)
+    losses: Tensor = loss_fn(log_probabilities, labels, lengths, label_lengths)
+    if loss_fn.reduction == "none":  # torch's mean is one of losses per label
+        losses = losses / _as_lengths(label_lengths, losses.device).clamp_min(1)
+    return losses
+
+
+def _sequences(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, Any]:
+    if not isinstance(y_true, (tuple, list)) or len(y_true) not in (2, 3):
+        message = (
+            f"{type(loss_fn).__name__} needs targets (labels, label_lengths) or (labels, "
+            f"input_lengths, label_lengths), but got a {type(y_true).__name__}"
+        )
+        raise MisfitError(message)
+    labels, *input_lengths, label_lengths = y_true
+    if isinstance(y_pred, (tuple, list)):
+        log_probabilities, *input_lengths = y_pred
+    else:
+        log_probabilities = y_pred
+    if input_lengths:
+        return log_probabilities, input_lengths[0], labels, label_lengths
+    longest, samples = log_probabilities.shape[:2]
+    lengths = torch.full((samples,), longest, dtype=torch.int64, device=log_probabilities.device)
+    return log_probabilities, lengths, labels, label_lengths
+
+
+def _as_lengths(lengths: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(lengths, device=device)
+
+
+def _adaptive(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Take the loss out of the named tuple."""
+    return loss_fn(y_pred, y_true).loss  # type: ignore[no-any-return]
+
+
+def _outputs(loss_fn: Any, y_pred: Any, form: str, count: int) -> list[Any]:
+    if not isinstance(y_pred, (tuple, list)) or len(y_pred) != count:
+        got = f"{len(y_pred)} outputs" if isinstance(y_pred, (tuple, list)) else "one output"
+        message = (
+            f"{type(loss_fn).__name__} compares {count} outputs, but the net returned {got}; "
+            f"return {form} from the net"
+        )
+        raise MisfitError(message)
+    return list(y_pred)
+
+
+_CALLS: dict[type, Call] = {
+    nn.AdaptiveLogSoftmaxWithLoss: _adaptive,
+    nn.CTCLoss: _ctc,
+    nn.CosineEmbeddingLoss: _pair,
+    nn.GaussianNLLLoss: _gaussian,
+    nn.MarginRankingLoss: _pair,
+    nn.TripletMarginLoss: _triplet,
+    nn.TripletMarginWithDistanceLoss: _triplet,
+}

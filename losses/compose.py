@@ -1,0 +1,367 @@
+"""Objectives as formulas: `FocalLoss() + 1e-3 * L2()` is a sum of named, weighted terms."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .selection import choose, nothing_chosen
+
+Schedule = Callable[[int], float]
+
+
+class Composable:
+    """Gives losses and penalties their arithmetic: `a + b`, `a - b`, `0.1 * a`, `a / 2`, `sum()`.
+
+    One operand has to be ours; the other may be a loss of torch.nn, a function, or a name. Weights
+    are numbers, or functions of the epoch (counted from 0) that return one.
+    """
+
+    __array_ufunc__ = None  # NumPy's numbers leave the multiplication to us
+
+    def __add__(self, other: Any) -> Composition:
+        return Composition([*terms_of(self), *terms_of(other)])
+
+    def __radd__(self, other: Any) -> Any:
+        if isinstance(other, int) and other == 0:  # what sum([...]) begins with
+            return self
+        return Composition([*terms_of(other), *terms_of(self)])
+
+    def __sub__(self, other: Any) -> Composition:
+        return Composition([*terms_of(self), *(term.times(-1.0) for term in terms_of(other))])
+
+    def __rsub__(self, other: Any) -> Composition:
+        return Composition([*terms_of(other), *(term.times(-1.0) for term in terms_of(self))])
+
+    def __mul__(self, weight: Any) -> Composition:
+        return Composition([term.times(weight) for term in terms_of(self)])
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, number: Any) -> Composition:
+        return self * (1.0 / number)
+
+    def __neg__(self) -> Composition:
+        return self * -1.0
+
+    def named(self, name: str) -> Composition:
+        """Return the same with a name of your own for its columns: `train_<name>`, `val_<name>`.
+
+        Raises:
+            ValueError: It has several terms, or the name can't be a column's.
+        """
+        terms = terms_of(self)
+        if len(terms) > 1:
+            message = (
+                f"named() names one term, but {self!r} has {len(terms)}; name each of them before "
+                "adding them up"
+            )
+            raise ValueError(message)
+        return Composition([replace(terms[0], name=_checked_name(name))])
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A loss or a penalty with its weight.
+
+    Args:
+        fn: A loss `(y_pred, y_true) -> scalar`, or a `Penalty`.
+        name: The name a user chose, or None.
+        factor: The constant part of the weight.
+        schedules: Functions of the epoch, from 0, whose values multiply the weight.
+        output: The keys that lead to the output (and to its targets) which a loss compares.
+        per_sample: Whether `fn` returns a loss for each sample.
+    """
+
+    fn: Callable[..., Tensor]
+    name: str | None = None
+    factor: float = 1.0
+    schedules: tuple[Schedule, ...] = ()
+    output: tuple[Any, ...] = ()
+    per_sample: bool = False
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether the term is a penalty on the net instead of a loss."""
+        return isinstance(self.fn, Penalty)
+
+    def times(self, weight: Any) -> Term:
+        """Return the term with its weight multiplied.
+
+        Raises:
+            TypeError: `weight` is neither a number nor a function.
+            ValueError: `weight` is not finite.
+        """
+        number = _as_number(weight)
+        if number is not None:
+            if not math.isfinite(number):
+                message = f"the weight of {write(self.fn)} is {number}; expected a finite number"
+                raise ValueError(message)
+            return replace(self, factor=self.factor * number)
+        if callable(weight) and not isinstance(weight, (Composable, nn.Module, Tensor, type)):
+            return replace(self, schedules=(*self.schedules, weight))
+        message = (
+            f"the weight of {write(self.fn)} is {_kind(weight)}; expected a number, or a function "
+            "of the epoch (from 0) that returns one"
+        )
+        raise TypeError(message)
+
+    def weight(self, epoch: int) -> float:
+        """Return the weight in an epoch, counted from 0.
+
+        Raises:
+            ValueError: A schedule gave something else than a finite number.
+        """
+        weight = self.factor
+        for schedule in self.schedules:
+            number = _as_number(schedule(epoch))
+            if number is None or not math.isfinite(number):
+                message = (
+                    f"the weight of {write(self.fn)} in epoch {epoch}, from {write(schedule)}, is "
+                    f"{schedule(epoch)!r}; expected a finite number"
+                )
+                raise ValueError(message)
+            weight *= number
+        return weight
+
+    def __str__(self) -> str:
+        weights = [] if abs(self.factor) == 1 else [f"{abs(self.factor):g}"]
+        weights += [write(schedule) for schedule in self.schedules]
+        name = "" if self.name is None else f".named({self.name!r})"
+        output = "".join(f"[{key!r}]" for key in self.output)
+        return " * ".join([*weights, f"{write(self.fn)}{name}{output and f' on {output}'}"])
+
+
+class Composition(Composable, nn.Module):
+    """A sum of terms; nested sums are one.
+
+    It holds no state of a fit: the same composition serves any number of models. As a module it
+    gives the losses' own parameters, and moves them.
+
+    Args:
+        terms: The losses and penalties with their weights.
+    """
+
+    def __init__(self, terms: Iterable[Term]) -> None:
+        super().__init__()
+        self.terms = tuple(terms)
+        self.losses = nn.ModuleList(t.fn for t in self.terms if isinstance(t.fn, nn.Module))
+
+    def forward(
+        self, y_pred: Any, y_true: Any, net: nn.Module | None = None, epoch: int = 0
+    ) -> Tensor:
+        """Return the value of the formula, a scalar, for a loop of your own.
+
+        Args:
+            y_pred: The net's output.
+            y_true: The targets.
+            net: What penalties penalize.
+            epoch: The epoch, from 0, for weights that are schedules.
+
+        Raises:
+            TypeError: There are penalties, but no net.
+        """
+        from .objective import Objective
+
+        objective = Objective(self)
+        if objective.penalties and net is None:
+            message = f"{self!r} penalizes a net; pass it: loss_fn(y_pred, y_true, net)"
+            raise TypeError(message)
+        if net is not None:
+            objective.bind(net)
+        objective.begin_epoch(epoch)
+        return objective.total(objective(y_pred, y_true, None))
+
+    def __repr__(self) -> str:
+        text = ""
+        for term in self.terms:
+            if text:
+                text += f" {'-' if term.factor < 0 else '+'} {term}"
+            else:
+                text = f"{'-' if term.factor < 0 else ''}{term}"
+        return text
+
+
+class Penalty(Composable):
+    """What a net's own parameters add to an objective; subclasses say how much.
+
+    Args:
+        include: Which parameters to penalize, instead of all weights: a name, a pattern such as
+            `"encoder.*"`, a list of them, or a predicate `(name, parameter) -> bool`. The name of a
+            module stands for all parameters in it.
+        exclude: Which of those to leave out, told in the same way.
+    """
+
+    def __init__(self, include: Any = None, exclude: Any = None) -> None:
+        self.include = include
+        self.exclude = exclude
+
+    def __call__(self, net: nn.Module) -> Tensor:
+        """Return the penalty on a net, a scalar, for a closure of your own.
+
+        Raises:
+            ValueError: It has no parameter to penalize.
+        """
+        weights = self.choose(net)
+        if not weights:
+            raise ValueError(nothing_chosen(repr(self), net))
+        return self.value(weights)
+
+    def choose(self, net: nn.Module) -> list[nn.Parameter]:
+        """Return the parameters of `net` to penalize: trainable ones, each once."""
+        return choose(net, self.include, self.exclude)
+
+    def value(self, weights: list[nn.Parameter]) -> Tensor:
+        """Return the penalty on these parameters, a scalar."""
+        raise NotImplementedError
+
+
+def term(loss: Any, name: str | None = None, *, per_sample: bool = False) -> Composition:
+    """Turn any loss into a term, as `0.3 * term(nn.CrossEntropyLoss())` needs one.
+
+    Args:
+        loss: A loss of torch.nn, a function `(y_pred, y_true)`, a name, or something of ours.
+        name: The name of its columns; None takes one from the loss.
+        per_sample: The function returns a loss per sample, of shape (N, ...), which is averaged
+            for you, with sample and class weights where there are any.
+
+    Raises:
+        TypeError: `loss` is no loss.
+        ValueError: `loss` is an unknown name.
+
+    Example:
+        >>> from torch import nn
+        >>> from fitorch.losses import L2, term
+        >>> 0.3 * term(nn.CrossEntropyLoss(), name="ce") + 1e-3 * L2()
+        0.3 * CrossEntropyLoss().named('ce') + 0.001 * L2()
+    """
+    terms = [replace(t, per_sample=per_sample or t.per_sample) for t in terms_of(loss)]
+    made = Composition(terms)
+    return made if name is None else made.named(name)
+
+
+def terms_of(spec: Any) -> list[Term]:
+    """Return the terms of anything that can stand in a formula.
+
+    Mappings and sequences hold a loss per output of the net; None there is an output without one.
+
+    Raises:
+        TypeError: It can't stand there.
+        ValueError: It is an unknown name, or holds no loss.
+    """
+    if isinstance(spec, Composition):
+        return list(spec.terms)
+    if isinstance(spec, (Mapping, list, tuple)):
+        return _terms_by_output(spec)
+    if isinstance(spec, Penalty):
+        return [Term(spec)]
+    if isinstance(spec, (Real, Tensor)):
+        message = f"can't add {_kind(spec)} to a loss; multiply by a weight, add losses"
+        raise TypeError(message)
+    from .registry import get
+
+    return [Term(get(spec))]
+
+
+def _terms_by_output(spec: Any) -> list[Term]:
+    items = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
+    terms = [
+        found if found.penalizes else replace(found, output=(key, *found.output))
+        for key, loss in items
+        if loss is not None
+        for found in terms_of(loss)
+    ]
+    if not terms:
+        message = f"loss_fn is {spec!r}, without a loss; give one of the outputs a loss"
+        raise ValueError(message)
+    return terms
+
+
+def names_of(terms: Iterable[Term], taken: Iterable[str] = ()) -> list[str]:
+    """Return a name for each term that no other has.
+
+    A loss of one output is called after the output. A name that a metric has gets `_loss` added;
+    equal names are numbered: `l1`, `l1_2`.
+
+    Args:
+        terms: The terms.
+        taken: The metrics' names.
+    """
+    terms, taken, names = list(terms), set(taken), list[str]()
+    outputs = [term.output for term in terms]
+    for term in terms:
+        name = term.name or _own_name(term, alone=outputs.count(term.output) == 1)
+        name = f"{name}_loss" if name in taken else name
+        candidates = _numbered(name)
+        names.append(next(c for c in candidates if c not in {*names, *taken, "loss"}))
+    return names
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}_{number}"
+        number += 1
+
+
+def _own_name(term: Term, *, alone: bool) -> str:
+    keys = [f"output_{key}" if isinstance(key, int) else str(key) for key in term.output]
+    return "_".join(keys if keys and alone else [*keys, _short(term.fn)]).replace(".", "_")
+
+
+def _short(fn: Any) -> str:
+    """Return `focal` for a FocalLoss, `bce_with_logits` for a BCEWithLogitsLoss."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    if inspect.isroutine(fn):
+        name = fn.__name__
+        return "custom" if name in ("<lambda>", "loss") else name
+    kind = type(fn).__name__
+    kind = kind.removesuffix("WithLoss").removesuffix("Loss") or kind
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind).lower()
+
+
+def write(fn: Any) -> str:
+    """Write a loss, a penalty or a schedule as it stands in a formula."""
+    if inspect.isroutine(fn):
+        return str(fn.__name__)
+    if isinstance(fn, partial):
+        return write(fn.func)
+    text = repr(fn)
+    return text if "\n" not in text and "object at 0x" not in text else f"{type(fn).__name__}(...)"
+
+
+def _as_number(value: Any) -> float | None:
+    """Return a weight as a float; None where it is none, as a tensor that is to be learned."""
+    if isinstance(value, Tensor):
+        fits = value.numel() == 1 and not value.requires_grad and not value.is_complex()
+        return float(value) if fits else None
+    return float(value) if isinstance(value, Real) else None
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str) or not name or "." in name or name == "loss":
+        message = (
+            f"a term can't be called {name!r}; expected a name such as 'focal' ('loss' is the "
+            "whole objective)"
+        )
+        raise ValueError(message)
+    return name
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor) and value.requires_grad:
+        return "a tensor that requires a gradient (a weight to learn belongs in a loss module)"
+    if isinstance(value, (int, float, torch.Tensor)):
+        return f"{value!r}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -1,0 +1,83 @@
+"""The Dice loss, for segmentation."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import ReducedLoss
+from .fits import (
+    check_class_numbers,
+    check_class_range,
+    check_floating,
+    check_probabilities,
+    check_same_shape,
+    class_count,
+    is_class_numbers,
+)
+
+
+class DiceLoss(ReducedLoss):
+    """One minus the overlap of two masks: `1 - (2*sum(p*y) + s) / (sum(p+y) + s)`.
+
+    The sums go over the elements of one sample, so that the figure does not depend on the batch.
+    Float masks have the predictions' shape (N, ...); class numbers (N, ...) beside predictions
+    (N, C, ...) give the mean over the C classes.
+
+    Args:
+        smooth: What is added to both sums, so that two empty masks agree: s above.
+        from_logits: Predictions are logits; False takes probabilities.
+        reduction: "mean", "sum" or "none" over the samples.
+
+    Raises:
+        ValueError: `smooth` is negative, or `reduction` unknown.
+
+    Example:
+        >>> import torch
+        >>> from fitorch.losses import DiceLoss
+        >>> mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+        >>> DiceLoss(smooth=0.0)(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), mask)  # 1 - 2 / 3
+        tensor(0.3333)
+
+    Source: Milletari, Navab and Ahmadi, 2016, V-Net, section 3, with sums in place of the sums of
+    squares, arXiv 1606.04797.
+    """
+
+    def __init__(
+        self, smooth: float = 1.0, *, from_logits: bool = False, reduction: str = "mean"
+    ) -> None:
+        super().__init__(reduction)
+        if not smooth >= 0:
+            message = f"smooth must be 0 or more, got {smooth!r}"
+            raise ValueError(message)
+        self.smooth = smooth
+        self.from_logits = from_logits
+
+    def unreduced(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """Return the loss of each sample, of shape (N,)."""
+        if is_class_numbers(y_pred, y_true):
+            p = y_pred.softmax(1) if self.from_logits else y_pred
+            y = F.one_hot(y_true.long(), y_pred.shape[1]).movedim(-1, 1).to(p.dtype)
+            return self._unlike(p.flatten(2), y.flatten(2)).mean(1)
+        p = y_pred.sigmoid() if self.from_logits else y_pred
+        return self._unlike(p.flatten(1), y_true.flatten(1))
+
+    def check(self, y_pred: Tensor, y_true: Tensor) -> None:
+        """Refuse predictions and targets that do not fit."""
+        name = type(self).__name__
+        if is_class_numbers(y_pred, y_true) and y_pred.shape[1] > 1:
+            check_class_numbers(name, y_pred, y_true)
+            check_class_range(name, class_count(y_pred), y_true)
+        else:
+            check_same_shape(name, y_pred, y_true)
+            check_floating(name, y_true)
+        if not self.from_logits:
+            check_probabilities(name, y_pred, "pass DiceLoss(from_logits=True)")
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"smooth={self.smooth:g}{', from_logits=True' if self.from_logits else ''}"
+
+    def _unlike(self, p: Tensor, y: Tensor) -> Tensor:
+        overlap = 2 * (p * y).sum(-1) + self.smooth
+        return 1 - overlap / (p.sum(-1) + y.sum(-1) + self.smooth)

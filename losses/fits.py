@@ -1,0 +1,118 @@
+"""What predictions and targets must be like to fit a loss; each rule says the way out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class MisfitError(ValueError):
+    """Predictions and targets do not fit the loss."""
+
+
+def check_same_shape(name: str, y_pred: Tensor, y_true: Tensor) -> None:
+    """Refuse shapes that differ, which torch would broadcast or reject."""
+    if y_pred.shape != y_true.shape:
+        message = (
+            f"{name} got predictions of shape {tuple(y_pred.shape)} and targets of shape "
+            f"{tuple(y_true.shape)}; they must be equal ({way_out(y_pred, y_true)})"
+        )
+        raise MisfitError(message)
+
+
+def check_floating(name: str, y_true: Tensor) -> None:
+    """Refuse whole numbers where floats are compared."""
+    if not y_true.is_floating_point() and not y_true.is_complex():
+        message = f"{name} needs float targets, but got {y_true.dtype}; pass y.float()"
+        raise MisfitError(message)
+
+
+def check_probabilities(name: str, y_pred: Tensor, instead: str) -> None:
+    """Refuse predictions outside of [0, 1].
+
+    Args:
+        name: The loss.
+        y_pred: The predictions, of any shape.
+        instead: What to do with logits.
+    """
+    if not y_pred.numel():
+        return
+    low, high = y_pred.detach().aminmax()
+    if low < 0 or high > 1:
+        message = (
+            f"{name} needs probabilities in [0, 1], but got predictions from {low:.4g} to "
+            f"{high:.4g}; {instead}"
+        )
+        raise MisfitError(message)
+
+
+def check_signs(name: str, y_true: Tensor) -> None:
+    """Refuse targets other than -1 and 1, as the 0 and 1 of other losses."""
+    wrong = y_true[(y_true != 1) & (y_true != -1)]
+    if wrong.numel():
+        message = (
+            f"{name} needs targets that are -1 or 1, but got {wrong[0].item():.4g}; for targets of "
+            "0 and 1 pass 2 * y - 1"
+        )
+        raise MisfitError(message)
+
+
+def check_class_numbers(name: str, y_pred: Tensor, y_true: Tensor) -> None:
+    """Refuse targets that are not one class number for each prediction, (N, C, ...) to (N, ...)."""
+    if y_true.dtype not in (torch.int64, torch.uint8):
+        message = (
+            f"{name} needs class numbers of dtype int64, but got targets of dtype {y_true.dtype} "
+            f"and shape {tuple(y_true.shape)}; pass y.long()"
+        )
+        raise MisfitError(message)
+    if tuple(y_true.shape) != class_shape(y_pred):
+        one_hot = y_true.shape == y_pred.shape
+        out = "y.argmax(1)" if one_hot else f"targets of shape {class_shape(y_pred)}"
+        message = (
+            f"{name} got predictions of shape {tuple(y_pred.shape)} and targets of shape "
+            f"{tuple(y_true.shape)}{', one-hot it seems' if one_hot else ''}; pass {out}"
+        )
+        raise MisfitError(message)
+
+
+def check_class_range(name: str, classes: int, y_true: Tensor, ignored: int | None = None) -> None:
+    """Refuse class numbers that are not below `classes`, but for the one that is ignored."""
+    outside = (y_true < 0) | (y_true >= classes)
+    wrong = y_true[outside if ignored is None else outside & (y_true != ignored)]
+    if wrong.numel():
+        message = (
+            f"{name} got class {int(wrong[0])}, but the net's output has "
+            f"{classes} classes, numbered 0 to {classes - 1}; relabel the targets or give the last "
+            "layer more outputs"
+        )
+        raise MisfitError(message)
+
+
+def class_shape(y_pred: Tensor) -> tuple[int, ...]:
+    """Return the shape that class numbers have beside predictions (N, C, ...) or (C,)."""
+    return (y_pred.shape[0], *y_pred.shape[2:]) if y_pred.dim() > 1 else ()
+
+
+def class_count(y_pred: Tensor) -> int:
+    """Return C of predictions (N, C, ...) or (C,)."""
+    return y_pred.shape[1] if y_pred.dim() > 1 else y_pred.shape[0]
+
+
+def broadcasts_by_accident(y_pred: Tensor, y_true: Tensor) -> bool:
+    """Say whether one is (N, 1) and the other (N,), whose difference would be (N, N)."""
+    column, flat = sorted((y_pred, y_true), key=Tensor.dim, reverse=True)
+    return column.dim() == flat.dim() + 1 and column.shape == (*flat.shape, 1) and len(flat) > 1
+
+
+def way_out(y_pred: Tensor, y_true: Tensor) -> str:
+    """Say how to make two shapes equal."""
+    if y_pred.dim() == y_true.dim() + 1 and y_pred.shape == (*y_true.shape, 1):
+        return "y.unsqueeze(-1), or .squeeze(-1) at the end of the net"
+    if y_true.dim() == y_pred.dim() + 1 and y_true.shape == (*y_pred.shape, 1):
+        return "y.squeeze(-1)"
+    return "the net's last layer decides the shape of its output"
+
+
+def is_class_numbers(y_pred: Tensor, y_true: Tensor) -> bool:
+    """Say whether targets are class numbers beside predictions (N, C, ...), not (N, ...) alike."""
+    return not y_true.is_floating_point() and y_pred.dim() == y_true.dim() + 1

@@ -1,0 +1,155 @@
+"""The focal loss: binary, multi-label and multi-class, from probabilities or logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import ReducedLoss
+from .fits import (
+    MisfitError,
+    check_class_numbers,
+    check_class_range,
+    check_floating,
+    check_probabilities,
+    check_same_shape,
+    class_count,
+    is_class_numbers,
+)
+
+
+class FocalLoss(ReducedLoss):
+    """Cross entropy in which easy samples count little: `-alpha_t * (1 - p_t)**gamma * log(p_t)`.
+
+    `p_t` is the probability that the net gives the truth. Float targets of the predictions' shape
+    (N, ...) are binary, or several labels per sample; class numbers (N, ...) beside predictions
+    (N, C, ...) are multi-class.
+
+    Args:
+        gamma: How little easy samples count; 0 is cross entropy.
+        alpha: In [0, 1], the weight of positive samples, negative ones having `1 - alpha`; for
+            several classes a weight for each, or one number for all; None is 1.
+        from_logits: Predictions are logits, which is exact for large ones too; False takes
+            probabilities.
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ValueError: `gamma`, `alpha` or `reduction` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from fitorch.losses import FocalLoss
+        >>> hard, easy = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+        >>> truth = torch.tensor([1.0, 0.0])
+        >>> [round(FocalLoss()(p, truth).item(), 4) for p in (hard, easy)]
+        [0.0866, 0.0005]
+
+    Source: Lin, Goyal, Girshick, He and Dollar, 2017, Focal Loss for Dense Object Detection,
+    equation 5, arXiv 1708.02002.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        alpha: float | Sequence[float] | Tensor | None = 0.75,
+        *,
+        from_logits: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        if not 0 <= gamma < math.inf:
+            message = f"gamma must be 0 or more, got {gamma!r}"
+            raise ValueError(message)
+        self.gamma = float(gamma)
+        self.from_logits = from_logits
+        weights = None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32)
+        if weights is not None and not (
+            ((weights >= 0) & weights.isfinite()).all() and (weights.dim() or weights <= 1)
+        ):
+            message = f"alpha must be in [0, 1], a weight for each class, or None; got {alpha!r}"
+            raise ValueError(message)
+        by_class = weights is not None and weights.dim() > 0
+        self.alpha = None if by_class else alpha
+        self.register_buffer("class_alpha", weights if by_class else None)
+        self.class_alpha: Tensor | None
+
+    def unreduced(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """Return the loss of each element, of the targets' shape."""
+        if is_class_numbers(y_pred, y_true):
+            return self._multi_class(y_pred, y_true)
+        return self._binary(y_pred, y_true)
+
+    def check(self, y_pred: Tensor, y_true: Tensor) -> None:
+        """Refuse predictions and targets that do not fit."""
+        name = type(self).__name__
+        if is_class_numbers(y_pred, y_true) and y_pred.shape[1] > 1:
+            check_class_numbers(name, y_pred, y_true)
+            classes = class_count(y_pred)
+            check_class_range(name, classes, y_true)
+            if self.class_alpha is not None and len(self.class_alpha) != classes:
+                raise MisfitError(self._misweighted(classes))
+        else:
+            check_same_shape(name, y_pred, y_true)
+            check_floating(name, y_true)
+            if self.class_alpha is not None:
+                raise MisfitError(self._misweighted(None))
+        if not self.from_logits:
+            check_probabilities(name, y_pred, "pass FocalLoss(from_logits=True)")
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        alpha = self.alpha if self.class_alpha is None else self.class_alpha.tolist()
+        logits = ", from_logits=True" if self.from_logits else ""
+        return f"gamma={self.gamma:g}, alpha={alpha}{logits}"
+
+    def _misweighted(self, classes: int | None) -> str:
+        weights = 0 if self.class_alpha is None else len(self.class_alpha)
+        if classes is None:
+            return (
+                f"FocalLoss has {weights} weights in alpha, but targets that are 0 or 1 for each "
+                "output; give it one number, the weight of the ones"
+            )
+        return (
+            f"FocalLoss has {weights} weights in alpha, but the net's output has {classes} "
+            "classes; give it one for each"
+        )
+
+    def _binary(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        if self.from_logits:
+            cross_entropy = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
+            # log(1 - p_t), in which nothing overflows and a gradient is left for every gamma
+            log_missed = torch.logaddexp(
+                y_true.log() + F.logsigmoid(-y_pred), (1 - y_true).log() + F.logsigmoid(y_pred)
+            )
+            losses = (self.gamma * log_missed).exp() * cross_entropy
+        else:
+            cross_entropy = F.binary_cross_entropy(y_pred, y_true, reduction="none")
+            missed = y_true * (1 - y_pred) + (1 - y_true) * y_pred
+            losses = _power(missed, self.gamma) * cross_entropy
+        if self.class_alpha is not None:
+            raise MisfitError(self._misweighted(None))
+        if self.alpha is None:
+            return losses
+        return losses * (y_true * self.alpha + (1 - y_true) * (1 - self.alpha))
+
+    def _multi_class(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        log_p = y_pred.log_softmax(1) if self.from_logits else _log(y_pred)
+        log_pt = log_p.gather(1, y_true.long().unsqueeze(1)).squeeze(1)
+        losses = -_power(-log_pt.expm1(), self.gamma) * log_pt
+        if self.class_alpha is not None:
+            return losses * self.class_alpha.to(losses.dtype)[y_true.long()]
+        return losses if self.alpha is None else losses * self.alpha
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """Return `base ** exponent`, with a finite gradient at 0 for exponents below 1 too."""
+    return base if exponent == 1 else base.clamp_min(torch.finfo(base.dtype).tiny) ** exponent
+
+
+def _log(probability: Tensor) -> Tensor:
+    """Return the logarithm, -100 at least, as in torch's own BCELoss."""
+    return probability.log().clamp_min(-100)

@@ -1,0 +1,179 @@
+"""Penalties on the weights of a net: L1, L2 and both."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .compose import Penalty
+
+
+class _NormPenalty(Penalty):
+    """`l1 * sum(|w|) + l2 / 2 * sum(w**2)`.
+
+    It takes a few operations on all tensors at once, forward and backward.
+    """
+
+    def __init__(self, l1: float, l2: float, include: Any, exclude: Any) -> None:
+        super().__init__(include, exclude)
+        for name, factor in (("l1", l1), ("l2", l2)):
+            if not math.isfinite(factor):
+                message = (
+                    f"the factor of an {name.upper()} penalty is {factor!r}; expected a number"
+                )
+                raise ValueError(message)
+        self.l1, self.l2 = float(l1), float(l2)
+
+    def value(self, weights: list[nn.Parameter]) -> Tensor:
+        """Return the penalty on these parameters, a scalar; 0 for none."""
+        if not weights:
+            return torch.zeros(())
+        value: Tensor = _Norms.apply(self.l1, self.l2, *weights)  # type: ignore[no-untyped-call]
+        return value
+
+    def _repr(self, *factors: str) -> str:
+        chosen = [
+            f"{name}={value if callable(value) else repr(value)}"
+            for name, value in (("include", self.include), ("exclude", self.exclude))
+            if value is not None
+        ]
+        return f"{type(self).__name__}({', '.join([*factors, *chosen])})"
+
+
+class L1(_NormPenalty):
+    """The sum of the weights' absolute values: `alpha * sum(|w|)`.
+
+    Biases, normalization layers and frozen parameters are left out, shared parameters count once.
+
+    Args:
+        alpha: The factor; `1e-3 * L1()` is the same as `L1(1e-3)`.
+        include: Which parameters to penalize, instead of all weights: a name, a pattern such as
+            `"encoder.*"`, a list of them, or a predicate `(name, parameter) -> bool`. The name of a
+            module stands for all parameters in it.
+        exclude: Which of those to leave out, told in the same way.
+
+    Raises:
+        ValueError: `alpha` is not finite.
+
+    Example:
+        >>> import torch
+        >>> from fitorch.losses import L1
+        >>> net = torch.nn.Linear(2, 1)
+        >>> _ = torch.nn.init.constant_(net.weight, -3.0)
+        >>> L1(0.5)(net).item()  # 0.5 * (3 + 3)
+        3.0
+    """
+
+    def __init__(self, alpha: float = 1.0, include: Any = None, exclude: Any = None) -> None:
+        super().__init__(alpha, 0.0, include, exclude)
+
+    def __repr__(self) -> str:
+        return self._repr(*([] if self.l1 == 1 else [f"{self.l1:g}"]))
+
+
+class L2(_NormPenalty):
+    """Half the sum of the weights' squares: `0.5 * alpha * sum(w**2)`, whose gradient is `alpha*w`.
+
+    With plain SGD it is what `weight_decay=alpha` does; Keras' L2 lacks the half. Biases,
+    normalization layers and frozen parameters are left out, shared parameters count once.
+
+    Args:
+        alpha: The factor; `1e-3 * L2()` is the same as `L2(1e-3)`.
+        include: Which parameters to penalize, as for `L1`.
+        exclude: Which of those to leave out, as for `L1`.
+
+    Raises:
+        ValueError: `alpha` is not finite.
+
+    Example:
+        >>> import torch
+        >>> from fitorch.losses import L2
+        >>> net = torch.nn.Linear(4, 1)
+        >>> _ = torch.nn.init.constant_(net.weight, -3.0)
+        >>> L2(0.5)(net).item()  # 0.5 * 0.5 * (9 + 9 + 9 + 9)
+        9.0
+    """
+
+    def __init__(self, alpha: float = 1.0, include: Any = None, exclude: Any = None) -> None:
+        super().__init__(0.0, alpha, include, exclude)
+
+    def __repr__(self) -> str:
+        return self._repr(*([] if self.l2 == 1 else [f"{self.l2:g}"]))
+
+
+class L1L2(_NormPenalty):
+    """Both penalties as one term: `l1 * sum(|w|) + 0.5 * l2 * sum(w**2)`, the elastic net's.
+
+    Add `L1` and `L2` for a column each.
+
+    Args:
+        l1: The factor of the absolute values.
+        l2: The factor of the squares.
+        include: Which parameters to penalize, as for `L1`.
+        exclude: Which of those to leave out, as for `L1`.
+
+    Raises:
+        ValueError: A factor is not finite.
+
+    Source: Zou and Hastie, 2005, Regularization and variable selection via the elastic net, eq. 3,
+    but for the half.
+    """
+
+    def __init__(
+        self, l1: float = 1.0, l2: float = 1.0, include: Any = None, exclude: Any = None
+    ) -> None:
+        super().__init__(l1, l2, include, exclude)
+
+    def __repr__(self) -> str:
+        return self._repr(f"l1={self.l1:g}", f"l2={self.l2:g}")
+
+
+class _Norms(torch.autograd.Function):
+    """The penalty, and its gradient `l1 * sign(w) + l2 * w`, on a list of tensors at once."""
+
+    @staticmethod
+    def forward(l1: float, l2: float, *weights: Tensor) -> Tensor:
+        wide = _wide_type(weights)
+        terms = []
+        if l1:
+            terms.append(l1 * torch.stack(torch._foreach_norm(weights, 1, wide)).sum())
+        if l2 or not l1:
+            squares = torch.stack(torch._foreach_norm(weights, 2, wide)).square()
+            terms.append(0.5 * l2 * squares.sum())
+        return sum(terms[1:], start=terms[0])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.l1, ctx.l2, *weights = inputs
+        ctx.save_for_backward(*weights)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
+        weights, (grad,) = ctx.saved_tensors, outputs
+        gradients: tuple[Tensor, ...] = ()
+        if ctx.l1:
+            gradients = torch._foreach_mul(_signs(weights), ctx.l1 * grad)
+        if ctx.l2 or not ctx.l1:
+            shrinkage = torch._foreach_mul(weights, ctx.l2 * grad)
+            gradients = torch._foreach_add(gradients, shrinkage) if gradients else shrinkage
+        return (None, None, *gradients)
+
+
+def _signs(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if any(weight.is_complex() for weight in weights):
+        return tuple(weight.sgn() for weight in weights)
+    return torch._foreach_sign(weights)
+
+
+def _wide_type(weights: tuple[Tensor, ...]) -> torch.dtype | None:
+    """Return a type in which halves and floats are summed up without loss; None for their own."""
+    types = {weight.dtype for weight in weights}
+    if len(types) == 1 and types <= {torch.float32, torch.float64}:
+        return None
+    if any(kind.is_complex for kind in types):
+        return None
+    return reduce(torch.promote_types, types, torch.float32)

@@ -1,0 +1,118 @@
+"""Which of a net's parameters are weights: the rest, biases and normalization, is not penalized."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import ParametrizationList
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NAMED_NORM = re.compile(
+    r"Norm(\dd)?$"
+)  # LlamaRMSNorm, FrozenBatchNorm2d: norms of other libraries
+_BIAS = re.compile(r"(^|_)bias(_|$)")  # bias, bias_ih_l0 of an LSTM, in_proj_bias of an attention
+
+
+def no_decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return two parameter groups for an optimizer: weights that decay, and the rest that doesn't.
+
+    Biases and the parameters of normalization layers are the rest. Every parameter is in one group,
+    shared ones once.
+
+    Args:
+        net: The net.
+        weight_decay: The weight decay of the first group; the second has 0.
+
+    Raises:
+        ValueError: `weight_decay` is negative.
+
+    Example:
+        >>> import torch
+        >>> from fitorch.losses import no_decay_groups
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8))
+        >>> groups = no_decay_groups(net, weight_decay=0.01)
+        >>> [len(group["params"]) for group in groups]
+        [1, 3]
+        >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    """
+    if not weight_decay >= 0:
+        message = f"weight_decay must be 0 or more, got {weight_decay!r}"
+        raise ValueError(message)
+    decayed, rest = list[nn.Parameter](), list[nn.Parameter]()
+    for _, parameter, is_weight in _parameters(net):
+        (decayed if is_weight else rest).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+
+
+def choose(net: nn.Module, include: Any = None, exclude: Any = None) -> list[nn.Parameter]:
+    """Return the trainable parameters to penalize, each once.
+
+    Args:
+        net: The net.
+        include: Patterns or a predicate; None is all weights.
+        exclude: Patterns or a predicate; None is nothing.
+    """
+    included = None if include is None else _predicate(include, "include")
+    excluded = None if exclude is None else _predicate(exclude, "exclude")
+    return [
+        parameter
+        for name, parameter, is_weight in _parameters(net)
+        if parameter.requires_grad
+        and (is_weight if included is None else included(name, parameter))
+        and not (excluded and excluded(name, parameter))
+    ]
+
+
+def nothing_chosen(penalty: str, net: nn.Module) -> str:
+    """Say that a penalty has nothing to penalize, and what there is."""
+    names = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return (
+        f"{penalty} finds no parameter to penalize in {type(net).__name__}, whose trainable "
+        f"parameters are {listed or 'none'}; biases and normalization are left out unless "
+        "include= matches their names, as include='*'"
+    )
+
+
+def _parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    """Give every parameter once, with its name and whether it is a weight."""
+    seen: set[int] = set()
+    for path, module in net.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                full = f"{path}.{name}" if path else name
+                yield full, parameter, _is_weight(module, path, name)
+
+
+def _is_weight(module: nn.Module, path: str, name: str) -> bool:
+    if isinstance(module, _NORMS) or _NAMED_NORM.search(type(module).__name__):
+        return False
+    if isinstance(module, ParametrizationList):  # its path ends with what it parametrizes
+        name = path.rpartition(".")[2]
+    return not _BIAS.search(name)
+
+
+def _predicate(chosen: Any, argument: str) -> Callable[[str, nn.Parameter], bool]:
+    if callable(chosen):
+        return chosen  # type: ignore[no-any-return]
+    patterns = [chosen] if isinstance(chosen, str) else chosen
+    if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
+        message = (
+            f"{argument} is {chosen!r}; expected a pattern such as 'encoder.*', a list of them, or "
+            "a predicate (name, parameter) -> bool"
+        )
+        raise TypeError(message)
+
+    def matches(name: str, _parameter: nn.Parameter) -> bool:
+        return any(fnmatchcase(name, p) or name.startswith(f"{p}.") for p in patterns)
+
+    return matches

@@ -1,0 +1,122 @@
+"""The symmetric cross entropy, for labels of which some are wrong."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import ReducedLoss
+from .fits import (
+    MisfitError,
+    check_class_numbers,
+    check_class_range,
+    check_floating,
+    check_probabilities,
+    check_same_shape,
+    class_count,
+    is_class_numbers,
+)
+
+_LEAST = 1e-4  # of a probability, so that the logarithm of a label's 0 is finite
+
+
+class SCELoss(ReducedLoss):
+    """Cross entropy plus its reverse: `a * H(y, p) + b * H(p, y)`.
+
+    The reverse, in which labels stand under the logarithm, gives less weight to labels that the
+    net doubts, as wrong ones are. Class numbers (N, ...) beside predictions (N, C, ...) are
+    multi-class; float targets of the predictions' shape are binary.
+
+    Args:
+        num_classes: The number of classes; None takes it from the predictions.
+        a: The weight of the cross entropy.
+        b: The weight of the reverse cross entropy.
+        from_logits: Predictions are logits; False takes probabilities.
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ValueError: `reduction` is none of these.
+
+    Example:
+        >>> import torch
+        >>> from fitorch.losses import SCELoss
+        >>> p, clean, noisy = torch.tensor([0.8]), torch.tensor([1.0]), torch.tensor([0.0])
+        >>> forward, reverse = SCELoss(b=0, from_logits=False), SCELoss(a=0, from_logits=False)
+        >>> [round((reverse(p, y) / forward(p, y)).item(), 4) for y in (clean, noisy)]
+        [8.2502, 4.5786]
+
+    Source: Wang, Ma, Chen, Luo, Yi and Bailey, 2019, Symmetric Cross Entropy for Robust Learning
+    with Noisy Labels, equations 5 and 6, arXiv 1908.06112.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        a: float = 1.0,
+        b: float = 1.0,
+        *,
+        from_logits: bool = True,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        self.num_classes = num_classes
+        self.a = a
+        self.b = b
+        self.from_logits = from_logits
+
+    def unreduced(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """Return the loss of each element, of the targets' shape."""
+        if is_class_numbers(y_pred, y_true):
+            forward, reverse = self._multi_class(y_pred, y_true.long())
+        else:
+            forward, reverse = self._binary(y_pred, y_true)
+        return self.a * forward + self.b * reverse
+
+    def check(self, y_pred: Tensor, y_true: Tensor) -> None:
+        """Refuse predictions and targets that do not fit."""
+        name = type(self).__name__
+        if is_class_numbers(y_pred, y_true) and y_pred.shape[1] > 1:
+            check_class_numbers(name, y_pred, y_true)
+            classes = class_count(y_pred)
+            if self.num_classes not in (None, classes):
+                message = (
+                    f"SCELoss was made for num_classes={self.num_classes}, but the net's output "
+                    f"has {classes}; leave the argument out"
+                )
+                raise MisfitError(message)
+            check_class_range(name, classes, y_true)
+        else:
+            check_same_shape(name, y_pred, y_true)
+            check_floating(name, y_true)
+        if not self.from_logits:
+            check_probabilities(name, y_pred, "pass SCELoss(from_logits=True)")
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        probabilities = "" if self.from_logits else ", from_logits=False"
+        return f"a={self.a:g}, b={self.b:g}{probabilities}"
+
+    def _multi_class(self, y_pred: Tensor, y_true: Tensor) -> tuple[Tensor, Tensor]:
+        p = y_pred.softmax(1) if self.from_logits else y_pred
+        p = p.clamp(_LEAST, 1.0)
+        if self.from_logits:
+            forward = F.cross_entropy(y_pred, y_true, reduction="none")
+        else:
+            forward = -p.gather(1, y_true.unsqueeze(1)).squeeze(1).log()
+        one_hot = F.one_hot(y_true, y_pred.shape[1]).movedim(-1, 1).to(p.dtype)
+        return forward, -(p * one_hot.clamp(_LEAST, 1.0).log()).sum(1)
+
+    def _binary(self, y_pred: Tensor, y_true: Tensor) -> tuple[Tensor, Tensor]:
+        p = (y_pred.sigmoid() if self.from_logits else y_pred).clamp(_LEAST, 1 - _LEAST)
+        y = y_true.clamp(_LEAST, 1 - _LEAST)
+        if self.from_logits:
+            forward = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
+        else:
+            forward = _cross_entropy(y, p)
+        return forward, _cross_entropy(p, y)
+
+
+def _cross_entropy(p: Tensor, q: Tensor) -> Tensor:
+    """Return H(p, q) of two binary distributions."""
+    return -torch.xlogy(p, q) - torch.xlogy(1 - p, 1 - q)

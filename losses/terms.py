@@ -1,0 +1,279 @@
+"""The terms of an objective at work: what each adds to a batch's loss, and how much it counts."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .calls import call_of
+from .compose import Penalty, Term, nothing_chosen, write
+from .fits import MisfitError
+
+Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
+
+_OVER_CLASSES = tuple(
+    getattr(nn, name)
+    for name in ("CrossEntropyLoss", "NLLLoss", "LinearCrossEntropyLoss")
+    if hasattr(nn, name)  # the last one since torch 2.13
+)
+
+
+class OwnLoss:
+    """The `.loss` that the net's own output carries (Hugging Face)."""
+
+    def __call__(self, y_pred: Any, _y_true: Any) -> Tensor:
+        """Return it."""
+        return y_pred.loss  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return "the net's own loss"
+
+
+class LossTerm:
+    """A loss of an objective.
+
+    Args:
+        term: The loss, its weight and the output that it compares.
+        name: What its columns are called.
+    """
+
+    def __init__(self, term: Term, name: str) -> None:
+        self.term = term
+        self.name = name
+        self.loss_fn: Any = term.fn
+        self.weight = term.factor
+        self._call = call_of(term.fn)
+        self._reduces = not term.per_sample and self._reduction != "none"
+        self._unreduced: Any = None
+
+    @property
+    def summed(self) -> bool:
+        """Whether the loss of a batch is a sum over its samples instead of their mean."""
+        return self._reduction == "sum"
+
+    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> Part:
+        """Return what the loss adds, weight and all, and the batch's share in the epoch's mean.
+
+        Args:
+            y_pred: The net's output, all of it.
+            y_true: The targets, all of them.
+            weight: A weight for each sample, of shape (N,) or (N, 1), a mapping of them to
+                outputs, or None.
+        """
+        if self.term.output:
+            y_pred, y_true, weight = self.select(y_pred, y_true, weight)
+        if weight is None and self._reduces:
+            loss = self._call(self.loss_fn, y_pred, y_true)
+            share = self._share(y_pred, y_true, None)
+        else:
+            loss, share = self._weighted(y_pred, y_true, weight)
+        return (loss if self.weight == 1.0 else self.weight * loss), share
+
+    def share(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:
+        """Return how much a batch counts in the epoch's mean.
+
+        Args:
+            y_pred: The net's output; asked only where there are no targets.
+            y_true: The targets, all of them.
+            weight: A weight for each sample, or None.
+        """
+        if self.term.output:
+            y_pred, y_true, weight = self.select(y_pred, y_true, weight)
+        return self._share(y_pred, y_true, weight)
+
+    def select(self, y_pred: Any, y_true: Any, weight: Any = None) -> tuple[Any, Any, Any]:
+        """Return the output that the loss compares, its targets and its weights."""
+        path = self.term.output
+        if path:
+            y_pred = None if y_pred is None else _follow(y_pred, path, "the net's output")
+            y_true = None if y_true is None else _follow(y_true, path, "the targets")
+            weight = _follow(weight, path, "sample_weight") if _is_tree(weight) else weight
+        return y_pred, y_true, weight
+
+    def _share(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
+        counted = _target_weights(self.loss_fn, y_true)
+        if weight is not None:
+            return _total(weight.reshape(-1), counted)
+        if counted is not None:
+            return counted.count_nonzero() if counted.dtype is torch.bool else counted.sum()
+        if isinstance(self.loss_fn, nn.CTCLoss):
+            return first_length(y_true[-1])  # its labels may lie in one row
+        return first_length(y_pred if y_true is None else y_true)
+
+    def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return `sum(w * loss) / sum(w)` over the samples, and `sum(w)`.
+
+        So weights of one change nothing: what torch's own mean divides by is weighted.
+        """
+        losses = self._losses(y_pred, y_true)
+        if weight is None:
+            weight = losses.new_ones(len(losses) if losses.dim() else 0)
+        weight = weight.reshape(-1).to(losses.dtype)
+        if losses.dim() == 0 or len(losses) != len(weight):
+            message = (
+                f"{write(self.loss_fn)} gives losses of shape {tuple(losses.shape)} for "
+                f"{len(weight)} sample weights; expected one loss per sample along dimension 0"
+            )
+            raise ValueError(message)
+        counted = _target_weights(self.loss_fn, y_true)
+        summing = counted is not None or self._reduction in ("sum", "batchmean")
+        if losses.dim() > 1 and not summing:
+            losses = losses.flatten(1).mean(1)
+        total = _total(weight, counted)
+        weighted = (losses * _beside(weight, losses)).sum()
+        if self.summed:
+            return weighted, total
+        return weighted / total.clamp_min(torch.finfo(losses.dtype).tiny), total
+
+    def _losses(self, y_pred: Any, y_true: Any) -> Tensor:
+        """Return a loss for each sample, of shape (N, ...)."""
+        if isinstance(self.loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
+            return -self.loss_fn(y_pred, y_true).output
+        if self._unreduced is None:
+            self._unreduced = self._make_unreduced()
+        losses = self._call(self._unreduced, y_pred, y_true)
+        if not isinstance(losses, Tensor):
+            message = f"{write(self.loss_fn)} gave a {type(losses).__name__}; expected a tensor"
+            raise TypeError(message)
+        return losses
+
+    def _make_unreduced(self) -> Any:
+        """Return the loss as one that gives a loss per sample."""
+        if not self._reduces:
+            return self.loss_fn
+        if self._reduction in ("mean", "sum", "batchmean"):
+            unreduced: Any = copy.copy(self.loss_fn)
+            unreduced.reduction = "none"
+            return unreduced
+        if _takes_reduction(self.loss_fn):
+            return lambda y_pred, y_true: self.loss_fn(y_pred, y_true, reduction="none")
+        message = (
+            "sample_weight and class_weight need a loss per sample, which "
+            f"{write(self.loss_fn)} does not offer; return one, of shape (N,), and say so: "
+            "fitorch.losses.term(loss_fn, per_sample=True), or give it a `reduction` that can be "
+            "'none', as all losses of torch.nn have"
+        )
+        raise TypeError(message)
+
+    @property
+    def _reduction(self) -> str | None:
+        reduction = getattr(self.loss_fn, "reduction", None)
+        return reduction if isinstance(reduction, str) else None
+
+
+class PenaltyTerm:
+    """A penalty of an objective, with the parameters of the net that it is bound to.
+
+    Args:
+        term: The penalty and its weight.
+        name: What its columns are called.
+    """
+
+    def __init__(self, term: Term, name: str) -> None:
+        self.term = term
+        self.name = name
+        self.penalty: Penalty = term.fn  # type: ignore[assignment]
+        self.weight = term.factor
+        self._parameters: list[nn.Parameter] = []
+
+    def bind(self, net: nn.Module, *, strictly: bool = False) -> None:
+        """Choose the parameters to penalize.
+
+        Raises:
+            ValueError: There are none, and that is not allowed.
+        """
+        self._parameters = self.penalty.choose(net)
+        if strictly and not self._parameters:
+            raise ValueError(nothing_chosen(repr(self.penalty), net))
+
+    def __call__(self) -> Tensor:
+        """Return what the penalty adds, weight and all."""
+        value = self.penalty.value(self._parameters)
+        return value if self.weight == 1.0 else self.weight * value
+
+
+def first_length(tree: Any) -> int:
+    """Return the number of samples in a batch of nested tensors.
+
+    Raises:
+        TypeError: There is something else where a tensor should be.
+    """
+    found: Any = tree
+    while isinstance(found, (Mapping, list, tuple)):
+        values = found.values() if isinstance(found, Mapping) else found
+        found = next((value for value in values if value is not None), None)
+    if not hasattr(found, "shape") or not found.shape:
+        message = (
+            f"can't tell how many samples a batch has: its targets are a {type(tree).__name__} "
+            f"holding a {type(found).__name__}, where a tensor of shape (N, ...) is expected"
+        )
+        raise TypeError(message)
+    samples: int = found.shape[0]
+    return samples
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
+def _follow(tree: Any, path: tuple[Any, ...], what: str) -> Any:
+    """Return what the keys lead to, through mappings, sequences and attributes.
+
+    Raises:
+        MisfitError: It names the key and what there is.
+    """
+    return reduce(lambda found, key: _part(found, key, what), path, tree)
+
+
+def _part(tree: Any, key: Any, what: str) -> Any:
+    try:
+        return tree[key] if _is_tree(tree) else getattr(tree, key)
+    except (KeyError, IndexError, AttributeError, TypeError):
+        raise MisfitError(_missing(tree, key, what)) from None
+
+
+def _missing(found: Any, key: Any, what: str) -> str:
+    if isinstance(found, Mapping):
+        there = f"the keys {list(found)}"
+    elif isinstance(found, (tuple, list)):
+        there = f"{len(found)} parts"
+    else:
+        there = f"one {type(found).__name__}"
+    return f"there is a loss for output {key!r}, but {what} has {there}; loss_fn needs their names"
+
+
+def _takes_reduction(loss_fn: Any) -> bool:
+    try:
+        return "reduction" in inspect.signature(loss_fn).parameters
+    except (TypeError, ValueError):  # a built-in that tells no signature
+        return False
+
+
+def _target_weights(loss_fn: Any, y_true: Any) -> Tensor | None:
+    """Return what each target counts where torch's mean divides by the sum of that, else None.
+
+    That is so for class numbers, which may be ignored or weighted by class.
+    """
+    if type(loss_fn) not in _OVER_CLASSES or not isinstance(y_true, Tensor):
+        return None
+    if y_true.is_floating_point():
+        return None
+    ignored = -100 if loss_fn.ignore_index is None else loss_fn.ignore_index
+    counted: Tensor = y_true != ignored
+    weight: Tensor | None = loss_fn.weight
+    return counted if weight is None else weight[y_true.where(counted, 0)] * counted
+
+
+def _total(weight: Tensor, counted: Tensor | None) -> Tensor:
+    return weight.sum() if counted is None else (_beside(weight, counted) * counted).sum()
+
+
+def _beside(weight: Tensor, values: Tensor) -> Tensor:
+    """Return the weights of samples in a shape that multiplies all values of each, (N, ...)."""
+    return weight.reshape(-1, *[1] * (values.dim() - 1))
