@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Logs
 from .monitor import MonitorCallback
 
 
 class BestWeights(MonitorCallback):
-    """Give the net the weights of its best epoch at the end, whatever ended training.
+    """Give net and loss the weights of the best epoch at the end, whatever ended training.
 
     Args:
         monitor: The figure to watch.
@@ -28,7 +28,7 @@ class BestWeights(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode)
         self.folder = None if folder is None else Path(folder)
-        self._weights: dict[str, Any] | None = None
+        self._weights: list[dict[str, Any]] | None = None  # of the net, and of the loss
 
     def forget(self) -> None:
         """Forget an earlier fit."""
@@ -48,7 +48,8 @@ class BestWeights(MonitorCallback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Restore them."""
         if self._weights is not None:
-            self.model.net.load_state_dict(self._weights)
+            for module, weights in zip(self._modules(), self._weights, strict=True):
+                module.load_state_dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best, and the weights."""
@@ -58,20 +59,32 @@ class BestWeights(MonitorCallback):
         """Put it back."""
         super().load_state_dict(state)
         weights = state["weights"]
-        self._weights = None if weights is None else {n: _copy(v) for n, v in weights.items()}
+        self._weights = None if weights is None else [_copies(each) for each in weights]
+
+    def _modules(self) -> tuple[nn.Module, nn.Module]:
+        return self.model.net, self.model.objective.module
 
     def _keep(self) -> None:
         """Copy the weights, into the memory of the last copy where there is one."""
-        state = self.model.net.state_dict()
-        if self._weights is None or self._weights.keys() != state.keys():
-            self._weights = {name: _copy(value) for name, value in state.items()}
+        states = [module.state_dict() for module in self._modules()]
+        if self._weights is None or [*map(list, self._weights)] != [*map(list, states)]:
+            self._weights = [_copies(state) for state in states]
             return
-        with torch.no_grad():
-            for name, value in state.items():
-                if isinstance(value, Tensor):
-                    self._weights[name].copy_(value)
-                else:
-                    self._weights[name] = value
+        for kept, state in zip(self._weights, states, strict=True):
+            _overwrite(kept, state)
+
+
+def _copies(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _copy(value) for name, value in state.items()}
+
+
+@torch.no_grad()
+def _overwrite(kept: dict[str, Any], state: Mapping[str, Any]) -> None:
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            kept[name].copy_(value)
+        else:
+            kept[name] = value
 
 
 def _copy(value: Any) -> Any:

@@ -95,7 +95,9 @@ class Table:
             return self.title(row.epoch)
         if name == "seconds":
             return figures.duration(row.seconds)
-        write = figures.learning_rate if name == "lr" else figures.number
+        write = (
+            figures.learning_rate if name == "lr" or name.endswith("_weight") else figures.number
+        )
         return write(row.logs.get(name, math.nan))
 
     def _plain(self, row: Row, best: bool) -> str:

@@ -226,7 +226,7 @@ class Penalty(Composable):
 
 
 def term(loss: Any, name: str | None = None, *, per_sample: bool = False) -> Composition:
-    """Turn any loss into a term, as `0.3 * term(nn.CrossEntropyLoss())` needs one.
+    """Turn any loss into something that takes part in arithmetic.
 
     Args:
         loss: A loss of torch.nn, a function `(y_pred, y_true)`, a name, or something of ours.

@@ -87,9 +87,12 @@ class Objective:
         terms = (*self.losses, *self.penalties)
         return {f"{term.name}_weight": term.weight for term in terms if term.term.schedules}
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Give the losses' own parameters."""
-        return self.module.parameters()
+    def named_parameters(self, net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+        """Give the losses' own parameters with their names, without those of `net`."""
+        of_net = {id(parameter) for parameter in net.parameters()}
+        for name, parameter in self.module.named_parameters():
+            if id(parameter) not in of_net:
+                yield name.split(".", 2)[2], parameter  # losses.0.weight is weight to the user
 
     def to(self, device: torch.device) -> None:
         """Move the losses' parameters and buffers (class weights, say) to `device`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,33 +64,40 @@ def to_tensors(
         value: An array, or nested mappings and sequences of arrays.
         what: How to call it in an error, as "x".
         floating: What float64 (of NumPy and pandas) becomes.
-        labels: Turn integers of any size into int64.
+        labels: Turn integers of any size into int64; None may stand for one of several targets.
         strict: Refuse what is no array of numbers, else leave it as it is.
 
     Raises:
         TypeError: Something in it is no array of numbers.
         DataError: A NumPy array or DataFrame holds objects or text.
     """
-    inner = partial(to_tensors, floating=floating, labels=labels, strict=strict)
+
+    def inner(part: Any, what: str) -> Any:
+        if part is None and labels:
+            return None
+        return to_tensors(part, what, floating, labels=labels, strict=strict)
+
     if isinstance(value, Mapping):
         return {key: inner(item, f"{what}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return rebuild_sequence(value, [inner(v, f"{what}[{i}]") for i, v in enumerate(value)])
     if isinstance(value, Tensor):
         return value
-    if is_sparse(value):
-        megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
-        message = (
-            f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "
-            f"pass {what}.toarray() (dense, about {megabytes:.0f} MB)"
-        )
-        raise TypeError(message)
-    if not is_array(value):
-        if not strict:
-            return value
-        message = f"{what} is a {type(value).__name__}; {_WAYS}"
-        raise TypeError(message)
-    return _from_numpy(_as_array(value, what), floating, labels)
+    if is_array(value) and not is_sparse(value):
+        return _from_numpy(_as_array(value, what), floating, labels)
+    if strict or is_sparse(value):
+        raise TypeError(_no_array(value, what))
+    return value
+
+
+def _no_array(value: Any, what: str) -> str:
+    if not is_sparse(value):
+        return f"{what} is a {type(value).__name__}; {_WAYS}"
+    megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
+    return (
+        f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "
+        f"pass {what}.toarray() (dense, about {megabytes:.0f} MB)"
+    )
 
 
 def _as_array(value: Any, what: str) -> np.ndarray:

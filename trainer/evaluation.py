@@ -72,7 +72,7 @@ class Evaluation:
     def _measure(self, where: str) -> dict[str, float]:
         hooks, step = self._hooks, self._step
         step.reset()
-        with inference(self._net):
+        with inference(self._net, step.objective.module):
             taken = islice(self._source.batches(0), self._steps)
             samples_in = partial(self._source.samples_in, 0)
             batches = reading(taken, self._name, where, samples_in)
@@ -146,8 +146,9 @@ def predict(
 
 
 @contextmanager
-def inference(net: nn.Module) -> Iterator[None]:
-    """Run the net in eval mode and without gradients; disturb neither modes nor random streams."""
-    with undisturbed_randomness(), modes_restored(net), torch.no_grad():
-        net.eval()
+def inference(*modules: nn.Module) -> Iterator[None]:
+    """Run modules in eval mode and without gradients; disturb neither modes nor random streams."""
+    with undisturbed_randomness(), modes_restored(*modules), torch.no_grad():
+        for module in modules:
+            module.eval()
         yield

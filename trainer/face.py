@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,18 +40,41 @@ class NetFace:
             metadata: Strings to keep in a safetensors file.
 
         Returns:
-            The file.
+            The file. Where the loss has parameters of its own, they are beside it:
+            `best.loss.safetensors`.
         """
-        return save_weights(self.net, path, metadata)
+        file = save_weights(self.net, path, metadata)
+        if self._loss_learns:
+            save_weights(self.objective.module, _beside(file), metadata)
+        return file
 
     def load_ckpt(self, path: str | Path) -> Path:
         """Load weights that `save_ckpt`, `fit(ckpt_path=...)` or `torch.save` wrote.
+
+        Parameters of the loss, where it has some, come from the file beside it.
 
         Raises:
             FileNotFoundError: There is no such file.
             RuntimeError: Names or shapes differ from the net's.
         """
-        return load_weights(self.net, path)
+        file = load_weights(self.net, path)
+        if self._loss_learns:
+            self._load_loss(_beside(file))
+        return file
+
+    def _load_loss(self, file: Path) -> None:
+        if file.is_file():
+            load_weights(self.objective.module, file)
+        else:
+            warnings.warn(
+                f"there are no parameters of the loss at {file}; it keeps those it has",
+                stacklevel=3,
+            )
+
+    @property
+    def _loss_learns(self) -> bool:
+        parameters = self.objective.named_parameters(self.net)
+        return any(parameter.requires_grad for _, parameter in parameters)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the net."""
@@ -89,3 +113,8 @@ class NetFace:
         self._placement.place(self.net)
         self.objective.to(self._placement.device)
         return self._placement
+
+
+def _beside(file: Path) -> Path:
+    """Return the file for the loss' own parameters: best.loss.safetensors."""
+    return file.with_name(f"{file.stem}.loss{file.suffix}")

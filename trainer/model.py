@@ -89,10 +89,11 @@ class KerasModel(NetFace):
         check_module(net)
         self.metrics_dict = dict(metrics_dict or {})
         super().__init__(net, Objective(loss_fn, self.metrics_dict))
-        self.optimizer = make_optimizer(optimizer, net, self.objective.parameters())
+        loss_parameters = dict(self.objective.named_parameters(net))
+        self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
         self.lr_scheduler = None
         if self.optimizer is not None:  # there is something to train
-            check_optimizer(self.optimizer, net, self.objective.parameters())
+            check_optimizer(self.optimizer, net, loss_parameters)
             self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
         self.forward_hook = forward
         self.history = History()

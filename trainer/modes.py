@@ -9,10 +9,10 @@ from torch import nn
 
 
 class Modes:
-    """The modes of all modules of a net, to be put back later."""
+    """The modes of all modules of nets, to be put back later."""
 
-    def __init__(self, net: nn.Module) -> None:
-        self._modes = [(module, module.training) for module in net.modules()]
+    def __init__(self, *nets: nn.Module) -> None:
+        self._modes = [(module, module.training) for net in nets for module in net.modules()]
 
     def restore(self) -> None:
         """Put every module back into its mode."""
@@ -35,9 +35,9 @@ def training_modes(net: nn.Module) -> Modes:
 
 
 @contextmanager
-def modes_restored(net: nn.Module) -> Iterator[None]:
+def modes_restored(*nets: nn.Module) -> Iterator[None]:
     """Put all modules back into the modes they are in now."""
-    modes = Modes(net)
+    modes = Modes(*nets)
     try:
         yield
     finally:

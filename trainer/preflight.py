@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,15 @@ def check_module(net: object) -> None:
 
 
 def check_trainable(
-    net: nn.Module, optimizer: torch.optim.Optimizer | None, extra: Iterable[nn.Parameter] = ()
+    net: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:
     """Return the optimizer, unless there is nothing that it could train.
 
     Raises:
-        ValueError: No parameter of the net, nor of `extra`, requires a gradient; or the optimizer
+        ValueError: No parameter of the net, nor of the loss, requires a gradient; or the optimizer
             holds none that does, or asks for a closure.
     """
-    kind, parameters = type(net).__name__, [*net.parameters(), *extra]
+    kind, parameters = type(net).__name__, [*net.parameters(), *loss.values()]
     if optimizer is None:
         message = f"{kind} has no parameters to train"
         raise ValueError(message)
@@ -64,15 +64,21 @@ def check_trainable(
 
 
 def check_optimizer(
-    optimizer: torch.optim.Optimizer, net: nn.Module, extra: Iterable[nn.Parameter] = ()
+    optimizer: torch.optim.Optimizer, net: nn.Module, loss: Mapping[str, nn.Parameter]
 ) -> None:
-    """Refuse an optimizer of another net.
+    """Refuse an optimizer of another net, and one that leaves out what the loss has to learn.
+
+    Args:
+        optimizer: The optimizer.
+        net: The net.
+        loss: The loss' own parameters, by name.
 
     Raises:
-        ValueError: It holds parameters that are neither the net's nor in `extra`.
+        ValueError: It holds parameters that are neither the net's nor the loss', or lacks
+            trainable ones of the loss.
     """
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    known = {id(parameter) for parameter in (*net.parameters(), *extra)}
+    known = {id(parameter) for parameter in (*net.parameters(), *loss.values())}
     foreign = sum(id(parameter) not in known for parameter in held)
     kind = type(optimizer).__name__
     if foreign:
@@ -82,6 +88,15 @@ def check_optimizer(
             f"{foreign} of the {len(held)} parameters of {kind} are not the net's"
             f"{f', and it lacks {len(missing)} that are ({listed})' if missing else ''}; build the "
             f"optimizer from this net: {kind}(net.parameters(), ...)"
+        )
+        raise ValueError(message)
+    has = {id(parameter) for parameter in held}
+    left_out = [name for name, p in loss.items() if p.requires_grad and id(p) not in has]
+    if left_out:
+        message = (
+            f"{kind} lacks {len(left_out)} parameters of the loss ({', '.join(left_out[:3])}), "
+            f"which would never be trained; build it from both, {kind}([*net.parameters(), "
+            "*loss_fn.parameters()]), or freeze them: loss_fn.requires_grad_(False)"
         )
         raise ValueError(message)
 

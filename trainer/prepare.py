@@ -41,7 +41,7 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
         ValueError: An argument does not go with the net or the data.
         TypeError: A callback is none.
     """
-    loss_parameters = list(model.objective.parameters())
+    loss_parameters = dict(model.objective.named_parameters(model.net))
     optimizer = check_trainable(model.net, model.optimizer, loss_parameters)
     check_optimizer(optimizer, model.net, loss_parameters)
     first, last = _span(model.progress.epochs, arguments)

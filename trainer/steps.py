@@ -110,7 +110,7 @@ class EvaluationStep:
 
     def _terms(self) -> list[float]:
         """Return the figure of each term so far; the net, and so its penalties, stays the same."""
-        return [*self.losses.compute(), *(float(term()) for term in self.objective.penalties)]
+        return [*self.losses.compute(), *(term().item() for term in self.objective.penalties)]
 
     def _parts(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
         return self.objective.compare(y_pred, y_true, weight)
