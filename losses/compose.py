@@ -48,7 +48,7 @@ class Composable:
     __rmul__ = __mul__
 
     def __truediv__(self, number: Any) -> Composition:
-        return self * (1.0 / number)
+        return Composition([term.times(1.0 / number) for term in terms_of(self)])
 
     def __neg__(self) -> Composition:
         return self * -1.0

@@ -73,7 +73,7 @@ class FocalLoss(ReducedLoss):
             message = f"alpha must be in [0, 1], a weight for each class, or None; got {alpha!r}"
             raise ValueError(message)
         by_class = weights is not None and weights.dim() > 0
-        self.alpha = None if by_class else alpha
+        self.alpha = None if by_class or alpha is None else float(alpha)  # type: ignore[arg-type]
         self.register_buffer("class_alpha", weights if by_class else None)
         self.class_alpha: Tensor | None
 

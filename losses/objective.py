@@ -44,7 +44,7 @@ class Objective:
     @property
     def names(self) -> list[str]:
         """The terms' names, losses first; none where the objective is a single loss."""
-        terms = [*self.losses, *self.penalties]
+        terms = self._terms
         return [term.name for term in terms] if len(terms) > 1 else []
 
     @property
@@ -56,6 +56,10 @@ class Objective:
         if self.own:
             return repr(loss_fn)
         return getattr(loss_fn, "__name__", type(loss_fn).__name__)
+
+    @property
+    def _terms(self) -> list[LossTerm | PenaltyTerm]:
+        return [*self.losses, *self.penalties]
 
     @property
     def own(self) -> bool:
@@ -84,7 +88,7 @@ class Objective:
     @property
     def weights(self) -> dict[str, float]:
         """The weights of this epoch that change from epoch to epoch, by their columns' names."""
-        terms = (*self.losses, *self.penalties)
+        terms = self._terms
         return {f"{term.name}_weight": term.weight for term in terms if term.term.schedules}
 
     def named_parameters(self, net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -113,7 +117,7 @@ class Objective:
         Raises:
             ValueError: A weight's schedule gave something else than a finite number.
         """
-        for term in (*self.losses, *self.penalties):
+        for term in self._terms:
             if term.term.schedules:
                 term.weight = term.term.weight(epoch)
 

@@ -112,7 +112,8 @@ def _by_name(name: str) -> Loss:
         return LOSSES[name]()
     classes = {made.__name__: made for made in LOSSES.values() if isinstance(made, type)}
     if name in classes:
-        return classes[name]()
+        made: Loss = classes[name]()
+        return made
     if name in ("KLDivLoss", "KLDiv"):
         return LOSSES["kl_div"]()
     close = difflib.get_close_matches(name.lower(), LOSSES, n=1, cutoff=0.5)

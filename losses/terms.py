@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .calls import call_of
-from .compose import Penalty, Term, nothing_chosen, write
+from .compose import Penalty, Term, write
 from .fits import MisfitError
+from .selection import nothing_chosen
 
 Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
 
@@ -134,10 +135,10 @@ class LossTerm:
     def _losses(self, y_pred: Any, y_true: Any) -> Tensor:
         """Return a loss for each sample, of shape (N, ...)."""
         if isinstance(self.loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
-            return -self.loss_fn(y_pred, y_true).output
+            return -self.loss_fn(y_pred, y_true).output  # type: ignore[no-any-return]
         if self._unreduced is None:
             self._unreduced = self._make_unreduced()
-        losses = self._call(self._unreduced, y_pred, y_true)
+        losses: Any = self._call(self._unreduced, y_pred, y_true)
         if not isinstance(losses, Tensor):
             message = f"{write(self.loss_fn)} gave a {type(losses).__name__}; expected a tensor"
             raise TypeError(message)

@@ -157,7 +157,7 @@ class EvaluationStep:
         if self._measures.forward is None and isinstance(tensors, list) and len(tensors) > 1:
             self.objective.check_targets(y_pred, tensors[1])  # all, not this batch's
 
-    def _check_parts(self, parts: list[Part]) -> None:
+    def _check_parts(self, parts: list[Any]) -> None:
         names = self.objective.names or [self.objective.name]
         for name, (value, _) in zip(names, parts, strict=False):
             if not isinstance(value, Tensor) or value.numel() != 1:
@@ -241,7 +241,7 @@ class TrainingStep(EvaluationStep):
         message = f"the training loss ({self.objective.name}) is {loss}"
         return NonFiniteError(f"{message}: {wrong}" if wrong else message)
 
-    def _first_measure(self, batch: Any) -> Tensor:
+    def _first_measure(self, batch: Any) -> list[Part]:
         with batch_norm_guarded(self._measures.net, self._source.smallest_batch):
             return super()._first_measure(batch)
 
@@ -251,7 +251,7 @@ class TrainingStep(EvaluationStep):
             measures.net, batch, measures.placement.cast, measures.forward, self._class_weights
         )
 
-    def _check_parts(self, parts: list[Part]) -> None:
+    def _check_parts(self, parts: list[Any]) -> None:
         super()._check_parts(parts)
         if not any(value.requires_grad for value, _ in parts[: len(self.objective.losses)]):
             frozen = sum(not p.requires_grad for p in self._measures.net.parameters())
