@@ -1,11 +1,11 @@
-"""Two inputs by name, two outputs, and a loss over both: the diabetes of 442 patients."""
+"""Two inputs by name, two outputs with a loss each: the diabetes of 442 patients."""
 
 import torch
 from sklearn.datasets import load_diabetes
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from fitorch import KerasModel
+from fitorch.losses import term
 
 diabetes = load_diabetes()  # 10 measurements of each patient
 x, progress = diabetes.data, diabetes.target
@@ -28,11 +28,6 @@ class Net(nn.Module):
         }
 
 
-def loss(y_pred, y_true):
-    severe = binary_cross_entropy_with_logits(y_pred["severe"], y_true["severe"])
-    return mse_loss(y_pred["progress"], y_true["progress"]) + 0.5 * severe
-
-
 def severe_accuracy(y_pred, y_true):
     return ((y_pred["severe"] > 0) == (y_true["severe"] > 0.5)).float().mean()
 
@@ -40,7 +35,7 @@ def severe_accuracy(y_pred, y_true):
 torch.manual_seed(0)
 model = KerasModel(
     Net(),
-    loss,
+    {"progress": nn.MSELoss(), "severe": 0.5 * term(nn.BCEWithLogitsLoss())},
     {"severe_acc": severe_accuracy},
     optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
 )
@@ -49,4 +44,5 @@ data = ({"person": person, "blood": blood}, targets)
 history = model.fit(data, validation_split=0.25, epochs=30, patience=5, seed=0)
 outputs = model.predict({"person": person, "blood": blood})
 print({name: tuple(output.shape) for name, output in outputs.items()})
+print(history[["epoch", "val_loss", "val_progress", "val_severe"]].tail(3))
 print(f"severe_acc {history['val_severe_acc'].max():.4f}")

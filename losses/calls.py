@@ -35,20 +35,29 @@ def _triplet(loss_fn: Any, y_pred: Any, _y_true: Any) -> Tensor:
 
 def _gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     """Take the variance from the net, `(mean, variance)`, or from the targets, `(y, variance)`."""
-    if isinstance(y_true, (tuple, list)):
-        target, variance = y_true
-        return loss_fn(y_pred, target, variance)  # type: ignore[no-any-return]
-    mean, variance = _outputs(loss_fn, y_pred, "(mean, variance)", 2)
-    return loss_fn(mean, y_true, variance)  # type: ignore[no-any-return]
+    if not isinstance(y_true, (tuple, list)):
+        mean, variance = _outputs(loss_fn, y_pred, "(mean, variance)", 2)
+        return loss_fn(mean, y_true, variance)  # type: ignore[no-any-return]
+    if isinstance(y_pred, (tuple, list)) or len(y_true) != 2:
+        message = (
+            f"{type(loss_fn).__name__} needs a variance from the net, (mean, variance), or from "
+            f"the targets, (y, variance), but the net returned a {type(y_pred).__name__}, and the "
+            f"targets are {len(y_true)} parts"
+        )
+        raise MisfitError(message)
+    target, variance = y_true
+    return loss_fn(y_pred, target, variance)  # type: ignore[no-any-return]
 
 
 def _ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     """Take log-probabilities (T, N, C), maybe with lengths (N,), and `(labels, lengths)`."""
     log_probabilities, lengths, labels, label_lengths = _sequences(loss_fn, y_pred, y_true)
-    losses: Tensor = loss_fn(log_probabilities, labels, lengths, label_lengths)
-    if loss_fn.reduction == "none":  # torch's mean is one of losses per label
-        losses = losses / _as_lengths(label_lengths, losses.device).clamp_min(1)
-    return losses
+    return loss_fn(log_probabilities, labels, lengths, label_lengths)  # type: ignore[no-any-return]
+
+
+def per_label(losses: Tensor, y_true: Any) -> Tensor:
+    """Divide the losses of a CTCLoss by the number of labels, as torch's own mean does."""
+    return losses / torch.as_tensor(y_true[-1], device=losses.device).clamp_min(1)
 
 
 def _sequences(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, Any]:
@@ -68,10 +77,6 @@ def _sequences(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, A
     longest, samples = log_probabilities.shape[:2]
     lengths = torch.full((samples,), longest, dtype=torch.int64, device=log_probabilities.device)
     return log_probabilities, lengths, labels, label_lengths
-
-
-def _as_lengths(lengths: Any, device: torch.device) -> Tensor:
-    return torch.as_tensor(lengths, device=device)
 
 
 def _adaptive(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:

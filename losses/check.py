@@ -6,16 +6,17 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .base import ReducedLoss
+from .compose import called
 from .fits import (
     MisfitError,
     broadcasts_by_accident,
     check_class_numbers,
     check_class_range,
     check_floating,
+    check_long,
     check_probabilities,
     check_same_shape,
     check_signs,
@@ -37,6 +38,11 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     Raises:
         MisfitError: It says what was got, what was expected and the way out.
     """
+    if isinstance(loss_fn, _COMPARISONS) and isinstance(y_true, Tensor):
+        check_signs(called(loss_fn), y_true)
+        return
+    if isinstance(loss_fn, nn.GaussianNLLLoss):
+        y_pred, y_true = _first(y_pred), _first(y_true)
     if not (isinstance(y_pred, Tensor) and isinstance(y_true, Tensor)):
         return
     if isinstance(loss_fn, ReducedLoss):
@@ -48,7 +54,7 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     elif broadcasts_by_accident(y_pred, y_true):
         warnings.warn(
             f"predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {_name(loss_fn)}; give "
+            f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {called(loss_fn)}; give "
             f"them one shape ({way_out(y_pred, y_true)})",
             stacklevel=2,
         )
@@ -70,22 +76,32 @@ def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
         return
     classes = _classes(loss_fn, y_pred, y_true)
     if classes is not None:
-        check_class_range(_name(loss_fn), classes, y_true, getattr(loss_fn, "ignore_index", None))
+        check_class_range(called(loss_fn), classes, y_true, ignored_class(loss_fn))
+
+
+def ignored_class(loss_fn: Any) -> int | None:
+    """Return the class number that a loss leaves out, None where it leaves none out."""
+    if isinstance(loss_fn, nn.MultiLabelMarginLoss):
+        return -1  # what rows are filled up with
+    ignored: int | None = getattr(loss_fn, "ignore_index", None)
+    return -100 if ignored is None and isinstance(loss_fn, _LINEAR) else ignored
 
 
 def _classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
     """Return how many classes the numbers in `y_true` may name, None where they name none."""
     if isinstance(loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
         return loss_fn.n_classes
-    if isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)):
+    if isinstance(loss_fn, _LINEAR):
+        return loss_fn.num_classes  # type: ignore[no-any-return]
+    if isinstance(loss_fn, _OVER_CLASSES):
         return class_count(y_pred)
     multi_class = isinstance(loss_fn, ReducedLoss) and is_class_numbers(y_pred, y_true)
     return class_count(y_pred) if multi_class else None
 
 
 def _check_elements(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(_name(loss_fn), y_pred, y_true)
-    check_floating(_name(loss_fn), y_true)
+    check_same_shape(called(loss_fn), y_pred, y_true)
+    check_floating(called(loss_fn), y_true)
 
 
 def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
@@ -93,9 +109,18 @@ def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
     check_probabilities("BCELoss", y_pred, _BCE)
 
 
+def _check_counts(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
+    check_same_shape(called(loss_fn), y_pred, y_true)
+
+
+def _check_column(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
+    if broadcasts_by_accident(y_pred, y_true):
+        check_same_shape(called(loss_fn), y_pred, y_true)
+
+
 def _check_signed(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(_name(loss_fn), y_pred, y_true)
-    check_signs(_name(loss_fn), y_true)
+    check_same_shape(called(loss_fn), y_pred, y_true)
+    check_signs(called(loss_fn), y_true)
 
 
 def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
@@ -104,7 +129,7 @@ def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
-    name = _name(loss_fn)
+    name = called(loss_fn)
     if y_true.shape == y_pred.shape and y_true.is_floating_point():
         if not isinstance(loss_fn, nn.CrossEntropyLoss):
             message = (
@@ -113,6 +138,8 @@ def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
             )
             raise MisfitError(message)
     else:
+        if isinstance(loss_fn, nn.MultiMarginLoss):
+            check_long(name, y_true)
         check_class_numbers(name, y_pred, y_true)
         check_targets(loss_fn, y_pred, y_true)
     if isinstance(loss_fn, nn.NLLLoss):
@@ -121,20 +148,27 @@ def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
         _expect_logits(loss_fn, y_pred)
 
 
-def _check_hidden_classes(loss_fn: Any, _y_pred: Tensor, y_true: Tensor) -> None:
+def _check_hidden_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     """Check the targets of a loss that turns the net's output into classes itself."""
-    if y_true.dtype != torch.int64:
-        message = f"{_name(loss_fn)} needs class numbers of dtype int64, but got {y_true.dtype}"
-        raise MisfitError(f"{message}; pass y.long()")
-    check_class_range(_name(loss_fn), loss_fn.n_classes, y_true)
+    if isinstance(loss_fn, _LINEAR) and y_true.is_floating_point() and y_true.dim() > 1:
+        return  # probabilities
+    check_long(called(loss_fn), y_true)
+    check_targets(loss_fn, y_pred, y_true)
+
+
+def _check_class_lists(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
+    """Check rows of class numbers, filled up with -1."""
+    check_same_shape(called(loss_fn), y_pred, y_true)
+    check_long(called(loss_fn), y_true)
+    check_class_range(called(loss_fn), y_pred.shape[-1], y_true, ignored_class(loss_fn))
 
 
 def _expect_logarithms(loss_fn: nn.Module, y_pred: Tensor) -> None:
     if y_pred.numel() and y_pred.detach().max() > 1e-4:
         instead = " or use nn.CrossEntropyLoss" if isinstance(loss_fn, nn.NLLLoss) else ""
         warnings.warn(
-            f"{_name(loss_fn)} takes logarithms of probabilities, 0 at most, but predictions reach "
-            f"{y_pred.detach().max():.4g}; end the net with nn.LogSoftmax(dim=1){instead}",
+            f"{called(loss_fn)} takes logarithms of probabilities, 0 at most, but predictions "
+            f"reach {y_pred.detach().max():.4g}; end the net with nn.LogSoftmax(dim=1){instead}",
             stacklevel=2,
         )
 
@@ -145,29 +179,36 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
     p = y_pred.detach()
     if bool((p >= 0).all()) and bool((p.sum(1) - 1).abs().max() < 1e-4):
         warnings.warn(
-            f"{_name(loss_fn)} takes logits, but predictions are probabilities it seems (none is "
+            f"{called(loss_fn)} takes logits, but predictions are probabilities it seems (none is "
             "negative, and they sum to 1); leave out the nn.Softmax at the end of the net",
             stacklevel=2,
         )
 
 
+_COMPARISONS = (nn.CosineEmbeddingLoss, nn.MarginRankingLoss)
+_OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+_LINEAR: tuple[type, ...] = (
+    (nn.LinearCrossEntropyLoss,) if hasattr(nn, "LinearCrossEntropyLoss") else ()  # torch 2.13
+)
 _RULES: dict[type | tuple[type, ...], Callable[[Any, Tensor, Tensor], None]] = {
     nn.BCELoss: _check_bce,
-    (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss): _check_classes,
-    (nn.HingeEmbeddingLoss, nn.SoftMarginLoss): _check_signed,
-    nn.AdaptiveLogSoftmaxWithLoss: _check_hidden_classes,
+    nn.GaussianNLLLoss: _check_column,
     nn.KLDivLoss: _check_kl_div,
+    nn.MultiLabelMarginLoss: _check_class_lists,
+    nn.PoissonNLLLoss: _check_counts,
+    (nn.AdaptiveLogSoftmaxWithLoss, *_LINEAR): _check_hidden_classes,
+    (nn.HingeEmbeddingLoss, nn.SoftMarginLoss): _check_signed,
+    _OVER_CLASSES: _check_classes,
     (
         nn.BCEWithLogitsLoss,
         nn.HuberLoss,
         nn.L1Loss,
         nn.MSELoss,
         nn.MultiLabelSoftMarginLoss,
-        nn.PoissonNLLLoss,
         nn.SmoothL1Loss,
     ): _check_elements,
 }
 
 
-def _name(loss_fn: Any) -> str:
-    return getattr(loss_fn, "__name__", type(loss_fn).__name__)
+def _first(tree: Any) -> Any:
+    return tree[0] if isinstance(tree, (tuple, list)) and tree else tree

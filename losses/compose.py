@@ -47,8 +47,12 @@ class Composable:
 
     __rmul__ = __mul__
 
-    def __truediv__(self, number: Any) -> Composition:
-        return Composition([term.times(1.0 / number) for term in terms_of(self)])
+    def __truediv__(self, divisor: Any) -> Composition:
+        number = _as_number(divisor)
+        if not number:
+            message = f"can't divide a loss by {_kind(divisor)}; expected a number other than 0"
+            raise ValueError(message) if number == 0 else TypeError(message)
+        return self * (1.0 / number)
 
     def __neg__(self) -> Composition:
         return self * -1.0
@@ -157,29 +161,36 @@ class Composition(Composable, nn.Module):
         self.losses = nn.ModuleList(t.fn for t in self.terms if isinstance(t.fn, nn.Module))
 
     def forward(
-        self, y_pred: Any, y_true: Any, net: nn.Module | None = None, epoch: int = 0
+        self, y_pred: Any, y_true: Any = None, net: nn.Module | None = None, epoch: int = 0
     ) -> Tensor:
         """Return the value of the formula, a scalar, for a loop of your own.
 
         Args:
-            y_pred: The net's output.
+            y_pred: The net's output; penalties alone take the net in its place.
             y_true: The targets.
             net: What penalties penalize.
             epoch: The epoch, from 0, for weights that are schedules.
 
         Raises:
             TypeError: There are penalties, but no net.
+            ValueError: A penalty has no parameter to penalize.
         """
-        from .objective import Objective
+        from .terms import LossTerm
 
-        objective = Objective(self)
-        if objective.penalties and net is None:
+        penalties = [term for term in self.terms if term.penalizes]
+        if net is None and isinstance(y_pred, nn.Module) and len(penalties) == len(self.terms):
+            net = y_pred
+        if penalties and net is None:
             message = f"{self!r} penalizes a net; pass it: loss_fn(y_pred, y_true, net)"
             raise TypeError(message)
-        if net is not None:
-            objective.bind(net)
-        objective.begin_epoch(epoch)
-        return objective.total(objective(y_pred, y_true, None))
+        terms = [replace(term, factor=term.weight(epoch)) for term in self.terms]
+        values = [
+            term.factor * term.fn(net)
+            if term.penalizes
+            else LossTerm(term, "")(y_pred, y_true, None)[0]
+            for term in terms
+        ]
+        return sum(values[1:], start=values[0])
 
     def __repr__(self) -> str:
         text = ""
@@ -201,6 +212,9 @@ class Penalty(Composable):
         exclude: Which of those to leave out, told in the same way.
     """
 
+    include: Any = None
+    exclude: Any = None
+
     def __init__(self, include: Any = None, exclude: Any = None) -> None:
         self.include = include
         self.exclude = exclude
@@ -213,7 +227,7 @@ class Penalty(Composable):
         """
         weights = self.choose(net)
         if not weights:
-            raise ValueError(nothing_chosen(repr(self), net))
+            raise ValueError(nothing_chosen(write(self), net))
         return self.value(weights)
 
     def choose(self, net: nn.Module) -> list[nn.Parameter]:
@@ -223,6 +237,18 @@ class Penalty(Composable):
     def value(self, weights: list[nn.Parameter]) -> Tensor:
         """Return the penalty on these parameters, a scalar."""
         raise NotImplementedError
+
+    def add_gradients(self, weights: list[nn.Parameter], factor: float) -> None:
+        """Add the gradient of `factor` times the penalty to the `.grad` that the parameters have.
+
+        Args:
+            weights: The parameters; each has a dense gradient.
+            factor: The weight of the penalty.
+        """
+        with torch.enable_grad():
+            value = self.value(weights)
+        found = torch.autograd.grad(value, weights, materialize_grads=True)
+        torch._foreach_add_([weight.grad for weight in weights], found, alpha=factor)
 
 
 def term(loss: Any, name: str | None = None, *, per_sample: bool = False) -> Composition:
@@ -325,10 +351,17 @@ def _short(fn: Any) -> str:
         fn = fn.func
     if inspect.isroutine(fn):
         name = fn.__name__
-        return "custom" if name in ("<lambda>", "loss") else name
-    kind = type(fn).__name__
-    kind = kind.removesuffix("WithLoss").removesuffix("Loss") or kind
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind).lower()
+    else:
+        kind = type(fn).__name__.removesuffix("WithLoss").removesuffix("Loss")
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind).lower()
+    return "custom" if name in ("<lambda>", "loss", "") else name
+
+
+def called(loss: Any) -> str:
+    """Return what to call a loss in a message: `MSELoss`, `my_loss`."""
+    while isinstance(loss, partial):
+        loss = loss.func
+    return getattr(loss, "__name__", type(loss).__name__)
 
 
 def write(fn: Any) -> str:

@@ -6,15 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import ReducedLoss
-from .fits import (
-    check_class_numbers,
-    check_class_range,
-    check_floating,
-    check_probabilities,
-    check_same_shape,
-    class_count,
-    is_class_numbers,
-)
+from .fits import check_labels, check_probabilities, is_class_numbers
 
 
 class DiceLoss(ReducedLoss):
@@ -58,19 +50,14 @@ class DiceLoss(ReducedLoss):
         if is_class_numbers(y_pred, y_true):
             p = y_pred.softmax(1) if self.from_logits else y_pred
             y = F.one_hot(y_true.long(), y_pred.shape[1]).movedim(-1, 1).to(p.dtype)
-            return self._unlike(p.flatten(2), y.flatten(2)).mean(1)
+            return self._unlike(p, y, 2).mean(1)
         p = y_pred.sigmoid() if self.from_logits else y_pred
-        return self._unlike(p.flatten(1), y_true.flatten(1))
+        return self._unlike(p, y_true, 1)
 
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
         """Refuse predictions and targets that do not fit."""
         name = type(self).__name__
-        if is_class_numbers(y_pred, y_true) and y_pred.shape[1] > 1:
-            check_class_numbers(name, y_pred, y_true)
-            check_class_range(name, class_count(y_pred), y_true)
-        else:
-            check_same_shape(name, y_pred, y_true)
-            check_floating(name, y_true)
+        check_labels(name, y_pred, y_true)
         if not self.from_logits:
             check_probabilities(name, y_pred, "pass DiceLoss(from_logits=True)")
 
@@ -78,6 +65,8 @@ class DiceLoss(ReducedLoss):
         """Return the arguments."""
         return f"smooth={self.smooth:g}{', from_logits=True' if self.from_logits else ''}"
 
-    def _unlike(self, p: Tensor, y: Tensor) -> Tensor:
+    def _unlike(self, p: Tensor, y: Tensor, first: int) -> Tensor:
+        """Compare masks that begin at dimension `first`; there may be no dimension left."""
+        p, y = p.unsqueeze(-1).flatten(first), y.unsqueeze(-1).flatten(first)
         overlap = 2 * (p * y).sum(-1) + self.smooth
         return 1 - overlap / (p.sum(-1) + y.sum(-1) + self.smooth)

@@ -57,14 +57,35 @@ def check_signs(name: str, y_true: Tensor) -> None:
         raise MisfitError(message)
 
 
-def check_class_numbers(name: str, y_pred: Tensor, y_true: Tensor) -> None:
-    """Refuse targets that are not one class number for each prediction, (N, C, ...) to (N, ...)."""
-    if y_true.dtype not in (torch.int64, torch.uint8):
+def check_long(name: str, y_true: Tensor) -> None:
+    """Refuse class numbers of another type than int64."""
+    if y_true.dtype != torch.int64:
         message = (
             f"{name} needs class numbers of dtype int64, but got targets of dtype {y_true.dtype} "
             f"and shape {tuple(y_true.shape)}; pass y.long()"
         )
         raise MisfitError(message)
+
+
+def check_labels(name: str, y_pred: Tensor, y_true: Tensor) -> int | None:
+    """Refuse targets that are neither class numbers beside (N, C, ...) nor floats of one shape.
+
+    Returns:
+        The number of classes, None where targets are floats.
+    """
+    if y_pred.dim() == y_true.dim() + 1 > 1 and y_pred.shape[1] > 1:
+        check_class_numbers(name, y_pred, y_true)
+        check_class_range(name, class_count(y_pred), y_true)
+        return class_count(y_pred)
+    check_same_shape(name, y_pred, y_true)
+    check_floating(name, y_true)
+    return None
+
+
+def check_class_numbers(name: str, y_pred: Tensor, y_true: Tensor) -> None:
+    """Refuse targets that are not one class number for each prediction, (N, C, ...) to (N, ...)."""
+    if y_true.dtype != torch.uint8:
+        check_long(name, y_true)
     if tuple(y_true.shape) != class_shape(y_pred):
         one_hot = y_true.shape == y_pred.shape
         out = "y.argmax(1)" if one_hot else f"targets of shape {class_shape(y_pred)}"
@@ -115,4 +136,4 @@ def way_out(y_pred: Tensor, y_true: Tensor) -> str:
 
 def is_class_numbers(y_pred: Tensor, y_true: Tensor) -> bool:
     """Say whether targets are class numbers beside predictions (N, C, ...), not (N, ...) alike."""
-    return not y_true.is_floating_point() and y_pred.dim() == y_true.dim() + 1
+    return not y_true.is_floating_point() and y_pred.dim() == y_true.dim() + 1 > 1

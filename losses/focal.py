@@ -10,16 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import ReducedLoss
-from .fits import (
-    MisfitError,
-    check_class_numbers,
-    check_class_range,
-    check_floating,
-    check_probabilities,
-    check_same_shape,
-    class_count,
-    is_class_numbers,
-)
+from .fits import MisfitError, check_labels, check_probabilities, is_class_numbers
 
 
 class FocalLoss(ReducedLoss):
@@ -86,25 +77,18 @@ class FocalLoss(ReducedLoss):
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
         """Refuse predictions and targets that do not fit."""
         name = type(self).__name__
-        if is_class_numbers(y_pred, y_true) and y_pred.shape[1] > 1:
-            check_class_numbers(name, y_pred, y_true)
-            classes = class_count(y_pred)
-            check_class_range(name, classes, y_true)
-            if self.class_alpha is not None and len(self.class_alpha) != classes:
-                raise MisfitError(self._misweighted(classes))
-        else:
-            check_same_shape(name, y_pred, y_true)
-            check_floating(name, y_true)
-            if self.class_alpha is not None:
-                raise MisfitError(self._misweighted(None))
+        classes = check_labels(name, y_pred, y_true)
+        if self.class_alpha is not None and len(self.class_alpha) != classes:
+            raise MisfitError(self._misweighted(classes))
         if not self.from_logits:
             check_probabilities(name, y_pred, "pass FocalLoss(from_logits=True)")
 
     def extra_repr(self) -> str:
         """Return the arguments."""
-        alpha = self.alpha if self.class_alpha is None else self.class_alpha.tolist()
-        logits = ", from_logits=True" if self.from_logits else ""
-        return f"gamma={self.gamma:g}, alpha={alpha}{logits}"
+        alpha = f"{self.alpha}"
+        if self.class_alpha is not None:
+            alpha = f"[{', '.join(f'{weight:g}' for weight in self.class_alpha.tolist())}]"
+        return f"gamma={self.gamma:g}, alpha={alpha}{', from_logits=True' * self.from_logits}"
 
     def _misweighted(self, classes: int | None) -> str:
         weights = 0 if self.class_alpha is None else len(self.class_alpha)
@@ -137,8 +121,10 @@ class FocalLoss(ReducedLoss):
         return losses * (y_true * self.alpha + (1 - y_true) * (1 - self.alpha))
 
     def _multi_class(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        log_p = y_pred.log_softmax(1) if self.from_logits else _log(y_pred)
-        log_pt = log_p.gather(1, y_true.long().unsqueeze(1)).squeeze(1)
+        p = y_pred.log_softmax(1) if self.from_logits else y_pred
+        log_pt = p.gather(1, y_true.long().unsqueeze(1)).squeeze(1)
+        if not self.from_logits:
+            log_pt = log_pt.clamp_min(torch.finfo(log_pt.dtype).tiny).log()
         losses = -_power(-log_pt.expm1(), self.gamma) * log_pt
         if self.class_alpha is not None:
             return losses * self.class_alpha.to(losses.dtype)[y_true.long()]
@@ -148,8 +134,3 @@ class FocalLoss(ReducedLoss):
 def _power(base: Tensor, exponent: float) -> Tensor:
     """Return `base ** exponent`, with a finite gradient at 0 for exponents below 1 too."""
     return base if exponent == 1 else base.clamp_min(torch.finfo(base.dtype).tiny) ** exponent
-
-
-def _log(probability: Tensor) -> Tensor:
-    """Return the logarithm, -100 at least, as in torch's own BCELoss."""
-    return probability.log().clamp_min(-100)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .base import ReducedLoss
 from .check import check, check_targets
-from .compose import Composition, Term, names_of, terms_of
+from .compose import Composition, Term, called, names_of, terms_of
 from .fits import MisfitError
 from .terms import LossTerm, OwnLoss, Part, PenaltyTerm
 
@@ -55,7 +55,7 @@ class Objective:
         loss_fn = self.losses[0].loss_fn
         if self.own:
             return repr(loss_fn)
-        return getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        return called(loss_fn)
 
     @property
     def _terms(self) -> list[LossTerm | PenaltyTerm]:
@@ -130,26 +130,26 @@ class Objective:
             weight: A weight for each sample, of shape (N,) or (N, 1), or None.
         """
         parts = self.compare(y_pred, y_true, weight)
-        if self.penalties:
-            share = parts[0][1]
-            parts += [(penalty(), share) for penalty in self.penalties]
-        return parts
+        return [*parts, *self.penalize(parts)]
 
     def compare(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
         """Return the same for the losses alone, which is all that depends on the batch."""
         return [loss(y_pred, y_true, weight) for loss in self.losses]
 
+    def penalize(self, parts: list[Part]) -> list[Part]:
+        """Return what each penalty adds, beside the parts of the losses; the first one's share."""
+        return [(penalty(), parts[0][1]) for penalty in self.penalties]
+
     def total(self, parts: list[Part], divisors: list[Any] | None = None) -> Tensor:
         """Return the sum of the terms, a scalar.
 
         Args:
-            parts: What a call returned.
-            divisors: What to divide each mean by, where several batches make one update.
+            parts: What `compare` returned, or a call.
+            divisors: What to divide the mean of each loss by, where several batches make an update.
         """
         values = [value for value, _ in parts]
         if divisors is not None:
-            divisors = [*divisors, *[divisors[0]] * len(self.penalties)]
-            summed = [*self.summed, *[False] * len(self.penalties)]
+            summed = self.summed
             values = [v if s else v / d for v, d, s in zip(values, divisors, summed, strict=True)]
         return sum(values[1:], start=values[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
@@ -34,6 +35,14 @@ class _NormPenalty(Penalty):
             return torch.zeros(())
         value: Tensor = _Norms.apply(self.l1, self.l2, *weights)  # type: ignore[no-untyped-call]
         return value
+
+    def add_gradients(self, weights: list[nn.Parameter], factor: float) -> None:
+        """Add `factor * (l1 * sign(w) + l2 * w)` to the gradients, in place."""
+        gradients = [weight.grad for weight in weights]
+        if self.l1:
+            torch._foreach_add_(gradients, _signs(weights), alpha=factor * self.l1)
+        if self.l2:
+            torch._foreach_add_(gradients, weights, alpha=factor * self.l2)
 
     def _repr(self, *factors: str) -> str:
         chosen = [
@@ -163,7 +172,7 @@ class _Norms(torch.autograd.Function):
         return (None, None, *gradients)
 
 
-def _signs(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _signs(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if any(weight.is_complex() for weight in weights):
         return tuple(weight.sgn() for weight in weights)
     return torch._foreach_sign(weights)

@@ -53,11 +53,15 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 _MODULES: dict[Any, Callable[..., Loss]] = {
     F.binary_cross_entropy: nn.BCELoss,
     F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.cosine_embedding_loss: nn.CosineEmbeddingLoss,
     F.cross_entropy: nn.CrossEntropyLoss,
+    F.ctc_loss: nn.CTCLoss,
+    F.gaussian_nll_loss: nn.GaussianNLLLoss,
     F.hinge_embedding_loss: nn.HingeEmbeddingLoss,
     F.huber_loss: nn.HuberLoss,
     F.kl_div: nn.KLDivLoss,
     F.l1_loss: nn.L1Loss,
+    F.margin_ranking_loss: nn.MarginRankingLoss,
     F.mse_loss: nn.MSELoss,
     F.multi_margin_loss: nn.MultiMarginLoss,
     F.multilabel_margin_loss: nn.MultiLabelMarginLoss,
@@ -66,6 +70,8 @@ _MODULES: dict[Any, Callable[..., Loss]] = {
     F.poisson_nll_loss: nn.PoissonNLLLoss,
     F.smooth_l1_loss: nn.SmoothL1Loss,
     F.soft_margin_loss: nn.SoftMarginLoss,
+    F.triplet_margin_loss: nn.TripletMarginLoss,
+    F.triplet_margin_with_distance_loss: nn.TripletMarginWithDistanceLoss,
 }
 
 
@@ -129,6 +135,6 @@ def _as_module(loss: Any) -> Any:
         function, keywords = loss.func, loss.keywords
     try:
         module = _MODULES.get(function)
-    except TypeError:  # not hashable, so none of torch's
+        return loss if module is None else module(**keywords)
+    except TypeError:  # not hashable, so none of torch's; or a keyword that only the function has
         return loss
-    return loss if module is None else module(**keywords)

@@ -12,10 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_NAMED_NORM = re.compile(
-    r"Norm(\dd)?$"
-)  # LlamaRMSNorm, FrozenBatchNorm2d: norms of other libraries
-_BIAS = re.compile(r"(^|_)bias(_|$)")  # bias, bias_ih_l0 of an LSTM, in_proj_bias of an attention
+_NAMED_NORM = re.compile(r"Norm(\dd)?$")  # LlamaRMSNorm, LayerNorm2d: those of other libraries
+_BIAS = re.compile(r"(^|_)bias(es)?\d*(_|$)")  # bias, bias_ih_l0 of an LSTM, in_proj_bias, bias1
 
 
 def no_decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -96,7 +94,7 @@ def _parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
 def _is_weight(module: nn.Module, path: str, name: str) -> bool:
     if isinstance(module, _NORMS) or _NAMED_NORM.search(type(module).__name__):
         return False
-    if isinstance(module, ParametrizationList):  # its path ends with what it parametrizes
+    if isinstance(module, (ParametrizationList, nn.ParameterList)):  # its path says what they are
         name = path.rpartition(".")[2]
     return not _BIAS.search(name)
 

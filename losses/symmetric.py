@@ -7,16 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import ReducedLoss
-from .fits import (
-    MisfitError,
-    check_class_numbers,
-    check_class_range,
-    check_floating,
-    check_probabilities,
-    check_same_shape,
-    class_count,
-    is_class_numbers,
-)
+from .fits import MisfitError, check_labels, check_probabilities, is_class_numbers
 
 _LEAST = 1e-4  # of a probability, so that the logarithm of a label's 0 is finite
 
@@ -76,19 +67,13 @@ class SCELoss(ReducedLoss):
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
         """Refuse predictions and targets that do not fit."""
         name = type(self).__name__
-        if is_class_numbers(y_pred, y_true) and y_pred.shape[1] > 1:
-            check_class_numbers(name, y_pred, y_true)
-            classes = class_count(y_pred)
-            if self.num_classes not in (None, classes):
-                message = (
-                    f"SCELoss was made for num_classes={self.num_classes}, but the net's output "
-                    f"has {classes}; leave the argument out"
-                )
-                raise MisfitError(message)
-            check_class_range(name, classes, y_true)
-        else:
-            check_same_shape(name, y_pred, y_true)
-            check_floating(name, y_true)
+        classes = check_labels(name, y_pred, y_true)
+        if classes is not None and self.num_classes not in (None, classes):
+            message = (
+                f"SCELoss was made for num_classes={self.num_classes}, but the net's output has "
+                f"{classes}; leave the argument out"
+            )
+            raise MisfitError(message)
         if not self.from_logits:
             check_probabilities(name, y_pred, "pass SCELoss(from_logits=True)")
 
@@ -111,7 +96,7 @@ class SCELoss(ReducedLoss):
         p = (y_pred.sigmoid() if self.from_logits else y_pred).clamp(_LEAST, 1 - _LEAST)
         y = y_true.clamp(_LEAST, 1 - _LEAST)
         if self.from_logits:
-            forward = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
+            forward = F.binary_cross_entropy_with_logits(y_pred, y, reduction="none")
         else:
             forward = _cross_entropy(y, p)
         return forward, _cross_entropy(p, y)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .calls import call_of
+from .calls import call_of, per_label
+from .check import ignored_class
 from .compose import Penalty, Term, write
 from .fits import MisfitError
 from .selection import nothing_chosen
@@ -19,7 +20,7 @@ from .selection import nothing_chosen
 Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
 
 _OVER_CLASSES = tuple(
-    getattr(nn, name)
+    getattr(nn, name).forward
     for name in ("CrossEntropyLoss", "NLLLoss", "LinearCrossEntropyLoss")
     if hasattr(nn, name)  # the last one since torch 2.13
 )
@@ -50,6 +51,7 @@ class LossTerm:
         self.loss_fn: Any = term.fn
         self.weight = term.factor
         self._call = call_of(term.fn)
+        self._reduction = _reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
         self._unreduced: Any = None
 
@@ -104,7 +106,7 @@ class LossTerm:
         if counted is not None:
             return counted.count_nonzero() if counted.dtype is torch.bool else counted.sum()
         if isinstance(self.loss_fn, nn.CTCLoss):
-            return first_length(y_true[-1])  # its labels may lie in one row
+            return len(y_true[-1])  # of the lengths, since labels may lie in one row
         return first_length(y_pred if y_true is None else y_true)
 
     def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -113,15 +115,15 @@ class LossTerm:
         So weights of one change nothing: what torch's own mean divides by is weighted.
         """
         losses = self._losses(y_pred, y_true)
-        if weight is None:
-            weight = losses.new_ones(len(losses) if losses.dim() else 0)
-        weight = weight.reshape(-1).to(losses.dtype)
-        if losses.dim() == 0 or len(losses) != len(weight):
+        if losses.dim() == 0 or (weight is not None and len(losses) != len(weight)):
+            given = "" if weight is None else f" for {len(weight)} sample weights"
             message = (
-                f"{write(self.loss_fn)} gives losses of shape {tuple(losses.shape)} for "
-                f"{len(weight)} sample weights; expected one loss per sample along dimension 0"
+                f"{write(self.loss_fn)} gives losses of shape {tuple(losses.shape)}{given}; "
+                "expected one loss per sample along dimension 0"
             )
             raise ValueError(message)
+        weight = losses.new_ones(len(losses)) if weight is None else weight.reshape(-1)
+        weight = weight.to(losses.dtype)
         counted = _target_weights(self.loss_fn, y_true)
         summing = counted is not None or self._reduction in ("sum", "batchmean")
         if losses.dim() > 1 and not summing:
@@ -142,18 +144,20 @@ class LossTerm:
         if not isinstance(losses, Tensor):
             message = f"{write(self.loss_fn)} gave a {type(losses).__name__}; expected a tensor"
             raise TypeError(message)
+        if isinstance(self.loss_fn, nn.CTCLoss) and not self.summed:
+            return per_label(losses, y_true)
         return losses
 
     def _make_unreduced(self) -> Any:
         """Return the loss as one that gives a loss per sample."""
         if not self._reduces:
             return self.loss_fn
-        if self._reduction in ("mean", "sum", "batchmean"):
+        if _parameter(self.loss_fn, "reduction") is not None:
+            return partial(self.loss_fn, reduction="none")
+        if self._reduction is not None:
             unreduced: Any = copy.copy(self.loss_fn)
             unreduced.reduction = "none"
             return unreduced
-        if _takes_reduction(self.loss_fn):
-            return lambda y_pred, y_true: self.loss_fn(y_pred, y_true, reduction="none")
         message = (
             "sample_weight and class_weight need a loss per sample, which "
             f"{write(self.loss_fn)} does not offer; return one, of shape (N,), and say so: "
@@ -161,11 +165,6 @@ class LossTerm:
             "'none', as all losses of torch.nn have"
         )
         raise TypeError(message)
-
-    @property
-    def _reduction(self) -> str | None:
-        reduction = getattr(self.loss_fn, "reduction", None)
-        return reduction if isinstance(reduction, str) else None
 
 
 class PenaltyTerm:
@@ -191,12 +190,29 @@ class PenaltyTerm:
         """
         self._parameters = self.penalty.choose(net)
         if strictly and not self._parameters:
-            raise ValueError(nothing_chosen(repr(self.penalty), net))
+            raise ValueError(nothing_chosen(write(self.penalty), net))
 
     def __call__(self) -> Tensor:
-        """Return what the penalty adds, weight and all."""
+        """Return what the penalty adds, weight and all; 0 where there is nothing to penalize."""
+        if not self._parameters:
+            return torch.zeros(())
         value = self.penalty.value(self._parameters)
         return value if self.weight == 1.0 else self.weight * value
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Add its gradient to those that the parameters have; cheaper than a way through autograd.
+
+        Frozen in the meantime, a parameter is left out.
+        """
+        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            elif parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+        if trained:
+            self.penalty.add_gradients(trained, self.weight)
 
 
 def first_length(tree: Any) -> int:
@@ -249,11 +265,18 @@ def _missing(found: Any, key: Any, what: str) -> str:
     return f"there is a loss for output {key!r}, but {what} has {there}; loss_fn needs their names"
 
 
-def _takes_reduction(loss_fn: Any) -> bool:
+def _reduction_of(loss_fn: Any) -> str | None:
+    """Return how a loss reduces, told by its attribute or its keyword; None where it doesn't."""
+    keyword = _parameter(loss_fn, "reduction")
+    found = getattr(loss_fn, "reduction", None) if keyword is None else keyword.default
+    return found if isinstance(found, str) else None
+
+
+def _parameter(function: Any, name: str) -> inspect.Parameter | None:
     try:
-        return "reduction" in inspect.signature(loss_fn).parameters
+        return inspect.signature(function).parameters.get(name)
     except (TypeError, ValueError):  # a built-in that tells no signature
-        return False
+        return None
 
 
 def _target_weights(loss_fn: Any, y_true: Any) -> Tensor | None:
@@ -261,14 +284,13 @@ def _target_weights(loss_fn: Any, y_true: Any) -> Tensor | None:
 
     That is so for class numbers, which may be ignored or weighted by class.
     """
-    if type(loss_fn) not in _OVER_CLASSES or not isinstance(y_true, Tensor):
+    if getattr(type(loss_fn), "forward", None) not in _OVER_CLASSES:
         return None
-    if y_true.is_floating_point():
+    if not isinstance(y_true, Tensor) or y_true.is_floating_point():
         return None
-    ignored = -100 if loss_fn.ignore_index is None else loss_fn.ignore_index
-    counted: Tensor = y_true != ignored
+    counted: Tensor = y_true != ignored_class(loss_fn)
     weight: Tensor | None = loss_fn.weight
-    return counted if weight is None else weight[y_true.where(counted, 0)] * counted
+    return counted if weight is None else weight[y_true.where(counted, 0).long()] * counted
 
 
 def _total(weight: Tensor, counted: Tensor | None) -> Tensor:

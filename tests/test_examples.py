@@ -12,8 +12,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISES = {
     # the line to find, the least figure in it, the files it leaves
     "digits.py": (r"test accuracy ([\d.]+)", 0.97, ["history.png", "runs/digits/best.safetensors"]),
+    "centers.py": (r"digit_acc ([\d.]+)$", 0.9, []),
     "imbalanced.py": (r"val_auc ([\d.]+)$", 0.97, []),
     "two_inputs.py": (r"severe_acc ([\d.]+)$", 0.8, []),
+    "noisy_labels.py": (r"symmetric cross entropy and L2: ([\d.]+)$", 0.93, []),
     "autoencoder.py": (r"explained ([\d.]+)$", 0.6, []),
     "ring.py": (
         r"val_auc ([\d.]+)$",

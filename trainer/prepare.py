@@ -136,6 +136,7 @@ def _update(
         arguments.clip_grad_value,
         model.lr_scheduler,
         when_to_step(model.lr_scheduler, arguments.scheduler_step),
+        model.objective.penalties,
     )
     update.completed = model.progress.updates
     return update

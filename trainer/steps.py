@@ -112,12 +112,9 @@ class EvaluationStep:
         """Return the figure of each term so far; the net, and so its penalties, stays the same."""
         return [*self.losses.compute(), *(term().item() for term in self.objective.penalties)]
 
-    def _parts(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
-        return self.objective.compare(y_pred, y_true, weight)
-
     def _measure(self, batch: Any) -> list[Part]:
         y_pred, y_true, weight = self.forward(batch)
-        parts = self._parts(y_pred, y_true, weight)
+        parts = self.objective.compare(y_pred, y_true, weight)
         self._record(y_pred, y_true, parts)
         return parts
 
@@ -129,7 +126,7 @@ class EvaluationStep:
         if not whole and hasattr(y_pred, "logits"):
             self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
-        parts = self._parts(y_pred, y_true, weight)
+        parts = self.objective.compare(y_pred, y_true, weight)
         self._check_parts(parts)
         self._record(y_pred, y_true, parts)
         self.measure = self._measure
@@ -226,10 +223,10 @@ class TrainingStep(EvaluationStep):
     def _terms(self) -> list[float]:
         return self.losses.compute()
 
-    def _parts(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
-        return self.objective(y_pred, y_true, weight)
-
     def _record(self, y_pred: Any, y_true: Any, parts: list[Part]) -> None:
+        if self.objective.penalties:
+            with torch.no_grad():
+                parts = [*parts, *self.objective.penalize(parts)]
         loss = self.losses.add(parts)
         if not isfinite(loss):
             raise self._not_finite(loss, [value.item() for value, _ in parts])

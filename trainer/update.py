@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from fitorch.losses.terms import PenaltyTerm
 
 from .errors import NonFiniteError
 
@@ -21,6 +23,7 @@ class Update:
         clip_grad_value: Clamp each gradient to [-value, value], or None.
         scheduler: A learning-rate schedule, or None.
         scheduler_step: When the schedule goes on: with each "update", or elsewhere.
+        penalties: What adds to the gradients of the losses, once an update and before clipping.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Update:
         clip_grad_value: float | None = None,
         scheduler: Any = None,
         scheduler_step: str = "update",
+        penalties: Sequence[PenaltyTerm] = (),
     ) -> None:
         self.optimizer = optimizer
         self.completed = 0
@@ -43,7 +47,9 @@ class Update:
         self._plain_zero = type(optimizer).zero_grad is torch.optim.Optimizer.zero_grad
         self._schedules = scheduler is not None and scheduler_step == "update"
         self._used_rates: list[float] | None = None
-        plain = scaler is None and clip_grad_norm is None and clip_grad_value is None
+        self._penalties = penalties
+        clips = clip_grad_norm is not None or clip_grad_value is not None
+        plain = scaler is None and not clips and not penalties
         self._step: Callable[[], Any] = optimizer.step if plain else self._guarded_step
 
     def zero_grad(self) -> None:
@@ -88,6 +94,8 @@ class Update:
     def _guarded_step(self) -> None:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
+        for penalty in self._penalties:
+            penalty.add_gradients()
         if self._clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
             if self.scaler is None and norm.device.type == "cpu" and not norm.isfinite():
