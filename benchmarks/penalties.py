@@ -6,6 +6,7 @@ Ours does what `fit` does: values for the figures, gradients added in place, the
 penalize chosen beforehand. Each turn trains every contender for a few steps, on one thread; what a
 penalty costs is the time of its step less that of the step without one, in the same turn.
 """
+# ruff: noqa: T201
 
 from __future__ import annotations
 

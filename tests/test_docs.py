@@ -40,6 +40,21 @@ def test_the_readmes_programs_run(tmp_path, monkeypatch):
     assert (tmp_path / "runs/first/best.safetensors").is_file()
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_the_pages_programs_run_and_their_links_lead_somewhere(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    text = page.read_text(encoding="utf-8")
+    programs = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert programs
+    namespace: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for program in programs:
+            exec(compile(program, page.name, "exec"), namespace)
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), target
+
+
 def test_the_readmes_circle_is_learned(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
