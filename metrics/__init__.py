@@ -5,30 +5,45 @@ Metrics are imported when first asked for: torchmetrics takes its time.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .base import MetricSet
+from .base import MetricError, MetricSet
 
 if TYPE_CHECKING:
     from .accuracy import Accuracy
-    from .auc import AUC
-    from .registry import get
+    from .counts import IOU, Precision, Recall
+    from .epochwise import whole_epoch
+    from .named import get
+    from .ranking import AUC, KS
 
-__all__ = ["AUC", "Accuracy", "MetricSet", "get"]
+_HOMES = {
+    "AUC": "ranking",
+    "Accuracy": "accuracy",
+    "IOU": "counts",
+    "KS": "ranking",
+    "Precision": "counts",
+    "Recall": "counts",
+    "get": "named",
+    "whole_epoch": "epochwise",
+}
+
+__all__ = [  # noqa: RUF022 - plainly sorted: AUC is no constant
+    "AUC",
+    "Accuracy",
+    "IOU",
+    "KS",
+    "MetricError",
+    "MetricSet",
+    "Precision",
+    "Recall",
+    "get",
+    "whole_epoch",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AUC":
-        from .auc import AUC
-
-        return AUC
-    if name == "Accuracy":
-        from .accuracy import Accuracy
-
-        return Accuracy
-    if name == "get":
-        from .registry import get
-
-        return get
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

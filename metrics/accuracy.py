@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from .hits import hits
+from .hits import hits, threshold, weigh
+from .score import Score
 
 
-class Accuracy(Metric):
+class Accuracy(Score):
     """The fraction of targets that the predictions hit.
 
     Predictions `(N, C, ...)` with C > 1 and class numbers `(N, ...)` are compared by the largest
@@ -19,7 +19,8 @@ class Accuracy(Metric):
     against the threshold: 0 for logits, 0.5 for probabilities.
 
     Args:
-        from_logits: Binary predictions are logits, not probabilities.
+        from_logits: Whether binary predictions are logits; None is what the loss of the model
+            tells, and logits outside of one.
 
     Example:
         >>> import torch
@@ -29,28 +30,30 @@ class Accuracy(Metric):
         tensor(0.7500)
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
     correct: Tensor
     total: Tensor
 
-    def __init__(self, from_logits: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.threshold = 0.0 if from_logits else 0.5
+    def __init__(self, from_logits: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(from_logits, **kwargs)
         self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
+    def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
         """Count a batch in.
+
+        Args:
+            preds: (N, C, ...) with C > 1, compared by the largest class; or one number per target.
+            target: Class numbers (N, ...), or binary targets of the predictions' size.
+            sample_weight: A weight for each sample, (N,) or (N, 1), or None.
 
         Raises:
             ValueError: The shapes can't be compared.
         """
-        hit = hits(preds, target, self.threshold)
-        self.correct = self.correct + hit.sum()
-        self.total = self.total + hit.numel()
+        hit = hits(preds, target, threshold(self.from_logits))
+        correct, total = weigh(hit, sample_weight)
+        self.correct = self.correct + correct
+        self.total = self.total + total
 
     def compute(self) -> Tensor:
         """Return the accuracy in [0, 1], NaN where nothing was counted."""
-        return self.correct.float() / self.total
+        return (self.correct / self.total).float()

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .function import FunctionMetric
+from .make import make_metric, takes_weights
+from .task import Scale
 
 _BATCHES = 64  # handed over at once to metrics where that is exact,
 _NUMBERS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
-_ADDITIVE = (
-    "torchmetrics.classification.",
-    "torchmetrics.regression.",
-    "fitorch.metrics.accuracy",
-    "fitorch.metrics.auc",
-    "fitorch.metrics.hits",
-)
+_ADDITIVE = ("torchmetrics.classification.", "torchmetrics.regression.", "fitorch.metrics.")
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+class MetricError(ValueError):
+    """A metric failed on what it was given."""
 
 
 class MetricSet:
@@ -32,10 +31,11 @@ class MetricSet:
 
     Args:
         metrics: Name to metric: a torchmetrics object, a function `(y_pred, y_true) -> scalar`
-            (averaged by samples), a registered name, or anything with `update`, `compute` and
-            `reset`. They are copied; the originals are never touched.
+            (averaged by samples), a registered name, or anything with `update` (or `forward`),
+            `compute` and `reset`; or output to such a mapping, for a net of several outputs. They
+            are copied; the originals are never touched.
         device: Where predictions and targets lie.
-        from_logits: Whether binary predictions are logits, for metrics made from a name.
+        scale: Tells for an output, () being all of it, what its predictions are.
 
     Raises:
         TypeError: A metric is none of these.
@@ -43,127 +43,196 @@ class MetricSet:
     """
 
     def __init__(
-        self, metrics: Mapping[str, Any], device: torch.device, *, from_logits: bool = True
+        self,
+        metrics: Mapping[str, Any],
+        device: torch.device,
+        scale: Callable[[tuple[Any, ...]], Scale] = lambda output: None,
     ) -> None:
-        self._metrics = {
-            name: make_metric(name, metric, device, from_logits=from_logits)
-            for name, metric in metrics.items()
-        }
-        self._joined = [metric for metric in self._metrics.values() if _is_additive(metric)]
-        self._single = [metric for metric in self._metrics.values() if not _is_additive(metric)]
-        self._pending: list[tuple[Any, Any]] = []
-        self._numbers = 0
+        by_output: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for name, output, metric in flat(metrics):
+            made = make_metric(name, metric, device, scale(output))
+            by_output.setdefault(output, {})[name] = made
+        self._fed = [_Fed(output, made) for output, made in by_output.items()]
+        self._order = [name for name, _, _ in flat(metrics)]
         self._updated = False
 
-    def update(self, output: Any, y_true: Any) -> None:
-        """Count a batch in: the net's output (a Hugging Face output's `.logits`) and targets."""
-        if not self._metrics:
+    def update(self, output: Any, y_true: Any, sample_weight: Any = None) -> None:
+        """Count a batch in: the net's output (a Hugging Face output's `.logits`) and targets.
+
+        Raises:
+            MetricError: A metric can't take them.
+        """
+        if not self._fed:
             return
         self._updated = True
-        y_pred = output.detach() if isinstance(output, Tensor) else _detached(output)
-        for metric in self._single:
-            metric.update(y_pred, y_true)
-        if self._joined:
-            self._pending.append((y_pred, y_true))
-            self._numbers += y_pred.numel() if isinstance(y_pred, Tensor) else _NUMBERS
-            if len(self._pending) == _BATCHES or self._numbers >= _NUMBERS:
-                self._hand_over()
+        y_pred = _detached(output)
+        for fed in self._fed:
+            fed.update(y_pred, y_true, sample_weight)
 
     def compute(self) -> dict[str, float]:
         """Return each metric over what was counted in, NaN where that is nothing.
 
         A metric that gives a dict gives a figure for each key, `<metric>_<key>`; one that gives
         several values, `<metric>_0`, `<metric>_1`, ...
+
+        Raises:
+            MetricError: A metric can't be computed.
         """
         if not self._updated:
-            return dict.fromkeys(self._metrics, math.nan)
-        self._hand_over()
+            return dict.fromkeys(self._order, math.nan)
+        found: dict[str, Any] = {}
+        for fed in self._fed:
+            found |= fed.compute()
         values: dict[str, float] = {}
-        for name, metric in self._metrics.items():
-            values |= _spread(name, metric.compute())
+        for name in self._order:
+            values |= _spread(name, found[name])
         return values
 
     def reset(self) -> None:
         """Forget everything."""
+        self._updated = False
+        for fed in self._fed:
+            fed.reset()
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """What metrics given by name turned out to measure, once they have seen a batch."""
+        made = {name: metric for fed in self._fed for name, metric in fed.metrics.items()}
+        tasks = {name: getattr(made[name], "task", None) for name in self._order}
+        return {name: str(task) for name, task in tasks.items() if task is not None}
+
+
+class _Fed:
+    """The metrics of one output.
+
+    Args:
+        output: The keys that lead to it, () for all of the net's output.
+        metrics: Name to metric.
+    """
+
+    def __init__(self, output: tuple[Any, ...], metrics: dict[str, Any]) -> None:
+        self.metrics = metrics
+        self._output = output
+        self._weighted = {name for name, metric in metrics.items() if takes_weights(metric)}
+        self._joined = [name for name, metric in metrics.items() if _is_additive(metric)]
+        self._single = [name for name, metric in metrics.items() if not _is_additive(metric)]
+        self._pending: list[tuple[Any, Any, Any]] = []
+        self._numbers = 0
+        self._limit = 1  # the first batch goes at once: what fails should fail early
+
+    def update(self, y_pred: Any, y_true: Any, weight: Any) -> None:
+        for key in self._output:
+            y_pred, y_true = y_pred[key], y_true[key]
+            weight = weight[key] if isinstance(weight, (Mapping, list, tuple)) else weight
+        for name in self._single:
+            self._count(name, y_pred, y_true, weight)
+        if self._joined:
+            self._pending.append((y_pred, y_true, weight))
+            self._numbers += y_pred.numel() if isinstance(y_pred, Tensor) else _NUMBERS
+            if len(self._pending) >= self._limit or self._numbers >= _NUMBERS:
+                self._hand_over()
+                self._limit = _BATCHES
+
+    def compute(self) -> dict[str, Any]:
+        self._hand_over()
+        return {name: self._compute(name) for name in self.metrics}
+
+    def reset(self) -> None:
         self._pending.clear()
         self._numbers = 0
-        self._updated = False
-        for metric in self._metrics.values():
+        for metric in self.metrics.values():
             metric.reset()
 
     def _hand_over(self) -> None:
-        for y_pred, y_true in _join(self._pending):
-            for metric in self._joined:
-                metric.update(y_pred, y_true)
+        for batch in _join(self._pending):
+            for name in self._joined:
+                self._count(name, *batch)
         self._pending.clear()
         self._numbers = 0
 
+    def _count(self, name: str, y_pred: Any, y_true: Any, weight: Any) -> None:
+        try:
+            if weight is not None and name in self._weighted:
+                self.metrics[name].update(y_pred, y_true, sample_weight=weight)
+            else:
+                self.metrics[name].update(y_pred, y_true)
+        except Exception as error:
+            message = (
+                f"metric {name!r} failed on predictions {_describe(y_pred)} and targets "
+                f"{_describe(y_true)}: {error}"
+            )
+            raise MetricError(message) from error
 
-def make_metric(name: str, metric: Any, device: torch.device, *, from_logits: bool = True) -> Any:
-    """Return a fresh metric with `update`, `compute` and `reset`, on `device`.
+    def _compute(self, name: str) -> Any:
+        try:
+            return self.metrics[name].compute()
+        except Exception as error:
+            message = f"metric {name!r} can't be computed: {error}"
+            raise MetricError(message) from error
 
-    Raises:
-        TypeError: `metric` is no metric.
-        ValueError: `metric` is a name that is not known.
+
+def flat(
+    metrics: Mapping[Any, Any], output: tuple[Any, ...] = ()
+) -> list[tuple[str, tuple[Any, ...], Any]]:
+    """Return the name of each figure, the output that it looks at, and its metric.
+
+    The figure of metric `auc` of output `sex` is called `sex_auc`.
     """
-    if isinstance(metric, str):
-        from .registry import get
-
-        metric = get(metric, from_logits=from_logits)
-    if isinstance(metric, type):
-        message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
-        raise TypeError(message)
-    if all(callable(getattr(metric, verb, None)) for verb in ("update", "compute", "reset")):
-        fresh = copy.deepcopy(metric)
-        fresh = fresh.to(device) if hasattr(fresh, "to") else fresh
-        fresh.reset()
-        return fresh
-    if callable(metric):
-        return FunctionMetric(metric, device)
-    message = (
-        f"metric {name!r} is a {type(metric).__name__}; expected a torchmetrics object, a function "
-        "(y_pred, y_true) -> scalar, a name, or an object with update, compute and reset"
-    )
-    raise TypeError(message)
-
-
-def higher_is_better(metric: Any) -> bool | None:
-    """Say in which direction a metric improves, None where it does not tell."""
-    if isinstance(metric, str):
-        from .registry import get
-
-        metric = get(metric)
-    return getattr(metric, "higher_is_better", None)
+    found = []
+    for key, metric in metrics.items():
+        if isinstance(metric, Mapping):
+            found += flat(metric, (*output, key))
+        else:
+            keys = [f"output_{k}" if isinstance(k, int) else str(k) for k in output]
+            found.append(("_".join([*keys, str(key)]), output, metric))
+    return found
 
 
 def _is_additive(metric: Any) -> bool:
     """Say whether the figure of joined batches is that of the batches one by one."""
-    return type(metric).__module__.startswith(_ADDITIVE)
+    inner = getattr(metric, "joins", metric)
+    if isinstance(inner, bool):
+        return inner
+    return type(inner).__module__.startswith(_ADDITIVE)
 
 
-def _join(pending: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _join(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
     """Join the batches to one where they are tensors that differ in length alone."""
-    tensors = all(isinstance(part, Tensor) for pair in pending for part in pair)
+    tensors = all(isinstance(part, Tensor) for batch in pending for part in batch[:2])
     if len(pending) < 2 or not tensors:
         return pending
-    if len({(y_pred.shape[1:], y_true.shape[1:]) for y_pred, y_true in pending}) > 1:
+    if len({(y_pred.shape[1:], y_true.shape[1:]) for y_pred, y_true, _ in pending}) > 1:
         return pending
-    y_pred, y_true = zip(*pending, strict=True)
-    return [(torch.cat(y_pred), torch.cat(y_true))]
+    y_pred, y_true, weight = zip(*pending, strict=True)
+    weighed = all(isinstance(part, Tensor) for part in weight)
+    if not weighed and any(part is not None for part in weight):
+        return pending
+    return [(torch.cat(y_pred), torch.cat(y_true), torch.cat(weight) if weighed else None)]
 
 
 def _detached(output: Any) -> Any:
-    """Cut an output of several tensors off from its graph, taking `.logits` where it has them."""
+    """Cut an output off from its graph, in 32 bits at least; its `.logits` where it has them."""
+    if isinstance(output, Tensor):
+        tensor = output.detach()
+        return tensor.float() if tensor.dtype in _HALVES else tensor
     logits = getattr(output, "logits", None)
     if logits is not None:
-        return logits.detach()
-    if isinstance(output, Tensor):
-        return output.detach()
+        return _detached(logits)
     if isinstance(output, Mapping):
         return {key: _detached(value) for key, value in output.items()}
     if isinstance(output, (tuple, list)):
         return [_detached(value) for value in output]
     return output
+
+
+def _describe(tree: Any) -> str:
+    if isinstance(tree, Tensor):
+        return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
+    if isinstance(tree, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_describe(part)}" for key, part in tree.items()) + "}"
+    if isinstance(tree, (tuple, list)):
+        return "(" + ", ".join(map(_describe, tree)) + ")"
+    return type(tree).__name__
 
 
 def _spread(name: str, value: Any) -> dict[str, float]:

@@ -19,6 +19,8 @@ class FunctionMetric:
         device: Where the predictions lie.
     """
 
+    joins = False  # the mean of batches, not the value of them joined
+
     def __init__(self, function: Callable[[Any, Any], Any], device: torch.device) -> None:
         self.function = function
         self.higher_is_better = getattr(function, "higher_is_better", None)

@@ -22,18 +22,18 @@ class HitRate:
     def __init__(self, threshold: float = 0.0) -> None:
         self.threshold = threshold
         self._hits: Tensor | None = None
-        self._total = 0
+        self._total: int | Tensor = 0
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
+    def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
         """Count a batch in; nothing is read from the device."""
-        hit = hits(preds, target, self.threshold)
-        count = hit.sum()
+        count, total = weigh(hits(preds, target, self.threshold), sample_weight)
         self._hits = count if self._hits is None else self._hits + count
-        self._total += hit.numel()
+        self._total = self._total + total
 
     def compute(self) -> float:
         """Return the fraction in [0, 1], NaN where nothing was counted."""
-        return math.nan if self._hits is None else self._hits.item() / self._total
+        total = float(self._total)
+        return math.nan if self._hits is None or not total else self._hits.item() / total
 
     def reset(self) -> None:
         """Forget everything."""
@@ -61,3 +61,17 @@ def hits(preds: Tensor, target: Tensor, threshold: float) -> Tensor:
         f"{tuple(target.shape)}; expected (N, C) and (N,), or equal sizes"
     )
     raise ValueError(message)
+
+
+def threshold(from_logits: bool | None) -> float:
+    """Return what a binary prediction must exceed to be positive."""
+    return 0.5 if from_logits is False else 0.0
+
+
+def weigh(hit: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, int | Tensor]:
+    """Return the sum of what was hit and of all, each target counting as its sample weighs."""
+    if sample_weight is None:
+        return hit.sum(), hit.numel()
+    weight = sample_weight.reshape(-1, *[1] * (hit.dim() - 1)).expand(hit.shape)
+    wide = weight.float() if weight.device.type == "mps" else weight.double()
+    return (hit * wide).sum(), wide.sum()

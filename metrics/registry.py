@@ -4,53 +4,136 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from .hits import HitRate
+from .task import Scale, Task
+
+Make = Callable[[Task, Scale], Any]
 
 
-def _accuracy(from_logits: bool) -> Any:
-    return HitRate(threshold=0.0 if from_logits else 0.5)
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a name stands for.
+
+    Args:
+        make: Makes the metric for a task.
+        higher_is_better: Its direction.
+    """
+
+    make: Make
+    higher_is_better: bool = True
 
 
-def _auc(_from_logits: bool) -> Any:
-    from .auc import AUC
+def _accuracy(task: Task, scale: Scale) -> Any:
+    from .probabilities import Probabilities
 
-    return AUC()
+    _refuse(task, ("regression",), "accuracy")
+    if scale is None and task.kind != "multiclass":
+        return Probabilities(HitRate(threshold=0.5), None)
+    return HitRate(threshold=0.5 if scale == "probabilities" else 0.0)
 
 
-def _of_torchmetrics(kind: str, **options: Any) -> Callable[[bool], Any]:
-    def make(_from_logits: bool) -> Any:
-        import torchmetrics
+def _auc(task: Task, scale: Scale) -> Any:
+    if task.kind != "binary":
+        return _classification("AUROC")(task, scale)
+    from .ranking import AUC
 
-        return getattr(torchmetrics, kind)(**options)
+    return AUC()  # only the order counts
+
+
+def _ks(task: Task, _scale: Scale) -> Any:
+    from .ranking import KS
+
+    _refuse(task, ("multiclass", "multilabel", "regression"), "ks")
+    return KS()
+
+
+def _classification(suffix: str, **options: Any) -> Make:
+    """Return what makes one of torchmetrics' classification metrics; classes are averaged."""
+
+    def make(task: Task, scale: Scale) -> Any:
+        from torchmetrics import classification
+
+        from .probabilities import Probabilities
+
+        _refuse(task, ("regression",), suffix)
+        sizes = {"multiclass": "num_classes", "multilabel": "num_labels"}
+        size = {sizes[task.kind]: task.size} if task.kind in sizes else {}
+        kind = getattr(classification, f"{task.kind.capitalize()}{suffix}", None)
+        if kind is None:
+            raise ValueError(_undefined(suffix, task))
+        return Probabilities(kind(**size, **options), scale)
 
     return make
 
 
-METRICS: dict[str, Callable[[bool], Any]] = {
-    "acc": _accuracy,
-    "accuracy": _accuracy,
-    "auc": _auc,
-    "mae": _of_torchmetrics("MeanAbsoluteError"),
-    "mse": _of_torchmetrics("MeanSquaredError"),
-    "r2": _of_torchmetrics("R2Score"),
-    "rmse": _of_torchmetrics("MeanSquaredError", squared=False),
+def _multiclass(suffix: str, **options: Any) -> Make:
+    """Return what makes one that is defined for several classes only."""
+
+    def make(task: Task, scale: Scale) -> Any:
+        _refuse(task, ("binary", "multilabel", "regression"), suffix)
+        return _classification(suffix, **options)(task, scale)
+
+    return make
+
+
+def _regression(kind: str, **options: Any) -> Make:
+    def make(_task: Task, _scale: Scale) -> Any:
+        from torchmetrics import regression
+
+        return getattr(regression, kind)(**options)
+
+    return make
+
+
+def _refuse(task: Task, kinds: tuple[str, ...], name: str) -> None:
+    if task.kind in kinds:
+        raise ValueError(_undefined(name, task))
+
+
+def _undefined(name: str, task: Task) -> str:
+    return (
+        f"{name} is not defined for what the first batch shows: {task}; pass a metric of "
+        "torchmetrics, or a function (y_pred, y_true)"
+    )
+
+
+METRICS: dict[str, Entry] = {
+    "acc": Entry(_accuracy),
+    "accuracy": Entry(_accuracy),
+    "ap": Entry(_classification("AveragePrecision")),
+    "auc": Entry(_auc),
+    "auroc": Entry(_auc),
+    "average_precision": Entry(_classification("AveragePrecision")),
+    "balanced_accuracy": Entry(_multiclass("Accuracy", average="macro")),
+    "f1": Entry(_classification("F1Score")),
+    "iou": Entry(_classification("JaccardIndex")),
+    "kappa": Entry(_classification("CohenKappa")),
+    "ks": Entry(_ks),
+    "mae": Entry(_regression("MeanAbsoluteError"), higher_is_better=False),
+    "mape": Entry(_regression("MeanAbsolutePercentageError"), higher_is_better=False),
+    "mcc": Entry(_classification("MatthewsCorrCoef")),
+    "mse": Entry(_regression("MeanSquaredError"), higher_is_better=False),
+    "msle": Entry(_regression("MeanSquaredLogError"), higher_is_better=False),
+    "precision": Entry(_classification("Precision")),
+    "r2": Entry(_regression("R2Score")),
+    "recall": Entry(_classification("Recall")),
+    "rmse": Entry(_regression("MeanSquaredError", squared=False), higher_is_better=False),
+    "specificity": Entry(_classification("Specificity")),
+    "top5_acc": Entry(_multiclass("Accuracy", average="micro", top_k=5)),
 }
 
 
-def get(name: str, *, from_logits: bool = True) -> Any:
-    """Return a new metric called `name`.
-
-    Args:
-        name: A key of `METRICS`.
-        from_logits: Whether binary predictions are logits, not probabilities.
+def entry_of(name: str) -> Entry:
+    """Return what a name stands for.
 
     Raises:
         ValueError: No metric has that name.
     """
     if name in METRICS:
-        return METRICS[name](from_logits)
+        return METRICS[name]
     close = difflib.get_close_matches(name, METRICS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     message = f"unknown metric {name!r}{hint}; expected one of {', '.join(METRICS)}"

@@ -11,7 +11,8 @@ from fitorch.callbacks.early_stopping import EarlyStopping
 from fitorch.callbacks.max_time import MaxTime
 from fitorch.callbacks.monitor import MonitorCallback, check_monitor
 from fitorch.callbacks.progress import Progress
-from fitorch.metrics.base import higher_is_better
+from fitorch.metrics.base import flat
+from fitorch.metrics.make import higher_is_better
 
 from .announce import Announcer
 from .arguments import FitArguments
@@ -95,10 +96,14 @@ def direction(monitor: str, metrics: dict[str, Any], terms: Iterable[str] = ()) 
     name = monitor.removeprefix("train_").removeprefix("val_")
     if name == "loss" or name.endswith("_loss") or name in terms:
         return "min"
-    metric = next(
-        (m for key, m in metrics.items() if name == key or name.startswith(f"{key}_")), None
+    higher = next(
+        (
+            higher_is_better(metric, name.removeprefix(key).removeprefix("_"))
+            for key, _, metric in flat(metrics)
+            if name == key or name.startswith(f"{key}_")
+        ),
+        None,
     )
-    higher = None if metric is None else higher_is_better(metric)
     if higher is None:
         message = (
             f"whether a higher {monitor!r} is better can't be told; pass mode='max' or mode='min'"

@@ -4,15 +4,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import sklearn.metrics
 import torch
 import torchmetrics
 from torch import nn
 from torchmetrics import classification, regression
 
-from fitorch.metrics import AUC, Accuracy, MetricSet, base, get
-from fitorch.metrics.base import higher_is_better, make_metric
-from fitorch.metrics.hits import HitRate
-from fitorch.metrics.registry import METRICS
+from fitorch.metrics import AUC, Accuracy, MetricError, MetricSet, base, whole_epoch
+from fitorch.metrics.make import higher_is_better
 
 CPU = torch.device("cpu")
 GENERATOR = torch.Generator().manual_seed(0)
@@ -79,35 +78,46 @@ class Watched(Accuracy):
 Watched.__module__ = "fitorch.metrics.accuracy"
 
 
+def watching(watched):
+    return MetricSet({"acc": watched}, CPU, lambda output: "class_logits")
+
+
 @pytest.fixture
 def watched():
     Watched.sizes = ()
     return Watched()
 
 
-def test_up_to_64_batches_are_handed_over_at_once(watched):
-    over_batches({"acc": watched}, *CLASSES, size=1)
-    assert Watched.sizes == (64, 64, 22)
+def test_up_to_64_batches_are_handed_over_at_once_after_the_first(watched):
+    metric_set = watching(watched)
+    for pair in zip(CLASSES[0].split(1), CLASSES[1].split(1), strict=True):
+        metric_set.update(*pair)
+    metric_set.compute()
+    assert Watched.sizes == (1, 64, 64, 21)
 
 
 def test_large_batches_are_handed_over_sooner(watched, monkeypatch):
     monkeypatch.setattr(base, "_NUMBERS", 100)  # 25 samples of 4 numbers
-    over_batches({"acc": watched}, *CLASSES, size=10)
-    assert Watched.sizes == (30, 30, 30, 30, 30)
+    metric_set = watching(watched)
+    for pair in zip(CLASSES[0].split(10), CLASSES[1].split(10), strict=True):
+        metric_set.update(*pair)
+    metric_set.compute()
+    assert Watched.sizes == (10, 30, 30, 30, 30, 20)
 
 
 def test_nothing_that_is_pending_outlives_a_reset(watched):
-    metric_set = MetricSet({"acc": watched}, CPU)
+    metric_set = watching(watched)
+    metric_set.update(*CLASSES)
     metric_set.update(*CLASSES)
     metric_set.reset()
-    assert Watched.sizes == ()
+    assert Watched.sizes == (150,)
     assert math.isnan(metric_set.compute()["acc"])
     metric_set.update(torch.eye(4), torch.arange(4))
     assert metric_set.compute() == {"acc": 1.0}
 
 
 def test_batches_of_different_shapes_are_not_joined(watched):
-    metric_set = MetricSet({"acc": watched}, CPU)
+    metric_set = watching(watched)
     for length in (3, 5):
         metric_set.update(torch.randn(2, 4, length), torch.ones(2, length).long())
     metric_set.compute()
@@ -136,9 +146,10 @@ def test_predictions_are_cut_off_from_their_graph():
         return y_pred.mean()
 
     metric_set = MetricSet({"look": look, "acc": Accuracy()}, CPU)
-    metric_set.update(CLASSES[0].clone().requires_grad_(), CLASSES[1])
-    assert seen == [False]
-    assert not metric_set._pending[0][0].requires_grad
+    for _ in range(2):
+        metric_set.update(CLASSES[0].clone().requires_grad_(), CLASSES[1])
+    assert seen == [False, False]
+    assert not metric_set._fed[0]._pending[0][0].requires_grad
 
 
 @pytest.mark.parametrize("size", [1, 7, 150])
@@ -210,7 +221,7 @@ def test_a_module_may_be_a_metric():
     assert values == {"largest": VALUES[0].max().item()}
 
 
-@pytest.mark.parametrize("wrong", [3, None, ["acc"], {"acc": "acc"}])
+@pytest.mark.parametrize("wrong", [3, None, ["acc"]])
 def test_what_is_no_metric_is_refused(wrong):
     kind = type(wrong).__name__
     with pytest.raises(TypeError, match=f"metric 'm' is a {kind}; expected a torchmetrics object"):
@@ -220,37 +231,6 @@ def test_what_is_no_metric_is_refused(wrong):
 def test_a_class_is_refused_with_the_way_out():
     with pytest.raises(TypeError, match=r"metric 'm' is the class AUC; pass AUC\(\)"):
         MetricSet({"m": AUC}, CPU)
-
-
-def test_an_unknown_name_lists_the_closest_and_all():
-    with pytest.raises(ValueError, match=r"'acuracy' \(did you mean 'accuracy'\?\).*acc, accuracy"):
-        MetricSet({"m": "acuracy"}, CPU)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_a_name_gives_a_new_metric(name):
-    assert get(name) is not get(name)
-    assert isinstance(get(name), (torchmetrics.Metric, HitRate))
-    assert isinstance(higher_is_better(name), bool)
-
-
-@pytest.mark.parametrize(
-    ("name", "function"),
-    [
-        ("mae", nn.functional.l1_loss),
-        ("mse", nn.functional.mse_loss),
-        ("rmse", lambda p, t: nn.functional.mse_loss(p, t).sqrt()),
-        ("r2", lambda p, t: 1 - (t - p).square().sum() / (t - t.mean()).square().sum()),
-    ],
-)
-def test_named_metrics_of_regression_are_what_they_say(name, function):
-    values = over_batches({name: name}, *VALUES, 40)
-    assert values[name] == pytest.approx(function(*VALUES).item(), rel=1e-5)
-
-
-def test_names_know_whether_predictions_are_logits():
-    assert make_metric("acc", "acc", CPU).threshold == 0
-    assert make_metric("acc", "acc", CPU, from_logits=False).threshold == 0.5
 
 
 @pytest.mark.parametrize(
@@ -308,3 +288,104 @@ def test_naming_accuracy_does_not_import_torchmetrics():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_failing_metric_is_named_with_what_it_got():
+    metric_set = MetricSet({"f1": classification.MulticlassF1Score(4)}, CPU)
+    with pytest.raises(
+        MetricError, match=r"metric 'f1' failed on predictions float32 \(5, 3\) and"
+    ):
+        metric_set.update(torch.randn(5, 3), torch.ones(5).long())
+
+
+def test_a_metric_that_cant_be_computed_is_named():
+    class Broken(Count):
+        def compute(self):
+            return 1 / 0
+
+    with pytest.raises(MetricError, match="metric 'm' can't be computed: division by zero"):
+        over_batches({"m": Broken()}, *VALUES, 40)
+
+
+def test_modules_that_count_when_they_are_called_are_metrics():
+    class Hits(nn.Module):  # as torchkeras' are
+        def __init__(self):
+            super().__init__()
+            self.reset()
+
+        def forward(self, preds, targets):
+            self.hits += (preds.argmax(1) == targets).sum().item()
+            self.total += len(targets)
+            return self.compute()
+
+        def compute(self):
+            return self.hits / self.total
+
+        def reset(self):
+            self.hits = self.total = 0
+
+    expected = (CLASSES[0].argmax(1) == CLASSES[1]).float().mean().item()
+    for size in (1, 7, 150):
+        assert over_batches({"m": Hits()}, *CLASSES, size) == {"m": pytest.approx(expected)}
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 150])
+def test_a_function_of_the_whole_epoch_sees_all_of_it(size):
+    def median_error(y_pred, y_true):
+        return (y_pred - y_true).abs().median()
+
+    metrics = {
+        "ours": whole_epoch(median_error),
+        "theirs": whole_epoch(sklearn.metrics.median_absolute_error, higher_is_better=False),
+        "both": whole_epoch(lambda p, t: {"mean": p.mean(), "count": len(t)}),
+    }
+    values = over_batches(metrics, *VALUES, size)
+    exact = sklearn.metrics.median_absolute_error(VALUES[1], VALUES[0])
+    assert values["theirs"] == pytest.approx(exact)
+    assert values["ours"] == pytest.approx(median_error(*VALUES).item())
+    assert values["both_count"] == 150
+    assert higher_is_better(metrics["theirs"]) is False
+
+
+def test_metrics_of_one_output_are_named_after_it():
+    outputs = {"sex": CLASSES[0], "age": VALUES[0]}
+    targets = {"sex": CLASSES[1], "age": VALUES[1]}
+    metrics = {"sex": {"acc": "acc"}, "age": {"mae": "mae"}}
+    metric_set = MetricSet(metrics, CPU)
+    for start in range(0, 150, 40):
+        part = slice(start, start + 40)
+        metric_set.update(
+            {name: output[part] for name, output in outputs.items()},
+            {name: target[part] for name, target in targets.items()},
+        )
+    values = metric_set.compute()
+    assert values["sex_acc"] == pytest.approx((CLASSES[0].argmax(1) == CLASSES[1]).float().mean())
+    assert values["age_mae"] == pytest.approx(nn.functional.l1_loss(*VALUES).item())
+
+
+def test_outputs_of_a_list_are_numbered():
+    metric_set = MetricSet({1: {"mae": "mae"}}, CPU)
+    metric_set.update((CLASSES[0], VALUES[0]), (CLASSES[1], VALUES[1]))
+    assert metric_set.compute() == {
+        "output_1_mae": pytest.approx(nn.functional.l1_loss(*VALUES).item())
+    }
+
+
+@pytest.mark.parametrize("size", [1, 7, 150])
+def test_metrics_that_take_weights_get_them(size):
+    weight = torch.rand(150)
+    metric_set = MetricSet({"acc": "acc", "count": Count()}, CPU, lambda output: "class_logits")
+    for part in zip(*(column.split(size) for column in (*CLASSES, weight)), strict=True):
+        metric_set.update(*part)
+    values = metric_set.compute()
+    hit = (CLASSES[0].argmax(1) == CLASSES[1]).double()
+    assert values["acc"] == pytest.approx(((hit * weight).sum() / weight.sum()).item())
+    assert values["count"] == 150
+
+
+def test_a_collection_knows_the_direction_of_each_member():
+    collection = torchmetrics.MetricCollection(
+        [regression.MeanSquaredError(), regression.R2Score()]
+    )
+    assert higher_is_better(collection, "MeanSquaredError") is False
+    assert higher_is_better(collection, "R2Score") is True

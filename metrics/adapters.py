@@ -1,0 +1,31 @@
+"""Metrics of other kinds, as ones with `update`, `compute` and `reset`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ForwardMetric:
+    """A module that counts a batch in when it is called, as torchkeras' do.
+
+    Args:
+        module: Has `compute` and `reset`; called with `(y_pred, y_true)`.
+    """
+
+    joins = False  # a batch at a time, as the module expects
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.higher_is_better = getattr(module, "higher_is_better", None)
+
+    def update(self, y_pred: Any, y_true: Any) -> None:
+        """Count a batch in; what the call returns is left alone."""
+        self.module(y_pred, y_true)
+
+    def compute(self) -> Any:
+        """Return the figure."""
+        return self.module.compute()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.module.reset()

@@ -1,0 +1,82 @@
+"""Functions of all predictions at once, as scikit-learn's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class WholeEpoch:
+    """A function of all predictions and targets of the epoch.
+
+    They are kept on the CPU until the figure is read, N times the size of an output.
+
+    Args:
+        function: Maps `(y_pred, y_true)`, joined along dimension 0, to a number or a dict of them.
+            Functions of scikit-learn get NumPy arrays, targets first.
+        higher_is_better: The direction, None where the function says nothing.
+    """
+
+    def __init__(
+        self, function: Callable[[Any, Any], Any], higher_is_better: bool | None = None
+    ) -> None:
+        self.function = function
+        self.higher_is_better = higher_is_better
+        if higher_is_better is None:
+            self.higher_is_better = getattr(function, "higher_is_better", None)
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, y_pred: Tensor, y_true: Tensor) -> None:
+        """Keep a batch.
+
+        Raises:
+            TypeError: Predictions or targets are no tensors.
+        """
+        for part, what in ((y_pred, "predictions"), (y_true, "targets")):
+            if not isinstance(part, Tensor):
+                message = (
+                    f"whole_epoch joins tensors, but {what} are a {type(part).__name__}; give the "
+                    "metric to one output: metrics_dict={'output': {'name': metric}}"
+                )
+                raise TypeError(message)
+        self._kept.append((y_pred.cpu(), y_true.cpu()))
+
+    def compute(self) -> Any:
+        """Return the function's value, NaN where nothing was kept."""
+        if not self._kept:
+            return math.nan
+        y_pred, y_true = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        if getattr(self.function, "__module__", "").startswith("sklearn."):
+            return self.function(y_true.numpy(), y_pred.numpy())
+        return self.function(y_pred, y_true)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._kept = []
+
+
+def whole_epoch(
+    function: Callable[[Any, Any], Any], higher_is_better: bool | None = None
+) -> WholeEpoch:
+    """Return a metric that is a function of the whole epoch, not the mean over its batches.
+
+    Args:
+        function: Maps `(y_pred, y_true)`, joined along dimension 0, to a number or a dict of them.
+            Functions of scikit-learn get NumPy arrays, targets first.
+        higher_is_better: The direction, for `mode="auto"`.
+
+    Example:
+        >>> import torch
+        >>> from sklearn.metrics import average_precision_score
+        >>> from fitorch.metrics import whole_epoch
+        >>> metric = whole_epoch(average_precision_score, higher_is_better=True)
+        >>> metric.update(torch.tensor([0.1, 0.9]), torch.tensor([0, 1]))
+        >>> metric.update(torch.tensor([0.4, 0.3]), torch.tensor([1, 0]))
+        >>> float(metric.compute())
+        1.0
+    """
+    return WholeEpoch(function, higher_is_better)

@@ -1,0 +1,89 @@
+"""Metrics out of what users pass."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+
+from .adapters import ForwardMetric
+from .function import FunctionMetric
+from .task import Scale
+
+
+def make_metric(name: str, metric: Any, device: torch.device, scale: Scale = None) -> Any:
+    """Return a fresh metric with `update`, `compute` and `reset`, on `device`.
+
+    Args:
+        name: What the figure is called.
+        metric: A metric, a function, or a registered name.
+        device: Where predictions and targets lie.
+        scale: What predictions are, where that is known.
+
+    Raises:
+        TypeError: `metric` is no metric.
+        ValueError: `metric` is a name that is not known.
+    """
+    if isinstance(metric, str):
+        from .named import NamedMetric
+        from .registry import entry_of
+
+        return NamedMetric(entry_of(metric), scale)
+    if isinstance(metric, type):
+        message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
+        raise TypeError(message)
+    if all(callable(getattr(metric, verb, None)) for verb in ("compute", "reset")):
+        fresh = copy.deepcopy(metric)
+        fresh = fresh.to(device) if hasattr(fresh, "to") else fresh
+        fresh.reset()
+        if not callable(getattr(fresh, "update", None)):
+            return ForwardMetric(fresh)
+        return _on_scale(fresh, scale)
+    if callable(metric):
+        return FunctionMetric(metric, device)
+    message = (
+        f"metric {name!r} is a {type(metric).__name__}; expected a torchmetrics object, a function "
+        "(y_pred, y_true) -> scalar, a name, or an object with update, compute and reset"
+    )
+    raise TypeError(message)
+
+
+def higher_is_better(metric: Any, part: str = "") -> bool | None:
+    """Say in which direction a metric improves, None where it does not tell.
+
+    Args:
+        metric: A metric or a name.
+        part: The key of the figure, where the metric gives several.
+    """
+    if isinstance(metric, str):
+        from .registry import entry_of
+
+        return entry_of(metric).higher_is_better
+    if type(metric).__name__ == "MetricCollection" and part in metric:
+        metric = metric[part]
+    higher: bool | None = getattr(metric, "higher_is_better", None)
+    return higher
+
+
+def takes_weights(metric: Any) -> bool:
+    """Say whether `update` takes a `sample_weight`."""
+    try:
+        return "sample_weight" in inspect.signature(metric.update).parameters
+    except (TypeError, ValueError):  # a built-in that tells no signature
+        return False
+
+
+def _on_scale(metric: Any, scale: Scale) -> Any:
+    """Settle whether predictions are logits, for metrics that would guess or have to be told."""
+    from .probabilities import Probabilities, wants_probabilities
+
+    if wants_probabilities(metric):
+        return Probabilities(metric, scale)
+    if getattr(metric, "from_logits", False) is None:  # ours
+        metric.from_logits = scale != "probabilities"
+        if scale is None and metric.needs_scale:
+            metric.from_logits = False
+            return Probabilities(metric, None)
+    return metric

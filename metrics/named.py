@@ -1,0 +1,76 @@
+"""Metrics by name: made for the task that the first batch shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .make import takes_weights
+from .registry import Entry, entry_of
+from .task import Scale, Task, infer_task, shaped
+
+
+class NamedMetric:
+    """A metric that is made when it sees its first batch, for the task of that batch.
+
+    Args:
+        entry: What the name stands for.
+        scale: What predictions are.
+
+    Attributes:
+        task: What the first batch was, None before.
+    """
+
+    def __init__(self, entry: Entry, scale: Scale) -> None:
+        self.entry = entry
+        self.higher_is_better = entry.higher_is_better
+        self.task: Task | None = None
+        self._scale: Scale = scale
+        self._metric: Any = None
+        self._weighted = False
+
+    def update(self, preds: Any, target: Any, sample_weight: Any = None) -> None:
+        """Count a batch in, weighted where the metric takes weights.
+
+        Raises:
+            ValueError: The metric is not defined for the task, or the task can't be told.
+        """
+        if self.task is None:
+            task = infer_task(preds, target, self._scale)
+            self._metric = self.entry.make(task, self._scale)
+            if hasattr(self._metric, "to"):
+                self._metric = self._metric.to(preds.device)
+            self._weighted = takes_weights(self._metric)
+            self.task = task
+        weights = {"sample_weight": sample_weight} if self._weighted else {}
+        self._metric.update(*shaped(self.task, preds, target), **weights)
+
+    def compute(self) -> Any:
+        """Return the figure."""
+        return self._metric.compute()
+
+    def reset(self) -> None:
+        """Forget all batches, but not the task."""
+        if self._metric is not None:
+            self._metric.reset()
+
+
+def get(name: str, scale: Scale = None) -> NamedMetric:
+    """Return a new metric called `name`, which is made when it sees its first batch.
+
+    Args:
+        name: `"acc"`, `"auc"`, `"f1"`, `"mae"` and the like.
+        scale: What predictions are: "probabilities", "logits", "class_logits", or None where the
+            whole epoch should decide.
+
+    Raises:
+        ValueError: No metric has that name.
+
+    Example:
+        >>> import torch
+        >>> from fitorch.metrics import get
+        >>> metric = get("f1", scale="logits")
+        >>> metric.update(torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1, 0, 0]))
+        >>> metric.compute(), str(metric.task)
+        (tensor(0.6667), 'binary')
+    """
+    return NamedMetric(entry_of(name), scale)

@@ -1,0 +1,193 @@
+"""Figures of an order: how well scores tell positive samples from negative ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from .score import Score
+
+
+class RankingMetric(Score):
+    """What AUC and KS share: how many positive and negative samples have each score.
+
+    Args:
+        thresholds: None keeps every score, for the exact figure; a number of bins for the
+            probability, between 0 and 1, needs memory for these alone.
+        from_logits: Whether predictions are logits, which matters for bins only; None is what the
+            loss of the model tells, and logits outside of one.
+    """
+
+    scores: list[Tensor]
+    positives: list[Tensor]
+    weights: list[Tensor]
+    positive_bins: Tensor
+    negative_bins: Tensor
+    unordered: Tensor
+
+    def __init__(
+        self, thresholds: int | None = None, *, from_logits: bool | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(from_logits, **kwargs)
+        if thresholds is not None and not thresholds >= 2:
+            message = f"thresholds must be None or 2 and more, got {thresholds!r}"
+            raise ValueError(message)
+        self.thresholds = thresholds
+        if thresholds is None:
+            self.add_state("scores", [], dist_reduce_fx="cat")
+            self.add_state("positives", [], dist_reduce_fx="cat")
+            self.add_state("weights", [], dist_reduce_fx="cat")
+        else:
+            for name in ("positive_bins", "negative_bins"):
+                zeros = torch.zeros(thresholds, dtype=torch.int64)
+                self.add_state(name, zeros, dist_reduce_fx="sum")
+            self.add_state("unordered", torch.tensor(0), dist_reduce_fx="sum")
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether it matters what predictions are."""
+        return self.thresholds is not None
+
+    def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Count a batch in.
+
+        Args:
+            preds: A score for each sample, (N,) or (N, 1).
+            target: 0 or 1, of the same size.
+            sample_weight: A weight for each sample, of the same size, or None.
+
+        Raises:
+            ValueError: There is not one score per target.
+        """
+        if preds.numel() != target.numel() or len(preds) != len(target):
+            message = (
+                f"{type(self).__name__} got predictions of shape {tuple(preds.shape)} and targets "
+                f"of shape {tuple(target.shape)}; expected one score per target, (N,) or (N, 1)"
+            )
+            raise ValueError(message)
+        scores, positive = preds.detach().reshape(-1), target.reshape(-1) > 0.5
+        weight = None if sample_weight is None else sample_weight.reshape(-1)
+        if self.thresholds is None:
+            self.scores.append(scores)
+            self.positives.append(positive)
+            if weight is not None:
+                self.weights.append(weight)
+        else:
+            self._fill_bins(self.thresholds, scores, positive, weight)
+
+    def __repr__(self) -> str:
+        bins = "" if self.thresholds is None else f"thresholds={self.thresholds}"
+        return f"{type(self).__name__}({bins})"
+
+    def _fill_bins(
+        self, bins: int, scores: Tensor, positive: Tensor, weight: Tensor | None
+    ) -> None:
+        probability = scores.float()
+        if self.from_logits is not False:
+            probability = probability.sigmoid()
+        place = (probability.nan_to_num() * bins).long().clamp(0, bins - 1)
+        self.unordered = self.unordered + probability.isnan().sum()
+        for name, there in (("positive_bins", positive), ("negative_bins", ~positive)):
+            found = there.long() if weight is None else weight.to(_wide(weight.device)) * there
+            kept = getattr(self, name)
+            setattr(
+                self,
+                name,
+                kept + kept.new_zeros(bins, dtype=found.dtype).index_add(0, place, found),
+            )
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """Return how many positive and negative samples have each score, in ascending order."""
+        if self.thresholds is not None:
+            wide = _wide(self.positive_bins.device)
+            counts = torch.stack([self.positive_bins, self.negative_bins]).to(wide)
+            positives, negatives = counts.where(self.unordered == 0, torch.nan)
+            return positives, negatives
+        if not len(self.scores):
+            return torch.zeros(0), torch.zeros(0)
+        scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.positives)
+        wide = _wide(scores.device)
+        weight = dim_zero_cat(self.weights).to(wide) if len(self.weights) else None
+        order = scores.argsort()
+        scores, positive = scores[order], positive[order].to(wide)
+        weight = torch.ones_like(positive) if weight is None else weight[order]
+        if scores[-1:].isnan().any():  # NaN sorts to the end
+            return torch.full((1,), torch.nan), torch.full((1,), torch.nan)
+        last = torch.ones_like(scores, dtype=torch.bool)
+        last[:-1] = scores[1:] != scores[:-1]  # of those that have one score
+        positives, negatives = (weight * positive).cumsum(0), (weight * (1 - positive)).cumsum(0)
+        zero = positives.new_zeros(1)
+        return positives[last].diff(prepend=zero), negatives[last].diff(prepend=zero)
+
+
+class AUC(RankingMetric):
+    """The probability that a positive sample scores higher than a negative one, ties counted half.
+
+    Exact: every score is kept (5 bytes a sample), unless `thresholds` says how many bins to keep
+    instead. Logits and probabilities give the same figure, as only their order counts. Predictions
+    and targets are `(N,)` or `(N, 1)`. NaN where one of the classes is missing.
+
+    Args:
+        thresholds: None is exact; a number of bins, as 1000, needs constant memory.
+        from_logits: Whether predictions are logits, which matters for bins only; None is what the
+            loss of the model tells, and logits outside of one.
+
+    Raises:
+        ValueError: `thresholds` is less than 2.
+
+    Example:
+        >>> import torch
+        >>> metric = AUC()
+        >>> metric.update(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
+        >>> metric.compute()  # 3 of the 4 pairs are in order
+        tensor(0.7500)
+
+    Source: Hanley and McNeil, 1982, The meaning and use of the area under a ROC curve.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the area in [0, 1], NaN where a class is missing or a score is NaN."""
+        positives, negatives = self.counts()
+        below = negatives.cumsum(0) - negatives
+        pairs = positives.sum() * negatives.sum()
+        return ((positives * (below + negatives / 2)).sum() / pairs).float()
+
+
+class KS(RankingMetric):
+    """The Kolmogorov-Smirnov statistic: how far apart the scores of the two classes lie.
+
+    The largest distance between the distribution functions of the positive and of the negative
+    samples' scores: 0 where they are alike, 1 where a threshold tells all of them apart. Exact, and
+    in the same shapes as `AUC`. NaN where one of the classes is missing.
+
+    Args:
+        thresholds: None is exact; a number of bins, as 1000, needs constant memory.
+        from_logits: Whether predictions are logits, which matters for bins only; None is what the
+            loss of the model tells, and logits outside of one.
+
+    Raises:
+        ValueError: `thresholds` is less than 2.
+
+    Example:
+        >>> import torch
+        >>> metric = KS()
+        >>> metric.update(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
+        >>> metric.compute()  # below 0.2 lies half of the negatives, and no positive
+        tensor(0.5000)
+    """
+
+    def compute(self) -> Tensor:
+        """Return the statistic in [0, 1], NaN where a class is missing or a score is NaN."""
+        positives, negatives = self.counts()
+        if not len(positives):
+            return torch.tensor(torch.nan)
+        apart = positives.cumsum(0) / positives.sum() - negatives.cumsum(0) / negatives.sum()
+        return apart.abs().max().float()
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """Return the type to count in: MPS has no 64 bits."""
+    return torch.float32 if device.type == "mps" else torch.float64
