@@ -1,4 +1,4 @@
-"""What a fit says in words: where it trains, why it stopped, which epoch was best."""
+"""What a fit says in words: where it trains, what named metrics mean, why it stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fitorch.callbacks.progress import Progress
 
 
 class Announcer(Callback):
-    """Says a line before and a line after training.
+    """Says a line before and a line after training, and what metrics given by name mean.
+
+    It stands before the progress display, so that the latter lies above the table.
 
     Args:
         progress: Writes the lines.
@@ -30,9 +32,21 @@ class Announcer(Callback):
         trained: list[Any] = [p for p in net.parameters() if p.requires_grad]
         count = sum(0 if is_lazy(p) else p.numel() for p in trained)  # lazy ones have no size yet
         self._began = len(self.model.history)
+        self._stated = False
         self._progress.say(
             f"training {type(net).__name__}, {count:,} parameters, on {self.model.placement}"
         )
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Say once, above the table, which tasks the first batch showed."""
+        if self._stated:
+            return
+        self._stated = True
+        by_task: dict[str, list[str]] = {}
+        for name, task in self.model.metric_tasks.items():
+            by_task.setdefault(task, []).append(name)
+        for task, names in by_task.items():
+            self._progress.say(f"{', '.join(names)}: {task}")
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Say why training stopped, and what was best."""

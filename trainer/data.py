@@ -94,6 +94,21 @@ def as_source(data: Any, name: str, batching: Batching) -> Source:
     return source
 
 
+def validation_sets(data: Any) -> dict[str, Any]:
+    """Return each set of validation data by what its figures begin with.
+
+    A mapping of names to data is several sets, `{"clean": ..., "noisy": ...}`, with figures such as
+    `val_clean_loss`; a mapping with "labels", or one of arrays, is data itself.
+    """
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping) or not data or "labels" in data:
+        return {"val_": data}
+    if any(is_array(part) or is_sparse(part) for part in data.values()):
+        return {"val_": data}
+    return {f"val_{name}_": part for name, part in data.items()}
+
+
 def _as_source(data: Any, name: str, batching: Batching) -> Source:
     if isinstance(data, DataLoader):
         return recognize(data) or LoaderSource(data, name, batching.floating)

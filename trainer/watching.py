@@ -58,7 +58,7 @@ def make_callbacks(
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:
         progress = Progress(2 if arguments.verbose == 2 else 1, monitor=monitor, mode=mode)
-        callbacks += [progress, Announcer(progress, [*callbacks, interrupt])]
+        callbacks += [Announcer(progress, [*callbacks, interrupt]), progress]
     return callbacks
 
 
