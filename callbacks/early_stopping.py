@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from .base import Logs
+from .kept_weights import KeptWeights
 from .monitor import MonitorCallback
 
 
@@ -24,8 +24,8 @@ class EarlyStopping(MonitorCallback):
         verbose: Kept for Keras; the reason is always in `stopping_reason`.
         mode: "min", "max" or "auto".
         baseline: A value to beat; improvements that stay behind it don't reset the patience.
-        restore_best_weights: At the end, whatever ended training, give the net the weights of its
-            best epoch.
+        restore_best_weights: At the end, whatever ended training, give net and loss the weights
+            of the best epoch.
         start_from_epoch: Epochs to leave out at the beginning, while figures still jump.
 
     Attributes:
@@ -56,6 +56,7 @@ class EarlyStopping(MonitorCallback):
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
         self.start_from_epoch = start_from_epoch
+        self._best = KeptWeights()
         self.forget()
 
     def forget(self) -> None:
@@ -64,7 +65,7 @@ class EarlyStopping(MonitorCallback):
         self.wait = 0
         self.stopped_epoch = 0
         self.stopping_reason = ""
-        self.best_weights: dict[str, Any] | None = None
+        self._best.forget()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Count the epoch as better or not, and stop when patience is at its end."""
@@ -72,7 +73,8 @@ class EarlyStopping(MonitorCallback):
         if value is None or epoch < self.start_from_epoch:
             return
         if self.watched.improves(value, epoch):
-            self._keep_weights()
+            if self.restore_best_weights:
+                self._best.keep(self.model)
             if self._beats_baseline(value):
                 self.wait = 0
                 return
@@ -82,21 +84,18 @@ class EarlyStopping(MonitorCallback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Restore the best weights where asked for."""
-        if self.restore_best_weights and self.best_weights is not None:
-            self.model.net.load_state_dict(self.best_weights)
+        if self.restore_best_weights:
+            self._best.put_back(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best, and how long ago."""
-        return {**super().state_dict(), "wait": self.wait, "best_weights": self.best_weights}
+        return {**super().state_dict(), "wait": self.wait, "weights": self._best.states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
         super().load_state_dict(state)
-        self.wait, self.best_weights = state["wait"], state["best_weights"]
-
-    def _keep_weights(self) -> None:
-        if self.restore_best_weights:
-            self.best_weights = copy.deepcopy(self.model.net.state_dict())
+        self.wait = state["wait"]
+        self._best.load(state["weights"])
 
     def _beats_baseline(self, value: float) -> bool:
         if self.baseline is None:

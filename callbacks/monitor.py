@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from .base import Callback, Logs
@@ -139,7 +139,9 @@ def check_mode(mode: str) -> str:
     return mode
 
 
-def check_monitor(monitor: str, measured: Iterable[str], who: str) -> None:
+def check_monitor(
+    monitor: str, measured: Iterable[str], who: str, numbers: Container[str] = ()
+) -> None:
     """Refuse a figure that a fit will not measure, before it trains.
 
     Args:
@@ -147,6 +149,7 @@ def check_monitor(monitor: str, measured: Iterable[str], who: str) -> None:
         measured: All that the fit measures. A metric that gives several figures is known by what
             they begin with.
         who: Who asks, for the message.
+        numbers: Those of them that are no metrics, and one number each.
 
     Raises:
         ValueError: It names what will be measured, and the closest.
@@ -155,7 +158,7 @@ def check_monitor(monitor: str, measured: Iterable[str], who: str) -> None:
     spelled = (monitor, f"train_{monitor}")
     if any(name in names for name in spelled):
         return
-    if any(monitor.startswith(f"{name}_") for name in names):
+    if any(monitor.startswith(f"{name}_") for name in names if name not in numbers):
         return
     raise ValueError(_unmeasured(monitor, names, who))
 

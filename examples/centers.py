@@ -39,11 +39,8 @@ x, y = digits.data / 16, digits.target
 torch.manual_seed(0)
 centers = CenterLoss(10, 8)
 # A loss for each output, weighted and named; centers is optimized, moved and saved with the net.
-loss_fn = {
-    "digit": nn.CrossEntropyLoss(),
-    "features": 0.05 * term(centers, per_sample=True),
-} + 1e-4 * L2()
-model = KerasModel(Net(), loss_fn, {"digit_acc": digit_accuracy}, "adam")
+losses = {"digit": nn.CrossEntropyLoss(), "features": 0.05 * term(centers, per_sample=True)}
+model = KerasModel(Net(), losses + 1e-4 * L2(), {"digit_acc": digit_accuracy}, "adam")
 history = model.fit(
     (x, {"digit": y, "features": y}),
     validation_split=0.2,

@@ -1,7 +1,8 @@
-"""How the losses of torch.nn are called that take something else than `(y_pred, y_true)`."""
+"""How losses are called: those of torch.nn that take something else than `(y_pred, y_true)` too."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,21 @@ Call = Callable[[Any, Any, Any], Tensor]
 def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
     return next((call for kind, call in _CALLS.items() if isinstance(loss_fn, kind)), _plain)
+
+
+def reduction_of(loss_fn: Any) -> str | None:
+    """Return how a loss reduces, told by its attribute or its keyword; None where it doesn't."""
+    keyword = parameter_of(loss_fn, "reduction")
+    found = getattr(loss_fn, "reduction", None) if keyword is None else keyword.default
+    return found if isinstance(found, str) else None
+
+
+def parameter_of(function: Any, name: str) -> inspect.Parameter | None:
+    """Return a parameter of a function by its name, None where there is none."""
+    try:
+        return inspect.signature(function).parameters.get(name)
+    except (TypeError, ValueError):  # a built-in that tells no signature
+        return None
 
 
 def _plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
@@ -42,7 +58,7 @@ def _gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
         message = (
             f"{type(loss_fn).__name__} needs a variance from the net, (mean, variance), or from "
             f"the targets, (y, variance), but the net returned a {type(y_pred).__name__}, and the "
-            f"targets are {len(y_true)} parts"
+            f"targets have length {len(y_true)}"
         )
         raise MisfitError(message)
     target, variance = y_true
@@ -52,6 +68,7 @@ def _gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
 def _ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     """Take log-probabilities (T, N, C), maybe with lengths (N,), and `(labels, lengths)`."""
     log_probabilities, lengths, labels, label_lengths = _sequences(loss_fn, y_pred, y_true)
+    lengths, label_lengths = torch.as_tensor(lengths), torch.as_tensor(label_lengths)
     return loss_fn(log_probabilities, labels, lengths, label_lengths)  # type: ignore[no-any-return]
 
 

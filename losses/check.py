@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import ReducedLoss
-from .compose import called
 from .fits import (
     MisfitError,
     broadcasts_by_accident,
@@ -25,6 +24,7 @@ from .fits import (
     is_class_numbers,
     way_out,
 )
+from .names import called
 
 _BCE = "use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
 
@@ -92,8 +92,8 @@ def _classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
     if isinstance(loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
         return loss_fn.n_classes
     if isinstance(loss_fn, _LINEAR):
-        return loss_fn.num_classes  # type: ignore[no-any-return]
-    if isinstance(loss_fn, _OVER_CLASSES):
+        return loss_fn.num_classes  # type: ignore[attr-defined,no-any-return]
+    if isinstance(loss_fn, (*_OVER_CLASSES, nn.MultiLabelMarginLoss)):
         return class_count(y_pred)
     multi_class = isinstance(loss_fn, ReducedLoss) and is_class_numbers(y_pred, y_true)
     return class_count(y_pred) if multi_class else None
@@ -160,7 +160,7 @@ def _check_class_lists(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     """Check rows of class numbers, filled up with -1."""
     check_same_shape(called(loss_fn), y_pred, y_true)
     check_long(called(loss_fn), y_true)
-    check_class_range(called(loss_fn), y_pred.shape[-1], y_true, ignored_class(loss_fn))
+    check_targets(loss_fn, y_pred, y_true)
 
 
 def _expect_logarithms(loss_fn: nn.Module, y_pred: Tensor) -> None:

@@ -103,19 +103,16 @@ class FocalLoss(ReducedLoss):
         )
 
     def _binary(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        if self.from_logits:
-            cross_entropy = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
-            # log(1 - p_t), in which nothing overflows and a gradient is left for every gamma
-            log_missed = torch.logaddexp(
-                y_true.log() + F.logsigmoid(-y_pred), (1 - y_true).log() + F.logsigmoid(y_pred)
-            )
-            losses = (self.gamma * log_missed).exp() * cross_entropy
-        else:
-            cross_entropy = F.binary_cross_entropy(y_pred, y_true, reduction="none")
-            missed = y_true * (1 - y_pred) + (1 - y_true) * y_pred
-            losses = _power(missed, self.gamma) * cross_entropy
         if self.class_alpha is not None:
             raise MisfitError(self._misweighted(None))
+        if self.from_logits:
+            cross_entropy = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
+            positive, negative = y_pred.sigmoid(), (-y_pred).sigmoid()
+        else:
+            cross_entropy = F.binary_cross_entropy(y_pred, y_true, reduction="none")
+            positive, negative = y_pred, 1 - y_pred
+        missed = y_true * negative + (1 - y_true) * positive  # 1 - p_t, without cancellation
+        losses = _power(missed, self.gamma) * cross_entropy
         if self.alpha is None:
             return losses
         return losses * (y_true * self.alpha + (1 - y_true) * (1 - self.alpha))

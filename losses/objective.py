@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .base import ReducedLoss
 from .check import check, check_targets
-from .compose import Composition, Term, called, names_of, terms_of
+from .compose import Composition, Term, terms_of
 from .fits import MisfitError
+from .names import called, names_of
 from .terms import LossTerm, OwnLoss, Part, PenaltyTerm
 
 
@@ -35,7 +36,6 @@ class Objective:
         if all(term.penalizes for term in terms):
             terms = [Term(OwnLoss(), name="own"), *terms]
         self.module = Composition(terms)
-        self.module.train()
         named = list(zip(terms, names_of(terms, metrics), strict=True))
         self.losses = [LossTerm(t, name) for t, name in named if not t.penalizes]
         self.penalties = [PenaltyTerm(t, name) for t, name in named if t.penalizes]
@@ -92,11 +92,18 @@ class Objective:
         return {f"{term.name}_weight": term.weight for term in terms if term.term.schedules}
 
     def named_parameters(self, net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-        """Give the losses' own parameters with their names, without those of `net`."""
-        of_net = {id(parameter) for parameter in net.parameters()}
-        for name, parameter in self.module.named_parameters():
-            if id(parameter) not in of_net:
-                yield name.split(".", 2)[2], parameter  # losses.0.weight is weight to the user
+        """Give the losses' own parameters with their names, without those of `net`.
+
+        Of several terms, their names come first: `center.weight`.
+        """
+        seen = {id(parameter) for parameter in net.parameters()}
+        for term in self._terms:
+            module = term.term.fn
+            named = module.named_parameters() if isinstance(module, nn.Module) else ()
+            for name, parameter in named:
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield (f"{term.name}.{name}" if self.names else name), parameter
 
     def to(self, device: torch.device) -> None:
         """Move the losses' parameters and buffers (class weights, say) to `device`."""

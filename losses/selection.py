@@ -71,7 +71,7 @@ def choose(net: nn.Module, include: Any = None, exclude: Any = None) -> list[nn.
 
 def nothing_chosen(penalty: str, net: nn.Module) -> str:
     """Say that a penalty has nothing to penalize, and what there is."""
-    names = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    names = [_plain(name) for name, p in net.named_parameters() if p.requires_grad]
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return (
         f"{penalty} finds no parameter to penalize in {type(net).__name__}, whose trainable "
@@ -88,7 +88,12 @@ def _parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 full = f"{path}.{name}" if path else name
-                yield full, parameter, _is_weight(module, path, name)
+                yield _plain(full), parameter, _is_weight(module, path, name)
+
+
+def _plain(name: str) -> str:
+    """Return a parameter's name without what torch.compile puts into it."""
+    return name.replace("_orig_mod.", "")
 
 
 def _is_weight(module: nn.Module, path: str, name: str) -> bool:

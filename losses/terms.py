@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
+import operator
 from collections.abc import Mapping
 from functools import partial, reduce
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calls import call_of, per_label
+from .calls import call_of, parameter_of, per_label, reduction_of
 from .check import ignored_class
-from .compose import Penalty, Term, write
+from .compose import Penalty, Term
 from .fits import MisfitError
+from .names import write
 from .selection import nothing_chosen
 
 Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
@@ -51,7 +51,7 @@ class LossTerm:
         self.loss_fn: Any = term.fn
         self.weight = term.factor
         self._call = call_of(term.fn)
-        self._reduction = _reduction_of(term.fn)
+        self._reduction = reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
         self._unreduced: Any = None
 
@@ -94,9 +94,9 @@ class LossTerm:
         """Return the output that the loss compares, its targets and its weights."""
         path = self.term.output
         if path:
-            y_pred = None if y_pred is None else _follow(y_pred, path, "the net's output")
-            y_true = None if y_true is None else _follow(y_true, path, "the targets")
-            weight = _follow(weight, path, "sample_weight") if _is_tree(weight) else weight
+            y_pred = None if y_pred is None else _follow(y_pred, path, "the net's output has")
+            y_true = None if y_true is None else _follow(y_true, path, "the targets have")
+            weight = _follow(weight, path, "sample_weight has") if _is_tree(weight) else weight
         return y_pred, y_true, weight
 
     def _share(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
@@ -140,7 +140,7 @@ class LossTerm:
             return -self.loss_fn(y_pred, y_true).output  # type: ignore[no-any-return]
         if self._unreduced is None:
             self._unreduced = self._make_unreduced()
-        losses: Any = self._call(self._unreduced, y_pred, y_true)
+        losses: Any = self._unreduced(y_pred, y_true)
         if not isinstance(losses, Tensor):
             message = f"{write(self.loss_fn)} gave a {type(losses).__name__}; expected a tensor"
             raise TypeError(message)
@@ -149,15 +149,13 @@ class LossTerm:
         return losses
 
     def _make_unreduced(self) -> Any:
-        """Return the loss as one that gives a loss per sample."""
+        """Return how to get a loss per sample: `(y_pred, y_true) -> Tensor`."""
         if not self._reduces:
-            return self.loss_fn
-        if _parameter(self.loss_fn, "reduction") is not None:
-            return partial(self.loss_fn, reduction="none")
+            return partial(self._call, self.loss_fn)
+        if parameter_of(self.loss_fn, "reduction") is not None:
+            return partial(self._call, partial(self.loss_fn, reduction="none"))
         if self._reduction is not None:
-            unreduced: Any = copy.copy(self.loss_fn)
-            unreduced.reduction = "none"
-            return unreduced
+            return self._without_reduction
         message = (
             "sample_weight and class_weight need a loss per sample, which "
             f"{write(self.loss_fn)} does not offer; return one, of shape (N,), and say so: "
@@ -165,6 +163,14 @@ class LossTerm:
             "'none', as all losses of torch.nn have"
         )
         raise TypeError(message)
+
+    def _without_reduction(self, y_pred: Any, y_true: Any) -> Any:
+        """Call the loss itself, no copy of it: callbacks and modes may have changed it."""
+        self.loss_fn.reduction = "none"
+        try:
+            return self._call(self.loss_fn, y_pred, y_true)
+        finally:
+            self.loss_fn.reduction = self._reduction
 
 
 class PenaltyTerm:
@@ -222,16 +228,17 @@ def first_length(tree: Any) -> int:
         TypeError: There is something else where a tensor should be.
     """
     found: Any = tree
-    while isinstance(found, (Mapping, list, tuple)):
+    while not isinstance(found, Tensor) and isinstance(found, (Mapping, list, tuple)):
         values = found.values() if isinstance(found, Mapping) else found
         found = next((value for value in values if value is not None), None)
-    if not hasattr(found, "shape") or not found.shape:
+    shape = getattr(found, "shape", ())
+    if not shape:
         message = (
             f"can't tell how many samples a batch has: its targets are a {type(tree).__name__} "
             f"holding a {type(found).__name__}, where a tensor of shape (N, ...) is expected"
         )
         raise TypeError(message)
-    samples: int = found.shape[0]
+    samples: int = shape[0]
     return samples
 
 
@@ -249,8 +256,12 @@ def _follow(tree: Any, path: tuple[Any, ...], what: str) -> Any:
 
 
 def _part(tree: Any, key: Any, what: str) -> Any:
+    if isinstance(tree, Tensor):  # its .data and .real are no outputs
+        raise MisfitError(_missing(tree, key, what))
+    by_name = isinstance(key, str) and isinstance(tree, tuple)  # of a named tuple
+    look_up: Any = getattr if by_name or not _is_tree(tree) else operator.getitem
     try:
-        return tree[key] if _is_tree(tree) else getattr(tree, key)
+        return look_up(tree, key)
     except (KeyError, IndexError, AttributeError, TypeError):
         raise MisfitError(_missing(tree, key, what)) from None
 
@@ -259,24 +270,10 @@ def _missing(found: Any, key: Any, what: str) -> str:
     if isinstance(found, Mapping):
         there = f"the keys {list(found)}"
     elif isinstance(found, (tuple, list)):
-        there = f"{len(found)} parts"
+        there = f"{len(found)} part{'s' * (len(found) != 1)}"
     else:
         there = f"one {type(found).__name__}"
-    return f"there is a loss for output {key!r}, but {what} has {there}; loss_fn needs their names"
-
-
-def _reduction_of(loss_fn: Any) -> str | None:
-    """Return how a loss reduces, told by its attribute or its keyword; None where it doesn't."""
-    keyword = _parameter(loss_fn, "reduction")
-    found = getattr(loss_fn, "reduction", None) if keyword is None else keyword.default
-    return found if isinstance(found, str) else None
-
-
-def _parameter(function: Any, name: str) -> inspect.Parameter | None:
-    try:
-        return inspect.signature(function).parameters.get(name)
-    except (TypeError, ValueError):  # a built-in that tells no signature
-        return None
+    return f"there is a loss for output {key!r}, but {what} {there}; loss_fn needs their names"
 
 
 def _target_weights(loss_fn: Any, y_true: Any) -> Tensor | None:
@@ -288,7 +285,7 @@ def _target_weights(loss_fn: Any, y_true: Any) -> Tensor | None:
         return None
     if not isinstance(y_true, Tensor) or y_true.is_floating_point():
         return None
-    counted: Tensor = y_true != ignored_class(loss_fn)
+    counted: Tensor = y_true != ignored_class(loss_fn)  # type: ignore[assignment]
     weight: Tensor | None = loss_fn.weight
     return counted if weight is None else weight[y_true.where(counted, 0).long()] * counted
 

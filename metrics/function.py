@@ -42,6 +42,7 @@ class FunctionMetric:
 
 def _samples(tree: Any) -> int:
     while isinstance(tree, (Mapping, list, tuple)):
-        tree = next(iter(tree.values() if isinstance(tree, Mapping) else tree))
+        parts = tree.values() if isinstance(tree, Mapping) else tree
+        tree = next(part for part in parts if part is not None)  # an output without targets
     samples: int = tree.shape[0] if isinstance(tree, Tensor) else len(tree)
     return samples

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-class Mean(Protocol):
-    """The mean of scalars, each with its share."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was added."""
-        ...
-
-    def add(self, value: Tensor, share: int | Tensor) -> float:
-        """Count a scalar in; return it where that costs nothing, else 0."""
-        ...
-
-    def compute(self) -> float:
-        """Return `sum(value * share) / sum(share)`, NaN where nothing was added."""
-        ...
-
-    def reset(self) -> None:
-        """Forget everything."""
-        ...
-
-
-class HostMean:
-    """A mean in Python floats (64 bits), for values that lie in the host's memory.
+class Mean:
+    """The mean of scalars, each with its share: `sum(value * share) / sum(share)`.
 
     Args:
         summed: The values are sums over their share already, instead of means.
@@ -44,21 +22,49 @@ class HostMean:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was added."""
-        return self._count == 0
+        """Whether nothing was counted: no value was added, or none had a share."""
+        return not self.sums()[1]
+
+    def compute(self) -> float:
+        """Return the mean so far, NaN where nothing was counted."""
+        return _ratio(*self.sums())
 
     def add(self, value: Tensor, share: int | Tensor) -> float:
-        """Count a scalar in and return it."""
-        number = value.item()
-        count = float(share)
-        if count or self._summed:  # a mean over nothing is NaN, and counts nothing
-            self._total += number if self._summed else number * count
+        """Count a scalar in; return it where that costs nothing, else 0."""
+        raise NotImplementedError
+
+    def sums(self) -> tuple[float, float]:
+        """Return the sum of the values, each times its share, and the sum of the shares."""
+        raise NotImplementedError
+
+    def first_wrong(self) -> float:
+        """Return how many values came before the first that is not finite, infinity for none."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget everything."""
+        raise NotImplementedError
+
+
+class HostMean(Mean):
+    """A mean in Python floats (64 bits), for values that lie in the host's memory."""
+
+    def add(self, value: Tensor, share: int | Tensor) -> float:
+        """Count a scalar in and return it; a mean over nothing, which is NaN, counts as 0."""
+        number, count = value.item(), float(share)
+        if not count and not self._summed:
+            return 0.0
+        self._total += number if self._summed else number * count
         self._count += count
         return number
 
-    def compute(self) -> float:
-        """Return the mean so far, NaN where nothing was added."""
-        return self._total / self._count if self._count else math.nan
+    def sums(self) -> tuple[float, float]:
+        """Return them."""
+        return self._total, self._count
+
+    def first_wrong(self) -> float:
+        """Return infinity: here `add` tells at once."""
+        return math.inf
 
     def reset(self) -> None:
         """Forget everything."""
@@ -66,23 +72,10 @@ class HostMean:
         self._count = 0.0
 
 
-class DeviceMean:
-    """A mean that stays on an accelerator until somebody asks: `add` waits for nothing.
-
-    Args:
-        summed: The values are sums over their share already, instead of means.
-    """
+class DeviceMean(Mean):
+    """A mean that stays on an accelerator until somebody asks: `add` waits for nothing."""
 
     _PENDING = 1024
-
-    def __init__(self, *, summed: bool = False) -> None:
-        self._summed = summed
-        self.reset()
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was added."""
-        return not self._values and self._count is None
 
     def add(self, value: Tensor, share: int | Tensor) -> float:
         """Count a scalar in; return 0, since reading it would wait for the device."""
@@ -92,20 +85,25 @@ class DeviceMean:
             self._fold()
         return 0.0
 
-    def compute(self) -> float:
-        """Read the mean so far from the device, NaN where nothing was added."""
-        self._fold()
-        if self._total is None or self._count is None:
-            return math.nan
-        count = float(self._count)
-        return float(self._total) / count if count else math.nan
+    def sums(self) -> tuple[float, float]:
+        """Read them from the device."""
+        total, count, _ = self._read()
+        return total, count
+
+    def first_wrong(self) -> float:
+        """Read it from the device."""
+        return self._read()[2]
 
     def reset(self) -> None:
         """Forget everything."""
         self._values: list[Tensor] = []
         self._shares: list[int | Tensor] = []
-        self._total: Tensor | None = None
-        self._count: Tensor | None = None
+        self._folded = 0  # values that are in the state
+        self._state: Tensor | None = None  # the two sums, and what came before a wrong value
+
+    def _read(self) -> list[float]:
+        self._fold()
+        return [0.0, 0.0, math.inf] if self._state is None else self._state.tolist()
 
     def _fold(self) -> None:
         """Add up what is pending, on the device and in its widest floating type."""
@@ -114,12 +112,16 @@ class DeviceMean:
         values = torch.stack(self._values)
         wide = torch.float32 if values.device.type == "mps" else torch.float64
         values, shares = values.to(wide), self._stack_shares(values.device, wide)
+        places = torch.arange(self._folded, self._folded + len(values), device=values.device)
+        first_wrong = torch.where(values.isfinite(), math.inf, places.to(wide)).min()
         if not self._summed:  # a mean over nothing is NaN, and counts nothing
             values = torch.where(shares != 0, values * shares, 0.0)
-        total, count = values.sum(), shares.sum()
-        self._total = total if self._total is None else self._total + total
-        self._count = count if self._count is None else self._count + count
-        self._values, self._shares = [], []
+        state = torch.stack((values.sum(), shares.sum(), first_wrong))
+        if self._state is not None:
+            added, earlier = self._state + state, torch.minimum(self._state, state)
+            state = torch.stack((added[0], added[1], earlier[2]))
+        self._folded += len(self._values)
+        self._state, self._values, self._shares = state, [], []
 
     def _stack_shares(self, device: torch.device, wide: torch.dtype) -> Tensor:
         if all(isinstance(share, int) for share in self._shares):
@@ -149,8 +151,8 @@ class Means:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was added."""
-        return self._means[0].empty
+        """Whether nothing was counted for any term."""
+        return all(mean.empty for mean in self._means)
 
     def add(self, parts: Sequence[tuple[Tensor, int | Tensor]]) -> float:
         """Count a batch in: a value and a share for each term.
@@ -158,16 +160,33 @@ class Means:
         Returns:
             The sum of the values where that costs nothing, else 0.
         """
-        total = 0.0
-        for mean, (value, share) in zip(self._means, parts, strict=True):
-            total += mean.add(value, share)
-        return total
+        if len(parts) == len(self._means) == 1:  # the most frequent case, in every step
+            return self._means[0].add(*parts[0])
+        added = zip(self._means, parts, strict=True)
+        return sum(mean.add(value, share) for mean, (value, share) in added)
 
-    def compute(self) -> list[float]:
-        """Return the mean of each term, NaN where nothing was added."""
-        return [mean.compute() for mean in self._means]
+    def compute(self) -> tuple[float, list[float]]:
+        """Return the sum of the means, and the mean of each term, NaN where nothing was counted.
+
+        A term that counted nothing is no part of the sum, unless that is so for all.
+        """
+        sums = [mean.sums() for mean in self._means]
+        counted = [total / count for total, count in sums if count]
+        return sum(counted) if counted else math.nan, [_ratio(*each) for each in sums]
+
+    def culprits(self) -> list[bool]:
+        """Say for each term whether it was among the first to be NaN or infinite, as far as known.
+
+        Once the weights are NaN, everything is.
+        """
+        places = [mean.first_wrong() for mean in self._means]
+        return [place == min(places) for place in places]
 
     def reset(self) -> None:
         """Forget everything."""
         for mean in self._means:
             mean.reset()
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else math.nan

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fitorch import KerasModel, NonFiniteError
+from fitorch.losses import L1, L2, term
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,6 +37,48 @@ def test_figures_are_those_of_the_cpu():
         scores[cpu] = model.fit((X, Y), (X, Y), epochs=2, seed=0, cpu=cpu, verbose=0)
     for column in ("train_loss", "train_mae", "val_loss", "val_mae"):
         assert scores[True][column].tolist() == pytest.approx(scores[False][column], rel=1e-4)
+
+
+class Uncertain(nn.Module):
+    """Squared errors, weighted by a precision that is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, y_pred, y_true):
+        error = (y_pred - y_true).square().mean()
+        return error * torch.exp(-self.log_scale) + self.log_scale
+
+
+def test_the_terms_of_an_objective_are_those_of_the_cpu():
+    frames, scales = {}, {}
+    for cpu in (True, False):
+        loss_fn = Uncertain()
+        objective = term(loss_fn) + 1e-3 * L2() + 1e-3 * L1()
+        model = KerasModel(mlp(), objective, optimizer="sgd")
+        frames[cpu] = model.fit((X, Y), (X, Y), epochs=2, seed=0, cpu=cpu, verbose=0)
+        scales[cpu] = loss_fn.log_scale
+    assert scales[False].device.type == "cuda"
+    assert scales[False].item() == pytest.approx(scales[True].item(), rel=1e-3)
+    for column in ("train_loss", "train_uncertain", "train_l2", "val_l1", "val_loss"):
+        assert frames[False][column].tolist() == pytest.approx(frames[True][column], rel=1e-3)
+
+
+def test_an_objective_trains_in_half_precision_with_accumulation():
+    objective = term("mse") + 1e-3 * L2() + 1e-3 * L1()
+    model = KerasModel(mlp(), objective, optimizer=lambda p: torch.optim.Adam(p, 1e-2))
+    frame = model.fit(
+        (X, Y), epochs=5, mixed_precision="fp16", gradient_accumulation_steps=2, verbose=0
+    )
+    assert frame["train_loss"].iloc[-1] < frame["train_loss"].iloc[0]
+
+
+def test_the_term_that_became_nan_first_is_named():
+    x = X.clone()
+    x[300] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"\(mse \+ l2\) is nan: mse is nan in epoch 1"):
+        KerasModel(mlp(), term("mse") + 1e-3 * L2()).fit((x, Y), epochs=1, verbose=0)
 
 
 def test_optimizer_state_moves_with_the_net():

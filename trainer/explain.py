@@ -18,6 +18,9 @@ _SHAPES = re.compile(
     r"shape|size|dimension|broadcast|\bdim\b|mat1|mat2|channels|in_features", re.IGNORECASE
 )
 _DTYPES = re.compile(r"dtype|scalar type|\b(Float|Long|Double|Half|BFloat16|Int)\b")
+_TREES = re.compile(
+    r"'(dict|tuple|list)' object has no|not (dict|tuple|list)|'(dict|tuple|list)' and"
+)
 
 
 def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str) -> None:
@@ -39,7 +42,8 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
         module = module_of(error, net)
         inside = f" in {module}" if module else ""
         raise ShapeError(f"{error} [{where}{inside}: {shapes}]") from error
-    hints = f"{_dtype_hint(error, batch)}{_memory_hint(error)}{_probability_hint(error)}"
+    hints = _dtype_hint(error, batch) + _memory_hint(error) + _probability_hint(error)
+    hints += _outputs_hint(error, net)
     annotate(error, f"in {where}: {shapes}{hints}")
 
 
@@ -91,6 +95,17 @@ def _probability_hint(error: Exception) -> str:
     if "should be between 0 and 1" not in str(error):
         return ""
     return "; BCELoss needs probabilities: use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
+
+
+def _outputs_hint(error: Exception, net: nn.Module) -> str:
+    """Say how a loss compares several outputs, where it got them all at once."""
+    found = isinstance(error, (AttributeError, TypeError)) and _TREES.search(str(error))
+    if not found or module_of(error, net):
+        return ""
+    return (
+        f"; the loss got a {next(filter(None, found.groups()))}: give each output of the net a "
+        "loss of its own, loss_fn={'name': loss} or [loss, ...]"
+    )
 
 
 def _memory_hint(error: Exception) -> str:

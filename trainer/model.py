@@ -168,8 +168,8 @@ class KerasModel(NetFace):
             scheduler_step: When the schedule goes on: "update", "epoch", "validation", or "auto".
 
         Returns:
-            The columns epoch (from 1), train_loss, train_<metric>, lr, val_loss, val_<metric> and
-            seconds; NaN where nothing was measured.
+            The columns epoch (from 1), train_loss, train_<metric>, train_<term of the objective>,
+            lr, the same for val_, and seconds; NaN where nothing was measured.
 
         Raises:
             DataError: The data is empty or malformed; a batch's shape does not fit net or loss.
@@ -229,7 +229,8 @@ class KerasModel(NetFace):
             callbacks: Objects with Keras' `on_test_*` hooks.
 
         Returns:
-            `{"val_loss": ..., "val_<metric>": ...}`, exact for any batch size.
+            `{"val_loss": ..., "val_<metric>": ..., "val_<term of the objective>": ...}`, exact for
+            any batch size.
 
         Raises:
             DataError: The data is empty or malformed.
@@ -290,7 +291,7 @@ class KerasModel(NetFace):
         Args:
             validates: Whether it has validation data.
         """
-        names = ["loss", *self.objective.names, *self.metrics_dict]
+        names = ["loss", *self.metrics_dict, *self.objective.names]
         validation = [f"val_{name}" for name in names] if validates else []
         return [*(f"train_{name}" for name in names), "lr", *self.objective.weights, *validation]
 

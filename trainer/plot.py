@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TRAIN, _VAL, _BEST, _INK = "#8a8f98", "#0b6bcb", "#d9480f", "#24292f"
+_IN_A_ROW = 3  # panels, at most
 
 
 class HistoryPlot(Callback):
@@ -44,6 +46,8 @@ def plot_history(
 ) -> Figure:
     """Draw each figure of a history in a panel of its own, training and validation together.
 
+    Panels stand in rows of three at most.
+
     Args:
         frame: The history.
         monitor: The column that decides which epoch is best.
@@ -55,12 +59,16 @@ def plot_history(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     names = _names(frame, metrics)
-    figure = Figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
+    rows = math.ceil(len(names) / _IN_A_ROW)
+    columns = math.ceil(len(names) / rows)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
+    figure = Figure(figsize=(4.8 * columns, 3.6 * rows), layout=layout)
     FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        _draw(axes, frame, name, monitor, best)
+    for place, name in enumerate(names, start=1):
+        _draw(figure.add_subplot(rows, columns, place), frame, name, monitor, best)
     return figure
 
 

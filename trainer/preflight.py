@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import CheckpointWriteError, DataError
+from .structure import describe, leaves
 
 
 def check_module(net: object) -> None:
@@ -99,6 +100,29 @@ def check_optimizer(
             "*loss_fn.parameters()]), or freeze them: loss_fn.requires_grad_(False)"
         )
         raise ValueError(message)
+
+
+def check_sample_weight(weight: Any, *, by_output: bool) -> None:
+    """Refuse sample weights of a form that no loss takes.
+
+    Args:
+        weight: One tensor, or one for each output of the net, or None.
+        by_output: Whether outputs have losses of their own.
+
+    Raises:
+        DataError: It says what was got and what was expected.
+    """
+    several = weight is not None and not isinstance(weight, Tensor)
+    if several and not by_output:
+        message = f"sample_weight is {describe(weight)}; expected one tensor for the one loss"
+        raise DataError(message)
+    for leaf in leaves(weight):
+        if not leaf.dim() or leaf.numel() != leaf.shape[0]:
+            message = (
+                f"sample_weight has shape {tuple(leaf.shape)}; expected one weight per sample, of "
+                "shape (N,) or (N, 1)"
+            )
+            raise DataError(message)
 
 
 def check_writable(folder: str | Path) -> None:

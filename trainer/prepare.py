@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from fitorch.callbacks.base import Hooks
 
+from .accumulation import AccumulatingStep
 from .arguments import FitArguments
 from .data import Batching, Source, as_source, split_validation
 from .evaluation import Evaluation
@@ -22,7 +23,7 @@ from .randomness import derive_seed, seed_everything
 from .run import Run
 from .scheduling import when_to_step
 from .state import FitState, Progress
-from .steps import AccumulatingStep, EvaluationStep, Measures, TrainingStep
+from .steps import EvaluationStep, Measures, TrainingStep
 from .update import Update
 from .watching import check_monitors, make_callbacks, watched_figure
 
@@ -96,8 +97,9 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
 def _check_objective(model: KerasModel, epochs: range) -> None:
     """Refuse penalties on nothing, and weights that are no numbers."""
     model.objective.bind(model.net, strictly=True)
-    for epoch in epochs[:_SCHEDULED]:
-        model.objective.begin_epoch(epoch)
+    for term in model.objective.module.terms:
+        for epoch in epochs[:_SCHEDULED] if term.schedules else ():
+            term.weight(epoch)
 
 
 def _span(completed: int, arguments: FitArguments) -> tuple[int, int]:

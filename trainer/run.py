@@ -10,6 +10,7 @@ from torch import nn
 
 from fitorch.callbacks.base import EpochLogs, Hooks
 
+from .accumulation import AccumulatingStep
 from .arguments import FitArguments
 from .errors import NonFiniteError
 from .evaluation import Evaluation
@@ -19,7 +20,7 @@ from .modes import Modes
 from .reading import reading
 from .scheduling import step_after_epoch
 from .state import FitState, Progress
-from .steps import AccumulatingStep, TrainingStep
+from .steps import TrainingStep
 
 if TYPE_CHECKING:
     from .model import KerasModel

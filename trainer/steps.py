@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -19,13 +18,12 @@ from fitorch.metrics.mean import Means
 from .data import Source
 from .errors import NonFiniteError
 from .explain import circumstances
-from .feed import windows
 from .forward import ClassWeights, Forward, Hook, choose_forward, taking_logits
 from .interrupt import Interrupt
 from .memory import MemorySource
 from .placement import Placement
-from .preflight import batch_norm_guarded
-from .structure import describe, sample_count
+from .preflight import batch_norm_guarded, check_sample_weight
+from .structure import describe
 from .update import Update
 
 
@@ -99,18 +97,20 @@ class EvaluationStep:
 
     def figures(self) -> dict[str, float]:
         """Return the loss and the metrics so far; on an accelerator this waits for the device."""
-        terms = self._terms()
-        named = zip(self.objective.names, terms, strict=False)  # none for a single loss
-        values = {"loss": sum(terms), **dict(named), **self.metrics.compute()}
+        loss, losses = self.losses.compute()
+        penalties = self._penalties()
+        named = zip(self.objective.names, [*losses, *penalties], strict=False)
+        values = {"loss": sum(penalties, start=loss), **self.metrics.compute(), **dict(named)}
         return {self._prefix + name: value for name, value in values.items()}
 
     def _summed(self) -> list[bool]:
         """Return for each term that is measured batch by batch whether its values are sums."""
         return self.objective.summed
 
-    def _terms(self) -> list[float]:
-        """Return the figure of each term so far; the net, and so its penalties, stays the same."""
-        return [*self.losses.compute(), *(term().item() for term in self.objective.penalties)]
+    @torch.no_grad()
+    def _penalties(self) -> list[float]:
+        """Return the figures of the penalties, which stay the same as long as the net does."""
+        return [penalty().item() for penalty in self.objective.penalties]
 
     def _measure(self, batch: Any) -> list[Part]:
         y_pred, y_true, weight = self.forward(batch)
@@ -126,8 +126,9 @@ class EvaluationStep:
         if not whole and hasattr(y_pred, "logits"):
             self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
+        check_sample_weight(weight, by_output=self.objective.by_output)
         parts = self.objective.compare(y_pred, y_true, weight)
-        self._check_parts(parts)
+        self._check_parts([*parts, *self.objective.penalize(parts)])
         self._record(y_pred, y_true, parts)
         self.measure = self._measure
         return parts
@@ -143,9 +144,10 @@ class EvaluationStep:
     def _check_fit(self, y_pred: Any, y_true: Any) -> None:
         if self.objective.own:
             if getattr(y_pred, "loss", None) is None:
+                given = "with penalties alone" if self.objective.penalties else "without a loss"
                 message = (
-                    "KerasModel was made without a loss, and the net's output "
-                    f"({describe(y_pred)}) carries no .loss; pass loss_fn"
+                    f"KerasModel was made {given}, and the net's output ({describe(y_pred)}) "
+                    "carries no .loss; pass loss_fn"
                 )
                 raise TypeError(message)
             return
@@ -208,8 +210,10 @@ class TrainingStep(EvaluationStep):
             NonFiniteError: The loss is NaN or infinite.
         """
         values = super().figures()
-        if not self.losses.empty and not isfinite(values["train_loss"]):
-            raise self._not_finite(values["train_loss"], self._terms())
+        loss = values["train_loss"]
+        if not isfinite(loss) and not self.losses.empty:
+            found = zip(self.losses.compute()[1], self.losses.culprits(), strict=True)
+            raise self._not_finite(loss, [term if culprit else 0.0 for term, culprit in found])
         return values
 
     def circumstances(self) -> str:
@@ -220,8 +224,8 @@ class TrainingStep(EvaluationStep):
     def _summed(self) -> list[bool]:
         return [*self.objective.summed, *[False] * len(self.objective.penalties)]
 
-    def _terms(self) -> list[float]:
-        return self.losses.compute()
+    def _penalties(self) -> list[float]:
+        return []  # they change with each update, and are among the losses
 
     def _record(self, y_pred: Any, y_true: Any, parts: list[Part]) -> None:
         if self.objective.penalties:
@@ -258,62 +262,3 @@ class TrainingStep(EvaluationStep):
                 ".item() or argmax between the net's output and the loss"
             )
             raise ValueError(message)
-
-
-class AccumulatingStep(TrainingStep):
-    """A training step that updates once per window of batches.
-
-    It takes what `windows` gives: a batch, what to divide its losses by, whether it ends a window.
-    """
-
-    _open = False
-
-    def __call__(self, batch: tuple[Any, list[Any], bool]) -> None:
-        """Train on a batch, updating at the end of its window."""
-        micro_batch, divisors, closes = batch
-        if not self._open:
-            self.update.zero_grad()
-        self.update.backward(self.objective.total(self.measure(micro_batch), divisors))
-        self._open = not closes
-        if closes:
-            self.update()
-
-    @property
-    def done(self) -> bool:
-        """Whether somebody asked to stop; a window that has begun is finished first."""
-        return not self._open and super().done
-
-    def user_batch(self, batch: tuple[Any, list[Any], bool]) -> Any:
-        """Return the user's batch in what the step takes, for messages."""
-        return batch[0]
-
-    def windows(self, batches: Iterator[Any], size: int) -> Iterator[tuple[Any, list[Any], bool]]:
-        """Group batches to windows of `size`."""
-        return windows(batches, size, self._count)
-
-    def _targets_of(self, batch: Any) -> tuple[Any, Any]:
-        """Return targets and sample weights, None where they are not known before the forward."""
-        if self._measures.forward is not None:
-            return None, None
-        if isinstance(batch, Mapping):
-            return batch.get("labels"), batch.get("sample_weight")
-        if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
-            return batch[1], batch[2] if len(batch) == 3 else None
-        return None, None
-
-    def _count(self, batch: Any) -> list[Any]:
-        """Return how much a batch counts in its window: its share in the mean of each loss."""
-        y_true, weight = self._targets_of(batch)
-        if y_true is None:
-            return [sample_count(batch)] * len(self.objective.losses)
-        if self._class_weights is not None:
-            weight = self._class_weights(y_true, weight)
-        shares = self.objective.shares(None, y_true, weight)
-        return [_positive(share) for share in shares]
-
-
-def _positive(share: int | Tensor) -> int | Tensor:
-    """Return a share that can be divided by: all samples of a batch may weigh 0."""
-    if isinstance(share, Tensor):
-        return share.clamp_min(torch.finfo(torch.float32).tiny)
-    return share

@@ -1,8 +1,10 @@
-"""Nested batches: tuples, lists and mappings of tensors."""
+"""Nested batches: tuples, lists, mappings and dataclasses of tensors."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +19,8 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
         return mapped if type(tree) is dict else _rebuild_mapping(tree, mapped)
     if isinstance(tree, (tuple, list)):
         return rebuild_sequence(tree, [map_tensors(function, value) for value in tree])
+    if _is_record(tree):
+        return _rebuild_record(tree, map_tensors(function, _fields_of(tree)))
     return tree
 
 
@@ -31,6 +35,8 @@ def join(function: Callable[[list[Tensor]], Any], trees: list[Any]) -> Any:
     if isinstance(first, (tuple, list)):
         parts = [join(function, list(leaves)) for leaves in zip(*trees, strict=True)]
         return rebuild_sequence(first, parts)
+    if _is_record(first):
+        return _rebuild_record(first, join(function, [_fields_of(tree) for tree in trees]))
     return first
 
 
@@ -44,6 +50,8 @@ def leaves(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, (tuple, list)):
         for value in tree:
             yield from leaves(value)
+    elif _is_record(tree):
+        yield from leaves(_fields_of(tree))
 
 
 def sample_count(tree: Any) -> int:
@@ -69,6 +77,8 @@ def describe(tree: Any) -> str:
     if isinstance(tree, (tuple, list)):
         inner = ", ".join([*map(describe, tree[:8]), *(["..."] if len(tree) > 8 else [])])
         return f"[{inner}]" if isinstance(tree, list) else f"({inner})"
+    if _is_record(tree):
+        return f"{type(tree).__name__} {describe(_fields_of(tree))}"
     return type(tree).__name__
 
 
@@ -83,3 +93,21 @@ def _rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
         return type(like)(values)  # type: ignore[call-arg]
     except TypeError:
         return values
+
+
+def _is_record(tree: Any) -> bool:
+    """Say whether `tree` is a dataclass's instance, as nets return for several outputs."""
+    return is_dataclass(tree) and not isinstance(tree, type)
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    names = (field.name for field in fields(record))
+    return {name: getattr(record, name) for name in names if hasattr(record, name)}
+
+
+def _rebuild_record(like: Any, values: dict[str, Any]) -> Any:
+    """Return a copy of `like` with these values, also where it is frozen."""
+    record = copy.copy(like)
+    for name, value in values.items():
+        object.__setattr__(record, name, value)
+    return record

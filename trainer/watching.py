@@ -34,7 +34,7 @@ def watched_figure(
     monitor = arguments.monitor
     if monitor == "val_loss" and monitor not in figures:
         monitor = "train_loss"
-    check_monitor(monitor, figures, "fit")
+    check_monitor(monitor, figures, "fit", _losses(model))
     monitor = full_name(monitor, figures)
     mode = arguments.mode
     if mode == "auto":
@@ -70,10 +70,18 @@ def check_monitors(callbacks: Iterable[Any], model: KerasModel, figures: list[st
     """
     for callback in callbacks:
         if isinstance(callback, MonitorCallback):
-            check_monitor(callback.monitor, figures, type(callback).__name__)
+            check_monitor(callback.monitor, figures, type(callback).__name__, _losses(model))
             if callback.mode == "auto":
                 name = full_name(callback.monitor, figures)
                 callback.set_direction(direction(name, model.metrics_dict, model.objective.names))
+
+
+def _losses(model: KerasModel) -> set[str]:
+    """Return the names of the loss, of its terms and of their weights."""
+    terms = ("loss", *model.objective.names)
+    return {f"{stage}_{term}" for stage in ("train", "val") for term in terms} | {
+        *model.objective.weights
+    }
 
 
 def full_name(monitor: str, figures: list[str]) -> str:

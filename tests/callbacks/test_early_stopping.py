@@ -19,7 +19,8 @@ def run(callback, values, figure="val_loss"):
         How many epochs ran, and the net's weight at the end.
     """
     net = nn.Linear(1, 1, bias=False)
-    model = SimpleNamespace(net=net, stop_training=False)
+    objective = SimpleNamespace(module=nn.Module())
+    model = SimpleNamespace(net=net, objective=objective, stop_training=False)
     callback.set_model(model)
     callback.on_train_begin({})
     epochs = 0

@@ -85,6 +85,11 @@ def test_one_of_several_figures_of_a_metric_can_be_monitored():
     check_monitor("val_acc_3", NAMES, "EarlyStopping")
 
 
+def test_a_loss_is_one_number():
+    with pytest.raises(ValueError, match=r"'val_loss_3' \(did you mean 'val_loss'\?\)"):
+        check_monitor("val_loss_3", NAMES, "EarlyStopping", {"train_loss", "val_loss"})
+
+
 def test_an_unknown_monitor_names_the_closest_and_all():
     with pytest.raises(ValueError, match="monitors 'val_los'") as info:
         check_monitor("val_los", NAMES, "EarlyStopping")

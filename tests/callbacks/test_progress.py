@@ -136,6 +136,55 @@ def test_prints_one_plain_line_per_epoch_when_piped(clock):
     ]
 
 
+TERMS = {
+    "train_loss": 0.31,
+    "train_auc": 0.9,
+    "train_focal": 0.25,
+    "train_l2": 0.04,
+    "lr": 1e-3,
+    "l2_weight": 0.25,
+    "val_loss": 0.3,
+    "val_auc": 0.95,
+    "val_focal": 0.26,
+    "val_l2": 0.04,
+}
+
+
+def test_prints_the_terms_of_an_objective_and_their_weights(clock):
+    callback, file = on_file(monitor="val_focal")
+    train(callback, clock, [TERMS], seconds=0.041)
+    assert file.getvalue().splitlines() == [
+        "epoch 1/1  train_loss 0.3100  train_auc 0.9000  train_focal 0.2500  train_l2 0.04000"
+        "  lr 0.001  l2_weight 0.25"
+        "  val_loss 0.3000  val_auc 0.9500  val_focal 0.2600 *  val_l2 0.04000  0.41 s"
+    ]
+
+
+@WIDTHS
+def test_terms_stand_behind_metrics_and_fold_first(clock, width):
+    callback, file = on_terminal(width, monitor="val_loss")
+    train(callback, clock, [TERMS] * 2, seconds=0.06)
+    header = file.lines[0].split()
+    wide = ["val_loss", "val_auc", "val_focal", "val_l2", "time"]
+    expected = {
+        40: ["epoch", "train_loss", "val_loss", "time"],
+        80: ["epoch", "train_loss", "val_loss", "val_auc", "val_focal", "val_l2", "time"],
+        200: ["epoch", *list(TERMS)[:6], *wide],
+    }[width]
+    assert [name for name in header if not name.startswith("+")] == expected
+
+
+def test_the_live_line_shows_terms_where_there_is_room(clock):
+    callback, file = on_terminal(200)
+    begin(callback)
+    callback.on_epoch_begin(0)
+    trained = {name: value for name, value in TERMS.items() if name.startswith("train_")}
+    steps(callback.on_train_batch_end, "train_", clock, 3, 0.2, trained)
+    assert "train_loss 0.3100  train_auc 0.9000  train_focal 0.2500  train_l2 0.04000" in (
+        file.live_line
+    )
+
+
 def test_writes_no_control_characters_when_piped(clock):
     callback, file = on_file()
     train(callback, clock, HISTORY, seconds=0.3, validate=5)

@@ -1,216 +1,62 @@
+import gc
+import io
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from fitorch.losses import L2, Objective
+from fitorch.losses import L1, L2, FocalLoss, MisfitError, Objective, SCELoss, term
 
 N, C = 12, 5
-
-
-GENERATOR = torch.Generator().manual_seed(0)
-
-
-def normal(*shape):
-    return torch.randn(shape, generator=GENERATOR, dtype=torch.float64)
-
-
-VALUES, PIXELS = normal(N, C), normal(N, C, 3, 2)
-NUMBERS = torch.randint(C, (N,), generator=GENERATOR)
-MAP = torch.randint(C, (N, 3, 2), generator=GENERATOR)
-BITS = (normal(N, 1) > 0).double()
-TENSORS = {
-    "classes": (VALUES, NUMBERS),
-    "log classes": (VALUES.log_softmax(1), NUMBERS),
-    "binary": (VALUES[:, :1], BITS),
-    "probabilities": (VALUES[:, :1].sigmoid(), BITS),
-    "signs": (VALUES, normal(N, C).sign()),
-    "distributions": (VALUES.log_softmax(1), normal(N, C).softmax(1)),
-    "pixels": (PIXELS, MAP),
-    "ignored pixels": (PIXELS, torch.where(normal(N, 3, 2) < 0.4, -100, MAP)),
-    "values": (VALUES, normal(N, C).abs()),
-}
-CLASS_WEIGHT = torch.tensor([0.1, 1.0, 2.0, 0.5, 3.0], dtype=torch.float64)
-CASES = [
-    (nn.CrossEntropyLoss(), "classes"),
-    (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), "classes"),
-    (nn.CrossEntropyLoss(ignore_index=1), "classes"),
-    (nn.CrossEntropyLoss(weight=CLASS_WEIGHT, ignore_index=1, label_smoothing=0.1), "classes"),
-    (nn.CrossEntropyLoss(label_smoothing=0.1), "distributions"),
-    (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), "distributions"),
-    (nn.CrossEntropyLoss(), "pixels"),
-    (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), "ignored pixels"),
-    (nn.NLLLoss(), "log classes"),
-    (nn.NLLLoss(weight=CLASS_WEIGHT, ignore_index=2), "log classes"),
-    (nn.BCEWithLogitsLoss(), "binary"),
-    (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0])), "binary"),
-    (nn.BCELoss(), "probabilities"),
-    (nn.MSELoss(), "values"),
-    (nn.L1Loss(), "values"),
-    (nn.HuberLoss(), "values"),
-    (nn.SmoothL1Loss(beta=0.5), "values"),
-    (nn.PoissonNLLLoss(), "values"),
-    (nn.SoftMarginLoss(), "signs"),
-    (nn.HingeEmbeddingLoss(), "signs"),
-    (nn.MultiMarginLoss(), "classes"),
-    (nn.MultiLabelSoftMarginLoss(), "signs"),
-    (nn.KLDivLoss(reduction="batchmean"), "distributions"),
-]
-EVERY = pytest.mark.parametrize(
-    ("loss_fn", "kind"), CASES, ids=[f"{type(loss).__name__}-{kind}" for loss, kind in CASES]
-)
-PIECES = pytest.mark.parametrize("size", [1, 5, N])
+VALUES = torch.randn(N, C)
+TARGETS = torch.randn(N, C)
 
 
 def squared(y_pred, y_true):
     return (y_pred - y_true).square().mean()
 
 
-def single(loss_fn):
-    """The one term of an objective that is a single loss."""
-    return Objective(loss_fn).losses[0]
+class CenterLoss(nn.Module):
+    """The distance to centers that are learned, with a buffer beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.centers = nn.Parameter(torch.randn(C, C))
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, y_pred, y_true):
+        return self.scale * (y_pred - self.centers[y_true]).square().mean()
 
 
-def over_batches(objective, y_pred, y_true, weight, size):
-    """The epoch's figure out of batches of `size`."""
-    pieces = []
-    for start in range(0, N, size):
-        part = slice(start, start + size)
-        pieces.append(
-            objective(y_pred[part], y_true[part], None if weight is None else weight[part])
-        )
-    pieces = [(loss, share) for loss, share in pieces if share != 0]
-    return sum(loss * share for loss, share in pieces) / sum(share for _, share in pieces)
-
-
-def close(value):
-    return pytest.approx(value.item(), rel=1e-12)
-
-
-@EVERY
-def test_the_loss_of_a_batch_is_torchs_own(loss_fn, kind):
-    y_pred, y_true = TENSORS[kind]
-    loss, _ = single(loss_fn)(y_pred, y_true, None)
-    assert torch.equal(loss, loss_fn(y_pred, y_true))
-
-
-@EVERY
-@PIECES
-def test_the_figure_of_an_epoch_does_not_depend_on_its_batches(loss_fn, kind, size):
-    y_pred, y_true = TENSORS[kind]
-    value = over_batches(single(loss_fn), y_pred, y_true, None, size)
-    assert value.item() == close(loss_fn(y_pred, y_true))
-
-
-@EVERY
-@PIECES
-def test_weights_of_one_change_nothing(loss_fn, kind, size):
-    y_pred, y_true = TENSORS[kind]
-    value = over_batches(single(loss_fn), y_pred, y_true, torch.ones(N), size)
-    assert value.item() == close(loss_fn(y_pred, y_true))
-
-
-@EVERY
-@PIECES
-def test_whole_weights_repeat_samples(loss_fn, kind, size):
-    y_pred, y_true = TENSORS[kind]
-    weight = torch.arange(N) % 4
-    expected = loss_fn(y_pred.repeat_interleave(weight, 0), y_true.repeat_interleave(weight, 0))
-    value = over_batches(single(loss_fn), y_pred, y_true, weight.double(), size)
-    assert value.item() == close(expected)
-
-
-@pytest.mark.parametrize("kind", ["mean", "sum"])
-def test_a_sum_is_weighted_too(kind):
-    y_pred, y_true = TENSORS["values"]
-    weight = torch.linspace(0, 2, N, dtype=torch.float64)
-    loss, share = single(nn.MSELoss(reduction=kind))(y_pred, y_true, weight)
-    squares = (y_pred - y_true).square()
-    mean = (squares.mean(1) * weight).sum() / weight.sum()
-    expected = mean if kind == "mean" else (squares.sum(1) * weight).sum()
-    assert loss.item() == close(expected)
-    assert share == weight.sum()
-
-
-def test_weights_may_be_a_column():
-    y_pred, y_true = TENSORS["values"]
-    weight = torch.rand(N, dtype=torch.float64)
-    objective = single(nn.MSELoss())
-    flat, column = (objective(y_pred, y_true, w)[0] for w in (weight, weight.unsqueeze(1)))
-    assert torch.equal(flat, column)
-
-
-def test_weights_of_nothing_give_no_loss_and_no_share():
-    y_pred, y_true = TENSORS["values"]
-    loss, share = single("mse")(y_pred, y_true, torch.zeros(N))
-    assert (loss, share) == (0, 0)
-
-
-def test_the_loss_fn_itself_is_never_changed():
-    y_pred, y_true = TENSORS["values"]
-    loss_fn = nn.MSELoss()
-    single(loss_fn)(y_pred, y_true, torch.ones(N))
-    assert loss_fn.reduction == "mean"
-
-
-@pytest.mark.parametrize("loss_fn", [lambda p, t: (p - t).square().mean(), None])
-def test_a_loss_without_reduction_cant_be_weighted(loss_fn):
-    y_pred, y_true = TENSORS["values"]
-    with pytest.raises(TypeError, match=r"need a loss per sample.*per_sample=True"):
-        single(loss_fn)(y_pred, y_true, torch.ones(N))
-
-
-def test_a_loss_that_is_not_one_per_sample_cant_be_weighted():
-    class Own(nn.Module):
-        reduction = "mean"
-
-        def forward(self, y_pred, y_true):
-            return (y_pred - y_true).square().mean()
-
-    y_pred, y_true = TENSORS["values"]
-    with pytest.raises(
-        ValueError, match=r"Own\(\) gives losses of shape \(\) for 12 sample weights"
-    ):
-        single(Own())(y_pred, y_true, torch.ones(N))
-
-
-def test_the_nets_own_loss_is_used_where_there_is_no_other():
-    output = SimpleNamespace(loss=torch.tensor(2.5))
-    objective = Objective(None)
-    assert objective(output, torch.zeros(7), None) == [(2.5, 7)]
-    assert objective.name == "the net's own loss"
-    assert list(objective.named_parameters(nn.Linear(1, 1))) == []
+# Names
 
 
 @pytest.mark.parametrize(
-    ("y_true", "share"),
+    ("loss_fn", "names"),
     [
-        (torch.zeros(7, 2), 7),
-        ((torch.zeros(4), torch.zeros(4, 3)), 4),
-        ({"age": torch.zeros(3, 1)}, 3),
-        (None, 5),
+        ("mse", []),
+        (0.3 * term("mse"), []),
+        ({"age": "mse"}, []),
+        (nn.MSELoss() + 1e-3 * L2(), ["mse", "l2"]),
+        (1e-3 * L2() + term("mse"), ["mse", "l2"]),  # losses first
+        (FocalLoss() + L1() + L1() + L2(), ["focal", "l1", "l1_2", "l2"]),
+        (L2(), ["own", "l2"]),
+        ({"age": "mse", "sex": "cross_entropy"}, ["age", "sex"]),
+        ({"age": nn.MSELoss() + 0.1 * L2(), "sex": squared}, ["age", "sex", "l2"]),
+        ({"age": "mse" + term("l1"), "sex": squared}, ["age_mse", "age_l1", "sex"]),
+        (["mse", None, "l1"], ["output_0", "output_2"]),
     ],
 )
-def test_the_share_is_the_number_of_samples(y_true, share):
-    assert single(lambda p, t: p.sum()).share({"out": torch.zeros(5, 2)}, y_true) == share
+def test_terms_have_names_where_there_are_several(loss_fn, names):
+    assert Objective(loss_fn).names == names
 
 
-def test_the_share_with_weights_is_that_of_the_call():
-    y_pred, y_true = TENSORS["ignored pixels"]
-    weight = torch.rand(N, dtype=torch.float64)
-    for loss_fn in (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), nn.CrossEntropyLoss()):
-        objective = single(loss_fn)
-        assert objective.share(None, y_true, weight) == objective(y_pred, y_true, weight)[1]
-
-
-def test_a_loss_with_parameters_gives_and_moves_them():
-    loss_fn = nn.Linear(2, 2)
-    objective = Objective(loss_fn)
-    assert dict(objective.named_parameters(nn.Linear(1, 1))) == dict(loss_fn.named_parameters())
-    weighted = Objective(nn.CrossEntropyLoss(weight=torch.ones(3)))
-    weighted.to(torch.device("meta"))
-    assert weighted.losses[0].loss_fn.weight.device.type == "meta"
+def test_a_term_is_never_called_like_a_metric():
+    objective = Objective(FocalLoss() + L1() + term("mse"), ["focal", "l1", "l1_loss"])
+    assert objective.names == ["focal_loss", "mse", "l1_loss_2"]
 
 
 def test_an_objective_is_called_by_its_name():
@@ -219,17 +65,245 @@ def test_an_objective_is_called_by_its_name():
     assert Objective(squared + 0.1 * L2()).name == "squared + l2"
 
 
-def test_soft_targets_in_training_and_class_numbers_in_validation_go_together():
-    loss_fn = nn.CrossEntropyLoss(weight=CLASS_WEIGHT)
-    soft, hard = TENSORS["distributions"], TENSORS["classes"]
-    for order in ((soft, hard, soft), (hard, soft, hard)):
-        objective = single(loss_fn)
-        for y_pred, y_true in order:
-            value = over_batches(objective, y_pred, y_true, None, 5)
-            assert value.item() == close(loss_fn(y_pred, y_true))
+# What it gives
 
 
-@pytest.mark.parametrize("y_true", ["cat", ["cat", "dog"], [1.0, 2.0], {}, 3, torch.tensor(1.0)])
-def test_targets_that_are_no_tensors_of_samples_are_refused(y_true):
-    with pytest.raises(TypeError, match="can't tell how many samples a batch has"):
-        single(lambda p, t: p.sum()).share(None, y_true)
+def test_a_batch_gives_a_weighted_value_and_a_share_for_each_term():
+    net = nn.Linear(3, 2)
+    objective = Objective(2 * term("mse") - 0.5 * term("l1") + 3 * L2(0.1))
+    objective.bind(net)
+    parts = objective(VALUES, TARGETS, None)
+    mse, l1 = F.mse_loss(VALUES, TARGETS), F.l1_loss(VALUES, TARGETS)
+    penalty = 0.05 * net.weight.square().sum()
+    torch.testing.assert_close([v for v, _ in parts], [2 * mse, -0.5 * l1, 3 * penalty])
+    assert [share for _, share in parts] == [N, N, N]
+    torch.testing.assert_close(objective.total(parts), 2 * mse - 0.5 * l1 + 3 * penalty)
+
+
+def test_the_losses_of_a_window_of_batches_add_up_to_those_of_one_batch():
+    objective = Objective("cross_entropy" + 0.5 * term(nn.MultiMarginLoss(reduction="sum")))
+    y_true = torch.arange(N) % C
+    whole = objective.total(objective.compare(VALUES, y_true, None))
+    total = 0.0
+    for index in torch.arange(N).split(5):
+        divisors = [N / len(index)] * 2
+        total += objective.total(objective.compare(VALUES[index], y_true[index], None), divisors)
+    torch.testing.assert_close(total, whole)
+
+
+def test_the_mean_of_a_sum_is_one_of_samples():
+    assert Objective({"a": nn.MSELoss(reduction="sum"), "b": "mse"}).summed == [True, False]
+    ((value, share),) = Objective(nn.MSELoss(reduction="sum"))(VALUES, TARGETS, None)
+    assert (value, share) == (F.mse_loss(VALUES, TARGETS, reduction="sum"), N)
+
+
+def test_the_nets_own_loss_is_used_where_there_is_no_other():
+    output = SimpleNamespace(loss=torch.tensor(2.5))
+    objective = Objective(None)
+    assert objective(output, torch.zeros(7), None) == [(2.5, 7)]
+    assert objective.name == "the net's own loss"
+    assert objective.own
+    assert list(objective.named_parameters(nn.Linear(1, 1))) == []
+
+
+def test_penalties_alone_go_with_the_nets_own_loss():
+    net = nn.Linear(2, 1)
+    objective = Objective(0.5 * L2())
+    objective.bind(net)
+    (own, _), (l2, share) = objective(SimpleNamespace(loss=torch.tensor(2.5)), VALUES, None)
+    assert (own, share) == (2.5, N)
+    torch.testing.assert_close(l2, 0.25 * net.weight.square().sum())
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "from_logits"),
+    [
+        (nn.MSELoss(), True),
+        (nn.BCELoss(), False),
+        (FocalLoss(), False),
+        (FocalLoss(from_logits=True) + L2(), True),
+        (SCELoss(), True),
+        ({"a": "bce", "b": "mse"}, False),
+    ],
+)
+def test_losses_tell_whether_predictions_are_logits(loss_fn, from_logits):
+    assert Objective(loss_fn).from_logits is from_logits
+
+
+# Weights that change
+
+
+def warm(epoch):
+    return min(1.0, epoch / 4)
+
+
+def test_the_weights_of_an_epoch_are_scheduled():
+    net = nn.Linear(2, 1)
+    objective = Objective(term("mse") + warm * (2 * L2()) + 0.1 * L1())
+    objective.bind(net)
+    size = net.weight.square().sum().item()
+    for epoch, weight in ((0, 0.0), (1, 0.5), (9, 2.0), (2, 1.0)):
+        objective.begin_epoch(epoch)
+        assert objective.weights == {"l2_weight": weight}
+        assert objective(VALUES, TARGETS, None)[1][0].item() == pytest.approx(weight * 0.5 * size)
+
+
+def test_a_scheduled_loss_is_weighted_too():
+    objective = Objective(warm * term("mse", name="fit"))
+    objective.begin_epoch(2)
+    assert objective.weights == {"fit_weight": 0.5}
+    assert objective(VALUES, TARGETS, None)[0][0] == 0.5 * F.mse_loss(VALUES, TARGETS)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), "1", None, torch.ones(2)])
+def test_a_schedule_that_gives_no_number_is_refused(wrong):
+    objective = Objective(term("mse") + (lambda epoch: wrong if epoch == 3 else 1.0) * L2())
+    objective.begin_epoch(2)
+    message = r"the weight of L2\(\) in epoch 3, from <lambda>, is .*; expected a finite number"
+    with pytest.raises(ValueError, match=message):
+        objective.begin_epoch(3)
+
+
+# Nets
+
+
+def test_a_second_net_leaves_no_trace_of_the_first():
+    loss_fn = term("mse") + L2()
+    objective = Objective(loss_fn)
+    first, second = nn.Linear(3, 2), nn.Linear(4, 1)
+    objective.bind(first)
+    first_penalty = objective(VALUES, TARGETS, None)[1][0]
+    objective.bind(second)
+    value = objective(VALUES, TARGETS, None)[1][0]
+    torch.testing.assert_close(value, 0.5 * second.weight.square().sum())
+    assert torch.autograd.grad(value, second.weight)[0].equal(second.weight.detach())
+    with pytest.raises(RuntimeError, match="used in the graph"):
+        torch.autograd.grad(objective(VALUES, TARGETS, None)[1][0], first.weight)
+    gone = weakref.ref(first), weakref.ref(first.weight)
+    del first, first_penalty
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
+
+
+def test_one_formula_serves_two_objectives():
+    loss_fn = term("mse") + warm * L2()
+    nets = nn.Linear(3, 2), nn.Linear(4, 1)
+    objectives = Objective(loss_fn), Objective(loss_fn)
+    for epoch, (objective, net) in enumerate(zip(objectives, nets, strict=True), start=2):
+        objective.bind(net)
+        objective.begin_epoch(epoch)
+    for epoch, (objective, net) in enumerate(zip(objectives, nets, strict=True), start=2):
+        penalty = objective(VALUES, TARGETS, None)[1][0]
+        torch.testing.assert_close(penalty, epoch / 8 * net.weight.square().sum())
+
+
+def test_nothing_to_penalize_is_refused_where_that_matters():
+    net = nn.Linear(3, 2).requires_grad_(False)
+    objective = Objective(term("mse") + L2())
+    objective.bind(net)
+    assert objective(VALUES, TARGETS, None)[1][0] == 0
+    with pytest.raises(ValueError, match=r"L2\(\) finds no parameter to penalize in Linear, whose"):
+        objective.bind(net, strictly=True)
+
+
+# Parameters of losses
+
+
+def test_a_loss_with_parameters_gives_and_moves_them():
+    loss_fn = CenterLoss()
+    objective = Objective(loss_fn)
+    assert dict(objective.named_parameters(nn.Linear(1, 1))) == {"centers": loss_fn.centers}
+    objective.to(torch.device("meta"))
+    assert loss_fn.centers.is_meta
+    assert loss_fn.scale.is_meta
+
+
+def test_several_losses_give_all_their_parameters():
+    first, second = CenterLoss(), CenterLoss()
+    objective = Objective({"a": first, "b": 0.1 * term(second), "c": "mse"})
+    found = dict(objective.named_parameters(nn.Linear(1, 1)))
+    assert found == {"a.centers": first.centers, "b.centers": second.centers}
+
+
+def test_a_loss_that_is_used_twice_gives_its_parameters_once():
+    loss_fn = CenterLoss()
+    objective = Objective([loss_fn, loss_fn])
+    assert dict(objective.named_parameters(nn.Linear(1, 1))) == {
+        "output_0.centers": loss_fn.centers
+    }
+
+
+def test_the_nets_parameters_are_not_the_losses_own():
+    loss_fn = CenterLoss()
+    net = nn.Linear(C, C)
+    net.weight = loss_fn.centers
+    assert list(Objective(loss_fn).named_parameters(net)) == []
+
+
+def test_the_state_of_the_losses_is_saved_and_put_back():
+    saved, other = CenterLoss(), CenterLoss()
+    other.scale.fill_(7.0)
+    file = io.BytesIO()
+    torch.save(Objective(saved + 0.1 * L2()).state_dict(), file)
+    file.seek(0)
+    Objective(other + 0.1 * L2()).load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.centers, saved.centers)
+    assert other.scale == 2.0
+
+
+def test_the_state_of_other_losses_is_refused():
+    state = Objective(CenterLoss()).state_dict()
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        Objective("mse").load_state_dict(state)
+
+
+def test_a_learned_loss_can_be_weighted_by_sample():
+    class Weighted(CenterLoss):
+        reduction = "mean"
+
+        def forward(self, y_pred, y_true):
+            losses = self.scale * (y_pred - self.centers[y_true]).square().mean(1)
+            return losses if self.reduction == "none" else losses.mean()
+
+    loss_fn, y_true = Weighted(), torch.arange(N) % C
+    ((value, _),) = Objective(loss_fn)(VALUES, y_true, torch.ones(N))
+    expected = torch.autograd.grad(loss_fn(VALUES, y_true), loss_fn.centers)
+    torch.testing.assert_close(torch.autograd.grad(value, loss_fn.centers), expected)
+
+
+# Misfits
+
+
+def test_the_losses_of_all_outputs_are_checked():
+    objective = Objective({"a": "mse", "b": {"c": "cross_entropy"}})
+    y_pred = {"a": VALUES, "b": {"c": VALUES}}
+    objective.check(y_pred, {"a": TARGETS, "b": {"c": torch.arange(N) % C}})
+    with pytest.raises(MisfitError, match="CrossEntropyLoss got class 5, but"):
+        objective.check(y_pred, {"a": TARGETS, "b": {"c": torch.full((N,), 5)}})
+    with pytest.raises(MisfitError, match="CrossEntropyLoss got class 5, but"):
+        objective.check_targets(y_pred, {"a": TARGETS, "b": {"c": torch.full((99,), 5)}})
+    with pytest.raises(MisfitError, match="MSELoss got predictions of shape"):
+        objective.check(y_pred, {"a": TARGETS[:, 0], "b": {"c": torch.arange(N) % C}})
+
+
+def test_an_output_with_a_loss_needs_targets():
+    objective = Objective({"a": "mse", "b": None})
+    objective.check({"a": VALUES, "b": VALUES}, {"a": TARGETS, "b": None})
+    message = "output 'a' has a loss, but its targets are None; leave the loss out"
+    with pytest.raises(MisfitError, match=message):
+        objective.check({"a": VALUES, "b": VALUES}, {"a": None, "b": TARGETS})
+
+
+def test_a_loss_that_needs_no_targets_gets_none():
+    objective = Objective(nn.TripletMarginLoss())
+    objective.check((VALUES, VALUES, TARGETS), None)
+    ((value, share),) = objective((VALUES, VALUES, TARGETS), None, None)
+    assert (value, share) == (F.triplet_margin_loss(VALUES, VALUES, TARGETS), N)
+
+
+def test_the_shares_of_losses_are_known_from_the_targets():
+    objective = Objective({"a": "mse", "b": nn.CrossEntropyLoss(ignore_index=0)} | {"c": None})
+    y_true = {"a": TARGETS, "b": torch.arange(N) % C, "c": None}
+    assert objective.shares(None, y_true) == [N, N - 3]
+    weight = {"a": torch.full((N,), 0.5), "b": torch.arange(float(N))}
+    assert objective.shares(None, y_true, weight) == [N / 2, 66 - 0 - 5 - 10]

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from fitorch.metrics.mean import DeviceMean, HostMean, mean_on
+from fitorch.metrics import mean as module
+from fitorch.metrics.mean import DeviceMean, HostMean, Means, mean_on
 
 KINDS = pytest.mark.parametrize("kind", [HostMean, DeviceMean])
 
@@ -111,3 +112,73 @@ def test_a_device_keeps_few_values_pending():
 @pytest.mark.parametrize(("device", "kind"), [("cpu", HostMean), ("cuda", DeviceMean)])
 def test_the_device_decides(device, kind):
     assert type(mean_on(torch.device(device))) is kind
+
+
+@KINDS
+def test_values_without_a_share_leave_it_empty(kind):
+    mean = kind()
+    mean.add(torch.tensor(3.0), torch.tensor(0.0))
+    assert mean.empty
+    assert math.isnan(mean.compute())
+    mean.add(torch.tensor(3.0), torch.tensor(0.5))
+    assert not mean.empty
+
+
+@pytest.fixture
+def means(request, monkeypatch):
+    monkeypatch.setattr(module, "mean_on", lambda _, **options: request.param(**options))
+    return Means(torch.device("cpu"), [False, True])
+
+
+EACH = pytest.mark.parametrize("means", [HostMean, DeviceMean], indirect=True)
+
+
+def parts(*pairs):
+    return [(torch.tensor(value), share) for value, share in pairs]
+
+
+@EACH
+def test_each_term_has_a_mean_by_its_own_shares(means):
+    assert means.empty
+    means.add(parts((1.0, 1), (6.0, torch.tensor(3))))
+    means.add(parts((4.0, 2), (2.0, torch.tensor(1))))
+    assert means.compute() == (5.0, [3.0, 2.0])
+    means.reset()
+    assert means.empty
+    assert math.isnan(means.compute()[0])
+
+
+@EACH
+def test_a_term_that_counted_nothing_is_no_part_of_the_total(means):
+    means.add(parts((1.5, 4), (0.0, torch.tensor(0))))
+    assert not means.empty
+    total, each = means.compute()
+    assert total == each[0] == 1.5
+    assert math.isnan(each[1])
+    means.add(parts((math.nan, 4), (0.0, torch.tensor(0))))
+    assert math.isnan(means.compute()[0])
+
+
+@pytest.mark.parametrize("steps", [5, 3000])
+@pytest.mark.parametrize("read", [False, True])
+def test_a_device_remembers_which_term_was_wrong_first(steps, read, monkeypatch):
+    monkeypatch.setattr(module, "mean_on", lambda _, **options: DeviceMean(**options))
+    means = Means(torch.device("cpu"), [False] * 3)
+    for step in range(steps):
+        wrong = math.nan if step > steps // 2 else 1.0
+        means.add(parts((1.0, 2), (wrong, 2), (wrong if step > steps - 2 else 1.0, 2)))
+        if read:
+            means.compute()
+    assert means.culprits() == [False, True, False]
+    means.reset()
+    assert means.culprits() == [True] * 3
+
+
+def test_on_the_host_the_sum_of_a_batchs_terms_is_returned():
+    means = Means(torch.device("cpu"), [False, False])
+    assert means.add(parts((1.5, 1), (2.0, 7))) == 3.5
+
+
+def test_every_term_must_be_given():
+    with pytest.raises(ValueError, match="shorter"):
+        Means(torch.device("cpu"), [False, False]).add(parts((1.5, 1)))

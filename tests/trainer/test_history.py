@@ -164,6 +164,22 @@ def test_each_figure_has_a_panel():
     assert len(history.plot(metrics=["acc"]).axes) == 1
 
 
+@pytest.mark.parametrize(
+    ("panels", "rows", "columns"),
+    [(1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 2, 2), (5, 2, 3), (6, 2, 3), (7, 3, 3), (10, 4, 3)],
+)
+def test_panels_stand_in_rows_of_three_at_most(panels, rows, columns):
+    named = {f"train_{name}": 0.5 for name in "abcdefghij"[: panels - 1]}
+    figure = make_history(*[row | named for row in losses(3.0, 2.0)]).plot()
+    assert len(figure.axes) == panels
+    assert figure.axes[0].get_gridspec().get_geometry() == (rows, columns)
+    assert tuple(figure.get_size_inches()) == pytest.approx((4.8 * columns, 3.6 * rows))
+    figure.canvas.draw()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    overlaps = [a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    assert not any(overlaps)
+
+
 def test_epochs_that_were_not_validated_leave_no_hole():
     figure = make_history(*losses(None, 2.0, None, 1.0)).plot()
     drawn = [list(line.get_xdata()) for line in figure.axes[0].get_lines()]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fitorch import KerasModel
+from fitorch.losses import L1, L2, FocalLoss
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -100,3 +101,75 @@ def test_a_loss_of_ones_own_gets_the_logits(size):
         expected = net(**COLUMNS).loss
     assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-6)
     assert len(model.fit(COLUMNS, epochs=1, batch_size=size, verbose=0)) == 1
+
+
+@pytest.mark.parametrize("objective", [1e-2 * L2(), L1(1e-3) + 1e-2 * L2()])
+def test_penalties_alone_are_added_to_its_own_loss(objective):
+    net, twin = classifier(), classifier()
+    model = KerasModel(net, objective, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    frame = model.fit(COLUMNS, COLUMNS, epochs=2, batch_size=12, shuffle=False, verbose=0)
+
+    def penalty(net):  # by name: all but biases and the normalization's weights
+        weights = [
+            p
+            for name, p in net.named_parameters()
+            if "bias" not in name and "LayerNorm" not in name
+        ]
+        l2 = 0.5e-2 * sum(weight.square().sum() for weight in weights)
+        l1 = 1e-3 * sum(weight.abs().sum() for weight in weights)
+        return {"l2": l2, "l1": l1} if "L1" in repr(objective) else {"l2": l2}
+
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for _ in range(2):
+        for at in torch.arange(48).split(12):
+            optimizer.zero_grad()
+            loss = twin(**{name: column[at] for name, column in COLUMNS.items()}).loss
+            (loss + sum(penalty(twin).values())).backward()
+            optimizer.step()
+    for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    row = frame.iloc[-1]
+    twin.eval()
+    assert row["val_own"] == pytest.approx(twin(**COLUMNS).loss.item(), rel=1e-4)
+    for name, value in penalty(twin).items():
+        assert row[f"val_{name}"] == pytest.approx(value.item(), rel=1e-4)
+    assert row["val_loss"] == pytest.approx(
+        row["val_own"] + sum(row[f"val_{n}"] for n in penalty(twin))
+    )
+
+
+def test_penalties_alone_need_a_net_with_a_loss():
+    net = torch.nn.Linear(2, 1)
+    model = KerasModel(net, 1e-2 * L2())
+    before = net.weight.detach().clone()
+    message = (
+        r"made with penalties alone, and the net's output \(float32 \(8, 1\)\) carries no .loss"
+    )
+    with pytest.raises(TypeError, match=message):
+        model.fit((torch.randn(8, 2), torch.randn(8, 1)), verbose=0)
+    assert torch.equal(net.weight, before)
+
+
+def test_a_formula_of_ones_own_gets_the_logits():
+    net = classifier()
+    objective = FocalLoss(gamma=0.0, alpha=None, from_logits=True) + 1e-2 * L2()
+    scores = KerasModel(net, objective).evaluate(COLUMNS, batch_size=7, verbose=0)
+    net.eval()
+    with torch.no_grad():
+        expected = net(**COLUMNS).loss  # the focal loss without focus is cross entropy
+    assert scores["val_focal"] == pytest.approx(expected.item(), rel=1e-5)
+    assert list(scores) == ["val_loss", "val_focal", "val_l2"]
+
+
+def test_a_loss_for_the_output_called_logits_finds_it():
+    net = classifier()
+    columns = {**COLUMNS, "labels": LABELS}
+    objective = {"logits": torch.nn.CrossEntropyLoss()}
+
+    def forward(net, batch):
+        return net(batch["input_ids"], batch["attention_mask"]), {"logits": batch["labels"]}
+
+    scores = KerasModel(net, objective, forward=forward).evaluate(columns, verbose=0)
+    net.eval()
+    with torch.no_grad():
+        assert scores["val_loss"] == pytest.approx(net(**COLUMNS).loss.item(), rel=1e-5)

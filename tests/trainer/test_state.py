@@ -9,6 +9,7 @@ from fitorch import KerasModel
 from fitorch.arguments import FitArguments
 from fitorch.callbacks import Callback, EarlyStopping
 from fitorch.fit import fit
+from fitorch.losses import L2, term
 from fitorch.prepare import prepare
 from fitorch.state import Progress
 
@@ -180,19 +181,50 @@ def test_the_state_counts_what_is_completed():
     }
 
 
+class Uncertain(nn.Module):
+    """Squared errors, some left out by chance, weighted by a precision that is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, y_pred, y_true):
+        error = self.dropout(y_pred - y_true).square().mean()
+        return error * torch.exp(-self.log_scale) + self.log_scale
+
+
+def ramp(epoch):
+    return 0.01 * epoch
+
+
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("when", ["batch 2 of epoch 2", "epoch 1", "batch 4 of epoch 3"])
+def test_an_objective_with_parameters_and_a_schedule_goes_on_with_the_same_bits(window, when):
+    def begin():
+        model = make_model(SCHEDULES["per epoch"], term(Uncertain()) + ramp * L2() + 0.1 * L2())
+        snapshots = Snapshots(window)
+        options = {"gradient_accumulation_steps": window, "patience": 9, "clip_grad_norm": 1.0}
+        return model, snapshots, make_run(model, snapshots, **options)
+
+    expected, snapshots, run = begin()
+    finish(run)
+    torch.manual_seed(99)
+    model, _, run = begin()
+    run.state.load_state_dict(torch.load(io.BytesIO(snapshots.taken[when]), weights_only=True))
+    finish(run)
+    assert_same(model, expected)
+    ours, theirs = (each.objective.losses[0].loss_fn.log_scale for each in (model, expected))
+    assert torch.equal(ours, theirs)
+    assert ours != 0
+    figures = ["epoch", "lr", "l2_weight", "val_loss", "val_uncertain", "val_l2", "val_l2_2"]
+    assert model.history.frame[figures].equals(expected.history.frame[figures])
+    assert model.history.frame["l2_weight"].tolist() == [0.0, 0.01, 0.02]
+
+
 def test_a_loss_with_parameters_is_part_of_the_state():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.log_scale = nn.Parameter(torch.zeros(()))
-
-        def forward(self, y_pred, y_true):
-            error = (y_pred - y_true).square().mean()
-            return error * torch.exp(-self.log_scale) + self.log_scale
-
-    torch.manual_seed(0)
-    net, loss_fn = nn.Linear(3, 1), Scaled()
-    model = KerasModel(net, loss_fn, optimizer="sgd")
+    loss_fn = Uncertain()
+    model = KerasModel(nn.Linear(3, 1), loss_fn, optimizer="sgd")
     run = make_run(model, Snapshots())
     finish(run)
     assert loss_fn.log_scale.item() != 0

@@ -1,4 +1,6 @@
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +8,20 @@ import torch
 from fitorch.structure import describe, join, leaves, map_tensors, sample_count
 
 Pair = namedtuple("Pair", ["first", "second"])
+
+
+@dataclass
+class Output:
+    value: Any
+    parts: list
+    late: Any = field(init=False)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    value: Any
+
+
 A, B = torch.arange(3.0), torch.arange(6.0).reshape(3, 2)
 
 TREES = {
@@ -16,6 +32,7 @@ TREES = {
     "named tuple": Pair(A, [B]),
     "ordered dict": OrderedDict(a=A, b=B),
     "mapping": UserDict({"a": A, "b": B}),
+    "dataclass": Output(A, [B, Frozen(A)]),
 }
 
 
@@ -25,6 +42,8 @@ def kinds(tree):
         return [type(tree), *(kinds(value) for value in tree.values())]
     if isinstance(tree, (tuple, list)):
         return [type(tree), *map(kinds, tree)]
+    if is_dataclass(tree):
+        return [type(tree), *(kinds(getattr(tree, f.name, None)) for f in fields(tree))]
     return type(tree)
 
 
@@ -58,6 +77,13 @@ def test_leaves_alone_what_is_no_tensor():
     assert next(leaves(tree)) is A
 
 
+def test_a_dataclass_is_copied_not_changed():
+    tree = Output(A, [B])
+    assert map_tensors(torch.neg, tree).value is not tree.value
+    assert tree.value is A
+    assert not hasattr(map_tensors(torch.neg, tree), "late")
+
+
 def test_falls_back_on_a_dict_where_a_mapping_can_not_be_rebuilt():
     mapped = map_tensors(torch.neg, defaultdict(list, a=A))
     assert type(mapped) is dict
@@ -87,6 +113,8 @@ def test_refuses_to_count_where_nothing_has_a_dimension(tree):
         ({"a": A, 1: "b"}, "{'a': float32 (3,), 1: str}"),
         (["x"] * 1000, "[" + "str, " * 8 + "...]"),
         ((0.5,) * 9, "(" + "float, " * 8 + "...)"),
+        (Output(A, [None]), "Output {'value': float32 (3,), 'parts': [NoneType]}"),
+        (Output, "type"),
         ((), "()"),
     ],
 )

@@ -1,0 +1,77 @@
+"""Gradient accumulation: several batches make one update, as one batch of all of them would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .feed import windows
+from .steps import TrainingStep
+from .structure import sample_count
+
+
+class AccumulatingStep(TrainingStep):
+    """A training step that updates once per window of batches.
+
+    It takes what `windows` gives: a batch, what to divide its losses by, whether it ends a window.
+    """
+
+    _open = False
+
+    def __call__(self, batch: tuple[Any, list[Any], bool]) -> None:
+        """Train on a batch, updating at the end of its window."""
+        micro_batch, divisors, closes = batch
+        if not self._open:
+            self.update.zero_grad()
+        self.update.backward(self.objective.total(self.measure(micro_batch), divisors))
+        self._open = not closes
+        if closes:
+            self.update()
+
+    @property
+    def done(self) -> bool:
+        """Whether somebody asked to stop; a window that has begun is finished first."""
+        return not self._open and super().done
+
+    def user_batch(self, batch: tuple[Any, list[Any], bool]) -> Any:
+        """Return the user's batch in what the step takes, for messages."""
+        return batch[0]
+
+    def windows(self, batches: Iterator[Any], size: int) -> Iterator[tuple[Any, list[Any], bool]]:
+        """Group batches to windows of `size`."""
+        return windows(batches, size, self._count)
+
+    def _targets_of(self, batch: Any) -> tuple[Any, Any]:
+        """Return targets and sample weights, None where they are not known before the forward."""
+        if self._measures.forward is not None:
+            return None, None
+        if isinstance(batch, Mapping):
+            return batch.get("labels"), batch.get("sample_weight")
+        if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
+            return batch[1], batch[2] if len(batch) == 3 else None
+        return None, None
+
+    def _count(self, batch: Any) -> list[Any]:
+        """Return how much a batch counts in its window: its share in the mean of each loss."""
+        try:
+            return [_positive(share) for share in self._shares(batch)]
+        except Exception:
+            return [1] * len(self.objective.losses)  # the step will say what is wrong with it
+
+    def _shares(self, batch: Any) -> list[int | Tensor]:
+        y_true, weight = self._targets_of(batch)
+        if y_true is None:
+            return [sample_count(batch)] * len(self.objective.losses)
+        if self._class_weights is not None:
+            weight = self._class_weights(y_true, weight)
+        return self.objective.shares(None, y_true, weight)
+
+
+def _positive(share: int | Tensor) -> int | Tensor:
+    """Return a share that can be divided by: all samples of a batch may weigh 0."""
+    if isinstance(share, Tensor):
+        return share.clamp_min(torch.finfo(torch.float32).tiny)
+    return share
