@@ -19,7 +19,7 @@ class ReducedLoss(Composable, nn.Module):
         ValueError: The reduction is none of these.
     """
 
-    from_logits = True  # whether predictions are logits rather than probabilities
+    from_logits: bool | None = None  # whether predictions are logits, or else probabilities
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()

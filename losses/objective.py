@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import ReducedLoss
 from .check import check, check_targets
 from .compose import Composition, Term, terms_of
 from .fits import MisfitError
 from .names import called, names_of
+from .scale import Scale, scale_of
 from .terms import LossTerm, OwnLoss, Part, PenaltyTerm
 
 
@@ -71,14 +71,17 @@ class Objective:
         """Whether losses compare single outputs of the net."""
         return any(term.term.output for term in self.losses)
 
-    @property
-    def from_logits(self) -> bool:
-        """Whether predictions are logits rather than probabilities, as far as the losses tell."""
-        losses = [term.loss_fn for term in self.losses]
-        return not any(
-            isinstance(loss, nn.BCELoss) or (isinstance(loss, ReducedLoss) and not loss.from_logits)
-            for loss in losses
-        )
+    def scale(self, output: tuple[Any, ...] = ()) -> Scale:
+        """Tell what the predictions of an output are, as far as its losses know.
+
+        Args:
+            output: The keys that lead to the output; () is all that the net gives.
+
+        Returns:
+            "probabilities", "logits", "class_logits" (of classes along dimension 1), or None.
+        """
+        scales = [scale_of(term.loss_fn) for term in self.losses if term.term.output == output]
+        return next((scale for scale in scales if scale is not None), None)
 
     @property
     def summed(self) -> list[bool]:

@@ -35,7 +35,7 @@ class NamedMetric:
             ValueError: The metric is not defined for the task, or the task can't be told.
         """
         if self.task is None:
-            task = infer_task(preds, target, self._scale)
+            task = self.entry.task or infer_task(preds, target, self._scale)
             self._metric = self.entry.make(task, self._scale)
             if hasattr(self._metric, "to"):
                 self._metric = self._metric.to(preds.device)

@@ -20,10 +20,12 @@ class Entry:
     Args:
         make: Makes the metric for a task.
         higher_is_better: Its direction.
+        task: The one task that it is for, or None.
     """
 
     make: Make
     higher_is_better: bool = True
+    task: Task | None = None
 
 
 def _accuracy(task: Task, scale: Scale) -> Any:
@@ -100,6 +102,7 @@ def _undefined(name: str, task: Task) -> str:
     )
 
 
+_VALUES = Task("regression")
 METRICS: dict[str, Entry] = {
     "acc": Entry(_accuracy),
     "accuracy": Entry(_accuracy),
@@ -112,15 +115,17 @@ METRICS: dict[str, Entry] = {
     "iou": Entry(_classification("JaccardIndex")),
     "kappa": Entry(_classification("CohenKappa")),
     "ks": Entry(_ks),
-    "mae": Entry(_regression("MeanAbsoluteError"), higher_is_better=False),
-    "mape": Entry(_regression("MeanAbsolutePercentageError"), higher_is_better=False),
+    "mae": Entry(_regression("MeanAbsoluteError"), higher_is_better=False, task=_VALUES),
+    "mape": Entry(_regression("MeanAbsolutePercentageError"), higher_is_better=False, task=_VALUES),
     "mcc": Entry(_classification("MatthewsCorrCoef")),
-    "mse": Entry(_regression("MeanSquaredError"), higher_is_better=False),
-    "msle": Entry(_regression("MeanSquaredLogError"), higher_is_better=False),
+    "mse": Entry(_regression("MeanSquaredError"), higher_is_better=False, task=_VALUES),
+    "msle": Entry(_regression("MeanSquaredLogError"), higher_is_better=False, task=_VALUES),
     "precision": Entry(_classification("Precision")),
-    "r2": Entry(_regression("R2Score")),
+    "r2": Entry(_regression("R2Score"), task=_VALUES),
     "recall": Entry(_classification("Recall")),
-    "rmse": Entry(_regression("MeanSquaredError", squared=False), higher_is_better=False),
+    "rmse": Entry(
+        _regression("MeanSquaredError", squared=False), higher_is_better=False, task=_VALUES
+    ),
     "specificity": Entry(_classification("Specificity")),
     "top5_acc": Entry(_multiclass("Accuracy", average="micro", top_k=5)),
 }

@@ -35,8 +35,9 @@ def infer_task(y_pred: Any, y_true: Any, scale: Scale = None) -> Task:
     """Tell the kind of problem.
 
     Predictions (N, C, ...) beside whole numbers (N, ...), or beside a probability for each class,
-    are of C classes; others have the size of their targets and are binary where these are 0 and 1,
-    multilabel where there are several for each sample, and regression where they are anything else.
+    are of C classes; others have the size of their targets and are binary where these are 0 and 1
+    (or in between: smoothed), multilabel where there are several for each sample, and regression
+    where they are anything else.
 
     Raises:
         ValueError: The shapes belong to none of these.
@@ -47,7 +48,7 @@ def infer_task(y_pred: Any, y_true: Any, scale: Scale = None) -> Task:
         if y_pred.shape == y_true.shape and scale == "class_logits" and y_pred.dim() > 1:
             return Task("multiclass", y_pred.shape[1])
         if y_pred.numel() == y_true.numel() and len(y_pred) == len(y_true):
-            if not bool(((y_true == 0) | (y_true == 1)).all()):
+            if not bool(((y_true >= 0) & (y_true <= 1)).all()):
                 return Task("regression")
             several = y_pred.dim() == 2 and y_pred.shape[1] > 1
             return Task("multilabel", y_pred.shape[1]) if several else Task("binary")
@@ -68,8 +69,8 @@ def shaped(task: Task, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if task.kind == "multiclass":
         return preds, (target.argmax(1) if target.shape == preds.shape else target.long())
     if task.kind == "binary":
-        return preds.reshape(-1), target.reshape(-1).long()
-    return preds, target.long()
+        return preds.reshape(-1), (target.reshape(-1) > 0.5).long()
+    return preds, (target > 0.5).long()
 
 
 def to_probabilities(preds: Tensor, target: Tensor, scale: Scale) -> Tensor:

@@ -65,8 +65,7 @@ class AccumulatingStep(TrainingStep):
         y_true, weight = self._targets_of(batch)
         if y_true is None:
             return [sample_count(batch)] * len(self.objective.losses)
-        if self._class_weights is not None:
-            weight = self._class_weights(y_true, weight)
+        weight = self._weigh(y_true, weight)
         return self.objective.shares(None, y_true, weight)
 
 

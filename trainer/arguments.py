@@ -83,6 +83,7 @@ class FitArguments:
     clip_grad_norm: float | None
     clip_grad_value: float | None
     scheduler_step: str
+    train_metrics: bool
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):

@@ -109,6 +109,12 @@ def validation_sets(data: Any) -> dict[str, Any]:
     return {f"val_{name}_": part for name, part in data.items()}
 
 
+def set_name(prefix: str) -> str:
+    """Return what to call a set of validation data in a message."""
+    name = prefix.removeprefix("val_").removesuffix("_")
+    return f"val_data[{name!r}]" if name else "val_data"
+
+
 def _as_source(data: Any, name: str, batching: Batching) -> Source:
     if isinstance(data, DataLoader):
         return recognize(data) or LoaderSource(data, name, batching.floating)

@@ -52,6 +52,11 @@ class Evaluation:
         self._steps = steps
         self._name = name
 
+    @property
+    def metric_tasks(self) -> dict[str, str]:
+        """What metrics given by name turned out to measure, once they have seen a batch."""
+        return self._step.metrics.tasks
+
     def __call__(self, where: str = "") -> dict[str, float]:
         """Return the figures of a pass.
 
@@ -85,6 +90,32 @@ class Evaluation:
             )
             raise DataError(message)
         return step.figures()
+
+
+class Validation:
+    """A pass over each set of validation data, one after the other.
+
+    Args:
+        passes: The passes.
+    """
+
+    def __init__(self, passes: list[Evaluation]) -> None:
+        self._passes = passes
+
+    @property
+    def metric_tasks(self) -> dict[str, str]:
+        """What metrics given by name turned out to measure, once they have seen a batch."""
+        tasks: dict[str, str] = {}
+        for each in self._passes:
+            tasks |= each.metric_tasks
+        return tasks
+
+    def __call__(self, where: str = "") -> dict[str, float]:
+        """Return the figures of all sets; where Ctrl-C ended one, of those up to it."""
+        figures: dict[str, float] = {}
+        for each in self._passes:
+            figures |= each(where)
+        return figures
 
 
 class PredictionStep:

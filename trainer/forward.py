@@ -84,7 +84,6 @@ def choose_forward(
     batch: Any,
     cast: Cast,
     hook: Hook | None = None,
-    class_weights: ClassWeights | None = None,
 ) -> Forward:
     """Return the function that turns batches like `batch` into predictions and targets.
 
@@ -93,20 +92,11 @@ def choose_forward(
         batch: The first batch of a stage.
         cast: Makes a function run in the chosen precision.
         hook: The user's `forward(net, batch) -> (predictions, targets)`.
-        class_weights: Weights for the classes, or None.
 
     Raises:
         DataError: Nothing can be made of such a batch.
     """
-    forward = _by_hook(net, cast, hook) if hook is not None else _by_form(cast(net), batch)
-    if class_weights is None:
-        return forward
-
-    def weighted(batch: Any) -> Predicted:
-        y_pred, y_true, weight = forward(batch)
-        return y_pred, y_true, class_weights(y_true, weight)
-
-    return weighted
+    return _by_hook(net, cast, hook) if hook is not None else _by_form(cast(net), batch)
 
 
 def choose_call(net: Net, features: Any) -> Net:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ class History(Callback):
         self.monitor = "train_loss"
         self.mode = "min"
         self.seed: int | None = None
-        self._validates = False
+        self._sets: Sequence[str] = ()
         self._columns: dict[str, array[float]] = {}
         self._rows = 0
         self._last: Logs | None = None  # read once it is complete: callbacks may add to it
@@ -89,9 +89,16 @@ class History(Callback):
             figure.savefig(path, dpi=150)
         return figure
 
-    def begin(self, monitor: str, mode: str, seed: int, *, validates: bool) -> None:
-        """Receive what a fit is about to measure, so that the first row has all columns."""
-        self.monitor, self.mode, self.seed, self._validates = monitor, mode, seed, validates
+    def begin(self, monitor: str, mode: str, seed: int, *, sets: Sequence[str]) -> None:
+        """Receive what a fit is about to measure, so that the first row has all columns.
+
+        Args:
+            monitor: The column that decides which epoch is best.
+            mode: "min" or "max".
+            seed: What everything random in the fit follows from.
+            sets: What the figures of each validation set begin with: `["val_"]`.
+        """
+        self.monitor, self.mode, self.seed, self._sets = monitor, mode, seed, sets
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Start the clock."""
@@ -133,9 +140,9 @@ class History(Callback):
         """Return a row with all its columns, NaN for a validation that was not due."""
         numbers = {name: number for name in logs if (number := _number(logs[name])) is not None}
         row = {"epoch": self._epoch + 1, **numbers}
-        if self._validates:
-            trained = [name.removeprefix("train_") for name in logs if name.startswith("train_")]
-            row |= {f"val_{name}": math.nan for name in trained if f"val_{name}" not in row}
+        trained = [name.removeprefix("train_") for name in logs if name.startswith("train_")]
+        due = [f"{prefix}{name}" for prefix in self._sets for name in trained]
+        row |= {name: math.nan for name in due if name not in row}
         return {**row, "seconds": self._seconds}
 
 

@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, RandomSampler
 from fitorch.callbacks.base import Hooks
 from fitorch.callbacks.progress import Progress as ProgressDisplay
 from fitorch.losses import Objective
+from fitorch.metrics.base import flat
 
 from .arguments import FitArguments, check_choice, check_count, refuse_unknown
-from .data import Batching, Source, as_source
-from .evaluation import Evaluation, PredictionStep, predict
+from .data import Batching, Source, as_source, set_name, validation_sets
+from .evaluation import Evaluation, PredictionStep, Validation, predict
 from .face import NetFace
 from .fit import fit
 from .history import History
@@ -48,6 +49,7 @@ class KerasModel(NetFace):
             own output carries a `.loss` (Hugging Face).
         metrics_dict: Name to metric: a torchmetrics object, a function `(y_pred, y_true) -> scalar`
             (averaged by samples), or a name as "acc". Columns are `train_<name>`, `val_<name>`.
+            Several outputs may have such a mapping each: `{"sex": {"acc": "acc"}}`.
         optimizer: An instance over the net's parameters, a function `params -> Optimizer`, or a
             name as "adamw"; None is `Adam(lr=3e-4)`. One that is built here is fused where it can.
         lr_scheduler: An instance, a function `optimizer -> scheduler`, or None.
@@ -57,6 +59,7 @@ class KerasModel(NetFace):
         net: The module.
         optimizer: The optimizer.
         history: The `History` of all fits: `.frame`, `.best`, `.plot()`.
+        metric_tasks: What metrics given by name turned out to measure, as "multiclass, 10 classes".
         stop_training: Set it to True in a callback to stop after the current batch.
 
     Raises:
@@ -88,7 +91,7 @@ class KerasModel(NetFace):
         refuse_unknown(unknown, "KerasModel")
         check_module(net)
         self.metrics_dict = dict(metrics_dict or {})
-        super().__init__(net, Objective(loss_fn, self.metrics_dict))
+        super().__init__(net, Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)]))
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
         self.lr_scheduler = None
@@ -99,6 +102,7 @@ class KerasModel(NetFace):
         self.history = History()
         self.progress = Progress()
         self.stop_training = False
+        self.metric_tasks: dict[str, str] = {}
         self._fitting = False
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
@@ -130,6 +134,7 @@ class KerasModel(NetFace):
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         scheduler_step: str = "auto",
+        train_metrics: bool = True,
         **unknown: Any,
     ) -> pd.DataFrame:
         """Train the net; return the history of all fits, one row per epoch.
@@ -139,7 +144,8 @@ class KerasModel(NetFace):
         Args:
             train_data: A DataLoader, a Dataset, `(x, y)` or `(x, y, sample_weight)` of tensors,
                 arrays, DataFrames or dicts of them, or any iterable of batches.
-            val_data: The same, for validation after each epoch.
+            val_data: The same, for validation after each epoch; several sets by name, as
+                `{"clean": ..., "noisy": ...}`, give figures such as `val_clean_loss`.
             epochs: How many epochs to train; with `initial_epoch` the number of the last.
             ckpt_path: A folder for `best.safetensors`, the weights of the best epoch.
             patience: Stop after this many epochs without improvement of `monitor`; None never.
@@ -166,6 +172,7 @@ class KerasModel(NetFace):
             clip_grad_norm: Scale gradients down to this 2-norm before an update.
             clip_grad_value: Clamp each gradient to [-value, value] before an update.
             scheduler_step: When the schedule goes on: "update", "epoch", "validation", or "auto".
+            train_metrics: Whether to measure the metrics in training too; the loss always is.
 
         Returns:
             The columns epoch (from 1), train_loss, train_<metric>, train_<term of the objective>,
@@ -204,6 +211,7 @@ class KerasModel(NetFace):
             clip_grad_norm=clip_grad_norm,
             clip_grad_value=clip_grad_value,
             scheduler_step=scheduler_step,
+            train_metrics=train_metrics,
         )
         with undisturbed_randomness():
             self._fit(train_data, val_data, arguments)
@@ -222,7 +230,7 @@ class KerasModel(NetFace):
         """Measure loss and metrics over `val_data`; disturb nothing, also from within a callback.
 
         Args:
-            val_data: As for `fit`.
+            val_data: As for `fit`, several sets by name included.
             batch_size: Samples in a batch, where batches are ours to make.
             steps: Batches to take; None for all.
             verbose: 0 silent, else a live line on a terminal.
@@ -236,11 +244,14 @@ class KerasModel(NetFace):
             DataError: The data is empty or malformed.
         """
         refuse_unknown(unknown, "evaluate")
-        source = self._source(val_data, "val_data", batch_size, steps)
-        hooks = self._hooks(callbacks, verbose, steps or source.steps)
         self.objective.bind(self.net)
-        step = EvaluationStep(self.measures(), source)
-        return Evaluation(self.net, step, source, hooks, steps)()
+        passes = []
+        for prefix, data in validation_sets(val_data).items():
+            source = self._source(data, set_name(prefix), batch_size, steps)
+            hooks = self._hooks(callbacks, verbose, steps or source.steps)
+            step = EvaluationStep(self.measures(), source, prefix)
+            passes.append(Evaluation(self.net, step, source, hooks, steps, set_name(prefix)))
+        return Validation(passes)()
 
     def predict(
         self,
@@ -285,15 +296,17 @@ class KerasModel(NetFace):
         placement = self.placement
         return Measures(self.net, self.objective, self.metrics_dict, placement, self.forward_hook)
 
-    def figure_names(self, *, validates: bool) -> list[str]:
+    def figure_names(self, sets: Sequence[str], *, train_metrics: bool = True) -> list[str]:
         """Return the names of all figures that a fit measures.
 
         Args:
-            validates: Whether it has validation data.
+            sets: What the figures of each validation set begin with.
+            train_metrics: Whether metrics are measured in training.
         """
-        names = ["loss", *self.metrics_dict, *self.objective.names]
-        validation = [f"val_{name}" for name in names] if validates else []
-        return [*(f"train_{name}" for name in names), "lr", *self.objective.weights, *validation]
+        metrics, terms = [name for name, _, _ in flat(self.metrics_dict)], self.objective.names
+        trained = ["loss", *(metrics if train_metrics else []), *terms]
+        validated = [f"{prefix}{name}" for prefix in sets for name in ("loss", *metrics, *terms)]
+        return [*(f"train_{name}" for name in trained), "lr", *self.objective.weights, *validated]
 
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False

@@ -11,8 +11,8 @@ from fitorch.callbacks.base import Hooks
 
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
-from .data import Batching, Source, as_source, split_validation
-from .evaluation import Evaluation
+from .data import Batching, Source, as_source, set_name, split_validation, validation_sets
+from .evaluation import Evaluation, Validation
 from .feed import Feed
 from .forward import ClassWeights
 from .interrupt import Interrupt
@@ -47,12 +47,13 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     check_optimizer(optimizer, model.net, loss_parameters)
     first, last = _span(model.progress.epochs, arguments)
     _check_objective(model, range(first, last))
-    source, validation_source = _sources(model, train_data, val_data, arguments)
-    figures = model.figure_names(validates=validation_source is not None)
-    monitor, mode = watched_figure(model, arguments, figures)
+    source, validation_sources = _sources(model, train_data, val_data, arguments)
+    sets = list(validation_sources)
+    figures = model.figure_names(sets, train_metrics=arguments.train_metrics)
+    monitor, mode = watched_figure(model, arguments, figures, sets)
     interrupt = Interrupt(model)
     callbacks = make_callbacks(model, arguments, monitor, mode, interrupt)
-    check_monitors(callbacks, model, figures)
+    check_monitors(callbacks, model, figures, sets)
     hooks = Hooks.collect(callbacks)
     if arguments.ckpt_path is not None:
         check_writable(arguments.ckpt_path)
@@ -61,19 +62,14 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     move_optimizer(optimizer)
     measures = model.measures()
     feed = Feed(source.to(placement.device), arguments.steps_per_epoch, pass_index=first)
-    validation = None
-    if validation_source is not None:
-        placed = validation_source.to(placement.device)
-        step = EvaluationStep(measures, placed, interrupt=interrupt)
-        validation = Evaluation(model.net, step, placed, hooks, arguments.validation_steps)
+    validation = _validation(measures, validation_sources, hooks, interrupt, arguments)
     update = _update(model, optimizer, placement, arguments)
     model.progress = Progress(arguments.seed, first, updates=update.completed)
-    model.history.begin(monitor, mode, arguments.seed, validates=validation is not None)
+    model.history.begin(monitor, mode, arguments.seed, sets=sets)
     params = {
         "epochs": last,
         "steps": feed.steps,
-        "validation_steps": arguments.validation_steps
-        or (validation_source and validation_source.steps),
+        "validation_steps": _validation_steps(validation_sources, arguments),
         "verbose": arguments.verbose,
     }
     introduce(callbacks, model, params)
@@ -117,15 +113,41 @@ def _span(completed: int, arguments: FitArguments) -> tuple[int, int]:
 
 def _sources(
     model: KerasModel, train_data: Any, val_data: Any, arguments: FitArguments
-) -> tuple[Source, Source | None]:
+) -> tuple[Source, dict[str, Source]]:
+    """Return where training batches come from, and for each validation set, by its prefix."""
     floating = floating_dtype(model.net.parameters())
     if val_data is None and arguments.validation_split:
         train_data, val_data = split_validation(train_data, arguments.validation_split, floating)
     batching = Batching(arguments.batch_size, arguments.shuffle, arguments.seed, floating)
     source = as_source(train_data, "train_data", batching)
-    if val_data is None:
-        return source, None
-    return source, as_source(val_data, "val_data", replace(batching, shuffle=False))
+    in_order = replace(batching, shuffle=False)
+    return source, {
+        prefix: as_source(data, set_name(prefix), in_order)
+        for prefix, data in validation_sets(val_data).items()
+    }
+
+
+def _validation(
+    measures: Measures,
+    sources: dict[str, Source],
+    hooks: Hooks,
+    interrupt: Interrupt,
+    arguments: FitArguments,
+) -> Validation | None:
+    passes = []
+    for prefix, source in sources.items():
+        placed = source.to(measures.placement.device)
+        step = EvaluationStep(measures, placed, prefix, interrupt)
+        steps, name = arguments.validation_steps, set_name(prefix)
+        passes.append(Evaluation(measures.net, step, placed, hooks, steps, name))
+    return Validation(passes) if passes else None
+
+
+def _validation_steps(sources: dict[str, Source], arguments: FitArguments) -> int | None:
+    """Return the batches of a validation, None where that is not known, or one of several."""
+    if arguments.validation_steps is not None or len(sources) != 1:
+        return arguments.validation_steps
+    return next(iter(sources.values())).steps
 
 
 def _update(
@@ -152,6 +174,8 @@ def _training_step(
         floating = floating_dtype(model.net.parameters())
         class_weights = ClassWeights(arguments.class_weight, measures.placement.device, floating)
     kind = AccumulatingStep if arguments.gradient_accumulation_steps > 1 else TrainingStep
+    if not arguments.train_metrics:
+        measures = replace(measures, metrics={})
     return kind(measures, source, update, class_weights, model)
 
 

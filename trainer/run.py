@@ -13,7 +13,7 @@ from fitorch.callbacks.base import EpochLogs, Hooks
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
 from .errors import NonFiniteError
-from .evaluation import Evaluation
+from .evaluation import Validation
 from .feed import Feed
 from .interrupt import Interrupt
 from .modes import Modes
@@ -40,7 +40,7 @@ class Run:
         arguments: What was asked for.
         last_epoch: The number of epochs that will be completed at the end.
         monitor: The figure that decides what is best.
-        validation: A pass over the validation data, or None.
+        validation: The passes over the validation data, or None.
     """
 
     model: KerasModel
@@ -52,7 +52,7 @@ class Run:
     arguments: FitArguments
     last_epoch: int
     monitor: str
-    validation: Evaluation | None
+    validation: Validation | None
     logs: EpochLogs = field(default_factory=EpochLogs)
 
     @property
@@ -91,6 +91,11 @@ class Run:
         self.feed.end_epoch()
         self.progress.epochs += 1
         self.logs = logs
+        self.model.metric_tasks = self._metric_tasks()
+
+    def _metric_tasks(self) -> dict[str, str]:
+        validated = {} if self.validation is None else self.validation.metric_tasks
+        return validated | self.step.metrics.tasks
 
     def batches(self) -> Iterator[Any]:
         """Give the batches of the next epoch, as the step takes them."""
@@ -103,7 +108,7 @@ class Run:
     def _samples_in_next(self, _number: int) -> list[int]:
         return self.feed.source.samples_in(self.feed.pass_index, self.feed.position)
 
-    def validation_in(self, epoch: int) -> Evaluation | None:
+    def validation_in(self, epoch: int) -> Validation | None:
         """Return the validation where one is due in `epoch`, counted from 0."""
         return None if (epoch + 1) % self.arguments.validation_freq else self.validation
 

@@ -66,9 +66,7 @@ class EvaluationStep:
         device = measures.placement.device
         self.objective = measures.objective
         self.losses = Means(device, self._summed())
-        self.metrics = MetricSet(
-            measures.metrics, device, from_logits=measures.objective.from_logits
-        )
+        self.metrics = MetricSet(measures.metrics, device, measures.objective.scale)
         self.logs = BatchLogs(prefix, self.figures)
         self.measure = self._first_measure
         self.forward: Forward
@@ -114,8 +112,8 @@ class EvaluationStep:
 
     def _measure(self, batch: Any) -> list[Part]:
         y_pred, y_true, weight = self.forward(batch)
-        parts = self.objective.compare(y_pred, y_true, weight)
-        self._record(y_pred, y_true, parts)
+        parts = self.objective.compare(y_pred, y_true, self._weigh(y_true, weight))
+        self._record(y_pred, y_true, weight, parts)
         return parts
 
     def _first_measure(self, batch: Any) -> list[Part]:
@@ -127,15 +125,19 @@ class EvaluationStep:
             self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
         check_sample_weight(weight, by_output=self.objective.by_output)
-        parts = self.objective.compare(y_pred, y_true, weight)
+        parts = self.objective.compare(y_pred, y_true, self._weigh(y_true, weight))
         self._check_parts([*parts, *self.objective.penalize(parts)])
-        self._record(y_pred, y_true, parts)
+        self._record(y_pred, y_true, weight, parts)
         self.measure = self._measure
         return parts
 
-    def _record(self, y_pred: Any, y_true: Any, parts: list[Part]) -> None:
+    def _weigh(self, y_true: Any, weight: Any) -> Any:
+        """Return the samples' weights in the loss."""
+        return weight
+
+    def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
         self.losses.add(parts)
-        self.metrics.update(y_pred, y_true)
+        self.metrics.update(y_pred, y_true, weight)
 
     def _choose_forward(self, batch: Any) -> Forward:
         measures = self._measures
@@ -227,14 +229,17 @@ class TrainingStep(EvaluationStep):
     def _penalties(self) -> list[float]:
         return []  # they change with each update, and are among the losses
 
-    def _record(self, y_pred: Any, y_true: Any, parts: list[Part]) -> None:
+    def _weigh(self, y_true: Any, weight: Any) -> Any:
+        return weight if self._class_weights is None else self._class_weights(y_true, weight)
+
+    def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
         if self.objective.penalties:
             with torch.no_grad():
                 parts = [*parts, *self.objective.penalize(parts)]
         loss = self.losses.add(parts)
         if not isfinite(loss):
             raise self._not_finite(loss, [value.item() for value, _ in parts])
-        self.metrics.update(y_pred, y_true)
+        self.metrics.update(y_pred, y_true, weight)
 
     def _not_finite(self, loss: float, terms: list[float]) -> NonFiniteError:
         named = zip(self.objective.names, terms, strict=False)
@@ -245,12 +250,6 @@ class TrainingStep(EvaluationStep):
     def _first_measure(self, batch: Any) -> list[Part]:
         with batch_norm_guarded(self._measures.net, self._source.smallest_batch):
             return super()._first_measure(batch)
-
-    def _choose_forward(self, batch: Any) -> Forward:
-        measures = self._measures
-        return choose_forward(
-            measures.net, batch, measures.placement.cast, measures.forward, self._class_weights
-        )
 
     def _check_parts(self, parts: list[Any]) -> None:
         super()._check_parts(parts)

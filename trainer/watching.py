@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def watched_figure(
-    model: KerasModel, arguments: FitArguments, figures: list[str]
+    model: KerasModel, arguments: FitArguments, figures: list[str], sets: list[str]
 ) -> tuple[str, str]:
     """Return the full name of the figure that decides what is best, and its direction.
 
@@ -33,12 +33,12 @@ def watched_figure(
     """
     monitor = arguments.monitor
     if monitor == "val_loss" and monitor not in figures:
-        monitor = "train_loss"
+        monitor = f"{sets[0]}loss" if sets else "train_loss"
     check_monitor(monitor, figures, "fit", _losses(model))
     monitor = full_name(monitor, figures)
     mode = arguments.mode
     if mode == "auto":
-        mode = direction(monitor, model.metrics_dict, model.objective.names)
+        mode = direction(monitor, model, sets)
     return monitor, mode
 
 
@@ -62,7 +62,9 @@ def make_callbacks(
     return callbacks
 
 
-def check_monitors(callbacks: Iterable[Any], model: KerasModel, figures: list[str]) -> None:
+def check_monitors(
+    callbacks: Iterable[Any], model: KerasModel, figures: list[str], sets: list[str]
+) -> None:
     """Check what each callback monitors, and tell it the direction where it has none.
 
     Raises:
@@ -73,7 +75,7 @@ def check_monitors(callbacks: Iterable[Any], model: KerasModel, figures: list[st
             check_monitor(callback.monitor, figures, type(callback).__name__, _losses(model))
             if callback.mode == "auto":
                 name = full_name(callback.monitor, figures)
-                callback.set_direction(direction(name, model.metrics_dict, model.objective.names))
+                callback.set_direction(direction(name, model, sets))
 
 
 def _losses(model: KerasModel) -> set[str]:
@@ -90,24 +92,25 @@ def full_name(monitor: str, figures: list[str]) -> str:
     return monitor if known else f"train_{monitor}"
 
 
-def direction(monitor: str, metrics: dict[str, Any], terms: Iterable[str] = ()) -> str:
+def direction(monitor: str, model: KerasModel, sets: Iterable[str] = ("val_",)) -> str:
     """Return "min" or "max": min for a loss, otherwise what the metric itself tells.
 
     Args:
         monitor: The figure.
-        metrics: Name to metric.
-        terms: The names of the objective's terms, which are losses too.
+        model: Its metrics and its objective, whose terms are losses too.
+        sets: What the figures of each validation set begin with.
 
     Raises:
         ValueError: It doesn't tell.
     """
-    name = monitor.removeprefix("train_").removeprefix("val_")
-    if name == "loss" or name.endswith("_loss") or name in terms:
+    prefix = next((p for p in ("train_", *sets) if monitor.startswith(p)), "")
+    name = monitor.removeprefix(prefix)
+    if name == "loss" or name.endswith("_loss") or name in model.objective.names:
         return "min"
     higher = next(
         (
             higher_is_better(metric, name.removeprefix(key).removeprefix("_"))
-            for key, _, metric in flat(metrics)
+            for key, _, metric in flat(model.metrics_dict)
             if name == key or name.startswith(f"{key}_")
         ),
         None,

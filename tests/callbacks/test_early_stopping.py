@@ -195,8 +195,8 @@ def test_the_direction_of_a_metric_is_found_out():
     callback = EarlyStopping("val_mae")
     fit([callback], epochs=2, metrics={"mae": "mae"})
     assert callback.watched.mode == "min"
-    callback = EarlyStopping("acc")
-    fit([callback], epochs=1, metrics={"acc": "acc"})
+    callback = EarlyStopping("r2")
+    fit([callback], epochs=1, metrics={"r2": "r2"})
     assert callback.watched.mode == "max"
 
 

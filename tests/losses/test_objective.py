@@ -116,18 +116,26 @@ def test_penalties_alone_go_with_the_nets_own_loss():
 
 
 @pytest.mark.parametrize(
-    ("loss_fn", "from_logits"),
+    ("loss_fn", "output", "scale"),
     [
-        (nn.MSELoss(), True),
-        (nn.BCELoss(), False),
-        (FocalLoss(), False),
-        (FocalLoss(from_logits=True) + L2(), True),
-        (SCELoss(), True),
-        ({"a": "bce", "b": "mse"}, False),
+        (nn.MSELoss(), (), None),
+        (nn.BCELoss(), (), "probabilities"),
+        (nn.BCEWithLogitsLoss() + L2(), (), "logits"),
+        (nn.CrossEntropyLoss(), (), "class_logits"),
+        (nn.NLLLoss(), (), "class_logits"),
+        (FocalLoss(), (), "probabilities"),
+        (FocalLoss(from_logits=True) + L2(), (), "logits"),
+        (SCELoss(), (), "logits"),
+        (lambda p, t: p.mean(), (), None),
+        ("mse" + FocalLoss(), (), "probabilities"),
+        ({"a": "bce", "b": "mse"}, ("a",), "probabilities"),
+        ({"a": "bce", "b": "mse"}, ("b",), None),
+        ({"a": "bce", "b": "mse"}, (), None),
+        (None, (), None),
     ],
 )
-def test_losses_tell_whether_predictions_are_logits(loss_fn, from_logits):
-    assert Objective(loss_fn).from_logits is from_logits
+def test_losses_tell_what_predictions_are(loss_fn, output, scale):
+    assert Objective(loss_fn).scale(output) == scale
 
 
 # Weights that change

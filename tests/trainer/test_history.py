@@ -13,9 +13,9 @@ from fitorch.plot import plot_history
 NAN = math.nan
 
 
-def make_history(*rows, validates=True, monitor="val_loss", mode="min"):
+def make_history(*rows, sets=("val_",), monitor="val_loss", mode="min"):
     history = History()
-    history.begin(monitor, mode, 7, validates=validates)
+    history.begin(monitor, mode, 7, sets=sets)
     for epoch, row in enumerate(rows):
         history.on_epoch_begin(epoch)
         history.on_epoch_end(epoch, row)
