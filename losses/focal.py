@@ -88,7 +88,7 @@ class FocalLoss(ReducedLoss):
         alpha = f"{self.alpha}"
         if self.class_alpha is not None:
             alpha = f"[{', '.join(f'{weight:g}' for weight in self.class_alpha.tolist())}]"
-        return f"gamma={self.gamma:g}, alpha={alpha}{', from_logits=True' * self.from_logits}"
+        return f"gamma={self.gamma:g}, alpha={alpha}{', from_logits=True' if self.from_logits else ''}"
 
     def _misweighted(self, classes: int | None) -> str:
         weights = 0 if self.class_alpha is None else len(self.class_alpha)

@@ -80,8 +80,10 @@ class Objective:
         Returns:
             "probabilities", "logits", "class_logits" (of classes along dimension 1), or None.
         """
-        scales = [scale_of(term.loss_fn) for term in self.losses if term.term.output == output]
-        return next((scale for scale in scales if scale is not None), None)
+        for term in self.losses:
+            if term.term.output == output and (scale := scale_of(term.loss_fn)):
+                return scale
+        return None
 
     @property
     def summed(self) -> list[bool]:

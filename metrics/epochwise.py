@@ -30,7 +30,7 @@ class WholeEpoch:
             self.higher_is_better = getattr(function, "higher_is_better", None)
         self._kept: list[tuple[Tensor, Tensor]] = []
 
-    def update(self, y_pred: Tensor, y_true: Tensor) -> None:
+    def update(self, y_pred: Any, y_true: Any) -> None:
         """Keep a batch.
 
         Raises:
