@@ -88,7 +88,8 @@ class FocalLoss(ReducedLoss):
         alpha = f"{self.alpha}"
         if self.class_alpha is not None:
             alpha = f"[{', '.join(f'{weight:g}' for weight in self.class_alpha.tolist())}]"
-        return f"gamma={self.gamma:g}, alpha={alpha}{', from_logits=True' if self.from_logits else ''}"
+        logits = ", from_logits=True" if self.from_logits else ""
+        return f"gamma={self.gamma:g}, alpha={alpha}{logits}"
 
     def _misweighted(self, classes: int | None) -> str:
         weights = 0 if self.class_alpha is None else len(self.class_alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,6 +56,8 @@ class MetricSet:
         self._fed = [_Fed(output, made) for output, made in by_output.items()]
         self._order = [name for name, _, _ in flat(metrics)]
         self._updated = False
+        self._computed: dict[str, float] = {}
+        self._warned: set[str] = set()
 
     def update(self, output: Any, y_true: Any, sample_weight: Any = None) -> None:
         """Count a batch in: the net's output (a Hugging Face output's `.logits`) and targets.
@@ -86,7 +89,26 @@ class MetricSet:
         values: dict[str, float] = {}
         for name in self._order:
             values |= _spread(name, found[name])
+        self._computed = values
         return values
+
+    def warn_of_nan(self, stage: str) -> None:
+        """Warn once of each metric that was NaN when it was last computed, at a stage's end.
+
+        Args:
+            stage: What the figures' names begin with.
+        """
+        computed = self._computed.items() if self._updated else ()
+        found = [name for name, v in computed if math.isnan(v) and name not in self._warned]
+        if not found:
+            return
+        self._warned.update(found)
+        names = ", ".join(f"{stage}{name}" for name in found)
+        warnings.warn(
+            f"{names} can't be told: it is nan where a class is missing from the targets, or a "
+            "prediction is nan; larger or stratified data may help",
+            stacklevel=2,
+        )
 
     def reset(self) -> None:
         """Forget everything."""

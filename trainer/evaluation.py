@@ -89,7 +89,7 @@ class Evaluation:
                 "batches once: pass a DataLoader, (x, y), or an object with __iter__"
             )
             raise DataError(message)
-        return step.figures()
+        return step.result()
 
 
 class Validation:

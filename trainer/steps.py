@@ -101,6 +101,12 @@ class EvaluationStep:
         values = {"loss": sum(penalties, start=loss), **self.metrics.compute(), **dict(named)}
         return {self._prefix + name: value for name, value in values.items()}
 
+    def result(self) -> dict[str, float]:
+        """Return the figures of a stage that is over; say once which metrics are not defined."""
+        figures = self.figures()
+        self.metrics.warn_of_nan(self._prefix)
+        return figures
+
     def _summed(self) -> list[bool]:
         """Return for each term that is measured batch by batch whether its values are sums."""
         return self.objective.summed
