@@ -14,6 +14,7 @@ PROMISES = {
     "digits.py": (r"test accuracy ([\d.]+)", 0.97, ["history.png", "runs/digits/best.safetensors"]),
     "centers.py": (r"digit_acc ([\d.]+)$", 0.9, []),
     "imbalanced.py": (r"val_auc ([\d.]+)$", 0.97, []),
+    "shifted.py": (r"clean acc ([\d.]+)$", 0.95, []),
     "two_inputs.py": (r"severe_acc ([\d.]+)$", 0.8, []),
     "noisy_labels.py": (r"symmetric cross entropy and L2: ([\d.]+)$", 0.93, []),
     "autoencoder.py": (r"explained ([\d.]+)$", 0.6, []),
