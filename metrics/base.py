@@ -144,8 +144,11 @@ class _Fed:
 
     def update(self, y_pred: Any, y_true: Any, weight: Any) -> None:
         for key in self._output:
-            y_pred, y_true = y_pred[key], y_true[key]
+            y_pred = self._part(y_pred, key, "the net's output")
+            y_true = self._part(y_true, key, "the targets")
             weight = weight[key] if isinstance(weight, (Mapping, list, tuple)) else weight
+        if isinstance(y_true, Tensor) and y_true.dtype in _HALVES:
+            y_true = y_true.float()
         for name in self._single:
             self._count(name, y_pred, y_true, weight)
         if self._joined:
@@ -164,6 +167,19 @@ class _Fed:
         self._numbers = 0
         for metric in self.metrics.values():
             metric.reset()
+
+    def _part(self, tree: Any, key: Any, what: str) -> Any:
+        if isinstance(key, str) and not isinstance(tree, (Tensor, Mapping)) and hasattr(tree, key):
+            return _detached(getattr(tree, key))  # of a named tuple or a dataclass
+        try:
+            return tree[key]
+        except (KeyError, IndexError, TypeError) as error:
+            keys = list(tree) if isinstance(tree, Mapping) else _describe(tree)
+            message = (
+                f"metrics {list(self.metrics)} look at output {key!r}, which {what} has not; "
+                f"there is {keys}"
+            )
+            raise MetricError(message) from error
 
     def _hand_over(self) -> None:
         for batch in _join(self._pending):
@@ -215,6 +231,8 @@ def _is_additive(metric: Any) -> bool:
     inner = getattr(metric, "joins", metric)
     if isinstance(inner, bool):
         return inner
+    if type(inner).__name__ == "MetricCollection":
+        return all(map(_is_additive, inner.values()))
     return type(inner).__module__.startswith(_ADDITIVE)
 
 
@@ -242,6 +260,8 @@ def _detached(output: Any) -> Any:
         return _detached(logits)
     if isinstance(output, Mapping):
         return {key: _detached(value) for key, value in output.items()}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*map(_detached, output))
     if isinstance(output, (tuple, list)):
         return [_detached(value) for value in output]
     return output

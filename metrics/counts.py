@@ -141,7 +141,7 @@ def _count(
     by_class = preds.dim() == target.dim() + 1 and preds.shape[1] > 1
     if by_class and preds.argmax(1).shape == target.shape:
         classes, found, true = preds.shape[1], preds.argmax(1), target.long()
-        if target.numel() and int(true.max()) >= classes:
+        if true.device.type == "cpu" and target.numel() and int(true.max()) >= classes:
             message = f"got class {int(true.max())}, but predictions have {classes} classes"
             raise ValueError(message)
     elif preds.numel() == target.numel() and len(preds) == len(target):
@@ -158,9 +158,23 @@ def _count(
         beside = sample_weight.reshape(-1, *[1] * (true.dim() - 1))
         weight = beside.expand(true.shape).reshape(-1)
     found, true = found.reshape(-1), true.reshape(-1)
-    hit = found == true
-    hits = torch.bincount(true[hit], None if weight is None else weight[hit], classes)
-    predicted = torch.bincount(found, weight, classes)
-    actual = torch.bincount(true, weight, classes)
+    counts = (
+        _tally(true, classes, weight, found == true),
+        _tally(found, classes, weight),
+        _tally(true, classes, weight),
+    )
     first = 0 if by_class else 1
-    return hits[first:], predicted[first:], actual[first:]
+    return counts[0][first:], counts[1][first:], counts[2][first:]
+
+
+def _tally(
+    numbers: Tensor, classes: int, weight: Tensor | None, mask: Tensor | None = None
+) -> Tensor:
+    """Return how often each class occurs, by weight; nothing is read from the device."""
+    if weight is None:
+        weight = torch.ones_like(numbers)
+    elif weight.device.type != "mps":
+        weight = weight.double()
+    weight = weight if mask is None else weight * mask
+    places = numbers.clamp(0, classes)  # what is no class goes to a place of its own
+    return weight.new_zeros(classes + 1).scatter_add(0, places, weight)[:classes]

@@ -34,7 +34,14 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: Scale = Non
     if isinstance(metric, type):
         message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
         raise TypeError(message)
-    if all(callable(getattr(metric, verb, None)) for verb in ("compute", "reset")):
+    verbs = [v for v in ("update", "compute", "reset") if callable(getattr(metric, v, None))]
+    if verbs and not {"compute", "reset"} <= {*verbs}:
+        message = (
+            f"metric {name!r} is a {type(metric).__name__} with {' and '.join(verbs)} alone; "
+            "expected update (or forward), compute and reset"
+        )
+        raise TypeError(message)
+    if verbs:
         fresh = copy.deepcopy(metric)
         fresh = fresh.to(device) if hasattr(fresh, "to") else fresh
         fresh.reset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +129,23 @@ METRICS: dict[str, Entry] = {
     "specificity": Entry(_classification("Specificity")),
     "top5_acc": Entry(_multiclass("Accuracy", average="micro", top_k=5)),
 }
+
+
+def check_names(metrics: Iterable[tuple[str, Any]]) -> None:
+    """Refuse names that nothing is called, and a metric that is called as the loss is.
+
+    Args:
+        metrics: What each metric's figure is called, and the metric.
+
+    Raises:
+        ValueError: No metric has that name, or a metric's figure would be that of the loss.
+    """
+    for name, metric in metrics:
+        if name == "loss":
+            message = "a metric is called 'loss', as the loss itself is; give it another name"
+            raise ValueError(message)
+        if isinstance(metric, str):
+            entry_of(metric)
 
 
 def entry_of(name: str) -> Entry:

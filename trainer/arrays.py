@@ -140,8 +140,12 @@ def _share(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def common_length(parts: Mapping[str, Any]) -> int:
+def common_length(parts: Mapping[str, Any], name: str = "the data") -> int:
     """Return the number of samples that all of `parts` have.
+
+    Args:
+        parts: The arrays by what to call them.
+        name: What to call all of them in a message.
 
     Raises:
         DataError: The lengths differ, something is a single number, or there is nothing.
@@ -150,13 +154,13 @@ def common_length(parts: Mapping[str, Any]) -> int:
     if not tensors:
         message = f"there is no array in {', '.join(parts) or 'the data'}; {_WAYS}"
         raise DataError(message)
-    for name, tensor in tensors:
+    for part, tensor in tensors:
         if not tensor.dim():
-            message = f"{name} is a single number; expected one entry per sample along dimension 0"
+            message = f"{part} is a single number; expected one entry per sample along dimension 0"
             raise DataError(message)
-    lengths = dict.fromkeys((name, tensor.shape[0]) for name, tensor in tensors)
+    lengths = dict.fromkeys((part, tensor.shape[0]) for part, tensor in tensors)
     if len({length for _, length in lengths}) > 1:
-        listed = ", ".join(f"{name} has {length}" for name, length in list(lengths)[:10])
-        message = f"the data has different lengths: {listed} samples; they must be equal"
+        listed = ", ".join(f"{part} has {length}" for part, length in list(lengths)[:10])
+        message = f"{name} has different lengths: {listed} samples; they must be equal"
         raise DataError(message)
     return tensors[0][1].shape[0]

@@ -145,10 +145,10 @@ def memory_source(data: Any, name: str, batching: Batching) -> MemorySource:
     """Serve arrays: `(x, y)`, `(x, y, sample_weight)`, a mapping of columns, or x alone."""
     if isinstance(data, Mapping):
         columns = as_mapping(data, name, batching.floating)
-        return own_source(columns, batching.order(common_length(columns)))
+        return own_source(columns, batching.order(common_length(columns, name)))
     tensors = as_columns(data, name, batching.floating)
     lengths = dict(zip(ROLES, tensors, strict=False))
-    return own_source(tensors, batching.order(common_length(lengths)))
+    return own_source(tensors, batching.order(common_length(lengths, name)))
 
 
 def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple[Any, Any]:

@@ -82,7 +82,8 @@ class Evaluation:
             samples_in = partial(self._source.samples_in, 0)
             batches = reading(taken, self._name, where, samples_in)
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
-            count = run_stage(self._net, step, batches, begin, end, f"{where}validation batch")
+            kind = "validation" if self._name == "val_data" else self._name
+            count = run_stage(self._net, step, batches, begin, end, f"{where}{kind} batch")
         if not count and not step.done:
             message = (
                 f"{self._name} is empty: the validation data gave no batch; a generator gives its "

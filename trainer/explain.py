@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fitorch.losses import MisfitError
+from fitorch.metrics import MetricError
 
 from .errors import DataError, NonFiniteError, ShapeError, annotate
 from .loaders import dead_worker, worker_died
@@ -38,6 +39,9 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
         raise DataError(f"{worker_died(died)} [{where}]") from error
     if isinstance(error, MisfitError):
         raise DataError(f"{error} [{where}: {shapes}]") from error
+    if isinstance(error, MetricError):
+        annotate(error, f"in {where}: {shapes}")
+        return
     if not isinstance(error, DataError) and _is_about_shapes(error):
         module = module_of(error, net)
         inside = f" in {module}" if module else ""

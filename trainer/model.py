@@ -18,6 +18,7 @@ from fitorch.callbacks.base import Hooks
 from fitorch.callbacks.progress import Progress as ProgressDisplay
 from fitorch.losses import Objective
 from fitorch.metrics.base import flat
+from fitorch.metrics.registry import check_names
 
 from .arguments import FitArguments, check_choice, check_count, refuse_unknown
 from .data import Batching, Source, as_source, set_name, validation_sets
@@ -28,7 +29,7 @@ from .history import History
 from .interrupt import in_notebook
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
 from .placement import floating_dtype
-from .preflight import check_module, check_optimizer
+from .preflight import check_distinct, check_metrics_dict, check_module, check_optimizer
 from .prepare import introduce, prepare
 from .randomness import draw_seed, undisturbed_randomness
 from .state import Progress
@@ -90,7 +91,8 @@ class KerasModel(NetFace):
     ) -> None:
         refuse_unknown(unknown, "KerasModel")
         check_module(net)
-        self.metrics_dict = dict(metrics_dict or {})
+        self.metrics_dict = check_metrics_dict(metrics_dict)
+        check_names((name, metric) for name, _, metric in flat(self.metrics_dict))
         super().__init__(net, Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)]))
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
@@ -306,7 +308,8 @@ class KerasModel(NetFace):
         metrics, terms = [name for name, _, _ in flat(self.metrics_dict)], self.objective.names
         trained = ["loss", *(metrics if train_metrics else []), *terms]
         validated = [f"{prefix}{name}" for prefix in sets for name in ("loss", *metrics, *terms)]
-        return [*(f"train_{name}" for name in trained), "lr", *self.objective.weights, *validated]
+        names = [f"train_{name}" for name in trained]
+        return check_distinct([*names, "lr", *self.objective.weights, *validated])
 
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False

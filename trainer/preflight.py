@@ -30,6 +30,34 @@ def check_module(net: object) -> None:
         raise TypeError(message)
 
 
+def check_metrics_dict(metrics: Any) -> dict[Any, Any]:
+    """Return the metrics as a dict of their own.
+
+    Raises:
+        TypeError: They are no mapping.
+    """
+    if metrics is not None and not isinstance(metrics, Mapping):
+        message = (
+            f"metrics_dict is a {type(metrics).__name__}; expected a dict of names to metrics, as "
+            "{'acc': 'acc'}"
+        )
+        raise TypeError(message)
+    return dict(metrics or {})
+
+
+def check_distinct(figures: list[str]) -> list[str]:
+    """Return the names of the figures, unless two are alike.
+
+    Raises:
+        ValueError: It names the first that is there twice.
+    """
+    twice = next((name for name in figures if figures.count(name) > 1), None)
+    if twice is not None:
+        message = f"two figures would be called {twice!r}; rename a metric or a validation set"
+        raise ValueError(message)
+    return figures
+
+
 def check_trainable(
     net: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:

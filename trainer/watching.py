@@ -34,7 +34,7 @@ def watched_figure(
     monitor = arguments.monitor
     if monitor == "val_loss" and monitor not in figures:
         monitor = f"{sets[0]}loss" if sets else "train_loss"
-    check_monitor(monitor, figures, "fit", _losses(model))
+    check_monitor(monitor, figures, "fit", _losses(model, sets))
     monitor = full_name(monitor, figures)
     mode = arguments.mode
     if mode == "auto":
@@ -70,18 +70,19 @@ def check_monitors(
     Raises:
         ValueError: The fit will not measure it, or which direction is better can't be told.
     """
+    losses = _losses(model, sets)
     for callback in callbacks:
         if isinstance(callback, MonitorCallback):
-            check_monitor(callback.monitor, figures, type(callback).__name__, _losses(model))
+            check_monitor(callback.monitor, figures, type(callback).__name__, losses)
             if callback.mode == "auto":
                 name = full_name(callback.monitor, figures)
                 callback.set_direction(direction(name, model, sets))
 
 
-def _losses(model: KerasModel) -> set[str]:
+def _losses(model: KerasModel, sets: Iterable[str]) -> set[str]:
     """Return the names of the loss, of its terms and of their weights."""
     terms = ("loss", *model.objective.names)
-    return {f"{stage}_{term}" for stage in ("train", "val") for term in terms} | {
+    return {f"{stage}{term}" for stage in ("train_", *sets) for term in terms} | {
         *model.objective.weights
     }
 
@@ -103,14 +104,17 @@ def direction(monitor: str, model: KerasModel, sets: Iterable[str] = ("val_",)) 
     Raises:
         ValueError: It doesn't tell.
     """
-    prefix = next((p for p in ("train_", *sets) if monitor.startswith(p)), "")
-    name = monitor.removeprefix(prefix)
+    metrics = {key: metric for key, _, metric in flat(model.metrics_dict)}
+    prefixes = sorted(filter(monitor.startswith, ("train_", *sets)), key=len)
+    spelled = [monitor.removeprefix(prefix) for prefix in prefixes] or [monitor]
+    known = {"loss", *model.objective.names, *metrics}
+    name = next((name for name in spelled if name in known), spelled[-1])
     if name == "loss" or name.endswith("_loss") or name in model.objective.names:
         return "min"
     higher = next(
         (
             higher_is_better(metric, name.removeprefix(key).removeprefix("_"))
-            for key, _, metric in flat(model.metrics_dict)
+            for key, metric in sorted(metrics.items(), key=lambda item: -len(item[0]))
             if name == key or name.startswith(f"{key}_")
         ),
         None,

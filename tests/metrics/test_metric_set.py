@@ -389,3 +389,12 @@ def test_a_collection_knows_the_direction_of_each_member():
     )
     assert higher_is_better(collection, "MeanSquaredError") is False
     assert higher_is_better(collection, "R2Score") is True
+
+
+def test_a_metric_without_compute_is_refused():
+    class Half:
+        def update(self, y_pred, y_true):
+            self.seen = True
+
+    with pytest.raises(TypeError, match="'m' is a Half with update alone; expected"):
+        MetricSet({"m": Half()}, CPU)

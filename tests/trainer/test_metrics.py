@@ -1,7 +1,10 @@
-"""Metrics in fit and evaluate: several validation sets, outputs, weights, and what predictions are."""
+"""Metrics in fit and evaluate: validation sets, outputs, weights, logits or probabilities."""
 
 import copy
 import math
+from collections import namedtuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +85,7 @@ def small_logits():
     """A net whose logits lie in [0, 1] but for few, which are all read as positive."""
     net = linear()
     with torch.no_grad():
-        net.weight.mul_(0.15)
+        net.weight.mul_(0.3)
         net.bias.fill_(0.3)
     return net
 
@@ -94,7 +97,7 @@ def row_of(model, data, batch_size=32, **options):
 
 def both(row, name):
     """Return the figure of training, which is that of validation too, since weights stay."""
-    assert row[f"train_{name}"] == pytest.approx(row[f"val_{name}"], rel=1e-6)
+    assert row[f"train_{name}"] == pytest.approx(row[f"val_{name}"], rel=1e-6, abs=1e-6)
     return row[f"val_{name}"]
 
 
@@ -146,7 +149,7 @@ def test_the_figure_of_any_validation_set_can_be_watched(tmp_path):
     frame = model.fit(binary(), SETS, epochs=30, verbose=0, seed=3, **options)
     assert (model.history.monitor, model.history.mode) == ("val_noisy_acc", "max")
     best = frame["val_noisy_acc"].max()
-    assert len(frame) == frame["val_noisy_acc"].idxmax() + 3 < 30
+    assert len(frame) == frame["val_noisy_acc"].to_numpy().argmax() + 3 < 30
     x, y = NOISY
     assert sk.accuracy_score(y, predicted(model.net, x) > 0) == close(best)
     fresh = KerasModel(linear(), "bce_with_logits")
@@ -219,7 +222,7 @@ def test_a_mapping_of_columns_is_one_set():
             super().__init__()
             self.linear = linear()
 
-        def forward(self, x):
+        def forward(self, x, labels=None):
             return self.linear(x)
 
     x, y = binary()
@@ -490,6 +493,32 @@ def test_outputs_that_are_a_list_have_metrics_by_place():
     assert both(row, "output_1_mae") == close(sk.mean_absolute_error(y["age"], age))
 
 
+@dataclass
+class Record:
+    sex: Any
+    age: Any
+
+
+@pytest.mark.parametrize("form", [namedtuple("Named", ["sex", "age"]), Record])
+def test_outputs_may_be_attributes(form):
+    class Formed(Heads):
+        def forward(self, x):
+            return form(**super().forward(x))
+
+    def spread(y_pred, _y_true):
+        return y_pred.age.std()
+
+    x, y = two_headed()
+    net = Formed()
+    metrics = {**by_output(), "spread": spread}
+    model = KerasModel(net, {"sex": "bce", "age": "mse"}, metrics, still)
+    row = row_of(model, (x, y), SAMPLES)
+    outputs = predicted(net, x)
+    assert both(row, "sex_acc") == close(sk.accuracy_score(y["sex"], outputs.sex > 0.5))
+    assert both(row, "age_mae") == close(sk.mean_absolute_error(y["age"], outputs.age))
+    assert both(row, "spread") == close(outputs.age.std())
+
+
 def test_the_direction_of_an_outputs_metric_may_be_down():
     model = KerasModel(Heads(), {"sex": "bce", "age": "mse"}, by_output())
     model.fit(two_headed(), two_headed(), epochs=1, monitor="val_age_mae", verbose=0)
@@ -677,14 +706,14 @@ def test_a_function_without_a_direction_asks_for_it():
 
 
 def test_a_metric_that_fails_says_where_and_leaves_the_weights():
-    net = linear()
+    net = linear(3)
     before = net.weight.detach().clone()
     metrics = {"f1": torchmetrics.classification.MulticlassF1Score(4)}
-    model = KerasModel(net, "bce_with_logits", metrics)
+    model = KerasModel(net, "cross_entropy", metrics)
     with pytest.raises(MetricError) as caught:
-        model.fit(binary(), epochs=1, verbose=0)
+        model.fit(multiclass(), epochs=1, verbose=0)
     text = notes(caught.value)
-    for part in ("metric 'f1'", "float32 (32, 1)", "epoch 1, training batch 1"):
+    for part in ("metric 'f1'", "float32 (32, 3)", "int64 (32,)", "epoch 1, training batch 1"):
         assert part in text
     assert torch.equal(net.weight, before)
 
@@ -692,7 +721,8 @@ def test_a_metric_that_fails_says_where_and_leaves_the_weights():
 def test_a_metric_that_fails_in_validation_names_the_set():
     def picky(y_pred, y_true):
         if len(y_pred) == 45:
-            raise RuntimeError("no such size")
+            message = "no such size"
+            raise RuntimeError(message)
         return y_pred.mean()
 
     model = KerasModel(linear(), "bce_with_logits", {"picky": picky})
@@ -724,6 +754,11 @@ def test_a_term_gives_way_to_a_metric_of_its_name():
     error = close(sk.mean_squared_error(y, predicted(model.net, x)))
     assert both(row, "mse") == error
     assert both(row, "mse_loss") == error
+
+
+def test_a_metric_is_not_called_as_the_loss():
+    with pytest.raises(ValueError, match="a metric is called 'loss'"):
+        KerasModel(linear(), "mse", {"loss": "mse"})
 
 
 def test_a_metric_that_two_models_share_stays_as_it_is():
@@ -798,3 +833,16 @@ def test_validation_metrics_are_identical_for_any_batches():
     for scores in found:
         del scores["val_loss"]
     assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_names_that_meet_are_refused_before_training():
+    x, y = torch.randn(8, 2), torch.ones(8, 1)
+    metrics = {"acc": "acc", "b_acc": "acc"}
+    model = KerasModel(nn.Linear(2, 1), "bce_with_logits", metrics)
+    with pytest.raises(ValueError, match="two figures would be called 'val_a_b_acc'; rename"):
+        model.fit((x, y), {"a": (x, y), "a_b": (x, y)}, verbose=0)
+
+
+def test_metrics_in_a_list_are_refused_with_the_way_out():
+    with pytest.raises(TypeError, match=r"metrics_dict is a list; expected a dict .*'acc': 'acc'"):
+        KerasModel(nn.Linear(2, 1), "mse", ["acc"])
