@@ -171,8 +171,9 @@ class _Fed:
     def _part(self, tree: Any, key: Any, what: str) -> Any:
         if isinstance(key, str) and not isinstance(tree, (Tensor, Mapping)) and hasattr(tree, key):
             return _detached(getattr(tree, key))  # of a named tuple or a dataclass
+        parts: Any = tree
         try:
-            return tree[key]
+            return parts[key]
         except (KeyError, IndexError, TypeError) as error:
             keys = list(tree) if isinstance(tree, Mapping) else _describe(tree)
             message = (
