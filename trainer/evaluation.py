@@ -90,7 +90,7 @@ class Evaluation:
                 "batches once: pass a DataLoader, (x, y), or an object with __iter__"
             )
             raise DataError(message)
-        return step.result()
+        return step.result(f"{where}{kind}")
 
 
 class Validation:

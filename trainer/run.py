@@ -120,7 +120,7 @@ class Run:
         """
         rates = self.state.update.learning_rates()
         try:
-            figures = self.step.result()
+            figures = self.step.result(f"epoch {self.progress.epochs + 1}, training")
         except NonFiniteError as error:
             where = f"epoch {self.progress.epochs + 1}{self.step.circumstances()}"
             message = f"{error} in {where}"

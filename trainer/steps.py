@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from fitorch.callbacks.base import BatchLogs
 from fitorch.losses import Objective
 from fitorch.losses.terms import Part
-from fitorch.metrics import MetricSet
+from fitorch.metrics import MetricError, MetricSet
 from fitorch.metrics.mean import Means
 
 from .data import Source
-from .errors import NonFiniteError
+from .errors import NonFiniteError, annotate
 from .explain import circumstances
 from .forward import ClassWeights, Forward, Hook, choose_forward, taking_logits
 from .interrupt import Interrupt
@@ -101,9 +101,17 @@ class EvaluationStep:
         values = {"loss": sum(penalties, start=loss), **self.metrics.compute(), **dict(named)}
         return {self._prefix + name: value for name, value in values.items()}
 
-    def result(self) -> dict[str, float]:
-        """Return the figures of a stage that is over; say once which metrics are not defined."""
-        figures = self.figures()
+    def result(self, where: str) -> dict[str, float]:
+        """Return the figures of a stage that is over; say once which metrics are not defined.
+
+        Args:
+            where: What to call the stage in the message of a metric that fails.
+        """
+        try:
+            figures = self.figures()
+        except MetricError as error:
+            annotate(error, f"at the end of {where}")
+            raise
         self.metrics.warn_of_nan(self._prefix)
         return figures
 

@@ -846,3 +846,15 @@ def test_names_that_meet_are_refused_before_training():
 def test_metrics_in_a_list_are_refused_with_the_way_out():
     with pytest.raises(TypeError, match=r"metrics_dict is a list; expected a dict .*'acc': 'acc'"):
         KerasModel(nn.Linear(2, 1), "mse", ["acc"])
+
+
+@pytest.mark.parametrize("stage", ["training", "validation"])
+def test_a_metric_that_cant_be_computed_tells_the_stage(stage):
+    def broken(y_pred, y_true):
+        return 1 / (len(y_true) - 8 * (stage == "training") - 4 * (stage == "validation"))
+
+    train, val = (torch.randn(8, 2), torch.ones(8, 1)), (torch.randn(4, 2), torch.ones(4, 1))
+    model = KerasModel(nn.Linear(2, 1), "bce_with_logits", {"m": whole_epoch(broken)})
+    with pytest.raises(MetricError, match="metric 'm' can't be computed: ") as told:
+        model.fit(train, val, epochs=1, batch_size=3, verbose=0)
+    assert told.value.__notes__ == [f"at the end of epoch 1, {stage}"]
