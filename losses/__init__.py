@@ -5,13 +5,13 @@
 
 from .base import ReducedLoss
 from .check import check, check_targets
-from .compose import Composition, Penalty, term
+from .compose import Composition, term
 from .cosine import CosineLoss
 from .dice import DiceLoss
 from .fits import MisfitError
 from .focal import FocalLoss
 from .objective import Objective
-from .penalties import L1, L1L2, L2
+from .penalties import L1, L1L2, L2, Penalty
 from .registry import get
 from .selection import no_decay_groups
 from .symmetric import SCELoss

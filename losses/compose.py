@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from .names import write
-from .selection import choose, nothing_chosen
 
 Schedule = Callable[[int], float]
 
@@ -25,6 +24,7 @@ class Composable:
     """
 
     __array_ufunc__ = None  # NumPy's numbers leave the multiplication to us
+    penalizes = False  # whether it looks at a net instead of its predictions
 
     def __add__(self, other: Any) -> Composition:
         return Composition([*terms_of(self), *terms_of(other)])
@@ -84,7 +84,7 @@ class Term:
         per_sample: Whether `fn` returns a loss for each sample.
     """
 
-    fn: Callable[..., Tensor]
+    fn: Any
     name: str | None = None
     factor: float = 1.0
     schedules: tuple[Schedule, ...] = ()
@@ -94,7 +94,7 @@ class Term:
     @property
     def penalizes(self) -> bool:
         """Whether the term is a penalty on the net instead of a loss."""
-        return isinstance(self.fn, Penalty)
+        return isinstance(self.fn, Composable) and self.fn.penalizes
 
     def times(self, weight: Any) -> Term:
         """Return the term with its weight multiplied.
@@ -125,11 +125,12 @@ class Term:
         """
         weight = self.factor
         for schedule in self.schedules:
-            number = _as_number(schedule(epoch))
+            given = schedule(epoch)
+            number = _as_number(given)
             if number is None or not math.isfinite(number):
                 message = (
                     f"the weight of {write(self.fn)} in epoch {epoch}, from {write(schedule)}, is "
-                    f"{schedule(epoch)!r}; expected a finite number"
+                    f"{given!r}; expected a finite number"
                 )
                 raise ValueError(message)
             weight *= number
@@ -200,56 +201,6 @@ class Composition(Composable, nn.Module):
         return text
 
 
-class Penalty(Composable):
-    """What a net's own parameters add to an objective; subclasses say how much.
-
-    Args:
-        include: Which parameters to penalize, instead of all weights: a name, a pattern such as
-            `"encoder.*"`, a list of them, or a predicate `(name, parameter) -> bool`. The name of a
-            module stands for all parameters in it.
-        exclude: Which of those to leave out, told in the same way.
-    """
-
-    include: Any = None
-    exclude: Any = None
-
-    def __init__(self, include: Any = None, exclude: Any = None) -> None:
-        self.include = include
-        self.exclude = exclude
-
-    def __call__(self, net: nn.Module) -> Tensor:
-        """Return the penalty on a net, a scalar, for a closure of your own.
-
-        Raises:
-            ValueError: It has no parameter to penalize.
-        """
-        weights = self.choose(net)
-        if not weights:
-            raise ValueError(nothing_chosen(write(self), net))
-        return self.value(weights)
-
-    def choose(self, net: nn.Module) -> list[nn.Parameter]:
-        """Return the parameters of `net` to penalize: trainable ones, each once."""
-        return choose(net, self.include, self.exclude)
-
-    def value(self, weights: list[nn.Parameter]) -> Tensor:
-        """Return the penalty on these parameters, a scalar."""
-        raise NotImplementedError
-
-    def add_gradients(self, weights: list[nn.Parameter], factor: float) -> None:
-        """Add the gradient of `factor` times the penalty to the `.grad` that the parameters have.
-
-        Args:
-            weights: The parameters; each has a dense gradient.
-            factor: The weight of the penalty.
-        """
-        with torch.enable_grad():
-            value = self.value(weights)
-        found = torch.autograd.grad(value, weights, materialize_grads=True)
-        gradients: list[Any] = [weight.grad for weight in weights]
-        torch._foreach_add_(gradients, found, alpha=factor)
-
-
 def term(loss: Any, name: str | None = None, *, per_sample: bool = False) -> Composition:
     """Turn any loss into something that takes part in arithmetic.
 
@@ -287,7 +238,7 @@ def terms_of(spec: Any) -> list[Term]:
         return list(spec.terms)
     if isinstance(spec, (Mapping, list, tuple)):
         return _terms_by_output(spec)
-    if isinstance(spec, Penalty):
+    if isinstance(spec, Composable) and spec.penalizes:
         return [Term(spec)]
     if isinstance(spec, (Real, Tensor)):
         message = f"can't add {_kind(spec)} to a loss; multiply by a weight, add losses"

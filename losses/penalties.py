@@ -10,10 +10,62 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .compose import Penalty
+from .compose import Composable
 from .names import write
+from .selection import choose, nothing_chosen
 
 _PIECE = 2**14  # elements
+
+
+class Penalty(Composable):
+    """What a net's own parameters add to an objective; subclasses say how much.
+
+    Args:
+        include: Which parameters to penalize, instead of all weights: a name, a pattern such as
+            `"encoder.*"`, a list of them, or a predicate `(name, parameter) -> bool`. The name of a
+            module stands for all parameters in it.
+        exclude: Which of those to leave out, told in the same way.
+    """
+
+    penalizes = True
+    include: Any = None
+    exclude: Any = None
+
+    def __init__(self, include: Any = None, exclude: Any = None) -> None:
+        self.include = include
+        self.exclude = exclude
+
+    def __call__(self, net: nn.Module) -> Tensor:
+        """Return the penalty on a net, a scalar, for a closure of your own.
+
+        Raises:
+            ValueError: It has no parameter to penalize.
+        """
+        weights = self.choose(net)
+        if not weights:
+            raise ValueError(nothing_chosen(write(self), net))
+        return self.value(weights)
+
+    def choose(self, net: nn.Module) -> list[nn.Parameter]:
+        """Return the parameters of `net` to penalize: trainable ones, each once."""
+        return choose(net, self.include, self.exclude)
+
+    def value(self, weights: list[nn.Parameter]) -> Tensor:
+        """Return the penalty on these parameters, a scalar."""
+        raise NotImplementedError
+
+    def add_gradients(self, weights: list[nn.Parameter], factor: float) -> None:
+        """Add the gradient of `factor` times the penalty to the `.grad` that the parameters have.
+
+        Args:
+            weights: The parameters; each has a dense gradient.
+            factor: The weight of the penalty.
+        """
+        with torch.enable_grad():
+            value = self.value(weights)
+        found = torch.autograd.grad(value, weights, materialize_grads=True)
+        gradients: list[Any] = [weight.grad for weight in weights]
+        torch._foreach_add_(gradients, found, alpha=factor)
 
 
 class _NormPenalty(Penalty):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .calls import call_of, parameter_of, per_label, reduction_of
 from .check import ignored_class
-from .compose import Penalty, Term
+from .compose import Term
 from .fits import MisfitError
 from .names import write
+from .penalties import Penalty
 from .selection import nothing_chosen
 
 Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
@@ -184,7 +185,7 @@ class PenaltyTerm:
     def __init__(self, term: Term, name: str) -> None:
         self.term = term
         self.name = name
-        self.penalty: Penalty = term.fn  # type: ignore[assignment]
+        self.penalty: Penalty = term.fn
         self.weight = term.factor
         self._parameters: list[nn.Parameter] = []
 

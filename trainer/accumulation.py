@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .feed import windows
+from .feed import Micro, windows
 from .steps import TrainingStep
 from .structure import sample_count
 
@@ -21,12 +21,15 @@ class AccumulatingStep(TrainingStep):
 
     _open = False
 
-    def __call__(self, batch: tuple[Any, list[Any], bool]) -> None:
+    def __call__(self, batch: Micro) -> None:
         """Train on a batch, updating at the end of its window."""
         micro_batch, divisors, closes = batch
         if not self._open:
             self.update.zero_grad()
-        self.update.backward(self.objective.total(self.measure(micro_batch), divisors))
+        parts = self.measure(micro_batch)  # says in its own words what is wrong with a batch
+        if isinstance(divisors, Exception):
+            raise divisors
+        self.update.backward(self.objective.total(parts, divisors))
         self._open = not closes
         if closes:
             self.update()
@@ -36,11 +39,11 @@ class AccumulatingStep(TrainingStep):
         """Whether somebody asked to stop; a window that has begun is finished first."""
         return not self._open and super().done
 
-    def user_batch(self, batch: tuple[Any, list[Any], bool]) -> Any:
+    def user_batch(self, batch: Micro) -> Any:
         """Return the user's batch in what the step takes, for messages."""
         return batch[0]
 
-    def windows(self, batches: Iterator[Any], size: int) -> Iterator[tuple[Any, list[Any], bool]]:
+    def windows(self, batches: Iterator[Any], size: int) -> Iterator[Micro]:
         """Group batches to windows of `size`."""
         return windows(batches, size, self._count)
 
@@ -56,17 +59,11 @@ class AccumulatingStep(TrainingStep):
 
     def _count(self, batch: Any) -> list[Any]:
         """Return how much a batch counts in its window: its share in the mean of each loss."""
-        try:
-            return [_positive(share) for share in self._shares(batch)]
-        except Exception:
-            return [1] * len(self.objective.losses)  # the step will say what is wrong with it
-
-    def _shares(self, batch: Any) -> list[int | Tensor]:
         y_true, weight = self._targets_of(batch)
         if y_true is None:
             return [sample_count(batch)] * len(self.objective.losses)
-        weight = self._weigh(y_true, weight)
-        return self.objective.shares(None, y_true, weight)
+        shares = self.objective.shares(None, y_true, self._weigh(y_true, weight))
+        return [_positive(share) for share in shares]
 
 
 def _positive(share: int | Tensor) -> int | Tensor:

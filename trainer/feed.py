@@ -8,6 +8,10 @@ from typing import Any
 from .data import Source
 from .errors import DataError
 
+# A batch of a window; what to divide its losses by, a list, or the error that says why that is not
+# known; whether it is the last of the window.
+Micro = tuple[Any, Any, bool]
+
 
 class Feed:
     """Training batches, epoch by epoch.
@@ -90,7 +94,7 @@ class Feed:
 
 def windows(
     batches: Iterator[Any], size: int, count: Callable[[Any], list[Any]]
-) -> Iterator[tuple[Any, list[Any], bool]]:
+) -> Iterator[Micro]:
     """Group batches to windows of `size`, one update each; the last window may be shorter.
 
     Args:
@@ -100,7 +104,8 @@ def windows(
 
     Yields:
         The batch; for each loss what to divide its mean by, so that the gradients of a window add
-        up to those of one batch with all its samples; whether it is the last of its window.
+        up to those of one batch with all its samples, or the error with which `count` refused the
+        batch; whether it is the last of its window.
     """
     window: list[Any] = []
     for batch in batches:
@@ -111,10 +116,15 @@ def windows(
     yield from _shares(window, count)
 
 
-def _shares(
-    window: list[Any], count: Callable[[Any], list[Any]]
-) -> Iterator[tuple[Any, list[Any], bool]]:
-    counts = [count(batch) for batch in window]
+def _shares(window: list[Any], count: Callable[[Any], list[Any]]) -> Iterator[Micro]:
+    counts = []
+    for batch in window:
+        try:
+            counts.append(count(batch))
+        except Exception as error:  # noqa: PERF203 - told when its batch is at work
+            yield from ((each, [1] * len(counts[0]), False) for each in window[: len(counts)])
+            yield batch, error, False
+            return
     totals = [sum(column) for column in zip(*counts, strict=True)]
     for number, (batch, shares) in enumerate(zip(window, counts, strict=True), start=1):
         divisors = [total / share for total, share in zip(totals, shares, strict=True)]

@@ -217,3 +217,14 @@ def test_fit_with_accumulation_equals_fit_with_large_batches(form):
     (one, a), (other, b) = nets
     torch.testing.assert_close(one.weight, other.weight)
     torch.testing.assert_close(a["train_loss"].tolist(), b["train_loss"].tolist())
+
+
+def test_hands_on_why_a_batch_cant_be_counted_in_its_turn():
+    def count(batch):
+        if batch == 4:
+            raise wrong
+        return [batch]
+
+    wrong = ValueError("no samples")
+    found = list(windows(iter([1, 3, 2, 4, 5]), 2, count))
+    assert found[:4] == [(1, [4.0], False), (3, [4 / 3], True), (2, [1], False), (4, wrong, False)]
