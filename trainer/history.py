@@ -84,7 +84,7 @@ class History(Callback):
         """
         from .plot import plot_history
 
-        figure = plot_history(self.frame, self.monitor, self.best.get("epoch"), metrics)
+        figure = plot_history(self.frame, self.monitor, self.best.get("epoch"), metrics, self._sets)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
@@ -15,8 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TRAIN, _VAL, _BEST, _INK = "#8a8f98", "#0b6bcb", "#d9480f", "#24292f"
+_TRAIN, _BEST, _INK = "#8a8f98", "#d9480f", "#24292f"
+_VAL = ("#0b6bcb", "#1a7f64", "#8250df", "#a8780a", "#b8336a")  # of each validation set
+_DASHED: Any = (0, (4, 2))
+_SOLID: Any = "solid"
 _IN_A_ROW = 3  # panels, at most
+
+
+class Line(NamedTuple):
+    """A line of a panel: its column, its label in the legend, its colour and dashes."""
+
+    column: str
+    label: str
+    color: str
+    style: Any
 
 
 class HistoryPlot(Callback):
@@ -42,7 +55,11 @@ class HistoryPlot(Callback):
 
 
 def plot_history(
-    frame: pd.DataFrame, monitor: str, best: float | None, metrics: list[str] | None = None
+    frame: pd.DataFrame,
+    monitor: str,
+    best: float | None,
+    metrics: list[str] | None = None,
+    sets: Sequence[str] = ("val_",),
 ) -> Figure:
     """Draw each figure of a history in a panel of its own, training and validation together.
 
@@ -53,6 +70,7 @@ def plot_history(
         monitor: The column that decides which epoch is best.
         best: The best epoch, counted from 1, or None.
         metrics: Which figures, as ["loss", "acc"]; None for all.
+        sets: What the figures of each validation set begin with.
 
     Raises:
         ValueError: There is nothing to draw, or a metric is unknown.
@@ -61,20 +79,39 @@ def plot_history(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    names = _names(frame, metrics)
+    lines = _lines(frame, sets or ("val_",))
+    names = _names(lines, metrics)
     rows = math.ceil(len(names) / _IN_A_ROW)
     columns = math.ceil(len(names) / rows)
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
     figure = Figure(figsize=(4.8 * columns, 3.6 * rows), layout=layout)
     FigureCanvasAgg(figure)
     for place, name in enumerate(names, start=1):
-        _draw(figure.add_subplot(rows, columns, place), frame, name, monitor, best)
+        axes = figure.add_subplot(rows, columns, place)
+        _draw(axes, frame, lines[name], monitor, best)
+        _dress(axes, name)
     return figure
 
 
-def _names(frame: pd.DataFrame, metrics: list[str] | None) -> list[str]:
-    known = [c.removeprefix("train_") for c in map(str, frame) if c.startswith("train_")]
-    if not len(frame) or not known:
+def _lines(frame: pd.DataFrame, sets: Sequence[str]) -> dict[str, list[Line]]:
+    """Return for each figure its lines: training, then each validation set."""
+    stages = [("train_", "train", _TRAIN, _DASHED)]
+    for number, prefix in enumerate(sets):
+        label = prefix.removeprefix("val_").removesuffix("_") or "validation"
+        stages.append((prefix, label, _VAL[number % len(_VAL)], _SOLID))
+    lines: dict[str, list[Line]] = {}
+    for column in map(str, frame):
+        found = [stage for stage in stages if column.startswith(stage[0])]
+        if found:  # of two sets, one's name may begin like the other's
+            prefix, label, color, style = max(found, key=lambda stage: len(stage[0]))
+            line = Line(column, label, color, style)
+            lines.setdefault(column.removeprefix(prefix), []).append(line)
+    return lines
+
+
+def _names(lines: dict[str, list[Line]], metrics: list[str] | None) -> list[str]:
+    known = list(lines)
+    if not known:
         message = "the history is empty; fit the model first"
         raise ValueError(message)
     for name in metrics or ():
@@ -84,29 +121,26 @@ def _names(frame: pd.DataFrame, metrics: list[str] | None) -> list[str]:
     return list(metrics or known)
 
 
-def _draw(axes: Axes, frame: pd.DataFrame, name: str, monitor: str, best: float | None) -> None:
-    lines: list[tuple[str, str, dict[str, Any]]] = [
-        (f"train_{name}", "train", {"color": _TRAIN, "linestyle": (0, (4, 2))}),
-        (f"val_{name}", "validation", {"color": _VAL}),
-    ]
-    for column, label, style in lines:
-        if column in frame and frame[column].notna().any():
-            measured = frame[frame[column].notna()]
-            marker = "o" if len(measured) < 25 else ""
+def _draw(
+    axes: Axes, frame: pd.DataFrame, lines: list[Line], monitor: str, best: float | None
+) -> None:
+    for line in lines:
+        measured = frame[frame[line.column].notna()]
+        if len(measured):
             axes.plot(
                 measured["epoch"],
-                measured[column],
-                label=label,
+                measured[line.column],
+                label=line.label,
                 linewidth=1.8,
-                marker=marker,
+                marker="o" if len(measured) < 25 else "",
                 markersize=3.5,
-                **style,
+                color=line.color,
+                linestyle=line.style,
             )
-    if best is not None and monitor in (f"train_{name}", f"val_{name}"):
+    if best is not None and monitor in {line.column for line in lines}:
         value = frame.loc[frame["epoch"] == best, monitor].iloc[0]
         label = f"best: {value:.4g} in epoch {best:.0f}"
         axes.plot([best], [value], "*", color=_BEST, markersize=13, label=label, zorder=5)
-    _dress(axes, name)
 
 
 def _dress(axes: Axes, name: str) -> None:

@@ -235,3 +235,19 @@ def test_the_history_is_drawn_when_an_error_ends_training(tmp_path, error):
         model.fit(data(), epochs=5, plot=tmp_path / "history.png", callbacks=[Fails()], verbose=0)
     assert len(model.history) == 2
     assert (tmp_path / "history.png").exists()
+
+
+def test_each_validation_set_has_a_line_in_the_panels_of_its_figures():
+    rows = [
+        {"train_loss": 3.0 - i, "val_a_loss": 2.0, "val_a_b_loss": 1.5, "val_a_acc": 0.5 + i / 10}
+        for i in range(3)
+    ]
+    sets = ("val_a_", "val_a_b_")
+    figure = make_history(*rows, sets=sets, monitor="val_a_acc", mode="max").plot()
+    panels = {
+        axes.get_title(loc="left"): axes.get_legend_handles_labels()[1] for axes in figure.axes
+    }
+    assert panels == {
+        "loss": ["train", "a", "a_b"],
+        "acc": ["a", "best: 0.7 in epoch 3"],  # measured in validation alone
+    }
