@@ -3,26 +3,13 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import seeds
 from fitorch import KerasModel
 from fitorch.losses import L1, L2, FocalLoss
 from fitorch.metrics import AUC
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc1 = nn.Linear(2, 4)
-        self.fc2 = nn.Linear(4, 8)
-        self.fc3 = nn.Linear(8, 1)
-
-    def forward(self, x):
-        x = F.relu(self.fc1(x))
-        x = F.relu(self.fc2(x))
-        return self.fc3(x)
 
 
 def rings(n_positive, n_negative):
@@ -46,7 +33,7 @@ def test_the_ring_example_reaches_its_auc_within_20_epochs(seed, tmp_path):
     dl_train = DataLoader(ds_train, batch_size=100, shuffle=True, num_workers=2)
     dl_val = DataLoader(ds_val, batch_size=100, num_workers=2)
 
-    net = Net()
+    net = seeds.Net()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     model = KerasModel(
         net=net,
@@ -83,43 +70,10 @@ def test_the_ring_example_reaches_its_auc_within_20_epochs(seed, tmp_path):
     assert torch.squeeze(torch.sigmoid(net.forward(ds.tensors[0])) >= 0.5).shape == (7000,)
 
 
-# The objective as those scripts write it, in closures
-
-
-class SeedsFocalLoss(nn.Module):
-    def __init__(self, gamma=2.0, alpha=0.75):
-        super().__init__()
-        self.gamma = gamma
-        self.alpha = alpha
-
-    def forward(self, y_pred, y_true):
-        bce = torch.nn.BCELoss(reduction="none")(y_pred, y_true)
-        p_t = (y_true * y_pred) + ((1 - y_true) * (1 - y_pred))
-        alpha_factor = y_true * self.alpha + (1 - y_true) * (1 - self.alpha)
-        modulating_factor = torch.pow(1.0 - p_t, self.gamma)
-        return torch.mean(alpha_factor * modulating_factor * bce)
-
-
-def l2_loss(model, alpha):
-    l2_loss = torch.tensor(0.0, requires_grad=True)
-    for name, param in model.named_parameters():
-        if "bias" not in name:
-            l2_loss = l2_loss + (0.5 * alpha * torch.sum(torch.pow(param, 2)))
-    return l2_loss
-
-
-def l1_loss(model, beta):
-    l1_loss = torch.tensor(0.0, requires_grad=True)
-    for name, param in model.named_parameters():
-        if "bias" not in name:
-            l1_loss = l1_loss + beta * torch.sum(torch.abs(param))
-    return l1_loss
-
-
 def closure(net):
     def focal_loss_with_regularization(y_pred, y_true):
-        focal = SeedsFocalLoss()(torch.sigmoid(y_pred), y_true)
-        return focal + l2_loss(net, 0.001) + l1_loss(net, 0.001)
+        focal = seeds.FocalLoss()(torch.sigmoid(y_pred), y_true)
+        return focal + seeds.l2_loss(net, 0.001) + seeds.l1_loss(net, 0.001)
 
     return focal_loss_with_regularization
 
@@ -174,7 +128,7 @@ def test_a_formula_trains_as_the_closures_do(name, seed, tmp_path, one_thread):
         ds_train, ds_val = torch.utils.data.random_split(
             ds, [int(len(ds) * 0.7), len(ds) - int(len(ds) * 0.7)]
         )
-        net = Net().double()
+        net = seeds.Net().double()
         model = KerasModel(
             net=net,
             loss_fn=write(net),

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import seeds
 from fitorch.losses import FocalLoss, MisfitError, Objective
 
 N, C = 7, 4
@@ -47,22 +48,6 @@ def softmax_focal_loss(x, y, gamma, alpha):
     return losses
 
 
-class SeedsFocalLoss(nn.Module):
-    """As the seeds print it."""
-
-    def __init__(self, gamma=2.0, alpha=0.75):
-        super().__init__()
-        self.gamma = gamma
-        self.alpha = alpha
-
-    def forward(self, y_pred, y_true):
-        bce = torch.nn.BCELoss(reduction="none")(y_pred, y_true)
-        p_t = (y_true * y_pred) + ((1 - y_true) * (1 - y_pred))
-        alpha_factor = y_true * self.alpha + (1 - y_true) * (1 - self.alpha)
-        modulating_factor = torch.pow(1.0 - p_t, self.gamma)
-        return torch.mean(alpha_factor * modulating_factor * bce)
-
-
 # The seeds' numbers
 
 
@@ -83,7 +68,7 @@ def test_hard_samples_keep_their_weight_and_easy_ones_lose_it():
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
 def test_the_binary_loss_is_the_seeds(gamma):
     p = LOGITS.sigmoid()
-    expected = SeedsFocalLoss(gamma=gamma, alpha=0.6)(p, BITS)
+    expected = seeds.FocalLoss(gamma=gamma, alpha=0.6)(p, BITS)
     torch.testing.assert_close(FocalLoss(gamma=gamma, alpha=0.6)(p, BITS), expected)
     logits = FocalLoss(gamma=gamma, alpha=0.6, from_logits=True)(LOGITS, BITS)
     torch.testing.assert_close(logits, expected)

@@ -11,42 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import seeds
 from fitorch.losses import L1, L1L2, L2, Objective, Penalty, term
 
 
-def seeds_l2(model, alpha):
-    """L2Loss as the seeds print it."""
-    l2_loss = torch.tensor(0.0, requires_grad=True)
-    for name, param in model.named_parameters():
-        if "bias" not in name:
-            l2_loss = l2_loss + (0.5 * alpha * torch.sum(torch.pow(param, 2)))
-    return l2_loss
-
-
-def seeds_l1(model, beta):
-    """L1Loss as the seeds print it."""
-    l1_loss = torch.tensor(0.0, requires_grad=True)
-    for name, param in model.named_parameters():
-        if "bias" not in name:
-            l1_loss = l1_loss + beta * torch.sum(torch.abs(param))
-    return l1_loss
-
-
 def seeds_both(model, beta, alpha):
-    return seeds_l1(model, beta) + seeds_l2(model, alpha)
-
-
-class Ring(nn.Module):
-    """The net of the seeds."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1 = nn.Linear(2, 4)
-        self.fc2 = nn.Linear(4, 8)
-        self.fc3 = nn.Linear(8, 1)
-
-    def forward(self, x):
-        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
+    return seeds.l1_loss(model, beta) + seeds.l2_loss(model, alpha)
 
 
 def tower(layers, width=3):
@@ -54,14 +24,14 @@ def tower(layers, width=3):
 
 
 PAIRS = [
-    (L2(1e-3), lambda net: seeds_l2(net, 1e-3)),
-    (L1(1e-3), lambda net: seeds_l1(net, 1e-3)),
+    (L2(1e-3), lambda net: seeds.l2_loss(net, 1e-3)),
+    (L1(1e-3), lambda net: seeds.l1_loss(net, 1e-3)),
     (L1L2(0.1, 0.3), lambda net: seeds_both(net, 0.1, 0.3)),
-    (L1L2(0.1, 0.0), lambda net: seeds_l1(net, 0.1)),
-    (L1L2(0.0, 0.3), lambda net: seeds_l2(net, 0.3)),
-    (L2(-0.5), lambda net: seeds_l2(net, -0.5)),
-    (L2(0.0), lambda net: seeds_l2(net, 0.0)),
-    (L1(0.0), lambda net: seeds_l1(net, 0.0)),
+    (L1L2(0.1, 0.0), lambda net: seeds.l1_loss(net, 0.1)),
+    (L1L2(0.0, 0.3), lambda net: seeds.l2_loss(net, 0.3)),
+    (L2(-0.5), lambda net: seeds.l2_loss(net, -0.5)),
+    (L2(0.0), lambda net: seeds.l2_loss(net, 0.0)),
+    (L1(0.0), lambda net: seeds.l1_loss(net, 0.0)),
 ]
 EVERY = pytest.mark.parametrize(("penalty", "by_hand"), PAIRS)
 
@@ -76,7 +46,7 @@ def gradients(value, net):
 
 
 @EVERY
-@pytest.mark.parametrize("net", [Ring(), tower(20)])
+@pytest.mark.parametrize("net", [seeds.Net(), tower(20)])
 def test_value_and_gradient_are_those_of_the_seeds_loop(penalty, by_hand, net):
     value = penalty(net)
     torch.testing.assert_close(value, by_hand(net))
@@ -87,7 +57,7 @@ def test_value_and_gradient_are_those_of_the_seeds_loop(penalty, by_hand, net):
 
 @EVERY
 def test_the_gradient_added_in_place_is_that_of_the_seeds_loop(penalty, by_hand):
-    net = Ring()
+    net = seeds.Net()
     F.mse_loss(net(torch.ones(5, 2)), torch.zeros(5, 1)).backward()
     before = [p.grad.clone() for p in net.parameters()]
     objective = Objective(term("mse") + 0.5 * (-2 * penalty))
@@ -133,11 +103,11 @@ def test_weights_of_zero_have_finite_gradients(penalty, by_hand):
 def test_a_loop_by_hand_with_penalties_is_one_with_the_seeds():
     torch.manual_seed(0)
     x, y = torch.randn(32, 2), torch.randn(32, 1)
-    nets = [Ring(), Ring()]
+    nets = [seeds.Net(), seeds.Net()]
     nets[1].load_state_dict(nets[0].state_dict())
     terms = (
         lambda net: L2(1e-2)(net) + L1(1e-3)(net),
-        lambda net: seeds_l2(net, 1e-2) + seeds_l1(net, 1e-3),
+        lambda net: seeds.l2_loss(net, 1e-2) + seeds.l1_loss(net, 1e-3),
     )
     for net, penalties in zip(nets, terms, strict=True):
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

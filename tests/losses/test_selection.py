@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
+import seeds
 from fitorch.losses import L1, L2, no_decay_groups
 
 
@@ -221,19 +222,8 @@ def test_shared_parameters_are_chosen_once():
 # Parameter groups
 
 
-class Ring(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc1 = nn.Linear(2, 4)
-        self.fc2 = nn.Linear(4, 8)
-        self.fc3 = nn.Linear(8, 1)
-
-    def forward(self, x):
-        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
-
-
 def test_the_groups_of_a_plain_net_are_the_seeds():
-    model = Ring()
+    model = seeds.Net()
     weight_params = [param for name, param in model.named_parameters() if "bias" not in name]
     bias_params = [param for name, param in model.named_parameters() if "bias" in name]
     decay, rest = no_decay_groups(model, 1e-5)
@@ -264,7 +254,7 @@ def test_every_parameter_is_in_one_group(net):
 def test_weight_decay_on_the_groups_is_the_l2_penalty(momentum):
     torch.manual_seed(0)
     x, y = torch.randn(64, 2), torch.randn(64, 1)
-    by_groups, by_penalty = Ring(), Ring()
+    by_groups, by_penalty = seeds.Net(), seeds.Net()
     by_penalty.load_state_dict(by_groups.state_dict())
     first = torch.optim.SGD(no_decay_groups(by_groups, 0.1), lr=0.05, momentum=momentum)
     second = torch.optim.SGD(by_penalty.parameters(), lr=0.05, momentum=momentum)
