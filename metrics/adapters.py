@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from .merge import merge
 
 
 class ForwardMetric:
@@ -29,3 +32,7 @@ class ForwardMetric:
     def reset(self) -> None:
         """Forget everything."""
         self.module.reset()
+
+    def merge(self, parts: Sequence[ForwardMetric]) -> None:
+        """Count what `parts` did, and that alone."""
+        merge(self.module, [part.module for part in parts])

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .make import make_metric, takes_weights
+from .feeding import MetricError, OutputMetrics, detached
+from .make import make_metric
+from .merge import portable
 from .task import Scale
 
-_BATCHES = 64  # handed over at once to metrics where that is exact,
-_NUMBERS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
-_ADDITIVE = ("torchmetrics.classification.", "torchmetrics.regression.", "fitorch.metrics.")
-_HALVES = (torch.float16, torch.bfloat16)
-
-
-class MetricError(ValueError):
-    """A metric failed on what it was given."""
+__all__ = ["MetricError", "MetricSet", "flat"]
 
 
 class MetricSet:
@@ -53,7 +49,7 @@ class MetricSet:
         for name, output, metric in flat(metrics):
             made = make_metric(name, metric, device, scale(output))
             by_output.setdefault(output, {})[name] = made
-        self._fed = [_Fed(output, made) for output, made in by_output.items()]
+        self._fed = [OutputMetrics(output, made) for output, made in by_output.items()]
         self._order = [name for name, _, _ in flat(metrics)]
         self._updated = False
         self._computed: dict[str, float] = {}
@@ -68,7 +64,7 @@ class MetricSet:
         if not self._fed:
             return
         self._updated = True
-        y_pred = _detached(output)
+        y_pred = detached(output)
         for fed in self._fed:
             fed.update(y_pred, y_true, sample_weight)
 
@@ -91,6 +87,42 @@ class MetricSet:
             values |= _spread(name, found[name])
         self._computed = values
         return values
+
+    def gathered(self, gather: Callable[[Any], Sequence[Any]]) -> MetricSet:
+        """Return the metrics over what all processes counted, each sample once.
+
+        States are merged, never figures: samples need not divide by processes, and a process may
+        have none. Every process must call this, at the same time; what they counted stays.
+
+        Args:
+            gather: Gives what each process passed to it, in their order; what is passed can be
+                pickled.
+
+        Raises:
+            MetricError: A metric can't be merged.
+
+        Example:
+            >>> import torch
+            >>> from torch import distributed
+            >>> from fitorch.metrics import MetricSet
+            >>> def gather(part):
+            ...     parts = [None] * distributed.get_world_size()
+            ...     distributed.all_gather_object(parts, part)
+            ...     return parts
+            >>> metrics = MetricSet({"acc": "acc"}, torch.device("cpu"))
+            >>> metrics.gathered(gather).compute()  # doctest: +SKIP
+        """
+        for fed in self._fed:
+            fed.hand_over()
+        own = [
+            {name: portable(metric) for name, metric in fed.metrics.items()} for fed in self._fed
+        ]
+        parts = [part for part in gather(own if self._updated else None) if part is not None]
+        union = copy.deepcopy(self)
+        union._updated = bool(parts)
+        for number, fed in enumerate(union._fed if parts else ()):
+            fed.merge([part[number] for part in parts])
+        return union
 
     def warn_of_nan(self, stage: str) -> None:
         """Warn once of each metric that was NaN when it was last computed, at a stage's end.
@@ -124,92 +156,6 @@ class MetricSet:
         return {name: str(task) for name, task in tasks.items() if task is not None}
 
 
-class _Fed:
-    """The metrics of one output.
-
-    Args:
-        output: The keys that lead to it, () for all of the net's output.
-        metrics: Name to metric.
-    """
-
-    def __init__(self, output: tuple[Any, ...], metrics: dict[str, Any]) -> None:
-        self.metrics = metrics
-        self._output = output
-        self._weighted = {name for name, metric in metrics.items() if takes_weights(metric)}
-        self._joined = [name for name, metric in metrics.items() if _is_additive(metric)]
-        self._single = [name for name, metric in metrics.items() if not _is_additive(metric)]
-        self._pending: list[tuple[Any, Any, Any]] = []
-        self._numbers = 0
-        self._limit = 1  # the first batch goes at once: what fails should fail early
-
-    def update(self, y_pred: Any, y_true: Any, weight: Any) -> None:
-        for key in self._output:
-            y_pred = self._part(y_pred, key, "the net's output")
-            y_true = self._part(y_true, key, "the targets")
-            weight = weight[key] if isinstance(weight, (Mapping, list, tuple)) else weight
-        if isinstance(y_true, Tensor) and y_true.dtype in _HALVES:
-            y_true = y_true.float()
-        for name in self._single:
-            self._count(name, y_pred, y_true, weight)
-        if self._joined:
-            self._pending.append((y_pred, y_true, weight))
-            self._numbers += y_pred.numel() if isinstance(y_pred, Tensor) else _NUMBERS
-            if len(self._pending) >= self._limit or self._numbers >= _NUMBERS:
-                self._hand_over()
-                self._limit = _BATCHES
-
-    def compute(self) -> dict[str, Any]:
-        self._hand_over()
-        return {name: self._compute(name) for name in self.metrics}
-
-    def reset(self) -> None:
-        self._pending.clear()
-        self._numbers = 0
-        for metric in self.metrics.values():
-            metric.reset()
-
-    def _part(self, tree: Any, key: Any, what: str) -> Any:
-        if isinstance(key, str) and not isinstance(tree, (Tensor, Mapping)) and hasattr(tree, key):
-            return _detached(getattr(tree, key))  # of a named tuple or a dataclass
-        parts: Any = tree
-        try:
-            return parts[key]
-        except (KeyError, IndexError, TypeError) as error:
-            keys = list(tree) if isinstance(tree, Mapping) else _describe(tree)
-            message = (
-                f"metrics {list(self.metrics)} look at output {key!r}, which {what} has not; "
-                f"there is {keys}"
-            )
-            raise MetricError(message) from error
-
-    def _hand_over(self) -> None:
-        for batch in _join(self._pending):
-            for name in self._joined:
-                self._count(name, *batch)
-        self._pending.clear()
-        self._numbers = 0
-
-    def _count(self, name: str, y_pred: Any, y_true: Any, weight: Any) -> None:
-        try:
-            if weight is not None and name in self._weighted:
-                self.metrics[name].update(y_pred, y_true, sample_weight=weight)
-            else:
-                self.metrics[name].update(y_pred, y_true)
-        except Exception as error:
-            message = (
-                f"metric {name!r} failed on predictions {_describe(y_pred)} and targets "
-                f"{_describe(y_true)}: {error}"
-            )
-            raise MetricError(message) from error
-
-    def _compute(self, name: str) -> Any:
-        try:
-            return self.metrics[name].compute()
-        except Exception as error:
-            message = f"metric {name!r} can't be computed: {error}"
-            raise MetricError(message) from error
-
-
 def flat(
     metrics: Mapping[Any, Any], output: tuple[Any, ...] = ()
 ) -> list[tuple[str, tuple[Any, ...], Any]]:
@@ -225,57 +171,6 @@ def flat(
             keys = [f"output_{k}" if isinstance(k, int) else str(k) for k in output]
             found.append(("_".join([*keys, str(key)]), output, metric))
     return found
-
-
-def _is_additive(metric: Any) -> bool:
-    """Say whether the figure of joined batches is that of the batches one by one."""
-    inner = getattr(metric, "joins", metric)
-    if isinstance(inner, bool):
-        return inner
-    if type(inner).__name__ == "MetricCollection":
-        return all(map(_is_additive, inner.values()))
-    return type(inner).__module__.startswith(_ADDITIVE)
-
-
-def _join(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
-    """Join the batches to one where they are tensors that differ in length alone."""
-    tensors = all(isinstance(part, Tensor) for batch in pending for part in batch[:2])
-    if len(pending) < 2 or not tensors:
-        return pending
-    if len({(y_pred.shape[1:], y_true.shape[1:]) for y_pred, y_true, _ in pending}) > 1:
-        return pending
-    y_pred, y_true, weight = zip(*pending, strict=True)
-    weighed = all(isinstance(part, Tensor) for part in weight)
-    if not weighed and any(part is not None for part in weight):
-        return pending
-    return [(torch.cat(y_pred), torch.cat(y_true), torch.cat(weight) if weighed else None)]
-
-
-def _detached(output: Any) -> Any:
-    """Cut an output off from its graph, in 32 bits at least; its `.logits` where it has them."""
-    if isinstance(output, Tensor):
-        tensor = output.detach()
-        return tensor.float() if tensor.dtype in _HALVES else tensor
-    logits = getattr(output, "logits", None)
-    if logits is not None:
-        return _detached(logits)
-    if isinstance(output, Mapping):
-        return {key: _detached(value) for key, value in output.items()}
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*map(_detached, output))
-    if isinstance(output, (tuple, list)):
-        return [_detached(value) for value in output]
-    return output
-
-
-def _describe(tree: Any) -> str:
-    if isinstance(tree, Tensor):
-        return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
-    if isinstance(tree, Mapping):
-        return "{" + ", ".join(f"{key!r}: {_describe(part)}" for key, part in tree.items()) + "}"
-    if isinstance(tree, (tuple, list)):
-        return "(" + ", ".join(map(_describe, tree)) + ")"
-    return type(tree).__name__
 
 
 def _spread(name: str, value: Any) -> dict[str, float]:

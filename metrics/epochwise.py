@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,10 @@ class WholeEpoch:
     def reset(self) -> None:
         """Forget everything."""
         self._kept = []
+
+    def merge(self, parts: Sequence[WholeEpoch]) -> None:
+        """Keep what `parts` did, and that alone, in their order."""
+        self._kept = [batch for part in parts for batch in part._kept]
 
 
 def whole_epoch(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .mean import mean_on
+from .mean import HostMean, mean_on
 
 
 class FunctionMetric:
@@ -38,6 +38,13 @@ class FunctionMetric:
     def reset(self) -> None:
         """Forget everything."""
         self._mean.reset()
+
+    def merge(self, parts: Sequence[FunctionMetric]) -> None:
+        """Count what `parts` did, and that alone."""
+        self._mean = HostMean()
+        for part in parts:
+            sums = torch.tensor(part._mean.sums(), dtype=torch.float64)
+            self._mean.add(sums[0] / sums[1], sums[1])
 
 
 def _samples(tree: Any) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -22,7 +24,7 @@ class HitRate:
     def __init__(self, threshold: float = 0.0) -> None:
         self.threshold = threshold
         self._hits: Tensor | None = None
-        self._total: int | Tensor = 0
+        self._total: float | Tensor = 0
 
     def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
         """Count a batch in; nothing is read from the device."""
@@ -39,6 +41,11 @@ class HitRate:
         """Forget everything."""
         self._hits = None
         self._total = 0
+
+    def merge(self, parts: Sequence[HitRate]) -> None:
+        """Count what `parts` did, and that alone."""
+        self._hits = torch.stack([part._hits for part in parts if part._hits is not None]).sum()
+        self._total = sum(float(part._total) for part in parts)
 
 
 def hits(preds: Tensor, target: Tensor, threshold: float) -> Tensor:

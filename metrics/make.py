@@ -10,6 +10,7 @@ import torch
 
 from .adapters import ForwardMetric
 from .function import FunctionMetric
+from .merge import unsynced
 from .task import Scale
 
 
@@ -42,7 +43,7 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: Scale = Non
         )
         raise TypeError(message)
     if verbs:
-        fresh = copy.deepcopy(metric)
+        fresh = unsynced(copy.deepcopy(metric))
         fresh = fresh.to(device) if hasattr(fresh, "to") else fresh
         fresh.reset()
         if not callable(getattr(fresh, "update", None)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 from .make import takes_weights
+from .merge import merge, unsynced
 from .registry import Entry, entry_of
 from .task import Scale, Task, infer_task, shaped
 
@@ -36,7 +39,7 @@ class NamedMetric:
         """
         if self.task is None:
             task = self.entry.task or infer_task(preds, target, self._scale)
-            self._metric = self.entry.make(task, self._scale)
+            self._metric = unsynced(self.entry.make(task, self._scale))
             if hasattr(self._metric, "to"):
                 self._metric = self._metric.to(preds.device)
             self._weighted = takes_weights(self._metric)
@@ -52,6 +55,25 @@ class NamedMetric:
         """Forget all batches, but not the task."""
         if self._metric is not None:
             self._metric.reset()
+
+    def merge(self, parts: Sequence[NamedMetric]) -> None:
+        """Count what `parts` did, and that alone.
+
+        Raises:
+            ValueError: They took their first batches for different tasks.
+        """
+        tasks = {part.task for part in parts}
+        if len(tasks) > 1:
+            listed = ", ".join(sorted(map(str, tasks)))
+            message = (
+                f"the processes' first batches show different tasks ({listed}); pass a metric made "
+                "for one of them"
+            )
+            raise ValueError(message)
+        if self.task is None:
+            self.task, self._metric = parts[0].task, copy.deepcopy(parts[0]._metric)
+            self._weighted = parts[0]._weighted
+        merge(self._metric, [part._metric for part in parts])
 
 
 def get(name: str, scale: Scale = None) -> NamedMetric:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .make import takes_weights
+from .merge import merge, unsynced
 from .task import Scale, outside, to_probabilities
 
 _TAKES_PROBABILITIES = ("Binary", "Multiclass", "Multilabel")
@@ -27,7 +30,7 @@ class Probabilities:
     """
 
     def __init__(self, metric: Any, scale: Scale) -> None:
-        self.metric = metric
+        self.metric = unsynced(metric)
         self.joins = metric  # what decides whether batches may be joined
         self.higher_is_better = getattr(metric, "higher_is_better", None)
         self._scale: Scale = scale or "logits"
@@ -57,6 +60,14 @@ class Probabilities:
         for metric in (self.metric, self._as_is):
             if metric is not None:
                 metric.reset()
+
+    def merge(self, parts: Sequence[Probabilities]) -> None:
+        """Count what `parts` did, and that alone."""
+        merge(self.metric, [part.metric for part in parts])
+        if self._as_is is not None:
+            merge(self._as_is, [part._as_is for part in parts])
+            found = [part._outside for part in parts if part._outside is not None]
+            self._outside = torch.stack(found).any() if found else None
 
 
 def wants_probabilities(metric: Any) -> bool:

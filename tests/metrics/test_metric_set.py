@@ -10,7 +10,7 @@ import torchmetrics
 from torch import nn
 from torchmetrics import classification, regression
 
-from fitorch.metrics import AUC, Accuracy, MetricError, MetricSet, base, whole_epoch
+from fitorch.metrics import AUC, Accuracy, MetricError, MetricSet, feeding, whole_epoch
 from fitorch.metrics.make import higher_is_better
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_up_to_64_batches_are_handed_over_at_once_after_the_first(watched):
 
 
 def test_large_batches_are_handed_over_sooner(watched, monkeypatch):
-    monkeypatch.setattr(base, "_NUMBERS", 100)  # 25 samples of 4 numbers
+    monkeypatch.setattr(feeding, "_NUMBERS", 100)  # 25 samples of 4 numbers
     metric_set = watching(watched)
     for pair in zip(CLASSES[0].split(10), CLASSES[1].split(10), strict=True):
         metric_set.update(*pair)

@@ -1,0 +1,186 @@
+"""The metrics of one output: batches handed over, together where that gives the same figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .make import takes_weights
+from .merge import merge
+
+_BATCHES = 64  # handed over at once to metrics where that is exact,
+_NUMBERS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
+_ADDITIVE = ("torchmetrics.classification.", "torchmetrics.regression.", "fitorch.metrics.")
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+class MetricError(ValueError):
+    """A metric failed on what it was given."""
+
+
+class OutputMetrics:
+    """The metrics of one output.
+
+    Args:
+        output: The keys that lead to it, () for all of the net's output.
+        metrics: Name to metric.
+    """
+
+    def __init__(self, output: tuple[Any, ...], metrics: dict[str, Any]) -> None:
+        self.metrics = metrics
+        self._output = output
+        self._weighted = {name for name, metric in metrics.items() if takes_weights(metric)}
+        self._joined = [name for name, metric in metrics.items() if _is_additive(metric)]
+        self._single = [name for name, metric in metrics.items() if not _is_additive(metric)]
+        self._pending: list[tuple[Any, Any, Any]] = []
+        self._numbers = 0
+        self._limit = 1  # the first batch goes at once: what fails should fail early
+
+    def update(self, y_pred: Any, y_true: Any, weight: Any) -> None:
+        """Count a batch in.
+
+        Raises:
+            MetricError: A metric can't take it.
+        """
+        for key in self._output:
+            y_pred = self._part(y_pred, key, "the net's output")
+            y_true = self._part(y_true, key, "the targets")
+            weight = weight[key] if isinstance(weight, (Mapping, list, tuple)) else weight
+        if isinstance(y_true, Tensor) and y_true.dtype in _HALVES:
+            y_true = y_true.float()
+        for name in self._single:
+            self._count(name, y_pred, y_true, weight)
+        if self._joined:
+            self._pending.append((y_pred, y_true, weight))
+            self._numbers += y_pred.numel() if isinstance(y_pred, Tensor) else _NUMBERS
+            if len(self._pending) >= self._limit or self._numbers >= _NUMBERS:
+                self.hand_over()
+                self._limit = _BATCHES
+
+    def compute(self) -> dict[str, Any]:
+        """Return what each metric computes.
+
+        Raises:
+            MetricError: A metric can't be computed.
+        """
+        self.hand_over()
+        return {name: self._compute(name) for name in self.metrics}
+
+    def merge(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Count what the metrics of `parts` did, and that alone.
+
+        Raises:
+            MetricError: A metric can't be merged.
+        """
+        for name in self.metrics:
+            self._merge(name, [part[name] for part in parts])
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._pending.clear()
+        self._numbers = 0
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def hand_over(self) -> None:
+        """Have metrics count in what is pending."""
+        for batch in _join(self._pending):
+            for name in self._joined:
+                self._count(name, *batch)
+        self._pending.clear()
+        self._numbers = 0
+
+    def _part(self, tree: Any, key: Any, what: str) -> Any:
+        if isinstance(key, str) and not isinstance(tree, (Tensor, Mapping)) and hasattr(tree, key):
+            return detached(getattr(tree, key))  # of a named tuple or a dataclass
+        parts: Any = tree
+        try:
+            return parts[key]
+        except (KeyError, IndexError, TypeError) as error:
+            keys = list(tree) if isinstance(tree, Mapping) else _describe(tree)
+            message = (
+                f"metrics {list(self.metrics)} look at output {key!r}, which {what} has not; "
+                f"there is {keys}"
+            )
+            raise MetricError(message) from error
+
+    def _count(self, name: str, y_pred: Any, y_true: Any, weight: Any) -> None:
+        try:
+            if weight is not None and name in self._weighted:
+                self.metrics[name].update(y_pred, y_true, sample_weight=weight)
+            else:
+                self.metrics[name].update(y_pred, y_true)
+        except Exception as error:
+            message = (
+                f"metric {name!r} failed on predictions {_describe(y_pred)} and targets "
+                f"{_describe(y_true)}: {error}"
+            )
+            raise MetricError(message) from error
+
+    def _compute(self, name: str) -> Any:
+        try:
+            return self.metrics[name].compute()
+        except Exception as error:
+            message = f"metric {name!r} can't be computed: {error}"
+            raise MetricError(message) from error
+
+    def _merge(self, name: str, parts: list[Any]) -> None:
+        try:
+            merge(self.metrics[name], parts)
+        except Exception as error:
+            message = f"metric {name!r} can't be merged: {error}"
+            raise MetricError(message) from error
+
+
+def _is_additive(metric: Any) -> bool:
+    """Say whether the figure of joined batches is that of the batches one by one."""
+    inner = getattr(metric, "joins", metric)
+    if isinstance(inner, bool):
+        return inner
+    if type(inner).__name__ == "MetricCollection":
+        return all(map(_is_additive, inner.values()))
+    return type(inner).__module__.startswith(_ADDITIVE)
+
+
+def _join(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
+    """Join the batches to one where they are tensors that differ in length alone."""
+    tensors = all(isinstance(part, Tensor) for batch in pending for part in batch[:2])
+    if len(pending) < 2 or not tensors:
+        return pending
+    if len({(y_pred.shape[1:], y_true.shape[1:]) for y_pred, y_true, _ in pending}) > 1:
+        return pending
+    y_pred, y_true, weight = zip(*pending, strict=True)
+    weighed = all(isinstance(part, Tensor) for part in weight)
+    if not weighed and any(part is not None for part in weight):
+        return pending
+    return [(torch.cat(y_pred), torch.cat(y_true), torch.cat(weight) if weighed else None)]
+
+
+def detached(output: Any) -> Any:
+    """Cut an output off from its graph, in 32 bits at least; its `.logits` where it has them."""
+    if isinstance(output, Tensor):
+        tensor = output.detach()
+        return tensor.float() if tensor.dtype in _HALVES else tensor
+    logits = getattr(output, "logits", None)
+    if logits is not None:
+        return detached(logits)
+    if isinstance(output, Mapping):
+        return {key: detached(value) for key, value in output.items()}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*map(detached, output))
+    if isinstance(output, (tuple, list)):
+        return [detached(value) for value in output]
+    return output
+
+
+def _describe(tree: Any) -> str:
+    if isinstance(tree, Tensor):
+        return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
+    if isinstance(tree, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_describe(part)}" for key, part in tree.items()) + "}"
+    if isinstance(tree, (tuple, list)):
+        return "(" + ", ".join(map(_describe, tree)) + ")"
+    return type(tree).__name__
