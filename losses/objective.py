@@ -130,8 +130,12 @@ class Objective:
             ValueError: A weight's schedule gave something else than a finite number.
         """
         for term in self._terms:
-            if term.term.schedules:
-                term.weight = term.term.weight(epoch)
+            term.begin_epoch(epoch)
+
+    def compilable(self) -> None:
+        """Keep weights that change from epoch to epoch in tensors."""
+        for term in self._terms:
+            term.compilable()
 
     def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
         """Return what each term adds to a batch's loss, and its share; losses before penalties.

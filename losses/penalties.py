@@ -54,18 +54,17 @@ class Penalty(Composable):
         """Return the penalty on these parameters, a scalar."""
         raise NotImplementedError
 
-    def add_gradients(self, weights: list[nn.Parameter], factor: float) -> None:
+    def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add the gradient of `factor` times the penalty to the `.grad` that the parameters have.
 
         Args:
             weights: The parameters; each has a dense gradient.
-            factor: The weight of the penalty.
+            factor: The weight of the penalty, a number or a tensor without dimensions.
         """
         with torch.enable_grad():
             value = self.value(weights)
         found = torch.autograd.grad(value, weights, materialize_grads=True)
-        gradients: list[Any] = [weight.grad for weight in weights]
-        torch._foreach_add_(gradients, found, alpha=factor)
+        _add([weight.grad for weight in weights], found, factor)
 
 
 class _NormPenalty(Penalty):
@@ -91,13 +90,13 @@ class _NormPenalty(Penalty):
         value: Tensor = _Norms.apply(self.l1, self.l2, *weights)  # type: ignore[no-untyped-call]
         return value
 
-    def add_gradients(self, weights: list[nn.Parameter], factor: float) -> None:
+    def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add `factor * (l1 * sign(w) + l2 * w)` to the gradients, in place."""
         gradients: list[Any] = [weight.grad for weight in weights]
         if self.l1:
-            torch._foreach_add_(gradients, _signs(weights), alpha=factor * self.l1)
+            _add(gradients, _signs(weights), factor * self.l1)
         if self.l2:
-            torch._foreach_add_(gradients, [*weights], alpha=factor * self.l2)
+            _add(gradients, weights, factor * self.l2)
 
     def _repr(self, *factors: str) -> str:
         chosen = [
@@ -227,6 +226,14 @@ class _Norms(torch.autograd.Function):
             shrinkage = torch._foreach_mul(weights, ctx.l2 * grad)
             gradients = torch._foreach_add(gradients, shrinkage) if gradients else shrinkage
         return (None, None, *gradients)
+
+
+def _add(gradients: list[Any], found: Sequence[Tensor], factor: float | Tensor) -> None:
+    """Add `factor * found` to the gradients, in place."""
+    if isinstance(factor, Tensor):
+        torch._foreach_add_(gradients, torch._foreach_mul([*found], factor))
+    else:
+        torch._foreach_add_(gradients, [*found], alpha=factor)
 
 
 def _signs(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:

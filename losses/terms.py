@@ -17,6 +17,7 @@ from .fits import MisfitError
 from .names import write
 from .penalties import Penalty
 from .selection import nothing_chosen
+from .weighted import Weighted
 
 Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
 
@@ -38,7 +39,7 @@ class OwnLoss:
         return "the net's own loss"
 
 
-class LossTerm:
+class LossTerm(Weighted):
     """A loss of an objective.
 
     Args:
@@ -47,10 +48,8 @@ class LossTerm:
     """
 
     def __init__(self, term: Term, name: str) -> None:
-        self.term = term
-        self.name = name
+        super().__init__(term, name)
         self.loss_fn: Any = term.fn
-        self.weight = term.factor
         self._call = call_of(term.fn)
         self._reduction = reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
@@ -77,7 +76,7 @@ class LossTerm:
             share = self._share(y_pred, y_true, None)
         else:
             loss, share = self._weighted(y_pred, y_true, weight)
-        return (loss if self.weight == 1.0 else self.weight * loss), share
+        return self.weigh(loss), share
 
     def share(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:
         """Return how much a batch counts in the epoch's mean.
@@ -174,7 +173,7 @@ class LossTerm:
             self.loss_fn.reduction = self._reduction
 
 
-class PenaltyTerm:
+class PenaltyTerm(Weighted):
     """A penalty of an objective, with the parameters of the net that it is bound to.
 
     Args:
@@ -183,10 +182,8 @@ class PenaltyTerm:
     """
 
     def __init__(self, term: Term, name: str) -> None:
-        self.term = term
-        self.name = name
+        super().__init__(term, name)
         self.penalty: Penalty = term.fn
-        self.weight = term.factor
         self._parameters: list[nn.Parameter] = []
 
     def bind(self, net: nn.Module, *, strictly: bool = False) -> None:
@@ -203,8 +200,7 @@ class PenaltyTerm:
         """Return what the penalty adds, weight and all; 0 where there is nothing to penalize."""
         if not self._parameters:
             return torch.zeros(())
-        value = self.penalty.value(self._parameters)
-        return value if self.weight == 1.0 else self.weight * value
+        return self.weigh(self.penalty.value(self._parameters))
 
     @torch.no_grad()
     def add_gradients(self) -> None:
@@ -219,7 +215,7 @@ class PenaltyTerm:
             elif parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()
         if trained:
-            self.penalty.add_gradients(trained, self.weight)
+            self.penalty.add_gradients(trained, self.factor)
 
 
 def first_length(tree: Any) -> int:

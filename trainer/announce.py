@@ -11,6 +11,8 @@ from fitorch.callbacks.base import Logs
 from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.progress import Progress
 
+from .hints import new_hints
+
 
 class Announcer(Callback):
     """Says a line before and a line after training, and what metrics given by name mean.
@@ -36,6 +38,8 @@ class Announcer(Callback):
         self._progress.say(
             f"training {type(net).__name__}, {count:,} parameters, on {self.model.placement}"
         )
+        for hint in new_hints(self.model):
+            self._progress.say(f"hint: {hint}")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Say once, above the table, which tasks the first batch showed."""
@@ -47,6 +51,10 @@ class Announcer(Callback):
             by_task.setdefault(task, []).append(name)
         for task, names in by_task.items():
             self._progress.say(f"{', '.join(names)}: {task}")
+        compiled = self.model.compilation
+        if compiled is not None and compiled.seconds:
+            self._progress.say(f"compiled the training step in {compiled.seconds:.1f} s")
+            compiled.seconds = 0.0
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Say why training stopped, and what was best."""

@@ -45,6 +45,7 @@ FOREIGN = {
     "val_dataloaders": "val_data",
     "validation_batch_size": "val_data as a DataLoader with its own batch_size",
     "validation_data": "val_data",
+    "workers": "num_workers",
     "x": "train_data=(x, y)",
     "y": "train_data=(x, y)",
 }
@@ -84,6 +85,7 @@ class FitArguments:
     clip_grad_value: float | None
     scheduler_step: str
     train_metrics: bool
+    num_workers: int | str
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):
@@ -91,6 +93,7 @@ class FitArguments:
         for name in ("patience", "steps_per_epoch", "validation_steps"):
             check_count(name, getattr(self, name), optional=True)
         check_count("initial_epoch", self.initial_epoch, least=0, optional=True)
+        check_workers(self.num_workers)
         self._check_numbers()
         self._check_choices()
         self._check_class_weight()
@@ -152,6 +155,35 @@ def check_count(name: str, value: Any, *, least: int = 1, optional: bool = False
     if value < least:
         message = f"{name} is {value}; expected an int >= {least}"
         raise ValueError(message)
+
+
+def check_workers(value: Any) -> None:
+    """Refuse what is no number of worker processes, and not "auto".
+
+    Raises:
+        TypeError: `value` is neither an int nor a str.
+        ValueError: `value` is below 0, or another str.
+    """
+    if value == "auto":
+        return
+    expected = "expected 'auto', or an int >= 0: how many processes read a Dataset"
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        message = f"num_workers is {value!r}, a {type(value).__name__}; {expected}"
+        raise TypeError(message)
+    if isinstance(value, str) or value < 0:
+        message = f"num_workers is {value!r}; {expected}"
+        raise ValueError(message)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        TypeError: It tells the value.
+    """
+    if not isinstance(value, bool):
+        message = f"{name} is {value!r}, a {type(value).__name__}; expected True or False"
+        raise TypeError(message)
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:

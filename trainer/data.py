@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from .arrays import common_length, is_array, is_in_memory, is_sparse
 from .columns import ROLES, as_columns, as_mapping
 from .errors import DataError
-from .loaders import LoaderSource, PassOrder, length
+from .loaders import LoaderSource, length
 from .memory import MemorySource, dataset_source, own_source, recognize
+from .samples import DatasetSource
 from .sampling import Order
 from .structure import map_tensors
 
@@ -59,6 +60,10 @@ class Source(Protocol):
         """Return the sample numbers of a batch of a pass, as far as known without reading it."""
         ...
 
+    def close(self) -> None:
+        """End worker processes of our own."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Batching:
@@ -69,12 +74,14 @@ class Batching:
         shuffle: Draw a new order for each pass.
         seed: What the orders follow from.
         floating: What float64 of NumPy and pandas becomes.
+        num_workers: How many processes read samples out of a Dataset, or "auto".
     """
 
     batch_size: int = 32
     shuffle: bool = False
     seed: int = 0
     floating: torch.dtype = torch.float32
+    num_workers: int | str = "auto"
 
     def order(self, samples: int) -> Order:
         """Return the order of `samples` samples."""
@@ -194,12 +201,7 @@ def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
     found = dataset_source(dataset, order)
     if found is not None:
         return found
-    sampler = PassOrder(order)
-    # A generator of its own: making an iterator must not draw from the global one.
-    loader = DataLoader(dataset, batch_sampler=sampler, generator=torch.Generator().manual_seed(0))
-    source = LoaderSource(loader, name, batching.floating, sampler)
-    source.smallest_batch = order.smallest_batch
-    return source
+    return DatasetSource(dataset, order, name, batching.floating, batching.num_workers)
 
 
 def _is_sequence_of_samples(data: Any) -> bool:

@@ -74,6 +74,10 @@ class Evaluation:
             emit(hooks.on_test_end, figures)
         return figures
 
+    def close(self) -> None:
+        """End worker processes that read the data."""
+        self._source.close()
+
     def _measure(self, where: str) -> dict[str, float]:
         hooks, step = self._hooks, self._step
         step.reset()
@@ -110,6 +114,11 @@ class Validation:
         for each in self._passes:
             tasks |= each.metric_tasks
         return tasks
+
+    def close(self) -> None:
+        """End worker processes that read the data."""
+        for each in self._passes:
+            each.close()
 
     def __call__(self, where: str = "") -> dict[str, float]:
         """Return the figures of all sets; where Ctrl-C ended one, of those up to it."""
@@ -166,6 +175,7 @@ def predict(
             begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
             run_stage(net, step, batches, begin, end, "prediction batch")
     finally:
+        source.close()
         emit(hooks.on_predict_end, {})
     if not step.outputs:
         message = "data is empty: it gave no batch to predict"

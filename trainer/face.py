@@ -24,11 +24,15 @@ class NetFace:
     Args:
         net: The module.
         objective: Its loss, which goes where the net goes.
+        channels_last: Keep images, and weights of convolutions, in channels-last memory.
     """
 
-    def __init__(self, net: nn.Module, objective: Objective) -> None:
+    def __init__(
+        self, net: nn.Module, objective: Objective, *, channels_last: bool = False
+    ) -> None:
         self.net = net
         self.objective = objective
+        self.channels_last = channels_last
         self._placement: Placement | None = None
 
     def save_ckpt(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
@@ -109,7 +113,7 @@ class NetFace:
             mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
             cpu: Stay on the CPU whatever there is.
         """
-        self._placement = Placement(mixed_precision, cpu)
+        self._placement = Placement(mixed_precision, cpu, channels_last=self.channels_last)
         self._placement.place(self.net)
         self.objective.to(self._placement.device)
         return self._placement

@@ -74,8 +74,9 @@ class Feed:
         self.pass_index, self.position, self._batches = self.pass_index + 1, 0, None
 
     def close(self) -> None:
-        """Let go of the source's iterator, and so of its worker processes."""
+        """Let go of the source's iterator, and of worker processes."""
         self._batches = None
+        self.source.close()
 
     def _pass(self) -> Iterator[Any]:
         """Go on with the pass that is under way, where epochs are cut out of passes."""

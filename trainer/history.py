@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
 
@@ -50,7 +52,7 @@ class History(Callback):
         import pandas as pd
 
         columns = self._complete()
-        frame = pd.DataFrame({name: list(values) for name, values in columns.items()})
+        frame = pd.DataFrame({name: np.array(values) for name, values in columns.items()})
         frame.attrs["seed"] = self.seed
         return frame.astype({"epoch": "int64"}) if "epoch" in frame else frame
 
@@ -62,11 +64,11 @@ class History(Callback):
         """
         columns = self._complete()
         values = columns.get(self.monitor, array("d"))
-        rows = [row for row, value in enumerate(values) if not math.isnan(value)]
-        if not rows:
-            return {}
         sign = 1 if self.mode == "min" else -1
-        best = min(rows, key=lambda row: sign * values[row])
+        rows = ((sign * value, row) for row, value in enumerate(values) if not math.isnan(value))
+        _, best = min(rows, default=(0.0, None))
+        if best is None:
+            return {}
         return {name: values[best] for name, values in columns.items()}
 
     def plot(self, path: str | Path | None = None, metrics: list[str] | None = None) -> Figure:

@@ -17,23 +17,7 @@ from .arrays import array_leaves
 from .columns import as_batch
 from .errors import DataError
 from .memory import smallest_batch
-from .sampling import Order
 from .structure import map_tensors
-
-
-class PassOrder:
-    """A batch sampler for torch's DataLoader that follows our order of samples."""
-
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self.pass_index = 0
-        self.start = 0
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (index.tolist() for index in self.order.batches(self.pass_index, self.start))
-
-    def __len__(self) -> int:
-        return len(self.order)
 
 
 class LoaderSource:
@@ -43,7 +27,6 @@ class LoaderSource:
         loader: Gives batches.
         name: What to call it in an error, as "train_data".
         floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
-        order: Told before each pass which one it is, where the order of samples is ours.
     """
 
     def __init__(
@@ -51,7 +34,6 @@ class LoaderSource:
         loader: Iterable[Any],
         name: str,
         floating: torch.dtype = torch.float32,
-        order: PassOrder | None = None,
     ) -> None:
         self.loader = loader
         self.name = name
@@ -59,14 +41,16 @@ class LoaderSource:
         self.steps = length(loader)
         self.samples = length(getattr(loader, "dataset", None))
         self.smallest_batch = smallest_batch(loader) if isinstance(loader, DataLoader) else None
-        self._order = order
+        self._collates = isinstance(loader, DataLoader)  # its batches stay as they are
         self._device: torch.device | None = None
+
+    @property
+    def worker_count(self) -> int | str:
+        """How many processes read, "?" where that is not known."""
+        return getattr(self.loader, "num_workers", "?")
 
     def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on, read and left out up to there."""
-        if self._order is not None:
-            self._order.pass_index, self._order.start = pass_index, start
-            start = 0
         batches = self._placed(iter(self.loader))
         for _ in range(start):
             next(batches, None)
@@ -82,11 +66,15 @@ class LoaderSource:
         return []
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
-        """Return the sample numbers of a batch of a pass, where the order is ours."""
-        if self._order is None:
-            return []
-        samples = next(self._order.order.batches(pass_index, position), torch.tensor([]))
-        return samples.tolist()
+        """Return no sample numbers: the order is the loader's."""
+        return []
+
+    def close(self) -> None:
+        """Let go of nothing: a user's loader keeps its workers as it was told to."""
+
+    def _processes(self, batches: Any) -> Iterable[Any]:
+        """Return the worker processes behind an iterator."""
+        return getattr(batches, "_workers", ())
 
     def _placed(self, batches: Iterator[Any]) -> Iterator[Any]:
         try:
@@ -94,17 +82,16 @@ class LoaderSource:
                 yield from self._prepared(first, batches)
                 return  # some loaders begin anew when asked again
         except (RuntimeError, OSError, EOFError) as error:
-            died = _died(batches) or dead_worker(error)
+            died = _died(self._processes(batches)) or dead_worker(error)
             if not died:
                 raise
-            workers = getattr(self.loader, "num_workers", "?")
-            of = f" of {self.name} died (num_workers={workers})"
+            of = f" of {self.name} died (num_workers={self.worker_count})"
             raise DataError(worker_died(died, of)) from error
 
     def _prepared(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
-        """Turn arrays into tensors and move them, as far as there is a need to."""
+        """Turn arrays into tensors, move them, and copy what may change, where there is a need."""
         batches: Iterable[Any] = chain((first,), others)
-        if not isinstance(self.loader, DataLoader):
+        if not self._collates:
             batches = map(self._copied, batches)
         elif any(not isinstance(leaf, torch.Tensor) for leaf in array_leaves(first)):
             batches = (as_batch(batch, self._batch_name, self.floating) for batch in batches)
@@ -124,12 +111,12 @@ class LoaderSource:
         return send_to_device(batch, self._device, non_blocking=True)
 
 
-def _died(batches: Any) -> str:
-    """Return pid and signal of the workers of a DataLoader's iterator that died, "" for none.
+def _died(processes: Iterable[Any]) -> str:
+    """Return pid and signal of those of a DataLoader's workers that died, "" for none.
 
     Its own error depends on what it was doing at that moment: a lost connection tells no more.
     """
-    workers = {worker.sentinel: worker for worker in getattr(batches, "_workers", ())}
+    workers = {worker.sentinel: worker for worker in processes}
     with suppress(RuntimeError):  # torch's handler of SIGCHLD raises one, here or where it was
         for sentinel in wait(list(workers), timeout=0.2) if workers else ():
             workers[sentinel].join(1)

@@ -7,10 +7,9 @@ sample is ever collated and no worker process started.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +17,17 @@ from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    RandomSampler,
-    SequentialSampler,
     Subset,
     TensorDataset,
     default_collate,
 )
 
-from .randomness import draw_seed
-from .sampling import Order, split
+from .indices import LoaderIndices
+from .sampling import Finish, Order, picking
 from .structure import leaves, map_tensors
 
-Indices = Callable[[int, int], Iterator[Tensor]]  # (pass, first batch) -> indices of each batch
+# (pass, first batch, finish) -> the indices of each batch
+Indices = Callable[[int, int, Finish | None], Iterator[Tensor]]
 
 
 @dataclass(slots=True)
@@ -56,9 +54,9 @@ class MemorySource:
     def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on."""
         home = next(leaves(self.tensors)).device
-        batches = self._gathered(home, pass_index, start)
         if self.device is None or home.type == self.device.type:
-            return batches
+            return self._gathered(home, pass_index, start)
+        batches = self._gathered(home, pass_index, start, pinned=self.device.type == "cuda")
         return (map_tensors(self._moved, batch) for batch in batches)
 
     def to(self, device: torch.device) -> MemorySource:
@@ -75,12 +73,14 @@ class MemorySource:
         """Return no sample numbers: a sampler must not be asked twice."""
         return []
 
-    def _gathered(self, home: torch.device, pass_index: int, start: int) -> Iterator[Any]:
-        gather = gatherer(self.tensors)
-        indices = self.indices(pass_index, start)
-        if home.type != "cpu":
-            indices = (index.to(home, non_blocking=True) for index in indices)
-        for index in indices:
+    def close(self) -> None:
+        """Let go of nothing: there are no worker processes."""
+
+    def _gathered(
+        self, home: torch.device, pass_index: int, start: int, *, pinned: bool = False
+    ) -> Iterator[Any]:
+        gather = gatherer(self.tensors, pinned=pinned)
+        for index in self.indices(pass_index, start, mover(home)):
             self.last = index
             yield gather(index)
 
@@ -105,7 +105,10 @@ def dataset_source(dataset: Any, order: Order) -> MemorySource | None:
     tensors, subset = found
     source = own_source(list(tensors), order)
     if subset is not None:
-        source.indices = lambda index, start: (subset[b] for b in order.batches(index, start))
+        places = subset
+        source.indices = lambda number, start, finish: order.batches(
+            number, start, picking(places, finish)
+        )
     return source
 
 
@@ -132,63 +135,38 @@ def recognize(loader: DataLoader[Any]) -> MemorySource | None:
     )
 
 
-class LoaderIndices:
-    """The indices that a loader's own sampler gives, drawing the same random numbers.
+def gatherer(tensors: Any, *, pinned: bool = False) -> Callable[[Tensor], Any]:
+    """Return the function that picks samples out of `tensors` by index.
 
     Args:
-        loader: A loader over a `TensorDataset` or over `Subset`s of one.
-        subset: For each sample of the loader's dataset its place in the tensors, or None.
+        tensors: Nested tensors.
+        pinned: Put them where a CUDA device can fetch them while the CPU goes on.
     """
-
-    def __init__(self, loader: DataLoader[Any], subset: Tensor | None) -> None:
-        self._loader = loader
-        self._subset = subset
-        self._workers_started = loader.__dict__.get("_iterator") is not None
-
-    def __call__(self, _pass_index: int, start: int = 0) -> Iterator[Tensor]:
-        """Give the indices of a pass; what comes before batch `start` is drawn and left out."""
-        drawn = self._begin()
-        batches = _vectorized(self._loader.batch_sampler) or self._drawn_ahead(drawn)
-        for _ in range(start):
-            next(batches, None)
-        if self._subset is None:
-            return batches
-        subset = self._subset
-        return (subset[batch] for batch in batches)
-
-    def _begin(self) -> Iterator[Any]:
-        """Make the sampler's iterator as a new iterator of the loader does.
-
-        It draws a number to seed its workers; with workers it asks the sampler once more. Some
-        samplers draw as soon as they are asked.
-        """
-        loader, sampler = self._loader, cast("Iterable[Any]", self._loader.batch_sampler)
-        if loader.persistent_workers and self._workers_started:
-            return iter(sampler)
-        self._workers_started = True
-        batches = iter(sampler)
-        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
-        return iter(sampler) if loader.num_workers else batches
-
-    def _drawn_ahead(self, batches: Iterator[Any]) -> Iterator[Tensor]:
-        """Ask the sampler as early as the loader does, which fills its workers' queues first."""
-        ahead = self._loader.num_workers * (self._loader.prefetch_factor or 0)
-        samples = len(self._loader.dataset)  # type: ignore[arg-type]
-        drawn: deque[Tensor] = deque()
-        for batch in batches:
-            index = torch.tensor(batch.tolist() if hasattr(batch, "tolist") else list(batch))
-            drawn.append(torch.where(index < 0, index + samples, index))
-            if len(drawn) > ahead:
-                yield drawn.popleft()
-        yield from drawn
-
-
-def gatherer(tensors: Any) -> Callable[[Tensor], Any]:
-    """Return the function that picks samples out of `tensors` by index."""
+    pick = _pick_pinned if pinned else _pick
     if isinstance(tensors, (tuple, list)) and all(isinstance(item, Tensor) for item in tensors):
         flat = tuple(tensors)
-        return lambda index: [torch.index_select(tensor, 0, index) for tensor in flat]
-    return lambda index: map_tensors(lambda tensor: tensor.index_select(0, index), tensors)
+        return lambda index: [pick(tensor, 0, index) for tensor in flat]
+    return lambda index: map_tensors(lambda tensor: pick(tensor, 0, index), tensors)
+
+
+_pick = torch.index_select
+
+
+def _pick_pinned(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    if tensor.requires_grad:  # it can't be told where to put what it gives
+        return torch.index_select(tensor, dim, index)
+    shape = (len(index), *tensor.shape[1:])
+    place = torch.empty(shape, dtype=tensor.dtype, pin_memory=True)
+    return torch.index_select(tensor, dim, index, out=place)
+
+
+def mover(device: torch.device) -> Finish | None:
+    """Return what brings the indices of many batches to `device`, None for the CPU."""
+    if device.type == "cpu":
+        return None
+    if device.type == "cuda":
+        return lambda block: block.pin_memory().to(device, non_blocking=True)
+    return lambda block: block.to(device)
 
 
 def fits(tensors: Any, device: torch.device) -> bool:
@@ -232,40 +210,6 @@ def _subset_indices(subset: Subset[Any]) -> Tensor | None:
     if indices.dim() != 1 or indices.dtype != torch.int64:
         return None
     return torch.where(indices < 0, indices + len(subset.dataset), indices)  # type: ignore[arg-type]
-
-
-def _vectorized(batch_sampler: Any) -> Iterator[Tensor] | None:
-    """Do at once what the two samplers behind `shuffle=` do number by number, None for others."""
-    if type(batch_sampler) is not BatchSampler:
-        return None
-    sampler: Any = batch_sampler.sampler
-    shuffles = (
-        type(sampler) is RandomSampler
-        and not sampler.replacement
-        and sampler.num_samples == len(sampler.data_source)
-    )
-    known = shuffles or type(sampler) is SequentialSampler
-    return _pieces(batch_sampler, sampler) if known else None
-
-
-def _pieces(batch_sampler: BatchSampler, sampler: Any) -> Iterator[Tensor]:
-    """Give the batches of a sequential or shuffling sampler."""
-    samples, size = len(sampler.data_source), batch_sampler.batch_size
-    order = _whole_order(sampler, samples)
-    full = samples // size * size
-    yield from split(order[:full], size)
-    if getattr(sampler, "generator", None) is not None:
-        torch.randperm(samples, generator=sampler.generator)  # it draws a second, and uses none
-    if full < samples and not batch_sampler.drop_last:
-        yield order[full:]
-
-
-def _whole_order(sampler: Any, samples: int) -> Tensor:
-    if type(sampler) is SequentialSampler:
-        return torch.arange(samples)
-    if sampler.generator is not None:
-        return torch.randperm(samples, generator=sampler.generator)
-    return torch.randperm(samples, generator=torch.Generator().manual_seed(draw_seed()))
 
 
 def _lengths(loader: DataLoader[Any]) -> tuple[int | None, int | None]:

@@ -20,7 +20,15 @@ from fitorch.losses import Objective
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import check_names
 
-from .arguments import FitArguments, check_choice, check_count, refuse_unknown
+from .arguments import (
+    FitArguments,
+    check_choice,
+    check_count,
+    check_flag,
+    check_workers,
+    refuse_unknown,
+)
+from .compiled import Compilation
 from .data import Batching, Source, as_source, set_name, validation_sets
 from .evaluation import Evaluation, PredictionStep, Validation, predict
 from .face import NetFace
@@ -31,7 +39,7 @@ from .optimizers import OptimizerLike, make_optimizer, make_scheduler
 from .placement import floating_dtype
 from .preflight import check_distinct, check_metrics_dict, check_module, check_optimizer
 from .prepare import introduce, prepare
-from .randomness import draw_seed, undisturbed_randomness
+from .randomness import draw_seed, peek_seed, undisturbed_randomness
 from .state import Progress
 from .steps import EvaluationStep, Measures
 
@@ -55,6 +63,10 @@ class KerasModel(NetFace):
             name as "adamw"; None is `Adam(lr=3e-4)`. One that is built here is fused where it can.
         lr_scheduler: An instance, a function `optimizer -> scheduler`, or None.
         forward: For batches of a form of your own: `forward(net, batch) -> (predictions, targets)`.
+        jit_compile: Compile whole training steps with torch.compile, which takes seconds to minutes
+            before it pays; where that can't be, a warning says why, and training goes on without.
+        channels_last: Keep images (N, C, H, W), and weights of convolutions, in channels-last
+            memory, which is faster for most convolutional nets; figures differ by rounding.
 
     Attributes:
         net: The module.
@@ -87,13 +99,18 @@ class KerasModel(NetFace):
         lr_scheduler: Any = None,
         *,
         forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+        jit_compile: bool = False,
+        channels_last: bool = False,
         **unknown: Any,
     ) -> None:
         refuse_unknown(unknown, "KerasModel")
+        check_flag("jit_compile", jit_compile)
+        check_flag("channels_last", channels_last)
         check_module(net)
         self.metrics_dict = check_metrics_dict(metrics_dict)
         check_names((name, metric) for name, _, metric in flat(self.metrics_dict))
-        super().__init__(net, Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)]))
+        objective = Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)])
+        super().__init__(net, objective, channels_last=channels_last)
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
         self.lr_scheduler = None
@@ -101,6 +118,7 @@ class KerasModel(NetFace):
             check_optimizer(self.optimizer, net, loss_parameters)
             self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
         self.forward_hook = forward
+        self.compilation = Compilation() if jit_compile else None
         self.history = History()
         self.progress = Progress()
         self.stop_training = False
@@ -137,6 +155,7 @@ class KerasModel(NetFace):
         clip_grad_value: float | None = None,
         scheduler_step: str = "auto",
         train_metrics: bool = True,
+        num_workers: int | str = "auto",
         **unknown: Any,
     ) -> pd.DataFrame:
         """Train the net; return the history of all fits, one row per epoch.
@@ -175,6 +194,8 @@ class KerasModel(NetFace):
             clip_grad_value: Clamp each gradient to [-value, value] before an update.
             scheduler_step: When the schedule goes on: "update", "epoch", "validation", or "auto".
             train_metrics: Whether to measure the metrics in training too; the loss always is.
+            num_workers: How many processes read samples out of a Dataset; "auto" reads in this one
+                until more are worth their while. A DataLoader keeps its own.
 
         Returns:
             The columns epoch (from 1), train_loss, train_<metric>, train_<term of the objective>,
@@ -214,6 +235,7 @@ class KerasModel(NetFace):
             clip_grad_value=clip_grad_value,
             scheduler_step=scheduler_step,
             train_metrics=train_metrics,
+            num_workers=num_workers,
         )
         with undisturbed_randomness():
             self._fit(train_data, val_data, arguments)
@@ -227,6 +249,7 @@ class KerasModel(NetFace):
         steps: int | None = None,
         verbose: int | str = "auto",
         callbacks: Sequence[Any] | None = None,
+        num_workers: int | str = "auto",
         **unknown: Any,
     ) -> dict[str, float]:
         """Measure loss and metrics over `val_data`; disturb nothing, also from within a callback.
@@ -237,6 +260,7 @@ class KerasModel(NetFace):
             steps: Batches to take; None for all.
             verbose: 0 silent, else a live line on a terminal.
             callbacks: Objects with Keras' `on_test_*` hooks.
+            num_workers: As for `fit`.
 
         Returns:
             `{"val_loss": ..., "val_<metric>": ..., "val_<term of the objective>": ...}`, exact for
@@ -249,11 +273,15 @@ class KerasModel(NetFace):
         self.objective.bind(self.net)
         passes = []
         for prefix, data in validation_sets(val_data).items():
-            source = self._source(data, set_name(prefix), batch_size, steps)
+            source = self._source(data, set_name(prefix), batch_size, steps, num_workers)
             hooks = self._hooks(callbacks, verbose, steps or source.steps)
             step = EvaluationStep(self.measures(), source, prefix)
             passes.append(Evaluation(self.net, step, source, hooks, steps, set_name(prefix)))
-        return Validation(passes)()
+        validation = Validation(passes)
+        try:
+            return validation()
+        finally:
+            validation.close()
 
     def predict(
         self,
@@ -263,6 +291,7 @@ class KerasModel(NetFace):
         steps: int | None = None,
         verbose: int | str = "auto",
         callbacks: Sequence[Any] | None = None,
+        num_workers: int | str = "auto",
         **unknown: Any,
     ) -> Any:
         """Return the net's outputs for all of `data`, in its order, on the CPU.
@@ -275,6 +304,7 @@ class KerasModel(NetFace):
             steps: Batches to take; None for all.
             verbose: 0 silent, else a live line on a terminal.
             callbacks: Objects with Keras' `on_predict_*` hooks.
+            num_workers: As for `fit`.
 
         Returns:
             The net's own output structure, its tensors joined along dimension 0.
@@ -289,7 +319,7 @@ class KerasModel(NetFace):
                 " to match outputs with samples",
                 stacklevel=2,
             )
-        source = self._source(data, "data", batch_size, steps)
+        source = self._source(data, "data", batch_size, steps, num_workers)
         hooks = self._hooks(callbacks, verbose, steps or source.steps)
         return predict(self.net, PredictionStep(self.measures()), source, hooks, steps)
 
@@ -324,11 +354,15 @@ class KerasModel(NetFace):
             self._fitting = False
             run.close()
 
-    def _source(self, data: Any, name: str, batch_size: int, steps: int | None) -> Source:
+    def _source(
+        self, data: Any, name: str, batch_size: int, steps: int | None, num_workers: int | str
+    ) -> Source:
+        check_workers(num_workers)
         check_count("batch_size", batch_size)
         check_count("steps", steps, optional=True)
         device = self.placement.device
-        batching = Batching(batch_size, floating=floating_dtype(self.net.parameters()))
+        floating = floating_dtype(self.net.parameters())
+        batching = Batching(batch_size, False, peek_seed(), floating, num_workers)
         return as_source(data, name, batching).to(device)
 
     def _hooks(

@@ -50,7 +50,7 @@ def make_optimizer(
     if optimizer is None or isinstance(optimizer, str):
         kind = optim.Adam if optimizer is None else _kind(optimizer)
         options: dict[str, Any] = {"lr": 3e-4} if optimizer is None else {}
-        if _can_fuse(kind, net, parameters):
+        if can_fuse(kind, net, parameters):
             options["fused"] = True
         return kind(parameters, **options)
     given: Any = optimizer
@@ -64,7 +64,7 @@ def make_optimizer(
     return made
 
 
-def _can_fuse(kind: type[optim.Optimizer], net: nn.Module, parameters: list[nn.Parameter]) -> bool:
+def can_fuse(kind: type[optim.Optimizer], net: nn.Module, parameters: list[nn.Parameter]) -> bool:
     """Say whether `kind` has a fused variant that can update all of `parameters`."""
     if "fused" not in inspect.signature(kind).parameters or not parameters:
         return False

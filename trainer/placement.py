@@ -11,6 +11,7 @@ from torch import nn
 
 from .errors import FitorchError
 from .forward import Net, in_precision
+from .layout import in_channels_last, lay_out
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,13 +29,21 @@ class Placement:
     Args:
         mixed_precision: "no", "fp16" or "bf16"; None for what accelerate is configured to.
         cpu: Stay on the CPU even where there is an accelerator.
+        channels_last: Keep images, and weights of convolutions, in channels-last memory.
 
     Raises:
         ValueError: The precision is unknown, or not available on the device.
         FitorchError: Several processes were launched.
     """
 
-    def __init__(self, mixed_precision: str | None = None, cpu: bool = False) -> None:
+    def __init__(
+        self,
+        mixed_precision: str | None = None,
+        cpu: bool = False,
+        *,
+        channels_last: bool = False,
+    ) -> None:
+        self.channels_last = channels_last
         self.accelerator = _accelerator(mixed_precision, cpu)
         self.device: torch.device = self.accelerator.device
         self.dtype = _DTYPES.get(self.accelerator.mixed_precision)
@@ -59,8 +68,9 @@ class Placement:
         return name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
 
     def cast(self, net: Net) -> Net:
-        """Return `net` run in the chosen precision, its outputs in float32."""
-        return in_precision(net, self.device, self.dtype)
+        """Return `net` run in the chosen precision and memory layout, its outputs in float32."""
+        call = in_precision(net, self.device, self.dtype)
+        return in_channels_last(call) if self.channels_last else call
 
     def place(self, net: nn.Module) -> None:
         """Move the net to the device, its parameters staying the objects they are.
@@ -77,6 +87,8 @@ class Placement:
             message = "the net lies on the meta device, without weights; build it on 'cpu'"
             raise ValueError(message)
         net.to(self.device)
+        if self.channels_last:
+            lay_out(net)
 
 
 def move_optimizer(optimizer: torch.optim.Optimizer) -> None:

@@ -11,11 +11,13 @@ from fitorch.callbacks.base import Hooks
 
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
+from .compiled import CompiledStep
 from .data import Batching, Source, as_source, set_name, split_validation, validation_sets
 from .evaluation import Evaluation, Validation
 from .feed import Feed
 from .forward import ClassWeights
 from .interrupt import Interrupt
+from .layout import align_state
 from .modes import training_modes
 from .placement import Placement, floating_dtype, move_optimizer
 from .preflight import check_optimizer, check_trainable, check_writable
@@ -60,6 +62,7 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
 
     placement = model.place(arguments.mixed_precision, arguments.cpu)
     move_optimizer(optimizer)
+    align_state(optimizer)
     measures = model.measures()
     feed = Feed(source.to(placement.device), arguments.steps_per_epoch, pass_index=first)
     validation = _validation(measures, validation_sources, hooks, interrupt, arguments)
@@ -118,7 +121,9 @@ def _sources(
     floating = floating_dtype(model.net.parameters())
     if val_data is None and arguments.validation_split:
         train_data, val_data = split_validation(train_data, arguments.validation_split, floating)
-    batching = Batching(arguments.batch_size, arguments.shuffle, arguments.seed, floating)
+    batching = Batching(
+        arguments.batch_size, arguments.shuffle, arguments.seed, floating, arguments.num_workers
+    )
     source = as_source(train_data, "train_data", batching)
     in_order = replace(batching, shuffle=False)
     return source, {
@@ -173,10 +178,21 @@ def _training_step(
     if arguments.class_weight is not None:
         floating = floating_dtype(model.net.parameters())
         class_weights = ClassWeights(arguments.class_weight, measures.placement.device, floating)
-    kind = AccumulatingStep if arguments.gradient_accumulation_steps > 1 else TrainingStep
     if not arguments.train_metrics:
         measures = replace(measures, metrics={})
-    return kind(measures, source, update, class_weights, model)
+    compilation = model.compilation
+    if arguments.gradient_accumulation_steps > 1:
+        if compilation is not None:
+            compilation.refuse(
+                f"gradient_accumulation_steps={arguments.gradient_accumulation_steps}"
+            )
+        return AccumulatingStep(measures, source, update, class_weights, model)
+    if compilation is None:
+        return TrainingStep(measures, source, update, class_weights, model)
+    step = CompiledStep(measures, source, update, class_weights, model)
+    step.compilation = compilation
+    model.objective.compilable()
+    return step
 
 
 def introduce(callbacks: list[Any], model: KerasModel, params: dict[str, Any]) -> None:

@@ -30,6 +30,12 @@ def draw_seed() -> int:
     return int(torch.empty((), dtype=torch.int64).random_().item())
 
 
+def peek_seed() -> int:
+    """Return the seed that `draw_seed` would draw now, and draw nothing."""
+    generator = torch.Generator().set_state(torch.get_rng_state())
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
+
+
 def seed_everything(seed: int) -> int:
     """Seed Python's, NumPy's and torch's global generators (every device); return `seed`."""
     random.seed(seed)

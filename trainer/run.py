@@ -134,7 +134,9 @@ class Run:
         step_after_epoch(update.scheduler, update.scheduler_step, self.monitor, logs)
 
     def close(self) -> None:
-        """Let go of gradients and of the data's iterators; leave the counters with the model."""
+        """Let go of gradients, iterators and workers; leave the counters with the model."""
         self.state.count()
         self.state.update.zero_grad()
         self.feed.close()
+        if self.validation is not None:
+            self.validation.close()

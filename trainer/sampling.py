@@ -5,13 +5,15 @@ A *pass* goes once over the data. It is the epoch, unless `steps_per_epoch` cuts
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .randomness import derive_seed
+
+Finish = Callable[[Tensor], Tensor]  # what to do with the indices of many batches at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +57,42 @@ class Order:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", pass_index))
         return torch.randperm(self.samples, generator=generator)
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Tensor]:
-        """Give this process's sample numbers of each batch of a pass, from batch `start` on."""
-        chunks = split(self.permutation(pass_index), self.batch_size * self.world, start)
+    def batches(
+        self,
+        pass_index: int,
+        start: int = 0,
+        finish: Finish | None = None,
+    ) -> Iterator[Tensor]:
+        """Give this process's sample numbers of each batch of a pass, from batch `start` on.
+
+        Args:
+            pass_index: The pass, counted from 0.
+            start: Batches to leave out.
+            finish: Applied to the numbers of many batches at once, before they are cut.
+        """
+        chunks = split(self.permutation(pass_index), self.batch_size * self.world, start, finish)
         if self.world == 1:
             return chunks
         return (chunk.tensor_split(self.world)[self.rank] for chunk in chunks)
 
 
-def split(indices: Tensor, size: int, start: int = 0) -> Iterator[Tensor]:
+def split(
+    indices: Tensor,
+    size: int,
+    start: int = 0,
+    finish: Finish | None = None,
+) -> Iterator[Tensor]:
     """Give consecutive pieces of `size` of `indices`, from piece `start` on; the last is shorter.
 
     A thousand pieces are cut at a time: one by one would cost more, all at once more memory.
+    `finish`, which may look the indices up or move them to a device, gets a thousand at once too.
     """
-    for block in range(start * size, len(indices), size * 1024):
-        yield from indices[block : block + size * 1024].split(size)
+    for begin in range(start * size, len(indices), size * 1024):
+        block = indices[begin : begin + size * 1024]
+        # A copy: one piece that somebody keeps would hold on to all indices.
+        yield from (block.clone() if finish is None else finish(block)).split(size)
+
+
+def picking(places: Tensor, finish: Finish | None) -> Finish:
+    """Return what looks indices up in `places`, before `finish`."""
+    return (lambda block: places[block]) if finish is None else lambda block: finish(places[block])

@@ -12,6 +12,7 @@ from fitorch.losses import Objective
 
 from .feed import Feed
 from .history import History
+from .layout import align_state
 from .randomness import random_state, set_random_state
 from .update import Update
 
@@ -127,6 +128,7 @@ class FitState:
             raise ValueError(message)
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        align_state(self.update.optimizer)
         progress = self.progress
         self.feed.taken, self.feed.pass_index = progress.batches, progress.pass_index
         self.feed.position = progress.position

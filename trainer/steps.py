@@ -250,6 +250,10 @@ class TrainingStep(EvaluationStep):
         if self.objective.penalties:
             with torch.no_grad():
                 parts = [*parts, *self.objective.penalize(parts)]
+        self._tally(y_pred, y_true, weight, parts)
+
+    def _tally(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
+        """Count a batch in, its penalties being among the parts."""
         loss = self.losses.add(parts)
         if not isfinite(loss):
             raise self._not_finite(loss, [value.item() for value, _ in parts])

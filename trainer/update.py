@@ -39,11 +39,10 @@ class Update:
         self.optimizer = optimizer
         self.completed = 0
         self.scaler = scaler
-        self._clip_norm = clip_grad_norm
-        self._clip_value = clip_grad_value
+        self.clipping = clip_grad_norm, clip_grad_value
         self.scheduler = scheduler
         self.scheduler_step = scheduler_step
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._plain_zero = type(optimizer).zero_grad is torch.optim.Optimizer.zero_grad
         self._schedules = scheduler is not None and scheduler_step == "update"
         self._used_rates: list[float] | None = None
@@ -55,7 +54,7 @@ class Update:
     def zero_grad(self) -> None:
         """Forget all gradients; they stay readable between an update and the next batch."""
         if self._plain_zero:
-            for parameter in self._parameters:
+            for parameter in self.parameters:
                 parameter.grad = None
         else:
             self.optimizer.zero_grad()
@@ -69,6 +68,10 @@ class Update:
     def __call__(self) -> None:
         """Change the weights."""
         self._step()
+        self.advance()
+
+    def advance(self) -> None:
+        """Count an update as made, and go on with the schedule where it moves it."""
         self.completed += 1
         if self._schedules:
             self._used_rates = self._rates()
@@ -88,21 +91,37 @@ class Update:
         if self.completed:  # else torch warns at the next step of a schedule
             self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
+    def shape_gradients(self) -> torch.Tensor | None:
+        """Add the penalties' gradients and clip; return the norm before, where it is clipped."""
+        for penalty in self._penalties:
+            penalty.add_gradients()
+        largest_norm, largest = self.clipping
+        norm = None
+        if largest_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self.parameters, largest_norm)
+        if largest is not None:
+            nn.utils.clip_grad_value_(self.parameters, largest)
+        return norm
+
+    def check_norm(self, norm: torch.Tensor | None) -> None:
+        """Refuse gradients whose norm is not finite, where that costs nothing to know.
+
+        Raises:
+            NonFiniteError: It tells the norm.
+        """
+        if norm is None or self.scaler is not None or norm.device.type != "cpu":
+            return
+        if not norm.isfinite():
+            message = f"the gradients' norm is {norm.item()}"
+            raise NonFiniteError(message)
+
     def _rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def _guarded_step(self) -> None:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        for penalty in self._penalties:
-            penalty.add_gradients()
-        if self._clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-            if self.scaler is None and norm.device.type == "cpu" and not norm.isfinite():
-                message = f"the gradients' norm is {norm.item()}"
-                raise NonFiniteError(message)
-        if self._clip_value is not None:
-            nn.utils.clip_grad_value_(self._parameters, self._clip_value)
+        self.check_norm(self.shape_gradients())
         if self.scaler is None:
             self.optimizer.step()
         else:

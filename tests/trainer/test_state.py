@@ -79,6 +79,7 @@ def make_run(model, snapshots, **options):
         "gradient_accumulation_steps": 1,
         "seed": 3,
         "scheduler_step": "auto",
+        "num_workers": "auto",
     }
     run = prepare(model, data(), data(), FitArguments(**{**defaults, **options}))
     snapshots.run = run

@@ -1,0 +1,50 @@
+"""What is multiplied by a weight that may change from epoch to epoch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .compose import Term
+
+
+class Weighted:
+    """A term of an objective with its weight.
+
+    Args:
+        term: What is weighted, and its weight.
+        name: What its columns are called.
+    """
+
+    def __init__(self, term: Term, name: str) -> None:
+        self.term = term
+        self.name = name
+        self.weight = term.factor
+        self._dial: Tensor | None = None
+
+    @property
+    def factor(self) -> float | Tensor:
+        """The weight, a tensor where it is to change without compiling anew."""
+        return self.weight if self._dial is None else self._dial
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the weight of an epoch, counted from 0.
+
+        Raises:
+            ValueError: The weight's schedule gave something else than a finite number.
+        """
+        if self.term.schedules:
+            self.weight = self.term.weight(epoch)
+            if self._dial is not None:
+                self._dial.fill_(self.weight)
+
+    def compilable(self) -> None:
+        """Keep the weight in a tensor, where it changes: compiled code has numbers built in."""
+        if self.term.schedules and self._dial is None:
+            self._dial = torch.tensor(self.weight, dtype=torch.float64)
+
+    def weigh(self, value: Tensor) -> Tensor:
+        """Return the value times the weight."""
+        if self._dial is None and self.weight == 1.0:
+            return value
+        return self.factor * value

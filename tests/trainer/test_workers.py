@@ -1,0 +1,597 @@
+import copy
+import functools
+import gc
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
+
+from fitorch import KerasModel, samples, workers
+from fitorch.data import Batching, as_source
+from fitorch.randomness import derive_seed, peek_seed
+from fitorch.samples import DatasetSource
+from fitorch.sampling import Order
+
+N = 22
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(N, 3, generator=GENERATOR)
+Y = torch.randn(N, 1, generator=GENERATOR)
+
+
+class Samples(Dataset):
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return X[index], Y[index]
+
+
+class Slow(Samples):
+    """Takes as long as a disk does, so that workers pay."""
+
+    def __getitem__(self, index):
+        time.sleep(0.001)
+        return super().__getitem__(index)
+
+
+class Augmented(Samples):
+    """Draws from all three global generators."""
+
+    def __getitem__(self, index):
+        noise = torch.rand(3) + random.random() + float(np.random.normal())
+        return X[index] + noise, Y[index]
+
+
+class Many(Samples):
+    """Reads many samples in one go, and remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getitem__(self, index):
+        pytest.fail("one sample was asked for")
+
+    def __getitems__(self, indices):
+        self.asked.append(indices)
+        return [(X[index], Y[index]) for index in indices]
+
+
+class WhoReads(Samples):
+    """Gives the process that reads."""
+
+    def __getitem__(self, index):
+        return torch.full((3,), float(os.getpid())), Y[index]
+
+
+class Failing(Samples):
+    def __getitem__(self, index):
+        if index == 9:
+            message = "no such scan"
+            raise FileNotFoundError(message)
+        return super().__getitem__(index)
+
+
+def start():
+    torch.manual_seed(1)
+    return nn.Linear(3, 1)
+
+
+def fit(data, num_workers="auto", net=None, **arguments):
+    net = start() if net is None else net
+    model = KerasModel(net, "mse", optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    settings = {"epochs": 2, "batch_size": 4, "seed": 5, "verbose": 0, **arguments}
+    frame = model.fit(data, num_workers=num_workers, **settings)
+    return model, frame.drop(columns="seconds")
+
+
+def children():
+    return [
+        p.pid for p in psutil.Process().children() if "resource_tracker" not in str(p.cmdline())
+    ]
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Let "auto" decide after a few milliseconds instead of a second, as if there were 2 CPUs."""
+    monkeypatch.setattr(workers, "_PATIENCE", 0.004)
+    monkeypatch.setattr(samples, "usable_cpus", lambda: 2)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """List how many workers are started, each time that some are."""
+    counts = []
+    begin = workers.WorkerPool._start
+
+    def watched(pool):
+        counts.append(pool.count)
+        return begin(pool)
+
+    monkeypatch.setattr(workers.WorkerPool, "_start", watched)
+    return counts
+
+
+# The same batches, whoever reads
+
+
+def by_hand(seed=5, epochs=2):
+    net, means = start(), []
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for epoch in range(epochs):
+        total = 0.0
+        loader = DataLoader(
+            Samples(), batch_sampler=[b.tolist() for b in Order(N, 4, True, seed).batches(epoch)]
+        )
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(net(x), y)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(y)
+        means.append(total / N)
+    return net, means
+
+
+@pytest.mark.parametrize("num_workers", ["auto", 0, 1, 2])
+@pytest.mark.parametrize("data", [Samples, Many])
+def test_trains_as_a_loop_by_hand_with_any_number_of_workers(data, num_workers):
+    model, frame = fit(data(), num_workers)
+    expected, means = by_hand()
+    assert torch.equal(model.net.weight, expected.weight)
+    assert frame["train_loss"].tolist() == pytest.approx(means, rel=1e-6)
+
+
+def test_augmentation_is_the_same_with_any_number_of_workers():
+    (one, expected), *others = (
+        fit(Augmented(), n, val_data=Augmented(), epochs=3) for n in (0, 1, 2)
+    )
+    for model, frame in others:
+        assert frame.equals(expected)
+        assert torch.equal(model.net.weight, one.net.weight)
+
+
+def test_augmentation_differs_from_batch_to_batch_and_from_pass_to_pass():
+    source = as_source(Augmented(), "train_data", Batching(4))
+    noise = [
+        (batch[0] - X[index]).sum().item()
+        for number in (0, 1)
+        for index, batch in zip(
+            Order(N, 4, False, 0).batches(number), source.batches(number), strict=True
+        )
+    ]
+    assert len({round(value, 3) for value in noise}) == 12
+
+
+def test_a_batch_draws_what_its_seed_says():
+    batching = Batching(4, shuffle=True, seed=3)
+    batch = list(as_source(Augmented(), "train_data", batching).batches(1))[2]
+    index = list(Order(N, 4, True, 3).batches(1))[2].tolist()
+    seed = derive_seed(3, "read", "train_data", 1, 2)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    expected = default_collate([Augmented()[i] for i in index])
+    assert all(map(torch.equal, batch, expected))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_reading_leaves_the_users_random_streams_alone(num_workers):
+    def drawn(read):
+        torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
+        source = as_source(Augmented(), "train_data", Batching(4, num_workers=num_workers))
+        values = []
+        for _ in source.batches(0) if read else range(6):
+            values = [torch.rand(()).item(), random.random(), np.random.rand()]
+        source.close()
+        return values
+
+    assert drawn(read=True) == drawn(read=False)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_net_with_dropout_sees_the_same_stream_whoever_reads(num_workers):
+    net = lambda: nn.Sequential(nn.Dropout(0.5), start())  # noqa: E731
+    _, expected = fit(Samples(), 0, net())
+    _, frame = fit(Samples(), num_workers, net())
+    assert frame.equals(expected)
+
+
+def test_evaluation_follows_the_global_seed_and_draws_nothing():
+    model, _ = fit(Samples())
+    scores = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        scores.append(model.evaluate(Augmented(), verbose=0)["val_loss"])
+        assert torch.equal(torch.get_rng_state(), state)
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_peeking_at_a_seed_tells_the_next_draw():
+    peeked = peek_seed()
+    assert peeked == torch.empty((), dtype=torch.int64).random_().item()
+
+
+@pytest.mark.parametrize("begin", [0, 1, 5, 6])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_begins_in_the_middle_with_the_batches_of_the_whole(num_workers, begin):
+    batching = Batching(4, shuffle=True, seed=2, num_workers=num_workers)
+    source = as_source(Augmented(), "train_data", batching)
+    whole, rest = list(source.batches(3)), list(source.batches(3, begin))
+    source.close()
+    assert len(rest) == 6 - begin
+    for ours, theirs in zip(rest, whole[begin:], strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+# Many samples at once
+
+
+def test_asks_for_a_batch_in_one_call():
+    data = Many()
+    list(as_source(data, "train_data", Batching(4, shuffle=True, seed=3)).batches(0))
+    assert data.asked == [b.tolist() for b in Order(N, 4, True, 3).batches(0)]
+
+
+def test_asks_a_subset_for_a_batch_in_one_call():
+    data = Many()
+    list(as_source(Subset(data, range(2, 20)), "train_data", Batching(6)).batches(0))
+    assert data.asked == [list(range(2, 8)), list(range(8, 14)), list(range(14, 20))]
+
+
+def test_reads_one_by_one_where_many_at_once_is_switched_off():
+    class Off(Samples):
+        __getitems__ = None
+
+    x, _ = next(as_source(Off(), "train_data", Batching(4)).batches(0))
+    assert torch.equal(x, X[:4])
+
+
+def test_predicts_and_evaluates_a_dataset_in_its_order():
+    model, _ = fit(Many())
+    for number in (0, 2):
+        got = model.predict(Many(), verbose=0, num_workers=number)
+        torch.testing.assert_close(got, model.net(X).detach())
+        score = model.evaluate(Many(), verbose=0, num_workers=number)["val_loss"]
+        assert score == pytest.approx(nn.functional.mse_loss(model.net(X), Y).item(), rel=1e-5)
+    assert not children()
+
+
+# Where workers are started, and where they end
+
+
+def pids(num_workers, passes=2):
+    source = as_source(WhoReads(), "train_data", Batching(4, num_workers=num_workers))
+    seen = [{int(b[0][0, 0]) for b in source.batches(number)} for number in range(passes)]
+    source.close()
+    return seen
+
+
+def test_reads_in_as_many_processes_as_were_asked_for_and_keeps_them():
+    first, second = pids(2)
+    assert len(first) == 2
+    assert os.getpid() not in first
+    assert first == second
+    assert pids(0) == [{os.getpid()}] * 2
+
+
+def test_no_process_is_left_after_fit():
+    fit(Samples(), 2, val_data=Samples(), epochs=1)
+    assert not children()
+
+
+@pytest.mark.parametrize("place", ["dataset", "callback", "validation"])
+def test_no_process_is_left_after_an_error(place):
+    class Callback:
+        def on_epoch_end(self, epoch, logs=None):
+            raise FileNotFoundError
+
+    data, val_data = Samples(), Samples()
+    if place == "dataset":
+        data = Failing()
+    elif place == "validation":
+        val_data = Failing()
+    callbacks = [Callback()] if place == "callback" else []
+    with pytest.raises(FileNotFoundError):
+        fit(data, 2, val_data=val_data, callbacks=callbacks, shuffle=False)
+    assert not children()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_no_process_is_left_after_an_error_in_an_evaluation(verb):
+    model, _ = fit(Samples())
+    with pytest.raises(FileNotFoundError, match="no such scan") as caught:
+        getattr(model, verb)(Failing(), num_workers=2, batch_size=4, verbose=0)
+    assert "one of the samples [8, 9, 10, 11]" in caught.value.__notes__[0]
+    assert not children()
+
+
+def test_no_process_is_left_after_ctrl_c_which_reaches_the_workers_too():
+    class Presses:
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                for pid in (*children(), os.getpid()):
+                    os.kill(pid, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Samples(), 2, callbacks=[Presses()])
+    assert not children()
+
+
+def test_short_epochs_go_on_where_the_workers_are():
+    shown = []
+
+    class Watches:
+        def on_train_batch_begin(self, batch, logs=None):
+            shown.append(len(children()))
+
+    _, frame = fit(Samples(), 2, steps_per_epoch=4, epochs=4, callbacks=[Watches()])
+    assert set(shown) == {2}
+    assert frame.equals(fit(Samples(), 0, steps_per_epoch=4, epochs=4)[1])
+
+
+def test_a_dataset_that_is_changed_between_epochs_is_seen_by_the_workers(started):
+    class Scaled(Samples):
+        factor = 1.0
+
+        def __getitem__(self, index):
+            return X[index] * self.factor, Y[index]
+
+    frames = []
+    for number in (0, 2):
+        data = Scaled()
+
+        class Scales:
+            def on_epoch_end(self, epoch, logs=None, data=data):
+                data.factor = epoch + 2.0
+
+        frames.append(fit(data, number, callbacks=[Scales()], epochs=3)[1])
+    assert frames[0].equals(frames[1])
+    assert started == [2, 2, 2]
+
+
+def test_a_killed_worker_is_told_with_pid_and_signal(monkeypatch):
+    class Dies(Samples):
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    named = r"worker process \(pid \d+, SIGKILL.*\) of train_data died \(num_workers=1\)"
+    with pytest.raises(Exception, match=named):
+        fit(Dies(), 1)
+    gc.collect()
+    assert not children()
+
+
+def test_workers_begin_only_for_datasets_that_are_read_by_us(started):
+    loader = DataLoader(Samples(), 4)
+    for data in ((X, Y), TensorDataset(X, Y), Subset(TensorDataset(X, Y), range(9)), loader):
+        fit(data, 2)
+    assert not started
+
+
+# "auto"
+
+
+def test_auto_begins_without_workers_and_starts_them_where_they_pay(eager, started):
+    _, frame = fit(Slow(), "auto", epochs=3)
+    assert started == [2]
+    assert not children()
+    assert frame.equals(fit(Samples(), 0, epochs=3)[1])
+
+
+def test_auto_reads_each_sample_of_a_fast_dataset_here_and_once(eager, started):
+    read = []
+
+    class Counts(Samples):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    fit(Counts(), "auto")
+    assert not started
+    assert read == [i for epoch in (0, 1) for i in Order(N, 4, True, 5).permutation(epoch).tolist()]
+
+
+class Holding(Slow):
+    """Holds anything."""
+
+    def __init__(self, thing=None):
+        self.thing = thing
+
+
+class Hiding(Holding):
+    """Lets pickle see nothing of what it holds."""
+
+    def __getstate__(self):
+        return {}
+
+
+class Draws(Slow):
+    def __init__(self):
+        self.cache = {}
+
+    def __getitem__(self, index):
+        self.cache[index] = index
+        return super().__getitem__(index)
+
+
+UNSAFE = {
+    "a lock": lambda: Holding(threading.Lock()),
+    "an open file": lambda: Holding([open(os.devnull)]),  # noqa: SIM115, PTH123
+    "a hidden file": lambda: Hiding(open(os.devnull)),  # noqa: SIM115, PTH123
+    "a database": lambda: Holding({"connection": sqlite3.connect(":memory:")}),
+    "a file in a closure": lambda: Holding(closing_over(open(os.devnull))),  # noqa: SIM115, PTH123
+    "a generator": lambda: Holding(iter_of(3)),
+    "torch's generator": lambda: Holding(torch.Generator()),
+    "NumPy's generator": lambda: Holding(np.random.default_rng(0)),
+    "Python's generator": lambda: Holding(random.Random(0)),
+    "a device's tensor": lambda: Holding(torch.empty(2, device="meta")),
+    "a cache": Draws,
+    "a subset of one": lambda: Subset(Holding(threading.Lock()), range(N)),
+}
+SAFE = {
+    "nothing": Slow,
+    "a function of its own": lambda: Holding(lambda x: x),
+    "a closure": lambda: Holding(closing_over(3)),
+    "a partial": lambda: Holding(functools.partial(closing_over, 3)),
+    "a method": lambda: Holding(Samples().__getitem__),
+    "arrays": lambda: Holding([np.zeros(4), np.array([None, 3]), torch.zeros(3)]),
+    "a net": lambda: Holding(nn.Linear(2, 2)),
+    "a module": lambda: Holding(np),
+    "a class": lambda: Holding(Slow),
+    "hidden numbers": lambda: Hiding({"a": 3}),
+    "a subset": lambda: Subset(Slow(), range(N)),
+}
+
+
+def closing_over(thing):
+    return lambda: thing
+
+
+def iter_of(count):
+    yield from range(count)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("make", UNSAFE.values(), ids=UNSAFE)
+def test_auto_starts_no_workers_for_what_may_not_be_there_twice(make, eager, started):
+    fit(make(), "auto", epochs=3)
+    assert not started
+
+
+@pytest.mark.parametrize("make", SAFE.values(), ids=SAFE)
+def test_auto_starts_workers_for_what_copies_well(make, eager, started):
+    fit(make(), "auto", epochs=2)
+    assert started == [2]
+
+
+def test_auto_starts_no_workers_for_batches_of_a_device():
+    batch = [torch.empty(2, device="meta")]
+    assert workers.may_share(Slow(), [torch.zeros(2)], 2)
+    assert not workers.may_share(Slow(), batch, 2)
+
+
+def test_auto_starts_no_workers_where_shared_memory_is_short(monkeypatch, tmp_path):
+    usage = namespace(free=1000)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: usage)
+    assert workers.may_share(Slow(), [torch.zeros(10)], 2)
+    assert not workers.may_share(Slow(), [torch.zeros(100)], 2)
+
+
+def namespace(**values):
+    return type("Namespace", (), values)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_auto_starts_no_workers_where_the_script_would_run_again(monkeypatch, method):
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: method)
+    assert not workers.may_share(Slow(), [torch.zeros(2)], 2)
+
+
+def test_asking_for_the_start_method_does_not_settle_it(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: None)
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn", "fork"])
+    assert not workers.may_share(Slow(), [torch.zeros(2)], 2)
+
+
+def test_looks_through_no_dataset_of_endless_size(monkeypatch):
+    monkeypatch.setattr(workers, "_LARGEST", 10_000)
+    assert not workers.may_share(Holding([str(i) for i in range(10_000)]), [torch.zeros(2)], 2)
+
+
+PACES = {
+    "reading is cheap": ((100, 0.1, 1.0), 8, 1, 0),
+    "reading hardly counts": ((10, 1.0, 9.0), 8, 1, 0),
+    "half of the time": ((10, 1.0, 1.0), 8, 1, 2),
+    "reading is all": ((10, 1.0, 0.001), 8, 1, 8),
+    "reading is all, many CPUs": ((10, 1.0, 0.001), 96, 1, 8),
+    "three times the work": ((10, 3.0, 1.0), 8, 1, 4),
+    "two CPUs": ((10, 3.0, 0.1), 2, 1, 2),
+    "one CPU": ((10, 3.0, 1.0), 1, 1, 0),
+    "the work keeps all CPUs busy": ((10, 1.0, 4.0), 8, 8, 0),
+}
+
+
+@pytest.mark.parametrize(("pace", "cpus", "threads", "expected"), PACES.values(), ids=PACES)
+def test_as_many_workers_as_keep_up(pace, cpus, threads, expected):
+    assert workers.Pace(*pace).workers(1000, cpus, threads) == expected
+
+
+def test_no_workers_where_handing_a_batch_over_costs_as_much_as_reading_it():
+    pace = workers.Pace(10, 0.1, 0.1)  # 10 ms each
+    assert pace.workers(10**6, 8) == 2
+    assert pace.workers(10**7, 8) == 0
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (-1, ValueError),
+        ("many", ValueError),
+        (True, TypeError),
+        (2.0, TypeError),
+        (None, TypeError),
+    ],
+)
+def test_refuses_what_is_no_number_of_workers(given, kind):
+    expected = rf"num_workers is {given!r}.*expected 'auto', or an int >= 0"
+    model = KerasModel(start(), "mse")
+    with pytest.raises(kind, match=expected):
+        model.fit(Samples(), num_workers=given)
+    with pytest.raises(kind, match=expected):
+        model.evaluate(Samples(), num_workers=given)
+    with pytest.raises(kind, match=expected):
+        model.predict(Samples(), num_workers=given)
+    with pytest.raises(TypeError, match="ours is num_workers"):
+        model.fit(Samples(), workers=2)
+
+
+# On a device
+
+
+def test_pins_batches_on_their_way_to_cuda(monkeypatch):
+    pinned, moved = [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    move = lambda batch, device, non_blocking: moved.append(non_blocking) or batch  # noqa: E731
+    monkeypatch.setattr("accelerate.utils.send_to_device", move)
+    source = as_source(Samples(), "train_data", Batching(4)).to(torch.device("cuda"))
+    assert len(list(source.batches(0))) == 6
+    assert len(pinned) == 12
+    assert moved == [True] * 6
+
+
+def test_workers_pin_their_batches_for_cuda(monkeypatch):
+    arguments = {}
+    monkeypatch.setattr(workers, "DataLoader", lambda _, **given: arguments.update(given) or [])
+    source = as_source(Samples(), "train_data", Batching(4, num_workers=2))
+    assert isinstance(source, DatasetSource)
+    assert not list(source.to(torch.device("cuda")).batches(0))
+    assert arguments["pin_memory"]
+    assert arguments["persistent_workers"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_dataset_trains_on_the_device_as_on_the_cpu(num_workers):
+    net = start()
+    _, expected = fit(Augmented(), 0, copy.deepcopy(net), cpu=True)
+    _, frame = fit(Augmented(), num_workers, net)
+    assert frame["train_loss"].tolist() == pytest.approx(expected["train_loss"].tolist(), rel=1e-4)

@@ -1,0 +1,57 @@
+"""Images in channels-last memory, which convolutions and pooling are faster on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .forward import Net
+from .structure import map_tensors
+
+
+def lay_out(net: nn.Module) -> None:
+    """Put a net's 4-dimensional weights into channels-last memory; their values stay."""
+    for tensor in (*net.parameters(), *net.buffers()):
+        tensor.data = _channels_last(tensor.data)
+
+
+def in_channels_last(net: Net) -> Net:
+    """Return `net` with 4-dimensional inputs put into channels-last memory."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return net(*map(_laid_out, args), **{key: _laid_out(kwargs[key]) for key in kwargs})
+
+    return call
+
+
+def _laid_out(argument: Any) -> Any:
+    if isinstance(argument, nn.Module):  # the net, in a user's own forward(net, batch)
+        return argument
+    return map_tensors(_channels_last, argument)
+
+
+def align_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer's state the memory layout of its parameters.
+
+    Fused optimizers take memory as it comes: with two layouts they give wrong weights.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[key] = _laid_out_as(value, parameter)
+
+
+def _laid_out_as(value: Tensor, model: Tensor) -> Tensor:
+    if value.stride() == model.stride():
+        return value
+    return torch.empty_like(model, dtype=value.dtype).copy_(value)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    if tensor.dim() != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)

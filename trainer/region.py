@@ -1,0 +1,206 @@
+"""A training step compiled to one region: forward, objective, backward, clipping and optimizer."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fitorch.losses import Objective
+from fitorch.losses.terms import Part
+from fitorch.metrics.feeding import detached
+
+from .shadow import CannotCompileError, Shadow
+from .update import Update
+
+Outcome = tuple[Any, Any, Any, list[Part], "Tensor | None"]  # ..., the gradients' norm
+
+_BACKEND = "inductor"  # of torch.compile
+_OPTIONS = {
+    "fallback_random": True,  # dropout drops the same as without compilation
+    "size_asserts": False,  # batches are known to be alike
+}
+_TRACING = {
+    "trace_autograd_ops": True,  # the backward pass, too
+    "automatic_dynamic_shapes": False,  # a number that changes is worth another compilation
+}
+
+
+class Region:
+    """What a training step does with a batch, compiled at its first call.
+
+    It changes the weights, the gradients and the state of the user's own optimizer in place, so
+    whatever reads them finds what it finds without compilation. Batches have to be alike in
+    structure, shapes and types.
+
+    Args:
+        forward: From a batch to predictions, targets and sample weights.
+        weigh: From targets and sample weights to the samples' weights in the loss.
+        objective: The loss of a batch.
+        update: What makes an update of gradients; the last one was made without compilation, so
+            that gradients and the optimizer's state are there.
+        batch: A batch like all others.
+
+    Raises:
+        CannotCompileError: It can't be compiled; the message says why.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Any], tuple[Any, Any, Any]],
+        weigh: Callable[[Any, Any], Any],
+        objective: Objective,
+        update: Update,
+        batch: Any,
+    ) -> None:
+        _check(update)
+        self.seconds = 0.0  # what compiling took
+        self._signature = signature(batch)
+        self._trained = [p for p in update.parameters if p.grad is not None]
+        self._gradients = [p.grad for p in self._trained]
+        self._shadow = Shadow(update.optimizer)
+        self._compiled = _compile(
+            _written_out(forward, weigh, objective, update, self._shadow, self._trained)
+        )
+        self._ready = False
+        self._refusal = _refusal()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the optimizer has got another state since, as when one is loaded."""
+        return self._shadow.stale
+
+    def takes(self, batch: Any) -> bool:
+        """Say whether a batch is like those that the region was made for."""
+        return bool(signature(batch) == self._signature)
+
+    def __call__(self, batch: Any) -> Outcome:
+        """Train on a batch; compile at first.
+
+        Raises:
+            CannotCompileError: Torch can't compile it; nothing was changed.
+        """
+        self._shadow.follow()
+        if self._trained[0].grad is not self._gradients[0]:  # the last step was not compiled
+            self._shadow.catch_up()
+            for parameter, gradient in zip(self._trained, self._gradients, strict=True):
+                parameter.grad = gradient
+        with torch.no_grad():
+            outcome = self._run(batch) if self._ready else self._compiling(batch)
+        self._shadow.count()
+        return outcome
+
+    def _run(self, batch: Any) -> Outcome:
+        try:
+            return self._compiled(batch)
+        except self._refusal:  # something changed that it was compiled for
+            return self._compiling(batch)
+
+    def _compiling(self, batch: Any) -> Outcome:
+        from torch._dynamo import config
+
+        start = time.perf_counter()
+        try:
+            with config.patch(_TRACING), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about itself
+                outcome = self._compiled(batch)
+        except self._refusal as error:
+            raise CannotCompileError(_reason(error)) from error
+        self.seconds, self._ready = time.perf_counter() - start, True
+        return outcome
+
+
+def signature(tree: Any) -> Any:
+    """Return what batches must have in common: structure, shapes and types."""
+    if isinstance(tree, Tensor):
+        return tree.shape, tree.dtype
+    if isinstance(tree, (list, tuple)):
+        return [signature(part) for part in tree]
+    if isinstance(tree, Mapping):
+        return {key: signature(part) for key, part in tree.items()}
+    return tree
+
+
+def _check(update: Update) -> None:
+    """Refuse what would be left out of a compiled step.
+
+    Raises:
+        CannotCompileError: It names it.
+    """
+    from torch._dynamo import config
+
+    optimizer: Any = update.optimizer
+    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    parameters = update.parameters
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    reasons = {
+        "mixed precision with a gradient scaler": update.scaler is not None,
+        "hooks on the optimizer": bool(hooked),
+        "a schedule that changes the momentum with each step; pass it cycle_momentum=False": (
+            getattr(update.scheduler, "cycle_momentum", False)
+        ),
+        "an optimizer that counts its steps in a Python number": any(
+            isinstance(state.get("step"), (int, float)) for state in optimizer.state.values()
+        ),
+        "hooks on parameters": any(map(_is_hooked, parameters)),
+        "sparse gradients": any(gradient.layout is not torch.strided for gradient in gradients),
+        f"torch {torch.__version__}, older than 2.13": not hasattr(config, "trace_autograd_ops"),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise CannotCompileError(reason)
+
+
+def _refusal() -> type[Exception]:
+    """Return what torch raises where it can't compile."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException
+
+
+def _is_hooked(parameter: nn.Parameter) -> bool:
+    hooks: Any = parameter
+    return bool(hooks._backward_hooks or hooks._post_accumulate_grad_hooks)
+
+
+def _written_out(
+    forward: Callable[[Any], tuple[Any, Any, Any]],
+    weigh: Callable[[Any, Any], Any],
+    objective: Objective,
+    update: Update,
+    shadow: Shadow,
+    trained: Sequence[nn.Parameter],
+) -> Callable[[Any], Outcome]:
+    """Return the step as one function, which torch traces."""
+
+    def step(batch: Any) -> Outcome:
+        with torch.enable_grad():
+            y_pred, y_true, weight = forward(batch)
+            parts = objective.compare(y_pred, y_true, weigh(y_true, weight))
+            gradients = torch.autograd.grad(objective.total(parts), trained)
+        parts = [(value.detach(), share) for value, share in parts]
+        parts += objective.penalize(parts)
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad.copy_(gradient)  # type: ignore[union-attr]
+        norm = update.shape_gradients()
+        shadow.step()
+        return detached(y_pred), y_true, weight, parts, norm
+
+    # Torch keeps what it compiled with the code, and only so much: each step has its own.
+    step.__code__ = step.__code__.replace(co_name=f"step_{id(shadow)}")
+    return step
+
+
+def _compile(function: Callable[[Any], Outcome]) -> Callable[[Any], Outcome]:
+    options: dict[str, Any] | None = _OPTIONS if _BACKEND == "inductor" else None
+    return torch.compile(function, fullgraph=True, backend=_BACKEND, options=options)
+
+
+def _reason(error: Exception) -> str:
+    """Return what torch says in its first lines, and where in the user's code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])
