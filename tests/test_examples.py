@@ -17,6 +17,7 @@ PROMISES = {
     "shifted.py": (r"clean acc ([\d.]+)$", 0.95, []),
     "two_inputs.py": (r"severe_acc ([\d.]+)$", 0.8, []),
     "noisy_labels.py": (r"symmetric cross entropy and L2: ([\d.]+)$", 0.93, []),
+    "faster.py": (r"test accuracy ([\d.]+)", 0.93, []),
     "autoencoder.py": (r"explained ([\d.]+)$", 0.6, []),
     "ring.py": (
         r"val_auc ([\d.]+)$",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 from torch.nn.parameter import is_lazy
@@ -12,6 +13,8 @@ from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.progress import Progress
 
 from .hints import new_hints
+
+_LONG = 5.0  # seconds of training, before anybody is bothered with what would be faster
 
 
 class Announcer(Callback):
@@ -35,14 +38,16 @@ class Announcer(Callback):
         count = sum(0 if is_lazy(p) else p.numel() for p in trained)  # lazy ones have no size yet
         self._began = len(self.model.history)
         self._stated = False
+        self._started = perf_counter()
         self._progress.say(
             f"training {type(net).__name__}, {count:,} parameters, on {self.model.placement}"
         )
-        for hint in new_hints(self.model):
-            self._progress.say(f"hint: {hint}")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Say once, above the table, which tasks the first batch showed."""
+        """Say once, above the table, which tasks the first batch showed; give hints if it lasts."""
+        if perf_counter() - self._started >= _LONG:
+            for hint in new_hints(self.model):
+                self._progress.say(f"hint: {hint}")
         if self._stated:
             return
         self._stated = True

@@ -7,7 +7,7 @@ import torch
 from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
-from fitorch import KerasModel, hints
+from fitorch import KerasModel, announce, hints
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(60, 3, 8, 8, generator=GENERATOR, dtype=torch.float64)
@@ -177,6 +177,14 @@ def hints_of(net, capsys, **options):
 @pytest.fixture
 def nothing_hinted(monkeypatch):
     monkeypatch.setattr(hints, "_given", set())
+    monkeypatch.setattr(announce, "_LONG", 0.0)
+
+
+@pytest.mark.usefixtures("nothing_hinted")
+def test_a_short_training_is_not_bothered(capsys, monkeypatch):
+    monkeypatch.setattr(announce, "_LONG", 60.0)
+    net = net_of_images()
+    assert hints_of(net, capsys, optimizer=optim.Adam(net.parameters())) == []
 
 
 @pytest.mark.usefixtures("nothing_hinted")
