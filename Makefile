@@ -1,13 +1,17 @@
 # make demo   train the digits net and look at it      make test    everything that CI checks
 # make bench  what a step costs, beside hand-written loops    make test-slow  the tests that take long
+# make bench-peers  the same beside nine other trainers, in an environment of their own
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Whether the environment is already what these files ask for: touch a stamp once it is.
 DEMO_STAMP := $(VENV)/.demo
 TEST_STAMP := $(VENV)/.test
+# The peers stay out of .venv: they bring a hundred packages, and CI must do without.
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.peers
 
-.PHONY: demo test lint types pytest test-slow bench clean
+.PHONY: demo test lint types pytest test-slow bench bench-peers clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/digits.py
@@ -32,11 +36,16 @@ test-slow: $(TEST_STAMP)
 
 bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/profile_step.py
 	$(BIN)/python benchmarks/penalties.py
 	$(BIN)/python benchmarks/metrics.py
 
+bench-peers: $(PEERS_STAMP)
+	mkdir -p docs/images
+	$(PEERS)/bin/python benchmarks/peers.py --chart docs/images/peers.png
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,4 +56,10 @@ $(DEMO_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(TEST_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e ".[demo,dev]" "setuptools>=77"
+	touch $@
+
+$(PEERS_STAMP): pyproject.toml constraints.txt $(wildcard benchmarks/peers-requirements*.txt)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q -c constraints.txt -e . -r benchmarks/peers-requirements.txt
+	$(PEERS)/bin/pip install -q --no-deps -r benchmarks/peers-requirements-no-deps.txt
 	touch $@

@@ -14,7 +14,7 @@ import os
 import struct
 import termios
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -111,13 +111,25 @@ def fitorch_loader(workload: Workload) -> Run:
     return _fitorch(workload, *_loaders(workload))
 
 
-def _fitorch(workload: Workload, train: Any, val: Any, **options: Any) -> Run:
+def fitorch_compiled(workload: Workload) -> Run:
+    """Build fitorch given the tensors, with whole steps compiled by torch."""
+    how = {"jit_compile": True}
+    return _fitorch(workload, workload.train, workload.val, how, batch_size=workload.batch_size)
+
+
+def _fitorch(
+    workload: Workload,
+    train: Any,
+    val: Any,
+    how: Mapping[str, bool] | None = None,
+    **options: Any,
+) -> Run:
     """Return one `fit` a run: its constant cost counts, and its display is on a terminal."""
     from fitorch import KerasModel
 
     net = copy.deepcopy(workload.net)
     optimizer = torch.optim.Adam(net.parameters(), lr=workload.lr, fused=True)
-    model = KerasModel(net, workload.loss_fn, {"acc": "acc"}, optimizer=optimizer)
+    model = KerasModel(net, workload.loss_fn, {"acc": "acc"}, optimizer, **(how or {}))
     terminal = Terminal()
 
     def run(epochs: int) -> Figures:

@@ -52,6 +52,6 @@ def _laid_out_as(value: Tensor, model: Tensor) -> Tensor:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    if tensor.dim() != 4:
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last)
+    # Unlike contiguous(), to() also gives strides of that layout to images of a single channel,
+    # which count as contiguous in both; convolutions go by the strides.
+    return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

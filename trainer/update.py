@@ -11,6 +11,7 @@ from torch import nn
 from fitorch.losses.terms import PenaltyTerm
 
 from .errors import NonFiniteError
+from .optimizers import bare_step
 
 
 class Update:
@@ -49,7 +50,8 @@ class Update:
         self._penalties = penalties
         clips = clip_grad_norm is not None or clip_grad_value is not None
         plain = scaler is None and not clips and not penalties
-        self._step: Callable[[], Any] = optimizer.step if plain else self._guarded_step
+        self._change = bare_step(optimizer)
+        self._step: Callable[[], Any] = self._change if plain else self._guarded_step
 
     def zero_grad(self) -> None:
         """Forget all gradients; they stay readable between an update and the next batch."""
@@ -123,7 +125,7 @@ class Update:
             self.scaler.unscale_(self.optimizer)
         self.check_norm(self.shape_gradients())
         if self.scaler is None:
-            self.optimizer.step()
+            self._change()
         else:
             self.scaler.step(self.optimizer)
             self._scale = self.scaler.get_scale()

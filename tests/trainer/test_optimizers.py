@@ -2,9 +2,13 @@ import pytest
 import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from fitorch import KerasModel
-from fitorch.optimizers import OPTIMIZERS, make_optimizer, make_scheduler
+from fitorch.optimizers import OPTIMIZERS, bare_step, make_optimizer, make_scheduler
 
 
 def net():
@@ -115,3 +119,86 @@ def test_a_scheduler_of_another_optimizer_is_refused():
 def test_what_is_no_scheduler_is_refused(wrong):
     with pytest.raises(TypeError, match=r"expected a scheduler of torch\.optim\.lr_scheduler"):
         make_scheduler(wrong, make_optimizer("sgd", net()))
+
+
+BARE = {
+    "adam": lambda p: optim.Adam(p, 1e-2),
+    "fused adamw": lambda p: optim.AdamW(p, 1e-2, fused=True),
+    "nesterov": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+    "rmsprop": lambda p: optim.RMSprop(p, 1e-2),
+    "adagrad": lambda p: optim.Adagrad(p, 1e-2),
+    "radam": lambda p: optim.RAdam(p, 1e-2),
+}
+
+
+@pytest.mark.parametrize("make", BARE.values(), ids=BARE)
+def test_a_bare_step_changes_weights_as_the_optimizers_own(make):
+    nets = []
+    for bare in (True, False):
+        torch.manual_seed(0)
+        net = nn.Linear(5, 3)
+        optimizer = make(net.parameters())
+        step = bare_step(optimizer) if bare else optimizer.step
+        assert (step == optimizer.step) is not bare
+        for _ in range(5):
+            net(torch.randn(4, 5)).square().sum().backward()
+            step()
+            assert not any(p.grad_fn for p in net.parameters())
+        nets.append(net)
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("kind", ["pre", "post", "global pre", "global post"])
+def test_a_bare_step_calls_hooks_whenever_they_were_registered(kind):
+    optimizer = optim.SGD(nn.Linear(2, 1).parameters(), 0.1)
+    step, called = bare_step(optimizer), []
+    step()
+    register = {
+        "pre": optimizer.register_step_pre_hook,
+        "post": optimizer.register_step_post_hook,
+        "global pre": register_optimizer_step_pre_hook,
+        "global post": register_optimizer_step_post_hook,
+    }[kind]
+    handle = register(lambda *_: called.append(kind))
+    step()
+    handle.remove()
+    step()
+    assert called == [kind]
+
+
+def test_a_bare_step_is_seen_by_a_profiler():
+    optimizer = optim.SGD(nn.Linear(2, 1).parameters(), 0.1)
+    step = bare_step(optimizer)
+    with torch.profiler.profile() as profile:
+        step()
+    assert any(event.key == "Optimizer.step#SGD.step" for event in profile.key_averages())
+
+
+class Own(optim.SGD):
+    """An optimizer of somebody's own."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_steps_of_ones_own_are_left_alone():
+    for optimizer in (
+        Own(nn.Linear(2, 1).parameters(), 0.1),
+        optim.Adam(nn.Linear(2, 1).parameters(), 0.1, differentiable=True),
+    ):
+        assert bare_step(optimizer) == optimizer.step
+    optimizer = optim.SGD(nn.Linear(2, 1).parameters(), 0.1)
+    optimizer.step = lambda: None
+    assert bare_step(optimizer) is optimizer.step
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_schedule_is_content_with_bare_steps():
+    optimizer = optim.SGD(nn.Linear(2, 1).parameters(), 0.1)
+    schedule = optim.lr_scheduler.StepLR(optimizer, 1)
+    step = bare_step(optimizer)
+    assert step != optimizer.step
+    step()
+    schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)

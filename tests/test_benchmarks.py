@@ -1,0 +1,152 @@
+"""The benchmarks' own arithmetic: parts that add up, tables and a chart of made-up figures."""
+
+import ast
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Import a module of the benchmarks as their scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def found(microseconds, after=0.2):
+    figures = {"train_loss": after, "train_acc": 0.9, "val_loss": 0.3, "val_acc": 0.8}
+    return {
+        "microseconds": 3 * microseconds,  # the machine was busy
+        "cpu_microseconds": microseconds,
+        "torch_seconds": 1.2,
+        "import_seconds": 0.5,
+        "first_epoch_seconds": 1.0,
+        "peak_megabytes": 200.0 + microseconds,
+        "threads": 1,
+        "untrained": figures | {"train_loss": 0.7},
+        "trained": figures,
+        "reported": {"val_loss": 0.3},
+    }
+
+
+def measurements(benchmark, **changes):
+    about = {"date": "2030-01-02", "cpu": "a CPU", "cores": "2", "python": "3.11", "torch": "2.13"}
+    versions = {"loader": "", "ceiling": "", "fitorch": "9.8", "keras": "3.1", "fastai": ""}
+    turns = [
+        {"loader": found(400), "ceiling": found(200), "fitorch": found(220), "keras": found(2000)},
+        {"loader": found(800), "ceiling": found(400), "fitorch": found(424), "keras": found(4000)},
+    ]
+    made = {
+        "about": about,
+        "versions": versions,
+        "turns": {"ring": turns},
+        "failed": {"ring": {"fastai": "No module named 'fastai'"}},
+        "epochs": {"ring": 100},
+    }
+    return benchmark("peers_report").Measurements(**made | changes)
+
+
+def rows(markdown):
+    return [
+        [cell.strip(" *") for cell in line.split("|")[1:-1]]
+        for line in markdown.splitlines()
+        if line.startswith("|")
+    ]
+
+
+@pytest.mark.parametrize("given", ["tensors", "loader"])
+def test_the_parts_of_a_step_add_up_to_the_whole(benchmark, given):
+    script, workloads = benchmark("profile_step"), benchmark("workloads")
+    parts = script.profile(workloads.ring(), given, epochs=4)
+    whole = parts.pop("whole")
+    assert list(parts) == [*script.PARTS, "rest"]
+    assert sum(parts.values()) == pytest.approx(whole)
+    assert all(0 < parts[part] < whole for part in ("data", "forward", "backward", "optimizer"))
+
+
+def test_the_profile_is_printed_part_by_part(benchmark, capsys):
+    script = benchmark("profile_step")
+    script.show("ring", "tensors", dict.fromkeys(script.PARTS, 10.0) | {"rest": 20, "whole": 100})
+    printed = rows(capsys.readouterr().out)
+    assert [row[0] for row in printed[2:]] == [*script.PARTS, "rest", "whole step"]
+    assert printed[2][1:3] == ["10.0", "10%"]
+
+
+def test_a_clock_counts_what_it_surrounds(benchmark):
+    clock = benchmark("profile_step").Clock()
+    assert list(clock.over([1, 2, 3])) == [1, 2, 3]
+    assert clock.around(max)(4, 5) == 5
+    assert clock.calls == 4
+    assert clock.nanoseconds > 0
+
+
+def test_contenders_are_listed_from_the_fastest_with_ratios_within_a_turn(benchmark):
+    measured = measurements(benchmark)
+    header, _, *found = rows(benchmark("peers_report").times(measured, "ring"))
+    table = [dict(zip(header, row, strict=True)) for row in found]
+    labels = ["best loop by hand", "fitorch", "usual loop by hand", "Keras (torch backend)"]
+    assert [row["contender"] for row in table] == labels
+    assert [row["us per step, CPU"] for row in table] == ["300", "322", "600", "3,000"]
+    assert [row["us, wall"] for row in table] == ["900", "966", "1,800", "9,000"]
+    assert [row["x best loop"] for row in table] == ["1.00", "1.08", "2.00", "10.00"]
+    assert [row["x usual loop"] for row in table] == ["0.50", "0.54", "1.00", "5.00"]
+    assert [row["extra memory MB"] for row in table] == ["-300", "-278", "+0", "+2400"]
+    assert table[1]["import + first epoch s"] == "1.50"
+
+
+def test_who_could_not_be_measured_is_told_with_the_reason(benchmark):
+    report = benchmark("peers_report").report(measurements(benchmark))
+    assert "- fastai could not be measured: No module named 'fastai'" in report
+    assert "`import torch` takes 1.20 s" in report
+    assert "Measured 2030-01-02" in report
+
+
+def test_every_table_of_the_report_is_rectangular(benchmark):
+    report = benchmark("peers_report").report(measurements(benchmark))
+    tables = [rows(part) for part in report.split("\n\n") if part.startswith("|")]
+    assert len(tables) == 3
+    assert all(len({len(row) for row in table}) == 1 for table in tables)
+
+
+def test_the_chart_is_a_small_picture(benchmark, tmp_path):
+    report = benchmark("peers_report")
+    report.draw(measurements(benchmark), "ring", tmp_path / "chart.png")
+    picture = (tmp_path / "chart.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 100_000
+    assert "2030-01-02" in report.caption(measurements(benchmark))
+    assert "fitorch 9.8" in report.caption(measurements(benchmark))
+
+
+@pytest.mark.parametrize("after", [0.7, math.nan])
+def test_a_contender_that_did_not_train_is_refused(benchmark, after):
+    with pytest.raises(RuntimeError, match="did not train"):
+        benchmark("peers").check(found(300, after))
+
+
+def test_a_contender_that_fails_is_left_out_and_noted(benchmark, monkeypatch):
+    peers = benchmark("peers")
+
+    def run_one(name, workload):
+        if name == "keras":
+            message = "no keras here"
+            raise RuntimeError(message)
+        return found(300)
+
+    monkeypatch.setattr(peers, "run_one", run_one)
+    measured = peers.measure_all(["ring"], ["loader", "ceiling", "keras"], turns=2)
+    assert measured.failed == {"ring": {"keras": "no keras here"}}
+    assert [list(turn) for turn in measured.turns["ring"]] == [["loader", "ceiling"]] * 2
+
+
+def test_every_contender_has_its_module_and_a_pinned_version(benchmark):
+    pins = "".join(path.read_text() for path in BENCHMARKS.glob("peers-requirements*.txt"))
+    for peer in benchmark("trainers").PEERS.values():
+        module = ast.parse((BENCHMARKS / "trainers" / f"{peer.module}.py").read_text())
+        names = {getattr(node, "name", getattr(node, "id", None)) for node in ast.walk(module)}
+        assert peer.build in names
+        assert peer.distribution in ("", "fitorch") or f"{peer.distribution.lower()}==" in pins
