@@ -88,6 +88,16 @@ class MonitorCallback(Callback):
         self.watched = Monitor(monitor, "min" if mode == "auto" else mode, min_delta)
         self._restored = False
 
+    @property
+    def watches(self) -> bool:
+        """Whether it looks at the figure at all."""
+        return True
+
+    @property
+    def placeholders(self) -> list[str]:
+        """Other figures that it needs."""
+        return []
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Forget an earlier fit."""
         if not self._restored:

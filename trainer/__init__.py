@@ -7,6 +7,7 @@ from .errors import DataError, FitorchError, NonFiniteError, ShapeError
 from .history import History
 from .model import KerasModel
 from .randomness import seed_everything
+from .schedules import WarmupCosine
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "KerasModel",
     "NonFiniteError",
     "ShapeError",
+    "WarmupCosine",
     "__version__",
     "seed_everything",
 ]

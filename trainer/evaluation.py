@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.callbacks.base import Hooks, emit
+from fitorch.callbacks.hooks import Hooks, emit
 
 from .data import Source
 from .errors import DataError
@@ -133,20 +133,26 @@ class PredictionStep:
 
     Args:
         measures: The net, its precision, and the user's `forward(net, batch)`.
+        stopped: Says whether to end early.
     """
 
     logs: Any = None
-    done = False
 
-    def __init__(self, measures: Measures) -> None:
+    def __init__(self, measures: Measures, stopped: Callable[[], bool]) -> None:
         net, cast, hook = measures.net, measures.placement.cast, measures.forward
         self._call = cast(net) if hook is None else partial(cast(hook), net)
         self._hooked = hook is not None
         self.outputs: list[Any] = []
+        self._stopped = stopped
 
     def __call__(self, batch: Any) -> None:
         """Predict a batch."""
         self.outputs.append(map_tensors(Tensor.cpu, self._output(batch)))
+
+    @property
+    def done(self) -> bool:
+        """Whether to end before the batches do."""
+        return self._stopped()
 
     def user_batch(self, batch: Any) -> Any:
         """Return the user's batch in what the step takes, for messages."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fitorch.callbacks.base import EpochLogs, Hook, emit, emit_all
+from fitorch.callbacks.base import Hook
+from fitorch.callbacks.hooks import emit, emit_all
+from fitorch.callbacks.logs import EpochLogs
 
 from .explain import explain
 from .modes import modes_restored
@@ -25,9 +27,10 @@ def fit(run: Run) -> None:
             emit(run.hooks.on_train_begin, {})
             while not run.done:
                 run_epoch(run)
-        except Exception:
+        except Exception as error:
             run.interrupt.check()  # Ctrl-C also ends the workers that read data
-            raise
+            if not run.forgives(error):
+                raise
         finally:
             emit_all(run.hooks.on_train_end, run.logs)
         run.interrupt.check()
@@ -87,15 +90,15 @@ def run_stage(
     """
     logs, index = step.logs, first - 1
     for index, batch in enumerate(batches, first):
-        for hook in begin:
-            hook(index, logs)
+        if begin:
+            emit(begin, index, logs)
         try:
             step(batch)
         except Exception as error:
             explain(error, net, step, batch, f"{where} {index + 1}")
             raise
-        for hook in end:
-            hook(index, logs)
+        if end:
+            emit(end, index, logs)
         if step.done:
             break
     return index + 1 - first

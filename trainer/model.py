@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from fitorch.callbacks.base import Hooks
+from fitorch.callbacks.hooks import Hooks, with_keras_hooks
 from fitorch.callbacks.progress import Progress as ProgressDisplay
 from fitorch.losses import Objective
 from fitorch.metrics.base import flat
@@ -40,6 +40,7 @@ from .placement import floating_dtype
 from .preflight import check_distinct, check_metrics_dict, check_module, check_optimizer
 from .prepare import introduce, prepare
 from .randomness import draw_seed, peek_seed, undisturbed_randomness
+from .range_test import find_lr
 from .state import Progress
 from .steps import EvaluationStep, Measures
 
@@ -73,7 +74,8 @@ class KerasModel(NetFace):
         optimizer: The optimizer.
         history: The `History` of all fits: `.frame`, `.best`, `.plot()`.
         metric_tasks: What metrics given by name turned out to measure, as "multiclass, 10 classes".
-        stop_training: Set it to True in a callback to stop after the current batch.
+        stop_training: Set it to True in a callback to stop after the current batch; likewise
+            `stop_evaluating` and `stop_predicting`.
 
     Raises:
         TypeError: An argument is not what it should be.
@@ -122,6 +124,8 @@ class KerasModel(NetFace):
         self.history = History()
         self.progress = Progress()
         self.stop_training = False
+        self.stop_evaluating = False
+        self.stop_predicting = False
         self.metric_tasks: dict[str, str] = {}
         self._fitting = False
 
@@ -215,7 +219,7 @@ class KerasModel(NetFace):
             patience=patience,
             monitor=monitor,
             mode=mode,
-            callbacks=list(callbacks or ()),
+            callbacks=[with_keras_hooks(callback) for callback in callbacks or ()],
             plot=plot,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -271,11 +275,12 @@ class KerasModel(NetFace):
         """
         refuse_unknown(unknown, "evaluate")
         self.objective.bind(self.net)
+        self.stop_evaluating = False
         passes = []
         for prefix, data in validation_sets(val_data).items():
             source = self._source(data, set_name(prefix), batch_size, steps, num_workers)
             hooks = self._hooks(callbacks, verbose, steps or source.steps)
-            step = EvaluationStep(self.measures(), source, prefix)
+            step = EvaluationStep(self.measures(), source, prefix, lambda: self.stop_evaluating)
             passes.append(Evaluation(self.net, step, source, hooks, steps, set_name(prefix)))
         validation = Validation(passes)
         try:
@@ -321,7 +326,47 @@ class KerasModel(NetFace):
             )
         source = self._source(data, "data", batch_size, steps, num_workers)
         hooks = self._hooks(callbacks, verbose, steps or source.steps)
-        return predict(self.net, PredictionStep(self.measures()), source, hooks, steps)
+        self.stop_predicting = False
+        step = PredictionStep(self.measures(), lambda: self.stop_predicting)
+        return predict(self.net, step, source, hooks, steps)
+
+    def find_lr(
+        self,
+        train_data: Any,
+        *,
+        start: float = 1e-7,
+        end: float = 10.0,
+        steps: int = 100,
+        batch_size: int = 32,
+        seed: int | None = None,
+        plot: str | Path | None = None,
+    ) -> pd.DataFrame:
+        """Find a learning rate: train a copy with a rate that grows from batch to batch.
+
+        Model, optimizer, random generators and the data's own generators stay as they are. The test
+        ends early where the loss explodes.
+
+        Args:
+            train_data: As for `fit`, but for generators, which can be read only once.
+            start: The first rate.
+            end: The last rate.
+            steps: Batches to train on, each with a rate of its own on a logarithmic scale.
+            batch_size: Samples in a batch, where batches are ours to make.
+            seed: What everything random in the test follows from.
+            plot: Where to draw loss over rate, or None.
+
+        Returns:
+            The columns lr, loss (of the batch) and smoothed (its exponential mean), a row per
+            batch; `frame.attrs["suggestion"]` is a tenth of the rate at which the smoothed loss is
+            least.
+
+        Raises:
+            ValueError: An argument is out of range.
+            TypeError: `train_data` is a generator.
+
+        Source: Smith, 2017, Cyclical learning rates for training neural networks, section 3.3.
+        """
+        return find_lr(self, train_data, start, end, steps, batch_size, seed, plot)
 
     def measures(self) -> Measures:
         """Return what a step measures."""
@@ -370,7 +415,7 @@ class KerasModel(NetFace):
     ) -> Hooks:
         """Return the hooks of an evaluation or prediction; within a fit it shows no line."""
         check_choice("verbose", verbose, ("auto", 0, 1, 2))
-        found = list(callbacks or ())
+        found = [with_keras_hooks(callback) for callback in callbacks or ()]
         if verbose != 0 and not self._fitting:
             found.append(ProgressDisplay())
         introduce(found, self, {"epochs": 1, "steps": steps, "verbose": verbose})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 from torch.autograd import profiler
-from torch.optim import optimizer as torch_optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 OptimizerLike = optim.Optimizer | Callable[[list[nn.Parameter]], optim.Optimizer] | str | None
 
@@ -101,8 +101,8 @@ def bare_step(optimizer: optim.Optimizer) -> Callable[[], Any]:
         if (
             known._optimizer_step_pre_hooks
             or known._optimizer_step_post_hooks
-            or torch_optimizer._global_optimizer_pre_hooks
-            or torch_optimizer._global_optimizer_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
             or profiler._is_profiler_enabled
         ):
             optimizer.step()

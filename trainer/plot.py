@@ -75,21 +75,18 @@ def plot_history(
     Raises:
         ValueError: There is nothing to draw, or a metric is unknown.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import MaxNLocator
 
     lines = _lines(frame, sets or ("val_",))
     names = _names(lines, metrics)
     rows = math.ceil(len(names) / _IN_A_ROW)
     columns = math.ceil(len(names) / rows)
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
-    figure = Figure(figsize=(4.8 * columns, 3.6 * rows), layout=layout)
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.8 * columns, 3.6 * rows)
     for place, name in enumerate(names, start=1):
         axes = figure.add_subplot(rows, columns, place)
         _draw(axes, frame, lines[name], monitor, best)
-        _dress(axes, name)
+        dress_axes(axes, name, "epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -143,12 +140,22 @@ def _draw(
         axes.plot([best], [value], "*", color=_BEST, markersize=13, label=label, zorder=5)
 
 
-def _dress(axes: Axes, name: str) -> None:
-    from matplotlib.ticker import MaxNLocator
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches, that no window shows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.set_xlabel("epoch", color=_INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress_axes(axes: Axes, title: str, x_label: str) -> None:
+    """Give a panel with labelled lines its title, its legend and our looks."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_xlabel(x_label, color=_INK)
     axes.grid(axis="y", color="#d8dce1", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

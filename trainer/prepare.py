@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from fitorch.callbacks.base import Hooks
+from fitorch.callbacks.hooks import Hooks
 
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
@@ -65,7 +66,13 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     align_state(optimizer)
     measures = model.measures()
     feed = Feed(source.to(placement.device), arguments.steps_per_epoch, pass_index=first)
-    validation = _validation(measures, validation_sources, hooks, interrupt, arguments)
+    validation = _validation(
+        measures,
+        validation_sources,
+        hooks,
+        lambda: interrupt.requested or model.stop_evaluating,
+        arguments,
+    )
     update = _update(model, optimizer, placement, arguments)
     model.progress = Progress(arguments.seed, first, updates=update.completed)
     model.history.begin(monitor, mode, arguments.seed, sets=sets)
@@ -136,13 +143,13 @@ def _validation(
     measures: Measures,
     sources: dict[str, Source],
     hooks: Hooks,
-    interrupt: Interrupt,
+    stopped: Callable[[], bool],
     arguments: FitArguments,
 ) -> Validation | None:
     passes = []
     for prefix, source in sources.items():
         placed = source.to(measures.placement.device)
-        step = EvaluationStep(measures, placed, prefix, interrupt)
+        step = EvaluationStep(measures, placed, prefix, stopped)
         steps, name = arguments.validation_steps, set_name(prefix)
         passes.append(Evaluation(measures.net, step, placed, hooks, steps, name))
     return Validation(passes) if passes else None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fitorch.callbacks.base import EpochLogs, Hooks
+from fitorch.callbacks.hooks import Hooks
+from fitorch.callbacks.logs import EpochLogs
 
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
@@ -75,6 +76,13 @@ class Run:
         """Whether training is over."""
         return self.model.stop_training or self.progress.epochs >= self.last_epoch
 
+    def forgives(self, error: Exception) -> bool:
+        """Whether a callback takes a loss that is not finite for the end of training."""
+        if not isinstance(error, NonFiniteError):
+            return False
+        receivers = (getattr(each, "on_nonfinite", None) for each in self.state.callbacks)
+        return any(receive(error) for receive in receivers if receive is not None)
+
     def begin_training(self) -> None:
         """Make ready for an epoch's training.
 
@@ -110,6 +118,7 @@ class Run:
 
     def validation_in(self, epoch: int) -> Validation | None:
         """Return the validation where one is due in `epoch`, counted from 0."""
+        self.model.stop_evaluating = False
         return None if (epoch + 1) % self.arguments.validation_freq else self.validation
 
     def figures(self) -> dict[str, float]:

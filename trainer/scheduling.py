@@ -7,7 +7,9 @@ from typing import Any
 
 from torch.optim import lr_scheduler
 
-_PER_UPDATE = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)
+from .schedules import PerUpdate
+
+_PER_UPDATE = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR, PerUpdate)
 
 
 def when_to_step(scheduler: Any, asked: str) -> str:
@@ -15,7 +17,7 @@ def when_to_step(scheduler: Any, asked: str) -> str:
 
     Args:
         scheduler: A scheduler of torch.optim.lr_scheduler, or anything with `step`; or None.
-        asked: One of the three, or "auto": OneCycleLR and CyclicLR go on with every update,
+        asked: One of the three, or "auto": OneCycleLR, CyclicLR and WarmupCosine with every update,
             ReduceLROnPlateau with every validation, all others with every epoch.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.callbacks.base import BatchLogs
+from fitorch.callbacks.logs import BatchLogs
 from fitorch.losses import Objective
 from fitorch.losses.terms import Part
 from fitorch.metrics import MetricError, MetricSet
@@ -19,7 +20,6 @@ from .data import Source
 from .errors import NonFiniteError, annotate
 from .explain import circumstances
 from .forward import ClassWeights, Forward, Hook, choose_forward, taking_logits
-from .interrupt import Interrupt
 from .memory import MemorySource
 from .placement import Placement
 from .preflight import batch_norm_guarded, check_sample_weight
@@ -53,7 +53,7 @@ class EvaluationStep:
         measures: What to measure.
         source: Where the batches come from.
         prefix: What the figures' names begin with.
-        interrupt: Ends the stage early, or None.
+        stopped: Says whether the stage should end early, or None.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class EvaluationStep:
         measures: Measures,
         source: Source,
         prefix: str = "val_",
-        interrupt: Interrupt | None = None,
+        stopped: Callable[[], bool] | None = None,
     ) -> None:
         device = measures.placement.device
         self.objective = measures.objective
@@ -73,7 +73,7 @@ class EvaluationStep:
         self._measures = measures
         self._source = source
         self._prefix = prefix
-        self._interrupt = interrupt
+        self._stopped = stopped
 
     def __call__(self, batch: Any) -> None:
         """Measure a batch."""
@@ -81,8 +81,8 @@ class EvaluationStep:
 
     @property
     def done(self) -> bool:
-        """Whether the stage should end before its batches do: on Ctrl-C."""
-        return self._interrupt is not None and self._interrupt.requested
+        """Whether the stage should end before its batches do."""
+        return self._stopped is not None and self._stopped()
 
     def user_batch(self, batch: Any) -> Any:
         """Return the user's batch in what the step takes, for messages."""

@@ -72,11 +72,14 @@ def check_monitors(
     """
     losses = _losses(model, sets)
     for callback in callbacks:
-        if isinstance(callback, MonitorCallback):
-            check_monitor(callback.monitor, figures, type(callback).__name__, losses)
-            if callback.mode == "auto":
-                name = full_name(callback.monitor, figures)
-                callback.set_direction(direction(name, model, sets))
+        if not isinstance(callback, MonitorCallback):
+            continue
+        watched = [callback.monitor] if callback.watches else []
+        for name in (*watched, *callback.placeholders):
+            check_monitor(name, figures, type(callback).__name__, losses)
+        if watched and callback.mode == "auto":
+            name = full_name(callback.monitor, figures)
+            callback.set_direction(direction(name, model, sets))
 
 
 def _losses(model: KerasModel, sets: Iterable[str]) -> set[str]:

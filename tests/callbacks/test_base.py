@@ -9,7 +9,8 @@ from torch import nn
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
-from fitorch.callbacks.base import HOOKS, BatchLogs, EpochLogs, Hooks, emit
+from fitorch.callbacks.hooks import HOOKS, Hooks, emit
+from fitorch.callbacks.logs import BatchLogs, EpochLogs
 
 EVENT = re.compile(r"(on_\w+)\((epoch, logs|batch, logs|logs)\)")
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from fitorch import History, KerasModel, callbacks
 from fitorch.callbacks import Callback
-from fitorch.callbacks.base import HOOKS, Hooks
+from fitorch.callbacks.hooks import HOOKS, Hooks
 
 ARGUMENTS = {"MaxTime": {"limit": 60}, "BestWeights": {}, "EarlyStopping": {"patience": 3}}
 KINDS = [

@@ -7,7 +7,7 @@ from torch import nn
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback, EarlyStopping, NonFiniteMetricWarning
-from fitorch.callbacks.base import EpochLogs
+from fitorch.callbacks.logs import EpochLogs
 
 NAN = math.nan
 

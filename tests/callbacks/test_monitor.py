@@ -3,7 +3,7 @@ import math
 import pytest
 
 from fitorch.callbacks import MonitorCallback, NonFiniteMetricWarning
-from fitorch.callbacks.base import EpochLogs
+from fitorch.callbacks.logs import EpochLogs
 from fitorch.callbacks.monitor import Monitor, check_mode, check_monitor
 
 NAMES = ["train_loss", "train_acc", "lr", "val_loss", "val_acc"]

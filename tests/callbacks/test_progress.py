@@ -10,7 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from fitorch.callbacks import figures, progress, screen
-from fitorch.callbacks.base import BatchLogs, EpochLogs, Hooks
+from fitorch.callbacks.hooks import Hooks
+from fitorch.callbacks.logs import BatchLogs, EpochLogs
 from fitorch.callbacks.progress import Progress
 
 WIDTHS = pytest.mark.parametrize("width", [40, 80, 200])

@@ -1,0 +1,47 @@
+"""Stop at a goal."""
+
+from __future__ import annotations
+
+import math
+
+from .base import Logs
+from .monitor import MonitorCallback
+
+
+class StopAt(MonitorCallback):
+    """Stop training as soon as a figure has reached a value.
+
+    Args:
+        value: The goal.
+        monitor: The figure to watch.
+        mode: "min", "max" or "auto": whether the figure should fall to the goal, or rise.
+
+    Attributes:
+        stopping_reason: Why training stopped, in a sentence, else "".
+
+    Raises:
+        ValueError: `value` is no finite number, or `mode` is unknown.
+    """
+
+    def __init__(self, value: float, monitor: str = "val_loss", mode: str = "auto") -> None:
+        super().__init__(monitor, mode)
+        if isinstance(value, bool) or not math.isfinite(value):
+            message = f"value is {value!r}; expected a finite number"
+            raise ValueError(message)
+        self.value = float(value)
+        self.stopping_reason = ""
+
+    def forget(self) -> None:
+        """Forget an earlier fit."""
+        super().forget()
+        self.stopping_reason = ""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Look whether the goal is reached."""
+        found = self.value_in(logs)
+        if found is None:
+            return
+        sign = 1 if self.watched.mode == "min" else -1
+        if sign * found <= sign * self.value:
+            self.stopping_reason = f"{self.monitor} reached {self.value:g}"
+            self.model.stop_training = True

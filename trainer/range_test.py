@@ -1,0 +1,170 @@
+"""The learning-rate range test: which rate to train with."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from fitorch.callbacks import Callback, TerminateOnNaN
+from fitorch.callbacks.base import Logs
+from fitorch.callbacks.learning_rate import groups_of, set_rate
+
+from .history import History
+from .plot import dress_axes, new_figure
+from .randomness import undisturbed_randomness
+from .state import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .model import KerasModel
+
+_SMOOTHING = 0.9  # of the losses, an exponential mean
+_DIVERGED = 4.0  # times the least loss so far: no need to go on
+_LEAST = 10  # batches, before that is looked at
+
+
+class _Ramp(Callback):
+    """Raises the rates from batch to batch, each an epoch of its own, and notes the losses.
+
+    Args:
+        rates: The rate of each batch, for the first parameter group; others keep their ratio to it.
+    """
+
+    def __init__(self, rates: list[float]) -> None:
+        self.rates = rates
+        self.losses: list[float] = []
+        self.smoothed: list[float] = []
+        self._mean = 0.0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Remember how the rates of the parameter groups compare."""
+        groups = groups_of(self.model)
+        first = float(groups[0]["lr"])
+        self._ratios = [float(group["lr"]) / first if first else 1.0 for group in groups]
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Set the rates."""
+        for group, ratio in zip(groups_of(self.model), self._ratios, strict=True):
+            set_rate(group, self.rates[epoch] * ratio)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Note the loss of the batch, and stop where it explodes."""
+        loss = float((logs or {})["train_loss"])
+        self.losses.append(loss)
+        self._mean = _SMOOTHING * self._mean + (1 - _SMOOTHING) * loss
+        self.smoothed.append(self._mean / (1 - _SMOOTHING ** len(self.losses)))
+        if epoch >= _LEAST and self.smoothed[-1] > _DIVERGED * min(self.smoothed):
+            self.model.stop_training = True
+
+
+def find_lr(
+    model: KerasModel,
+    train_data: Any,
+    start: float,
+    end: float,
+    steps: int,
+    batch_size: int,
+    seed: int | None,
+    plot: str | Path | None,
+) -> pd.DataFrame:
+    """Train a copy of a model with a growing rate; see `KerasModel.find_lr`."""
+    import pandas as pd
+
+    _check(model, train_data, start, end, steps)
+    ramp = _Ramp(np.geomspace(start, end, steps).tolist())
+    with undisturbed_randomness(), _position_kept(train_data):
+        _twin(model).fit(
+            train_data,
+            epochs=steps,
+            steps_per_epoch=1,
+            callbacks=[ramp, TerminateOnNaN()],
+            batch_size=batch_size,
+            seed=seed,
+            verbose=0,
+        )
+    rates = ramp.rates[: len(ramp.losses)]
+    frame = pd.DataFrame({"lr": rates, "loss": ramp.losses, "smoothed": ramp.smoothed})
+    frame.attrs["suggestion"] = _suggestion(frame)
+    if plot is not None:
+        _draw(frame, Path(plot))
+    return frame
+
+
+def _check(model: KerasModel, data: Any, start: float, end: float, steps: int) -> None:
+    if not 0 < start < end < math.inf:
+        message = f"start={start!r} and end={end!r}; expected rates with 0 < start < end"
+        raise ValueError(message)
+    if steps < _LEAST:
+        message = f"steps is {steps}; expected at least {_LEAST} batches"
+        raise ValueError(message)
+    if model.optimizer is None:
+        message = "the net has no parameters to train"
+        raise ValueError(message)
+    if isinstance(data, Iterator):
+        message = (
+            f"train_data is a {type(data).__name__}, whose batches the test would use up; pass a "
+            "DataLoader, (x, y), or an object with __iter__"
+        )
+        raise TypeError(message)
+
+
+def _twin(model: KerasModel) -> KerasModel:
+    """Return a copy of a model whose training leaves the model alone."""
+    twin = copy.copy(model)
+    parts = copy.deepcopy((model.net, model.objective, model.optimizer))
+    twin.net, twin.objective, twin.optimizer = parts
+    twin.lr_scheduler, twin.compilation, twin.metrics_dict = None, None, {}
+    twin.history, twin.progress = History(), Progress()
+    return twin
+
+
+@contextmanager
+def _position_kept(data: Any) -> Iterator[None]:
+    """Put the random generators of a user's loader back, so that it goes on where it stood."""
+    holders = (data, data.sampler, data.batch_sampler) if isinstance(data, DataLoader) else ()
+    found = [getattr(holder, "generator", None) for holder in holders]
+    states = [(each, each.get_state()) for each in found if isinstance(each, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _suggestion(frame: pd.DataFrame) -> float:
+    """Return a tenth of the rate at which the smoothed loss is least, NaN where it never falls."""
+    least = int(frame["smoothed"].argmin()) if len(frame) else 0
+    if least:
+        return float(frame["lr"].iloc[least]) / 10
+    warnings.warn(
+        "find_lr: the loss does not fall at any rate that was tried; there is nothing to suggest",
+        stacklevel=4,
+    )
+    return math.nan
+
+
+def _draw(frame: pd.DataFrame, path: Path) -> None:
+    """Draw loss over rate, with the suggestion."""
+    figure = new_figure(6.4, 4.0)
+    axes = figure.add_subplot()
+    axes.plot(frame["lr"], frame["loss"], color="#8a8f98", linewidth=0.8, label="loss of a batch")
+    axes.plot(frame["lr"], frame["smoothed"], color="#0b6bcb", label="smoothed")
+    suggestion = frame.attrs["suggestion"]
+    if not math.isnan(suggestion):
+        axes.axvline(suggestion, color="#d9480f", linestyle="--", label=f"lr = {suggestion:.2g}")
+    low, first = frame[["loss", "smoothed"]].to_numpy().min(), frame["smoothed"].iloc[0]
+    axes.set_ylim(low - 0.1 * abs(first - low), first + 0.5 * abs(first - low))
+    axes.set_xscale("log")
+    dress_axes(axes, "loss by learning rate", "learning rate")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
