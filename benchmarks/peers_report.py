@@ -201,11 +201,16 @@ def _draw_bars(axes: Any, measured: Measurements, workload: str, names: list[str
     axes.barh(range(len(names)), heights, height=0.72, color=[_colour(PEERS[n]) for n in names])
     for place, (name, height) in enumerate(zip(names, heights, strict=True)):
         axes.annotate(
-            f"{height:,.0f}   {measured.ratio(workload, name, 'ceiling'):.1f}x",
+            f"{height:,.0f}   {_short(measured.ratio(workload, name, 'ceiling'))}x",
             (height, place), xytext=(5, 0), textcoords="offset points",
             va="center", fontsize=9, color=_INK,
             fontweight="bold" if PEERS[name].ours else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0}, zorder=3,
         )  # fmt: skip
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}"
 
 
 def _colour(peer: Peer) -> str:

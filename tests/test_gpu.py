@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fitorch import KerasModel, NonFiniteError
+from fitorch.callbacks import Callback
 from fitorch.losses import L1, L2, term
 
 pytestmark = [
@@ -112,3 +113,41 @@ def test_nan_is_told_at_the_end_of_the_epoch_at_the_latest():
     x[300] = float("nan")
     with pytest.raises(NonFiniteError, match="nan"):
         KerasModel(mlp(), "mse").fit((x, Y), epochs=1, verbose=0)
+
+
+class Watch(Callback):
+    """Lets nothing wait for the device from the second batch of an epoch to its last but one."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            torch.cuda.set_sync_debug_mode("error")
+        elif batch == 18:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("metric", ["mae", "mse"])
+def test_nothing_waits_for_the_device_within_an_epoch(metric):
+    try:
+        model = KerasModel(mlp(), term("mse") + 1e-3 * L2(), {"m": metric}, "adam")
+        model.fit((X, Y), epochs=2, batch_size=32, callbacks=[Watch()], verbose=0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_compiled_steps_train_as_the_loop_does():
+    weights = []
+    for jit in (True, False):
+        model = KerasModel(mlp(), "mse", {"mae": "mae"}, "adam", jit_compile=jit)
+        model.fit((X, Y), epochs=2, seed=0, verbose=0)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-5)
+
+
+def test_images_in_channels_last_memory():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 1))
+    images = torch.randn(64, 3, 8, 8)
+    model = KerasModel(net, "mse", optimizer="adam", channels_last=True)
+    frame = model.fit((images, Y[:64]), epochs=3, verbose=0)
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert frame["train_loss"].iloc[-1] < frame["train_loss"].iloc[0]
