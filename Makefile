@@ -36,9 +36,11 @@ test-slow: $(TEST_STAMP)
 
 bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/compiled.py
 	$(BIN)/python benchmarks/profile_step.py
 	$(BIN)/python benchmarks/penalties.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/data.py
 
 bench-peers: $(PEERS_STAMP)
 	mkdir -p docs/images

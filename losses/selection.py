@@ -58,8 +58,8 @@ def choose(net: nn.Module, include: Any = None, exclude: Any = None) -> list[nn.
         include: Patterns or a predicate; None is all weights.
         exclude: Patterns or a predicate; None is nothing.
     """
-    included = None if include is None else _predicate(include, "include")
-    excluded = None if exclude is None else _predicate(exclude, "exclude")
+    included = None if include is None else predicate(include, "include")
+    excluded = None if exclude is None else predicate(exclude, "exclude")
     return [
         parameter
         for name, parameter, is_weight in _parameters(net)
@@ -71,7 +71,7 @@ def choose(net: nn.Module, include: Any = None, exclude: Any = None) -> list[nn.
 
 def nothing_chosen(penalty: str, net: nn.Module) -> str:
     """Say that a penalty has nothing to penalize, and what there is."""
-    names = [_plain(name) for name, p in net.named_parameters() if p.requires_grad]
+    names = [plain_name(name) for name, p in net.named_parameters() if p.requires_grad]
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return (
         f"{penalty} finds no parameter to penalize in {type(net).__name__}, whose trainable "
@@ -88,10 +88,10 @@ def _parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 full = f"{path}.{name}" if path else name
-                yield _plain(full), parameter, _is_weight(module, path, name)
+                yield plain_name(full), parameter, _is_weight(module, path, name)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a parameter's name without what torch.compile puts into it."""
     return name.replace("_orig_mod.", "")
 
@@ -104,7 +104,16 @@ def _is_weight(module: nn.Module, path: str, name: str) -> bool:
     return not _BIAS.search(name)
 
 
-def _predicate(chosen: Any, argument: str) -> Callable[[str, nn.Parameter], bool]:
+def predicate(chosen: Any, argument: str) -> Callable[[str, nn.Parameter], bool]:
+    """Return what says of a name and a parameter whether it is chosen.
+
+    Args:
+        chosen: A name of a parameter or module, a glob pattern, a list of these, or a predicate.
+        argument: What to call it in a message.
+
+    Raises:
+        TypeError: It is none of these.
+    """
     if callable(chosen):
         return chosen  # type: ignore[no-any-return]
     patterns = [chosen] if isinstance(chosen, str) else chosen

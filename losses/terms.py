@@ -54,6 +54,8 @@ class LossTerm(Weighted):
         self._reduction = reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
         self._unreduced: Any = None
+        self._over_classes = getattr(type(term.fn), "forward", None) in _OVER_CLASSES
+        self._counts_lengths = isinstance(term.fn, nn.CTCLoss)
 
     @property
     def summed(self) -> bool:
@@ -100,12 +102,12 @@ class LossTerm(Weighted):
         return y_pred, y_true, weight
 
     def _share(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
-        counted = _target_weights(self.loss_fn, y_true)
+        counted = _target_weights(self.loss_fn, y_true) if self._over_classes else None
         if weight is not None:
             return _total(weight.reshape(-1), counted)
         if counted is not None:
             return counted.count_nonzero() if counted.dtype is torch.bool else counted.sum()
-        if isinstance(self.loss_fn, nn.CTCLoss):
+        if self._counts_lengths:
             return len(y_true[-1])  # of the lengths, since labels may lie in one row
         return first_length(y_pred if y_true is None else y_true)
 
