@@ -41,6 +41,7 @@ class StopAt(MonitorCallback):
         found = self.value_in(logs)
         if found is None:
             return
+        self.watched.improves(found, epoch)  # its state tells how close it came
         sign = 1 if self.watched.mode == "min" else -1
         if sign * found <= sign * self.value:
             self.stopping_reason = f"{self.monitor} reached {self.value:g}"

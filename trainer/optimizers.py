@@ -90,7 +90,9 @@ def bare_step(optimizer: optim.Optimizer) -> Callable[[], Any]:
     kind: Any = type(optimizer)
     given: Any = vars(optimizer).get("step")  # a schedule's, which only notes that it was called
     plain = given is None or hasattr(given, "_wrapped_by_lr_sched")
-    ours = kind.__module__.startswith("torch.optim.") and not optimizer.defaults["differentiable"]
+    ours = kind.__module__.startswith("torch.optim.") and not optimizer.defaults.get(
+        "differentiable"
+    )
     if not (plain and ours and hasattr(kind.step, "__wrapped__")):
         return optimizer.step
     step: Any = torch.no_grad()(inspect.unwrap(kind.step))
