@@ -7,6 +7,9 @@ from .base import Callback
 from .best_weights import BestWeights
 from .callback_list import CallbackList
 from .early_stopping import EarlyStopping
+from .ema import EMA
+from .freezing import Freeze, GradualUnfreeze
+from .gradient_norm import GradientNorm
 from .lambda_callback import LambdaCallback
 from .learning_rate import LearningRateScheduler, ReduceLROnPlateau
 from .max_time import MaxTime
@@ -15,15 +18,22 @@ from .monitor import MonitorCallback, NonFiniteMetricWarning
 from .progress import Progress
 from .records import CSVLogger, JSONLinesLogger
 from .stop_at import StopAt
+from .swa import SWA
 from .terminate_on_nan import TerminateOnNaN
+from .tracker import Tracker
+from .tracker_faces import TensorBoardCallback, WandbCallback
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - plainly sorted: EMA is no constant
     "BestWeights",
     "CSVLogger",
     "Callback",
     "CallbackList",
+    "EMA",
     "EarlyStopping",
     "EpochCheckpoint",
+    "Freeze",
+    "GradientNorm",
+    "GradualUnfreeze",
     "JSONLinesLogger",
     "LambdaCallback",
     "LearningRateScheduler",
@@ -33,6 +43,10 @@ __all__ = [
     "NonFiniteMetricWarning",
     "Progress",
     "ReduceLROnPlateau",
+    "SWA",
     "StopAt",
+    "TensorBoardCallback",
     "TerminateOnNaN",
+    "Tracker",
+    "WandbCallback",
 ]

@@ -67,6 +67,7 @@ class FitArguments:
     mode: str
     callbacks: Sequence[Any]
     plot: bool | str | Path | None
+    wandb: bool | str | None
     batch_size: int
     shuffle: bool
     validation_split: float
@@ -123,6 +124,10 @@ class FitArguments:
             "scheduler_step", self.scheduler_step, ("auto", "update", "epoch", "validation")
         )
         check_choice("mixed_precision", self.mixed_precision, (None, "no", "fp16", "bf16"))
+        wandb: Any = self.wandb
+        if wandb is not None and not isinstance(wandb, (bool, str)):
+            message = f"wandb is {wandb!r}; expected True, a project's name, or None"
+            raise TypeError(message)
 
     def _check_class_weight(self) -> None:
         given: Any = self.class_weight

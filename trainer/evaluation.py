@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.callbacks.hooks import Hooks, emit
+from fitorch.callbacks.hooks import Hooks, emit, emit_all
 
 from .data import Source
 from .errors import DataError
@@ -67,11 +67,11 @@ class Evaluation:
             DataError: The data gave no batch.
         """
         hooks, figures = self._hooks, {}
-        emit(hooks.on_test_begin, {})
         try:
+            emit(hooks.on_test_begin, {})
             figures = self._measure(where)
         finally:
-            emit(hooks.on_test_end, figures)
+            emit_all(hooks.on_test_end, figures)
         return figures
 
     def close(self) -> None:
@@ -173,8 +173,8 @@ def predict(
     Raises:
         DataError: There was no batch, or the outputs' shapes differ.
     """
-    emit(hooks.on_predict_begin, {})
     try:
+        emit(hooks.on_predict_begin, {})
         with inference(net):
             taken = islice(source.batches(0), steps)
             batches = reading(taken, "data", "", partial(source.samples_in, 0))
@@ -182,7 +182,7 @@ def predict(
             run_stage(net, step, batches, begin, end, "prediction batch")
     finally:
         source.close()
-        emit(hooks.on_predict_end, {})
+        emit_all(hooks.on_predict_end, {})
     if not step.outputs:
         message = "data is empty: it gave no batch to predict"
         raise DataError(message)

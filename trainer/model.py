@@ -43,6 +43,7 @@ from .randomness import draw_seed, peek_seed, undisturbed_randomness
 from .range_test import find_lr
 from .state import Progress
 from .steps import EvaluationStep, Measures
+from .update import Update
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +74,7 @@ class KerasModel(NetFace):
         net: The module.
         optimizer: The optimizer.
         history: The `History` of all fits: `.frame`, `.best`, `.plot()`.
+        ckpt_path: The folder with the best weights of the last fit, or None.
         metric_tasks: What metrics given by name turned out to measure, as "multiclass, 10 classes".
         stop_training: Set it to True in a callback to stop after the current batch; likewise
             `stop_evaluating` and `stop_predicting`.
@@ -123,10 +125,12 @@ class KerasModel(NetFace):
         self.compilation = Compilation() if jit_compile else None
         self.history = History()
         self.progress = Progress()
+        self.ckpt_path: str | Path | None = None
         self.stop_training = False
         self.stop_evaluating = False
         self.stop_predicting = False
         self.metric_tasks: dict[str, str] = {}
+        self.update: Update | None = None  # of the fit that is under way
         self._fitting = False
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
@@ -140,6 +144,7 @@ class KerasModel(NetFace):
         mode: str = "auto",
         callbacks: Sequence[Any] | None = None,
         plot: bool | str | Path | None = None,
+        wandb: bool | str | None = None,
         *,
         batch_size: int = 32,
         shuffle: bool = True,
@@ -178,6 +183,7 @@ class KerasModel(NetFace):
             mode: "min", "max", or "auto": min for losses, else what the metric tells.
             callbacks: Objects with Keras' hooks.
             plot: True writes `history.png` beside the checkpoint; a path says where.
+            wandb: True, or a project's name: `WandbCallback(project)` behind the other callbacks.
             batch_size: Samples in a batch, where batches are ours to make.
             shuffle: Draw a new order for each epoch, where batches are ours to make.
             validation_split: The fraction of `(x, y)` to validate on: the last, before shuffling.
@@ -221,6 +227,7 @@ class KerasModel(NetFace):
             mode=mode,
             callbacks=[with_keras_hooks(callback) for callback in callbacks or ()],
             plot=plot,
+            wandb=wandb,
             batch_size=batch_size,
             shuffle=shuffle,
             validation_split=validation_split,
@@ -368,6 +375,11 @@ class KerasModel(NetFace):
         """
         return find_lr(self, train_data, start, end, steps, batch_size, seed, plot)
 
+    @property
+    def updates(self) -> int:
+        """How many updates the optimizer made, over all fits and in the one under way."""
+        return self.progress.updates if self.update is None else self.update.completed
+
     def measures(self) -> Measures:
         """Return what a step measures."""
         placement = self.placement
@@ -388,6 +400,7 @@ class KerasModel(NetFace):
 
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False
+        self.ckpt_path = arguments.ckpt_path
         run = prepare(self, train_data, val_data, arguments)
         self._fitting = True
         try:

@@ -175,6 +175,7 @@ def _update(
         model.objective.penalties,
     )
     update.completed = model.progress.updates
+    model.update = update
     return update
 
 

@@ -145,6 +145,7 @@ class Run:
     def close(self) -> None:
         """Let go of gradients, iterators and workers; leave the counters with the model."""
         self.state.count()
+        self.model.update = None
         self.state.update.zero_grad()
         self.feed.close()
         if self.validation is not None:

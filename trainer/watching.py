@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.early_stopping import EarlyStopping
+from fitorch.callbacks.foreign import refuse_foreign
 from fitorch.callbacks.max_time import MaxTime
 from fitorch.callbacks.monitor import MonitorCallback, check_monitor
 from fitorch.callbacks.progress import Progress
+from fitorch.callbacks.tracker_faces import WandbCallback
 from fitorch.metrics.base import flat
 from fitorch.metrics.make import higher_is_better
 
@@ -45,15 +47,25 @@ def watched_figure(
 def make_callbacks(
     model: KerasModel, arguments: FitArguments, monitor: str, mode: str, interrupt: Interrupt
 ) -> list[Any]:
-    """Return all callbacks in their order: figures, stopping, the user's, what people see."""
-    callbacks: list[Any] = [model.history]
+    """Return all callbacks in their order: figures, stopping, the user's, what people see.
+
+    The user's that put other weights into the net come before all that keep weights.
+    """
+    refuse_foreign(arguments.callbacks)
+    first, others = list[Any](), list[Any]()
+    for callback in arguments.callbacks:
+        (first if getattr(callback, "comes_first", False) is True else others).append(callback)
+    callbacks: list[Any] = [model.history, *first]
     if arguments.max_time is not None:
         callbacks.append(MaxTime(arguments.max_time))
     if arguments.patience is not None:
         callbacks.append(EarlyStopping(monitor, patience=arguments.patience, mode=mode))
     if arguments.patience is not None or arguments.ckpt_path is not None:
         callbacks.append(BestWeights(monitor, mode, arguments.ckpt_path))
-    callbacks += arguments.callbacks
+    callbacks += others
+    if arguments.wandb:
+        project = arguments.wandb if isinstance(arguments.wandb, str) else None
+        callbacks.append(WandbCallback(project))
     if arguments.plot:
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:

@@ -11,7 +11,29 @@ from fitorch import History, KerasModel, callbacks
 from fitorch.callbacks import Callback
 from fitorch.callbacks.hooks import HOOKS, Hooks
 
-ARGUMENTS = {"MaxTime": {"limit": 60}, "BestWeights": {}, "EarlyStopping": {"patience": 3}}
+
+def same_rate(epoch, lr):
+    return lr
+
+
+ARGUMENTS = {
+    "BestWeights": {},
+    "CSVLogger": {"filename": "log.csv"},
+    "EarlyStopping": {"patience": 3},
+    "Freeze": {"pattern": "bias", "until": 0},
+    "GradualUnfreeze": {"schedule": {0: "*"}},
+    "JSONLinesLogger": {"filename": "log.jsonl"},
+    "LearningRateScheduler": {"schedule": same_rate},
+    "MaxTime": {"limit": 60},
+    "ModelCheckpoint": {"filepath": "{epoch}.safetensors"},
+    "StopAt": {"value": -1.0},
+    "Tracker": {"name": "tensorboard"},
+}
+LIBRARIES = {
+    "TensorBoardCallback": "tensorboard",
+    "Tracker": "tensorboard",
+    "WandbCallback": "wandb",
+}
 KINDS = [
     kind
     for kind in (*(getattr(callbacks, name) for name in callbacks.__all__), History)
@@ -25,7 +47,14 @@ STATEFUL = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True)
+def files_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
 def make(kind):
+    pytest.importorskip(LIBRARIES.get(kind.__name__, "torch"))
     return kind(**ARGUMENTS.get(kind.__name__, {}))
 
 

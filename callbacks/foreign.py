@@ -1,0 +1,51 @@
+"""Callbacks of Keras that need a Keras model, refused before training in favour of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+_OURS = {  # those that only use hooks, logs and stop_training run unchanged
+    "BackupAndRestore": "ModelCheckpoint",
+    "LearningRateScheduler": "LearningRateScheduler",
+    "ModelCheckpoint": "ModelCheckpoint",
+    "OrbaxCheckpoint": "ModelCheckpoint",
+    "ReduceLROnPlateau": "ReduceLROnPlateau",
+    "SwapEMAWeights": "EMA",
+    "TensorBoard": "TensorBoardCallback",
+}
+
+
+def refuse_foreign(callbacks: Iterable[Any]) -> None:
+    """Refuse callbacks of Keras that work on the weights or the optimizer of a Keras model.
+
+    Raises:
+        TypeError: There is one; it names ours.
+    """
+    for callback in callbacks:
+        names = {kind.__name__ for kind in type(callback).__mro__ if _is_keras(kind)}
+        if "CallbackList" in names:
+            refuse_foreign(callback.callbacks)
+        reason = _reason(callback, names)
+        if reason:
+            message = f"keras.callbacks.{reason}"
+            raise TypeError(message)
+
+
+def _reason(callback: Any, names: set[str]) -> str:
+    """Say why a callback can't serve here, given the classes of Keras it is made of."""
+    found = next((name for name in _OURS if name in names), None)
+    if found is not None:
+        return f"{found} needs a Keras model; ours is fitorch.callbacks.{_OURS[found]}"
+    if "EarlyStopping" in names and callback.restore_best_weights:
+        return (
+            "EarlyStopping can't restore the weights of a net that is not Keras'; pass "
+            "fitorch.callbacks.EarlyStopping(restore_best_weights=True), or patience to fit"
+        )
+    if "History" in names:
+        return "History would replace model.history, which holds the figures already; leave it out"
+    return ""
+
+
+def _is_keras(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
