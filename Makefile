@@ -29,7 +29,7 @@ types: $(TEST_STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(TEST_STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu" --cov --cov-report=term
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow
