@@ -22,6 +22,7 @@ from .swa import SWA
 from .terminate_on_nan import TerminateOnNaN
 from .tracker import Tracker
 from .tracker_faces import TensorBoardCallback, WandbCallback
+from .vis_display import VisDisplay
 
 __all__ = [  # noqa: RUF022 - plainly sorted: EMA is no constant
     "BestWeights",
@@ -48,5 +49,6 @@ __all__ = [  # noqa: RUF022 - plainly sorted: EMA is no constant
     "TensorBoardCallback",
     "TerminateOnNaN",
     "Tracker",
+    "VisDisplay",
     "WandbCallback",
 ]

@@ -15,6 +15,7 @@ from fitorch.losses.terms import Part
 from fitorch.metrics.feeding import detached
 
 from .shadow import CannotCompileError, Shadow
+from .structure import map_tensors
 from .update import Update
 
 Outcome = tuple[Any, Any, Any, list[Part], "Tensor | None"]  # ..., the gradients' norm
@@ -63,8 +64,10 @@ class Region:
         self._trained = [p for p in update.parameters if p.grad is not None]
         self._gradients = [p.grad for p in self._trained]
         self._shadow = Shadow(update.optimizer)
+        self._graphs = self._trained[0].device.type == "cuda"
         self._compiled = _compile(
-            _written_out(forward, weigh, objective, update, self._shadow, self._trained)
+            _written_out(forward, weigh, objective, update, self._shadow, self._trained),
+            graphs=self._graphs,
         )
         self._ready = False
         self._refusal = _refusal()
@@ -90,7 +93,11 @@ class Region:
             for parameter, gradient in zip(self._trained, self._gradients, strict=True):
                 parameter.grad = gradient
         with torch.no_grad():
+            if self._graphs:  # what a CUDA graph returns lasts until its next run
+                torch.compiler.cudagraph_mark_step_begin()
             outcome = self._run(batch) if self._ready else self._compiling(batch)
+            if self._graphs:
+                outcome = map_tensors(Tensor.clone, outcome)
         self._shadow.count()
         return outcome
 
@@ -195,8 +202,10 @@ def _written_out(
     return step
 
 
-def _compile(function: Callable[[Any], Outcome]) -> Callable[[Any], Outcome]:
-    options: dict[str, Any] | None = _OPTIONS if _BACKEND == "inductor" else None
+def _compile(function: Callable[[Any], Outcome], *, graphs: bool) -> Callable[[Any], Outcome]:
+    options: dict[str, Any] | None = None
+    if _BACKEND == "inductor":
+        options = {**_OPTIONS, "triton.cudagraphs": graphs}
     return torch.compile(function, fullgraph=True, backend=_BACKEND, options=options)
 
 

@@ -85,17 +85,23 @@ class Shadow:
         step = state.get("step")
         if not isinstance(step, Tensor):
             return state
-        ours = step.to(device, torch.float64, copy=True)
+        ours = step.to(device, _wide(device), copy=True)
         self._steps.append((step, ours))
         return {**state, "step": ours}
 
     @staticmethod
     def _compilable(group: Mapping[str, Any]) -> dict[str, Any]:
-        own = dict(group, lr=torch.tensor(float(group["lr"]), dtype=torch.float64))
+        device = group["params"][0].device
+        own = dict(group, lr=torch.tensor(float(group["lr"]), dtype=_wide(device), device=device))
         for flag in ("fused", "foreach"):
             if flag in own:
                 own[flag] = None
         return own
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """Return the widest floating type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> list[Any]:

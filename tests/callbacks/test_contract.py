@@ -27,6 +27,7 @@ ARGUMENTS = {
     "MaxTime": {"limit": 60},
     "ModelCheckpoint": {"filepath": "{epoch}.safetensors"},
     "StopAt": {"value": -1.0},
+    "VisDisplay": {"display_fn": id},
     "Tracker": {"name": "tensorboard"},
 }
 LIBRARIES = {
