@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -428,12 +429,31 @@ class Draws(Slow):
         return super().__getitem__(index)
 
 
+OPEN = []
+
+
+def kept(thing):
+    OPEN.append(thing)
+    return thing
+
+
+def opened():
+    return kept(Path(os.devnull).open())  # noqa: SIM115 - the fixture closes it
+
+
+@pytest.fixture(autouse=True)
+def files_closed():
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 UNSAFE = {
     "a lock": lambda: Holding(threading.Lock()),
-    "an open file": lambda: Holding([open(os.devnull)]),  # noqa: SIM115, PTH123
-    "a hidden file": lambda: Hiding(open(os.devnull)),  # noqa: SIM115, PTH123
-    "a database": lambda: Holding({"connection": sqlite3.connect(":memory:")}),
-    "a file in a closure": lambda: Holding(closing_over(open(os.devnull))),  # noqa: SIM115, PTH123
+    "an open file": lambda: Holding([opened()]),
+    "a hidden file": lambda: Hiding(opened()),
+    "a database": lambda: Holding({"connection": kept(sqlite3.connect(":memory:"))}),
+    "a file in a closure": lambda: Holding(closing_over(opened())),
     "a generator": lambda: Holding(iter_of(3)),
     "torch's generator": lambda: Holding(torch.Generator()),
     "NumPy's generator": lambda: Holding(np.random.default_rng(0)),
