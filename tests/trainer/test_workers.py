@@ -438,7 +438,7 @@ def kept(thing):
 
 
 def opened():
-    return kept(Path(os.devnull).open())  # noqa: SIM115 - the fixture closes it
+    return kept(Path(os.devnull).open())
 
 
 @pytest.fixture(autouse=True)
