@@ -102,7 +102,7 @@ class LossTerm(Weighted):
         return y_pred, y_true, weight
 
     def _share(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
-        counted = _target_weights(self.loss_fn, y_true) if self._over_classes else None
+        counted = self._counted(y_true)
         if weight is not None:
             return _total(weight.reshape(-1), counted)
         if counted is not None:
@@ -110,6 +110,17 @@ class LossTerm(Weighted):
         if self._counts_lengths:
             return len(y_true[-1])  # of the lengths, since labels may lie in one row
         return first_length(y_pred if y_true is None else y_true)
+
+    def _counted(self, y_true: Any) -> Tensor | None:
+        """Return what each target counts where torch's mean divides by the sum of that, else None.
+
+        That is so for class numbers, which may be ignored or weighted by class.
+        """
+        if not self._over_classes or not isinstance(y_true, Tensor) or y_true.is_floating_point():
+            return None
+        counted: Tensor = y_true != ignored_class(self.loss_fn)  # type: ignore[assignment]
+        weight: Tensor | None = self.loss_fn.weight
+        return counted if weight is None else weight[y_true.where(counted, 0).long()] * counted
 
     def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return `sum(w * loss) / sum(w)` over the samples, and `sum(w)`.
@@ -126,7 +137,7 @@ class LossTerm(Weighted):
             raise ValueError(message)
         weight = losses.new_ones(len(losses)) if weight is None else weight.reshape(-1)
         weight = weight.to(losses.dtype)
-        counted = _target_weights(self.loss_fn, y_true)
+        counted = self._counted(y_true)
         summing = counted is not None or self._reduction in ("sum", "batchmean")
         if losses.dim() > 1 and not summing:
             losses = losses.flatten(1).mean(1)
@@ -273,20 +284,6 @@ def _missing(found: Any, key: Any, what: str) -> str:
     else:
         there = f"one {type(found).__name__}"
     return f"there is a loss for output {key!r}, but {what} {there}; loss_fn needs their names"
-
-
-def _target_weights(loss_fn: Any, y_true: Any) -> Tensor | None:
-    """Return what each target counts where torch's mean divides by the sum of that, else None.
-
-    That is so for class numbers, which may be ignored or weighted by class.
-    """
-    if getattr(type(loss_fn), "forward", None) not in _OVER_CLASSES:
-        return None
-    if not isinstance(y_true, Tensor) or y_true.is_floating_point():
-        return None
-    counted: Tensor = y_true != ignored_class(loss_fn)  # type: ignore[assignment]
-    weight: Tensor | None = loss_fn.weight
-    return counted if weight is None else weight[y_true.where(counted, 0).long()] * counted
 
 
 def _total(weight: Tensor, counted: Tensor | None) -> Tensor:

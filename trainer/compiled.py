@@ -83,8 +83,8 @@ class CompiledStep(TrainingStep):
         if not self._compiled:
             self.compilation.seconds, region.seconds = region.seconds, 0.0
         self._compiled += 1
+        self._tally(y_pred, y_true, weight, parts)  # a loss that is NaN is told before its norm
         self.update.check_norm(norm)
-        self._tally(y_pred, y_true, weight, parts)
         self.update.advance()
 
     def _settle(self, batch: Any) -> None:
@@ -102,14 +102,13 @@ class CompiledStep(TrainingStep):
 
     def _settings(self) -> Any:
         """Return what a compiled step stays valid for."""
-        measures, update = self._measures, self.update
+        measures, update, classes = self._measures, self.update, self._class_weights
         trained = [parameter.requires_grad for parameter in update.parameters]
         return (
-            measures.placement.device,
-            measures.placement.dtype,
-            measures.forward,
+            (measures.net, measures.objective, measures.forward, update.optimizer),
+            (measures.placement.device, measures.placement.dtype),
             update.clipping,
-            self._class_weights,
+            None if classes is None else classes.weights,
             trained,
             settings_of(update.optimizer),
         )

@@ -38,6 +38,7 @@ class ClassWeights:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.weights = dict(weights)
         table = torch.ones(max(weights) + 1, dtype=dtype)
         for number, weight in weights.items():
             table[number] = weight

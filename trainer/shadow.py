@@ -65,6 +65,9 @@ class Shadow:
         Raises:
             CannotCompileError: Something else has changed, which would compile the step anew.
         """
+        if len(self._groups) != len(self._rates):
+            message = "the optimizer got another parameter group in the middle of an epoch"
+            raise CannotCompileError(message)
         groups = zip(self._groups, self.optimizer.param_groups, strict=True)
         for i, (group, own) in enumerate(groups):
             if group["lr"] != self._rates[i]:

@@ -181,6 +181,46 @@ def test_a_second_fit_compiles_nothing(traced):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
 
 
+def test_a_second_fit_with_class_weights_compiles_nothing(traced):
+    model, _ = fitted(True, class_weight={0: 2.0})
+    model.fit((X, Y), epochs=2, batch_size=64, seed=1, verbose=0, class_weight={0: 2.0})
+    assert graphs() == 1
+    model.fit((X, Y), epochs=1, batch_size=64, seed=1, verbose=0, class_weight={0: 3.0})
+    assert graphs() == 2
+
+
+def test_another_optimizer_in_the_place_of_the_first_is_the_one_that_trains(traced):
+    models = [fitted(jit)[0] for jit in (True, False)]
+    for model in models:
+        model.optimizer = optim.Adam(model.net.parameters(), 1e-2)
+        model.fit((X, Y), epochs=2, batch_size=64, seed=1, verbose=0)
+        assert all(state["step"].item() == 8 for state in model.optimizer.state.values())
+    for p, q in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+
+
+class Grows(Callback):
+    """Gives the optimizer another parameter in the middle of the first epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.progress.epochs == 0 and batch == 1:
+            self.model.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+
+
+def test_a_parameter_group_that_is_added_on_the_way_ends_compiled_steps(traced):
+    with pytest.warns(UserWarning, match="another parameter group in the middle of an epoch"):
+        model, frame = fitted(True, callbacks=[Grows()])
+    assert frame["train_loss"].notna().all()
+    assert len(model.optimizer.param_groups) == 2
+
+
+def test_a_loss_that_is_nan_is_told_before_the_gradients_norm(traced):
+    x = X.clone()
+    x[130] = torch.nan
+    with pytest.raises(NonFiniteError, match="the training loss"):
+        fitted(True, data=(x, Y), shuffle=False, clip_grad_norm=1.0)
+
+
 def test_the_optimizers_state_stays_in_the_users_optimizer(traced):
     net = perceptron()
     optimizer = optim.Adam(net.parameters(), 1e-2)
