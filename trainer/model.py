@@ -1,55 +1,35 @@
-"""KerasModel: fit, evaluate and predict around any torch.nn.Module.
-
-The file is longer than most, since half of it says what the arguments of the three verbs mean.
-"""
+"""KerasModel: fit around any torch.nn.Module; evaluate and predict are in measuring.py."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler
 
-from fitorch.callbacks.hooks import Hooks, with_keras_hooks
-from fitorch.callbacks.progress import Progress as ProgressDisplay
-from fitorch.losses import Objective
-from fitorch.metrics.base import flat
-from fitorch.metrics.registry import check_names
+from fitorch.callbacks.hooks import with_keras_hooks
 
-from .arguments import (
-    FitArguments,
-    check_choice,
-    check_count,
-    check_flag,
-    check_workers,
-    refuse_unknown,
-)
+from .arguments import FitArguments, check_flag, refuse_unknown
 from .compiled import Compilation
-from .data import Batching, Source, as_source, set_name, validation_sets
-from .evaluation import Evaluation, PredictionStep, Validation, predict
-from .face import NetFace
 from .fit import fit
 from .history import History
 from .interrupt import in_notebook
+from .measuring import Measuring
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
-from .placement import floating_dtype
-from .preflight import check_distinct, check_metrics_dict, check_module, check_optimizer
-from .prepare import introduce, prepare
-from .randomness import draw_seed, peek_seed, undisturbed_randomness
+from .preflight import check_module, check_optimizer
+from .prepare import prepare
+from .randomness import draw_seed, undisturbed_randomness
 from .range_test import find_lr
 from .state import Progress
-from .steps import EvaluationStep, Measures
 from .update import Update
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class KerasModel(NetFace):
+class KerasModel(Measuring):
     """Train, evaluate and run any `nn.Module`.
 
     Args:
@@ -111,27 +91,20 @@ class KerasModel(NetFace):
         check_flag("jit_compile", jit_compile)
         check_flag("channels_last", channels_last)
         check_module(net)
-        self.metrics_dict = check_metrics_dict(metrics_dict)
-        check_names((name, metric) for name, _, metric in flat(self.metrics_dict))
-        objective = Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)])
-        super().__init__(net, objective, channels_last=channels_last)
+        super().__init__(net, loss_fn, metrics_dict, forward, channels_last=channels_last)
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
         self.lr_scheduler = None
         if self.optimizer is not None:  # there is something to train
             check_optimizer(self.optimizer, net, loss_parameters)
             self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
-        self.forward_hook = forward
         self.compilation = Compilation() if jit_compile else None
         self.history = History()
         self.progress = Progress()
         self.ckpt_path: str | Path | None = None
         self.stop_training = False
-        self.stop_evaluating = False
-        self.stop_predicting = False
         self.metric_tasks: dict[str, str] = {}
         self.update: Update | None = None  # of the fit that is under way
-        self._fitting = False
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
         self,
@@ -252,91 +225,6 @@ class KerasModel(NetFace):
             self._fit(train_data, val_data, arguments)
         return self.history.frame
 
-    def evaluate(
-        self,
-        val_data: Any,
-        *,
-        batch_size: int = 32,
-        steps: int | None = None,
-        verbose: int | str = "auto",
-        callbacks: Sequence[Any] | None = None,
-        num_workers: int | str = "auto",
-        **unknown: Any,
-    ) -> dict[str, float]:
-        """Measure loss and metrics over `val_data`; disturb nothing, also from within a callback.
-
-        Args:
-            val_data: As for `fit`, several sets by name included.
-            batch_size: Samples in a batch, where batches are ours to make.
-            steps: Batches to take; None for all.
-            verbose: 0 silent, else a live line on a terminal.
-            callbacks: Objects with Keras' `on_test_*` hooks.
-            num_workers: As for `fit`.
-
-        Returns:
-            `{"val_loss": ..., "val_<metric>": ..., "val_<term of the objective>": ...}`, exact for
-            any batch size.
-
-        Raises:
-            DataError: The data is empty or malformed.
-        """
-        refuse_unknown(unknown, "evaluate")
-        self.objective.bind(self.net)
-        self.stop_evaluating = False
-        passes = []
-        for prefix, data in validation_sets(val_data).items():
-            source = self._source(data, set_name(prefix), batch_size, steps, num_workers)
-            hooks = self._hooks(callbacks, verbose, steps or source.steps)
-            step = EvaluationStep(self.measures(), source, prefix, lambda: self.stop_evaluating)
-            passes.append(Evaluation(self.net, step, source, hooks, steps, set_name(prefix)))
-        validation = Validation(passes)
-        try:
-            return validation()
-        finally:
-            validation.close()
-
-    def predict(
-        self,
-        data: Any,
-        *,
-        batch_size: int = 32,
-        steps: int | None = None,
-        verbose: int | str = "auto",
-        callbacks: Sequence[Any] | None = None,
-        num_workers: int | str = "auto",
-        **unknown: Any,
-    ) -> Any:
-        """Return the net's outputs for all of `data`, in its order, on the CPU.
-
-        Args:
-            data: Features: a tensor, an array, a DataFrame, a dict for nets with named inputs; or
-                anything `fit` takes, whose targets are left out. A tuple is `(x, y)`; for several
-                inputs pass `((x1, x2),)`.
-            batch_size: Samples in a batch, where batches are ours to make.
-            steps: Batches to take; None for all.
-            verbose: 0 silent, else a live line on a terminal.
-            callbacks: Objects with Keras' `on_predict_*` hooks.
-            num_workers: As for `fit`.
-
-        Returns:
-            The net's own output structure, its tensors joined along dimension 0.
-
-        Raises:
-            DataError: The data is empty, or outputs can't be joined.
-        """
-        refuse_unknown(unknown, "predict")
-        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
-            warnings.warn(
-                "predict keeps the order of the loader, which shuffles; pass one with shuffle=False"
-                " to match outputs with samples",
-                stacklevel=2,
-            )
-        source = self._source(data, "data", batch_size, steps, num_workers)
-        hooks = self._hooks(callbacks, verbose, steps or source.steps)
-        self.stop_predicting = False
-        step = PredictionStep(self.measures(), lambda: self.stop_predicting)
-        return predict(self.net, step, source, hooks, steps)
-
     def find_lr(
         self,
         train_data: Any,
@@ -380,24 +268,6 @@ class KerasModel(NetFace):
         """How many updates the optimizer made, over all fits and in the one under way."""
         return self.progress.updates if self.update is None else self.update.completed
 
-    def measures(self) -> Measures:
-        """Return what a step measures."""
-        placement = self.placement
-        return Measures(self.net, self.objective, self.metrics_dict, placement, self.forward_hook)
-
-    def figure_names(self, sets: Sequence[str], *, train_metrics: bool = True) -> list[str]:
-        """Return the names of all figures that a fit measures.
-
-        Args:
-            sets: What the figures of each validation set begin with.
-            train_metrics: Whether metrics are measured in training.
-        """
-        metrics, terms = [name for name, _, _ in flat(self.metrics_dict)], self.objective.names
-        trained = ["loss", *(metrics if train_metrics else []), *terms]
-        validated = [f"{prefix}{name}" for prefix in sets for name in ("loss", *metrics, *terms)]
-        names = [f"train_{name}" for name in trained]
-        return check_distinct([*names, "lr", *self.objective.weights, *validated])
-
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False
         self.ckpt_path = arguments.ckpt_path
@@ -411,25 +281,3 @@ class KerasModel(NetFace):
         finally:
             self._fitting = False
             run.close()
-
-    def _source(
-        self, data: Any, name: str, batch_size: int, steps: int | None, num_workers: int | str
-    ) -> Source:
-        check_workers(num_workers)
-        check_count("batch_size", batch_size)
-        check_count("steps", steps, optional=True)
-        device = self.placement.device
-        floating = floating_dtype(self.net.parameters())
-        batching = Batching(batch_size, False, peek_seed(), floating, num_workers)
-        return as_source(data, name, batching).to(device)
-
-    def _hooks(
-        self, callbacks: Sequence[Any] | None, verbose: int | str, steps: int | None
-    ) -> Hooks:
-        """Return the hooks of an evaluation or prediction; within a fit it shows no line."""
-        check_choice("verbose", verbose, ("auto", 0, 1, 2))
-        found = [with_keras_hooks(callback) for callback in callbacks or ()]
-        if verbose != 0 and not self._fitting:
-            found.append(ProgressDisplay())
-        introduce(found, self, {"epochs": 1, "steps": steps, "verbose": verbose})
-        return Hooks.collect(found)

@@ -203,7 +203,7 @@ def _training_step(
     return step
 
 
-def introduce(callbacks: list[Any], model: KerasModel, params: dict[str, Any]) -> None:
+def introduce(callbacks: list[Any], model: Any, params: dict[str, Any]) -> None:
     """Tell callbacks whom they serve, as far as they want to know."""
     for callback in callbacks:
         for verb, value in (("set_params", dict(params)), ("set_model", model)):
