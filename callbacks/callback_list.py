@@ -7,6 +7,7 @@ from typing import Any
 
 from .base import Callback, Logs
 from .hooks import Hooks, emit, emit_all, with_keras_hooks
+from .monitor import figures_added_by
 
 
 class CallbackList(Callback):
@@ -46,6 +47,11 @@ class CallbackList(Callback):
             self.set_params(params)
         if model is not None:
             self.set_model(model)
+
+    @property
+    def adds(self) -> tuple[str, ...]:
+        """The figures that they add to the logs of epochs."""
+        return tuple(name for callback in self.callbacks for name in figures_added_by(callback))
 
     def append(self, callback: Any) -> None:
         """Add a callback as the last."""

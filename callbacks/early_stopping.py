@@ -13,8 +13,10 @@ from .monitor import MonitorCallback
 class EarlyStopping(MonitorCallback):
     """Stop training once a monitored figure has not improved for `patience` epochs.
 
-    Keras' callback, with three differences: NaN is never best, epochs that measure nothing new do
-    not count, and a run that stays below its `baseline` stops too.
+    Keras' callback, with four differences: NaN is never best (where nothing else is measured, the
+    last weights stay); epochs that measure nothing new do not count; a run that stays behind its
+    `baseline` stops too, the first epoch among others; and a figure that the fit will not measure
+    is refused before training.
 
     Args:
         monitor: The figure to watch.
@@ -23,7 +25,8 @@ class EarlyStopping(MonitorCallback):
             the first.
         verbose: Kept for Keras; the reason is always in `stopping_reason`.
         mode: "min", "max" or "auto".
-        baseline: A value to beat; improvements that stay behind it don't reset the patience.
+        baseline: A value to beat by more than `min_delta`; improvements that stay behind it don't
+            reset the patience.
         restore_best_weights: At the end, whatever ended training, give net and loss the weights
             of the best epoch.
         start_from_epoch: Epochs to leave out at the beginning, while figures still jump.
@@ -100,7 +103,8 @@ class EarlyStopping(MonitorCallback):
     def _beats_baseline(self, value: float) -> bool:
         if self.baseline is None:
             return True
-        return value < self.baseline if self.watched.mode == "min" else value > self.baseline
+        sign, delta = (1 if self.watched.mode == "min" else -1), self.watched.min_delta
+        return sign * value < sign * self.baseline - delta
 
     def _stop(self, epoch: int) -> None:
         self.stopped_epoch = epoch

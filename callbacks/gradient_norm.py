@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,12 +20,16 @@ class GradientNorm(Callback):
     Nothing is read from the device before the epoch ends. Updates that the scaler of fp16 skips,
     since gradients are not finite, do not count.
 
+    Both can be monitored, with a mode: `EarlyStopping("grad_norm", mode="min")`.
+
     Args:
         norm_type: The p of the p-norm, above 0; `float("inf")` is the largest absolute value.
 
     Raises:
         ValueError: `norm_type` is not above 0.
     """
+
+    adds: ClassVar[tuple[str, ...]] = ("grad_norm", "grad_norm_max")
 
     def __init__(self, norm_type: float = 2.0) -> None:
         if isinstance(norm_type, bool) or not norm_type > 0:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .base import Callback
 from .hooks import HOOKS
+
+_SHORT = ("on_batch_begin", "on_batch_end")  # Keras' names for those of training
+_Function = Callable[..., Any] | None
 
 
 class LambdaCallback(Callback):
     """A callback made of functions, as Keras'.
 
     Args:
-        **hooks: Each hook by its name: `on_epoch_end=lambda epoch, logs: ...`.
+        on_epoch_begin: Called with `(epoch, logs)`.
+        on_epoch_end: Called with `(epoch, logs)`.
+        on_train_begin: Called with `(logs)`.
+        on_train_end: Called with `(logs)`.
+        on_train_batch_begin: Called with `(batch, logs)`.
+        on_train_batch_end: Called with `(batch, logs)`.
+        adds: Figures that the functions add to the logs of epochs, so that they can be monitored.
+        **hooks: Any other hook by its name: `on_test_end=lambda logs: ...`.
 
     Raises:
         TypeError: There is no hook of that name, or it can't be called.
@@ -24,10 +34,30 @@ class LambdaCallback(Callback):
         >>> shout = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["val_loss"]))
     """
 
-    def __init__(self, **hooks: Callable[..., Any] | None) -> None:
-        given: dict[str, Any] = hooks
+    def __init__(
+        self,
+        on_epoch_begin: _Function = None,
+        on_epoch_end: _Function = None,
+        on_train_begin: _Function = None,
+        on_train_end: _Function = None,
+        on_train_batch_begin: _Function = None,
+        on_train_batch_end: _Function = None,
+        *,
+        adds: Sequence[str] = (),
+        **hooks: _Function,
+    ) -> None:
+        self.adds = (adds,) if isinstance(adds, str) else tuple(adds)
+        given: dict[str, Any] = {
+            "on_epoch_begin": on_epoch_begin,
+            "on_epoch_end": on_epoch_end,
+            "on_train_begin": on_train_begin,
+            "on_train_end": on_train_end,
+            "on_train_batch_begin": on_train_batch_begin,
+            "on_train_batch_end": on_train_batch_end,
+            **hooks,
+        }
         for name, function in given.items():
-            if name not in HOOKS:
+            if name not in (*HOOKS, *_SHORT):
                 close = difflib.get_close_matches(name, HOOKS, n=1)
                 hint = f" (did you mean {close[0]}?)" if close else ""
                 message = f"there is no hook {name!r}{hint}; there are {', '.join(HOOKS)}"

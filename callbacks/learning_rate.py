@@ -17,7 +17,7 @@ class LearningRateScheduler(Callback):
     Args:
         schedule: Maps `(epoch, lr)`, or `(epoch)` alone, to the rate of the epoch, counted from 0.
             `lr` is that of the first parameter group; other groups keep their ratio to it.
-        verbose: Kept for Keras; the rate is a column of the history.
+        verbose: Kept for Keras; the rate is the column `lr` of the history, Keras' `learning_rate`.
 
     Raises:
         TypeError: `schedule` is no function of one or two arguments, or gave no number.
@@ -57,13 +57,14 @@ class LearningRateScheduler(Callback):
 class ReduceLROnPlateau(MonitorCallback):
     """Lower the learning rate where a figure has not improved for `patience` epochs.
 
-    Keras' callback; NaN is never an improvement, and epochs that measure nothing new do not count.
+    Keras' callback; NaN is never an improvement, epochs that measure nothing new do not count, and
+    a figure that the fit will not measure is refused before training.
 
     Args:
         monitor: The figure to watch.
         factor: What each rate is multiplied by, in (0, 1).
         patience: Epochs without improvement after which the rates fall.
-        verbose: Kept for Keras; the rate is a column of the history.
+        verbose: Kept for Keras; the rate is the column `lr` of the history, Keras' `learning_rate`.
         mode: "min", "max" or "auto".
         min_delta: Improvements up to this much don't count.
         cooldown: Epochs after a reduction in which patience is not tried.

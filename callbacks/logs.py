@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from typing import Any
+from typing import Any, TypeVar
+
+_Value = TypeVar("_Value")
 
 
 class BatchLogs(Mapping[str, float]):
@@ -44,10 +46,10 @@ class BatchLogs(Mapping[str, float]):
         return self._read().values()
 
 
-class EpochLogs(dict[str, float]):
-    """An epoch's figures, in which Keras' names for training (`loss`, `acc`) are found too."""
+class KerasNames(dict[str, _Value]):
+    """A dict by figures, in which Keras' names for training (`loss`, `acc`) are found too."""
 
-    def __missing__(self, name: str) -> float:
+    def __missing__(self, name: str) -> _Value:
         if not dict.__contains__(self, f"train_{name}"):
             raise KeyError(name)
         return self[f"train_{name}"]
@@ -56,8 +58,12 @@ class EpochLogs(dict[str, float]):
         return super().__contains__(name) or super().__contains__(f"train_{name}")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the figure called `name` or `train_<name>`, else `default`."""
+        """Return what there is under `name` or `train_<name>`, else `default`."""
         try:
             return self[name]
         except KeyError:
             return default
+
+
+class EpochLogs(KerasNames[float]):
+    """An epoch's figures."""

@@ -66,12 +66,17 @@ class MonitorCallback(Callback):
 
     It begins each fit afresh, unless a saved state was put back just before. A training figure is
     a mean over weights that change from batch to batch; a validation figure tells about those that
-    an epoch ends with.
+    an epoch ends with. A figure that the fit will not measure is refused before training, where
+    Keras warns in each epoch.
 
     Args:
-        monitor: The figure, as "val_loss" or "val_acc"; "loss" stands for "train_loss".
+        monitor: The figure, as "val_loss" or "val_acc"; "loss" stands for "train_loss". Or one that
+            a callback before this one adds, which lists it in its attribute `adds`.
         mode: "min", "max", or "auto": what the figure itself tells, min for losses.
         min_delta: How much better than the best it must be to count as better.
+
+    Attributes:
+        optional: Figures that callbacks before this one add, though perhaps not in each epoch.
 
     Raises:
         ValueError: `mode` is none of the three.
@@ -86,6 +91,7 @@ class MonitorCallback(Callback):
         self.mode = mode
         self.min_delta = min_delta
         self.watched = Monitor(monitor, "min" if mode == "auto" else mode, min_delta)
+        self.optional: frozenset[str] = frozenset()
         self._restored = False
 
     @property
@@ -114,7 +120,10 @@ class MonitorCallback(Callback):
             self.watched.mode = check_mode(mode)
 
     def value_in(self, logs: Logs | None) -> float | None:
-        """Return the figure, or None in an epoch without validation where that measures it.
+        """Return the figure, or None in an epoch in which it was not due.
+
+        That is an epoch without validation where that measures it, or one in which the callback
+        that adds the figure left it out.
 
         Raises:
             ValueError: The epoch should have measured it, but did not.
@@ -123,6 +132,8 @@ class MonitorCallback(Callback):
             return None
         if self.monitor in logs:
             return float(logs[self.monitor])
+        if not self.optional.isdisjoint(spellings(self.monitor)):
+            return None
         if self.monitor.startswith("val_") and not any(name.startswith("val_") for name in logs):
             return None
         raise ValueError(_unmeasured(self.monitor, list(logs), type(self).__name__))
@@ -149,6 +160,28 @@ def check_mode(mode: str) -> str:
     return mode
 
 
+def figures_added_by(callback: Any) -> tuple[str, ...]:
+    """Return the figures that a callback says it adds to the logs of epochs.
+
+    Raises:
+        TypeError: Its attribute `adds` holds something else than names.
+    """
+    adds = getattr(callback, "adds", ())
+    if isinstance(adds, str):
+        return (adds,)
+    if not isinstance(adds, (tuple, list, set, frozenset)):  # a method of that name, or a mock
+        return ()
+    if not all(isinstance(name, str) for name in adds):
+        message = f"{type(callback).__name__}.adds is {adds!r}; expected names of figures"
+        raise TypeError(message)
+    return tuple(adds)
+
+
+def spellings(monitor: str) -> tuple[str, str]:
+    """Return the names that a figure may have in the logs: as given, and of training."""
+    return monitor, f"train_{monitor}"
+
+
 def check_monitor(
     monitor: str, measured: Iterable[str], who: str, numbers: Container[str] = ()
 ) -> None:
@@ -165,8 +198,7 @@ def check_monitor(
         ValueError: It names what will be measured, and the closest.
     """
     names = list(measured)
-    spelled = (monitor, f"train_{monitor}")
-    if any(name in names for name in spelled):
+    if any(name in names for name in spellings(monitor)):
         return
     if any(monitor.startswith(f"{name}_") for name in names if name not in numbers):
         return
@@ -179,4 +211,6 @@ def _unmeasured(monitor: str, names: list[str], who: str) -> str:
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     unvalidated = monitor.startswith("val_") and not any(n.startswith("val_") for n in names)
     way_out = "pass val_data, or one of these as monitor" if unvalidated else "pass one of these"
+    if not close and not monitor.startswith(("train_", "val_")):
+        way_out += f"; a callback of yours that adds it to the logs needs adds = ({monitor!r},)"
     return f"{who} monitors {monitor!r}{hint}, but this fit measures {names}; {way_out}"

@@ -79,8 +79,9 @@ class CSVLogger(_FileLogger):
     """Write the figures of each epoch to a CSV file, as Keras' callback.
 
     The columns are `epoch`, counted from 0, and the figures in alphabetical order; what an epoch
-    did not measure is NA. Figures that appear later get columns too. The file is whole after each
-    epoch.
+    did not measure is NA. The file is Keras' to the byte, but for figures that appear only later:
+    Keras leaves them out, or guesses their names; here they get columns in all rows. The file is
+    whole after each epoch.
 
     Args:
         filename: The file; folders that are missing are made.
@@ -119,9 +120,7 @@ class CSVLogger(_FileLogger):
     def _write(self, file: Any, rows: list[dict[str, Any]]) -> None:
         if not self._columns:
             return
-        writer = csv.DictWriter(
-            file, self._columns, restval=_MISSING, delimiter=self.separator, lineterminator="\n"
-        )
+        writer = csv.DictWriter(file, self._columns, restval=_MISSING, delimiter=self.separator)
         writer.writeheader()
         writer.writerows(rows)
 
@@ -134,9 +133,7 @@ class CSVLogger(_FileLogger):
             super()._replace([*rows, cells])
             return
         with self.filename.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(
-                file, self._columns, restval=_MISSING, delimiter=self.separator, lineterminator="\n"
-            )
+            writer = csv.DictWriter(file, self._columns, restval=_MISSING, delimiter=self.separator)
             writer.writerow(cells)
 
 
@@ -174,13 +171,13 @@ class JSONLinesLogger(_FileLogger):
 
 
 def _cell(value: Any) -> Any:
-    """Return a value for a cell; several values are a list in brackets, as Keras writes them."""
+    """Return a value for a cell; several values are a list within quotes, as Keras writes them."""
     if isinstance(value, (str, int, float)):
         return value
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Iterable):
-        return "[" + ", ".join(map(str, value)) + "]"
+        return '"[' + ", ".join(map(str, value)) + ']"'
     return value
 
 

@@ -9,10 +9,11 @@ class TerminateOnNaN(Callback):
     """End a fit whose training loss is NaN or infinite as one that was stopped.
 
     Without it `fit` raises a `NonFiniteError`. With it the epoch is given up, the best weights are
-    restored, and `fit` returns the history of the epochs before.
+    restored, and `fit` returns the history of the epochs before. (Keras counts the epoch as one.)
 
     Args:
-        raise_error: Raise after all, as without this callback.
+        raise_error: Raise after all, as without this callback. Unlike in Keras, `on_train_end` of
+            all callbacks is called then too.
 
     Attributes:
         stopping_reason: Which term of the loss it was, in which batch of which epoch, else "".

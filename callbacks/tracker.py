@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import itertools
 import sys
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ class Tracker(Callback):
 
     All figures that are numbers are sent when an epoch is over, with its number, from 1, as step:
     `train_*`, `val_*`, `lr`, and what callbacks before this one added. The run ends with the fit,
-    whatever ended that.
+    whatever ended that: after an error MLflow's is FAILED and wandb's has the exit code 1, after
+    Ctrl-C it is KILLED and 255.
 
     A second fit of the same model goes on in the same run with TensorBoard, wandb and MLflow;
     elsewhere, for another model, and where epochs are counted anew, it opens a run of its own. A
@@ -36,7 +38,7 @@ class Tracker(Callback):
         project: The project, or experiment; None as the library is configured.
         config: What to keep with the run; values other than numbers, strings and booleans as their
             repr. None keeps what the fit knows: net, number of parameters, optimizer, learning
-            rate, epochs and steps.
+            rate, epochs, steps and batch size.
         logging_dir: Where TensorBoard writes, `<project>/<time>` in it, and aim. The others write
             where they are told to by options or variables of their own.
         every_n_steps: Send the running training figures too, as `batch_train_*`, every so many
@@ -80,10 +82,12 @@ class Tracker(Callback):
         self._restored = False
         self._served: Any = None  # the model whose run it is
         self._borrowed = False  # a run that the user opened
+        self._handled: BaseException | None = None  # while which this fit began
         self._axes: set[str] = set()  # figures of wandb that were given one
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open a run, or go on in the last one."""
+        self._handled = sys.exc_info()[1]
         if not self._goes_on():
             self._run, self._batches = "", 0
         new, before = not self._run, _open_run_of_wandb()
@@ -114,10 +118,15 @@ class Tracker(Callback):
         self._send(_numbers(logs or {}), "epoch", self._epochs)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Close the run."""
+        """Close the run; where an error is under way, which ended the fit, as one that failed."""
         tracker, self.tracker = self.tracker, None
-        if tracker is not None and not self._borrowed:
+        if tracker is None or self._borrowed:
+            return
+        error = sys.exc_info()[1]
+        if error is None or error is self._handled:
             tracker.finish()
+        else:
+            self._fail(tracker, killed=not isinstance(error, Exception))
 
     def state_dict(self) -> dict[str, Any]:
         """Return which run it is, and how many batches and epochs are in it."""
@@ -139,6 +148,15 @@ class Tracker(Callback):
             and self.model is self._served
             and progress.epochs >= self._epochs > 0
         )
+
+    def _fail(self, tracker: Any, *, killed: bool) -> None:
+        """Close the run in the library's own terms, in which accelerate's trackers can't."""
+        if self.name == "mlflow":
+            importlib.import_module("mlflow").end_run("KILLED" if killed else "FAILED")
+        elif self.name == "wandb":
+            tracker.tracker.finish(exit_code=255 if killed else 1)
+        else:
+            tracker.finish()
 
     def _open(self) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # takes seconds
@@ -174,7 +192,8 @@ class Tracker(Callback):
     def _facts(self) -> dict[str, Any]:
         """Return what is known of the fit."""
         model, params = getattr(self, "model", None), getattr(self, "params", {})
-        facts = {key: params[key] for key in ("epochs", "steps") if params.get(key) is not None}
+        known = ("epochs", "steps", "batch_size")
+        facts = {key: params[key] for key in known if params.get(key) is not None}
         net, optimizer = getattr(model, "net", None), getattr(model, "optimizer", None)
         if net is not None:
             facts["net"] = type(net).__name__

@@ -170,9 +170,7 @@ class CheckpointStore:
         try:
             self._make_room(parts)
             temporary.mkdir()
-            files = {
-                name: entry for part in parts for name, entry in _write(temporary, part, parts)
-            }
+            files = dict(_write(temporary, parts))
             manifest = Manifest(step, _version(), time.time(), files, dict(info))
             disk.write(temporary / MANIFEST, [manifest.seal()])
             disk.sync_folder(temporary)

@@ -13,6 +13,7 @@ import numpy as np
 
 from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
+from fitorch.callbacks.logs import KerasNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +31,11 @@ class History(Callback):
         monitor: The column that decides which epoch is best.
         mode: "min" or "max".
         seed: What everything random in the last fit followed from; also in `frame.attrs`.
+        params: What the last fit was about to do, as other callbacks get it; Keras' name.
     """
 
     def __init__(self) -> None:
+        self.params = {}
         self.monitor = "train_loss"
         self.mode = "min"
         self.seed: int | None = None
@@ -55,6 +58,21 @@ class History(Callback):
         frame = pd.DataFrame({name: np.array(values) for name, values in columns.items()})
         frame.attrs["seed"] = self.seed
         return frame.astype({"epoch": "int64"}) if "epoch" in frame else frame
+
+    @property
+    def history(self) -> KerasNames[list[float]]:
+        """Each figure as a list with a float for each epoch, as in Keras; a copy.
+
+        `history["loss"]` is `history["train_loss"]`. Keras' lists grow ragged where an epoch
+        measures less than another; here it has NaN there.
+        """
+        columns = self._complete()
+        return KerasNames({name: [*columns[name]] for name in columns if name != "epoch"})
+
+    @property
+    def epoch(self) -> list[int]:
+        """The epochs of those lists, counted from 0 as in Keras."""
+        return [int(number) - 1 for number in self._complete().get("epoch", ())]
 
     @property
     def best(self) -> dict[str, float]:

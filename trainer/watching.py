@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch.optim import lr_scheduler
+
 from fitorch.callbacks.best_weights import BestWeights
+from fitorch.callbacks.callback_list import CallbackList
 from fitorch.callbacks.early_stopping import EarlyStopping
 from fitorch.callbacks.foreign import refuse_foreign
 from fitorch.callbacks.max_time import MaxTime
-from fitorch.callbacks.monitor import MonitorCallback, check_monitor
+from fitorch.callbacks.monitor import (
+    MonitorCallback,
+    check_monitor,
+    figures_added_by,
+    spellings,
+)
 from fitorch.callbacks.progress import Progress
 from fitorch.callbacks.tracker_faces import WandbCallback
 from fitorch.metrics.base import flat
@@ -34,13 +42,17 @@ def watched_figure(
         ValueError: The fit will not measure it, or which direction is better can't be told.
     """
     monitor = arguments.monitor
-    if monitor == "val_loss" and monitor not in figures:
+    added = _added_by(arguments.callbacks, figures)
+    known = [*figures, *added]
+    if monitor == "val_loss" and monitor not in known:
         monitor = f"{sets[0]}loss" if sets else "train_loss"
-    check_monitor(monitor, figures, "fit", _losses(model, sets))
-    monitor = full_name(monitor, figures)
+    check_monitor(monitor, known, "fit", _losses(model, sets).union(added))
+    monitor = full_name(monitor, known)
+    if monitor in added:
+        _check_schedule(model.lr_scheduler, monitor)
     mode = arguments.mode
     if mode == "auto":
-        mode = direction(monitor, model, sets)
+        mode = direction(monitor, model, sets, added)
     return monitor, mode
 
 
@@ -49,13 +61,15 @@ def make_callbacks(
 ) -> list[Any]:
     """Return all callbacks in their order: figures, stopping, the user's, what people see.
 
-    The user's that put other weights into the net come before all that keep weights.
+    The user's that put other weights into the net come before all that keep weights, and then those
+    that add `monitor` to the logs.
     """
     refuse_foreign(arguments.callbacks)
-    first, others = list[Any](), list[Any]()
+    first, adding, others = list[Any](), list[Any](), list[Any]()
     for callback in arguments.callbacks:
-        (first if getattr(callback, "comes_first", False) is True else others).append(callback)
-    callbacks: list[Any] = [model.history, *first]
+        early = adding if monitor in figures_added_by(callback) else others
+        (first if getattr(callback, "comes_first", False) is True else early).append(callback)
+    callbacks: list[Any] = [model.history, *first, *adding]
     if arguments.max_time is not None:
         callbacks.append(MaxTime(arguments.max_time))
     if arguments.patience is not None:
@@ -80,18 +94,65 @@ def check_monitors(
     """Check what each callback monitors, and tell it the direction where it has none.
 
     Raises:
-        ValueError: The fit will not measure it, or which direction is better can't be told.
+        ValueError: The fit will not measure it, a callback adds it only later, or which direction
+            is better can't be told.
     """
-    losses = _losses(model, sets)
-    for callback in callbacks:
+    losses, added = _losses(model, sets), list[str]()
+    callbacks = list(_one_by_one(callbacks))
+    for place, callback in enumerate(callbacks):
+        added += _added_by([callback], figures)
         if not isinstance(callback, MonitorCallback):
             continue
+        known, numbers = [*figures, *added], losses.union(added)
         watched = [callback.monitor] if callback.watches else []
         for name in (*watched, *callback.placeholders):
-            check_monitor(name, figures, type(callback).__name__, losses)
+            _check_order(name, known, callback, callbacks[place + 1 :])
+            check_monitor(name, known, type(callback).__name__, numbers)
+        callback.optional = frozenset(added)
         if watched and callback.mode == "auto":
-            name = full_name(callback.monitor, figures)
-            callback.set_direction(direction(name, model, sets))
+            name = full_name(callback.monitor, known)
+            callback.set_direction(direction(name, model, sets, added))
+
+
+def _added_by(callbacks: Iterable[Any], figures: list[str]) -> list[str]:
+    """Return the figures that only `callbacks` add to the logs."""
+    names = [name for callback in callbacks for name in figures_added_by(callback)]
+    return [name for name in names if name not in figures]
+
+
+def _one_by_one(callbacks: Iterable[Any]) -> Iterator[Any]:
+    """Give the callbacks, those in a list of callbacks one by one."""
+    for callback in callbacks:
+        if isinstance(callback, CallbackList):
+            yield from _one_by_one(callback.callbacks)
+        else:
+            yield callback
+
+
+def _check_order(monitor: str, known: list[str], callback: Any, later: list[Any]) -> None:
+    """Refuse a figure that is added to the logs only after `callback` has looked at them."""
+    wanted = set(spellings(monitor))
+    if not wanted.isdisjoint(known):
+        return
+    adding = next((each for each in later if not wanted.isdisjoint(figures_added_by(each))), None)
+    if adding is not None:
+        who, source = type(callback).__name__, type(adding).__name__
+        message = (
+            f"{who} monitors {monitor!r}, which {source} adds to the logs after {who} has looked "
+            f"at them; put {source} before {who} in callbacks"
+        )
+        raise ValueError(message)
+
+
+def _check_schedule(scheduler: Any, monitor: str) -> None:
+    """Refuse a plateau schedule of torch's, which goes on before callbacks add to the logs."""
+    if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        return
+    message = (
+        f"lr_scheduler=ReduceLROnPlateau goes on before a callback adds {monitor!r} to the logs; "
+        "pass fitorch.callbacks.ReduceLROnPlateau in callbacks instead"
+    )
+    raise ValueError(message)
 
 
 def _losses(model: KerasModel, sets: Iterable[str]) -> set[str]:
@@ -108,17 +169,25 @@ def full_name(monitor: str, figures: list[str]) -> str:
     return monitor if known else f"train_{monitor}"
 
 
-def direction(monitor: str, model: KerasModel, sets: Iterable[str] = ("val_",)) -> str:
+def direction(
+    monitor: str,
+    model: KerasModel,
+    sets: Iterable[str] = ("val_",),
+    added: Container[str] = (),
+) -> str:
     """Return "min" or "max": min for a loss, otherwise what the metric itself tells.
 
     Args:
         monitor: The figure.
         model: Its metrics and its objective, whose terms are losses too.
         sets: What the figures of each validation set begin with.
+        added: Figures that callbacks add, which tell no direction.
 
     Raises:
         ValueError: It doesn't tell.
     """
+    if monitor in added:
+        raise ValueError(_no_direction(monitor))
     metrics = {key: metric for key, _, metric in flat(model.metrics_dict)}
     prefixes = sorted(filter(monitor.startswith, ("train_", *sets)), key=len)
     spelled = [monitor.removeprefix(prefix) for prefix in prefixes] or [monitor]
@@ -135,11 +204,12 @@ def direction(monitor: str, model: KerasModel, sets: Iterable[str] = ("val_",)) 
         None,
     )
     if higher is None:
-        message = (
-            f"whether a higher {monitor!r} is better can't be told; pass mode='max' or mode='min'"
-        )
-        raise ValueError(message)
+        raise ValueError(_no_direction(monitor))
     return "max" if higher else "min"
+
+
+def _no_direction(monitor: str) -> str:
+    return f"whether a higher {monitor!r} is better can't be told; pass mode='max' or mode='min'"
 
 
 def _plot_path(plot: Any, folder: str | Path | None) -> Path:
