@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .merge import merge
+from .state import put_back, state_of
 
 
 class ForwardMetric:
@@ -32,6 +33,14 @@ class ForwardMetric:
     def reset(self) -> None:
         """Forget everything."""
         self.module.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted."""
+        return state_of(self.module)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        put_back(self.module, state)
 
     def merge(self, parts: Sequence[ForwardMetric]) -> None:
         """Count what `parts` did, and that alone."""

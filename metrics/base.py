@@ -14,6 +14,7 @@ from torch import Tensor
 from .feeding import MetricError, OutputMetrics, detached
 from .make import make_metric
 from .merge import portable
+from .state import moved
 from .task import Scale
 
 __all__ = ["MetricError", "MetricSet", "flat"]
@@ -49,6 +50,7 @@ class MetricSet:
         for name, output, metric in flat(metrics):
             made = make_metric(name, metric, device, scale(output))
             by_output.setdefault(output, {})[name] = made
+        self._device = device
         self._fed = [OutputMetrics(output, made) for output, made in by_output.items()]
         self._order = [name for name, _, _ in flat(metrics)]
         self._updated = False
@@ -123,6 +125,16 @@ class MetricSet:
         for number, fed in enumerate(union._fed if parts else ()):
             fed.merge([part[number] for part in parts])
         return union
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted in."""
+        return {"updated": self._updated, "fed": [fed.state_dict() for fed in self._fed]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self._updated = state["updated"]
+        for fed, counted in zip(self._fed, state["fed"], strict=True):
+            fed.load_state_dict(moved(counted, self._device))
 
     def warn_of_nan(self, stage: str) -> None:
         """Warn once of each metric that was NaN when it was last computed, at a stage's end.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,14 @@ class WholeEpoch:
     def reset(self) -> None:
         """Forget everything."""
         self._kept = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was kept."""
+        return {"kept": [list(batch) for batch in self._kept]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self._kept = [(y_pred.cpu(), y_true.cpu()) for y_pred, y_true in state["kept"]]
 
     def merge(self, parts: Sequence[WholeEpoch]) -> None:
         """Keep what `parts` did, and that alone, in their order."""

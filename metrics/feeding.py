@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .make import takes_weights
 from .merge import merge
+from .state import copied, put_back, state_of
 
 _BATCHES = 64  # handed over at once to metrics where that is exact,
 _NUMBERS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
@@ -63,11 +64,33 @@ class OutputMetrics:
     def compute(self) -> dict[str, Any]:
         """Return what each metric computes.
 
+        What is pending stays so: batches are joined by their number alone, not by when somebody
+        looks, so that figures are the same bits whoever looked.
+
         Raises:
             MetricError: A metric can't be computed.
         """
+        before = copied(self.state_dict()) if self._pending else None
         self.hand_over()
-        return {name: self._compute(name) for name in self.metrics}
+        try:
+            return {name: self._compute(name) for name in self.metrics}
+        finally:
+            if before is not None:
+                self.load_state_dict(before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the metrics counted, and what is pending, as it is."""
+        counted = {name: state_of(metric) for name, metric in self.metrics.items()}
+        pending = [list(batch) for batch in self._pending]
+        return {"metrics": counted, "pending": pending, "limit": self._limit}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        for name, counted in state["metrics"].items():
+            put_back(self.metrics[name], counted)
+        self._pending = [(y_pred, y_true, weight) for y_pred, y_true, weight in state["pending"]]
+        self._numbers = sum(y_pred.numel() for y_pred, _, _ in self._pending)
+        self._limit = state["limit"]
 
     def merge(self, parts: Sequence[Mapping[str, Any]]) -> None:
         """Count what the metrics of `parts` did, and that alone.

@@ -39,6 +39,14 @@ class FunctionMetric:
         """Forget everything."""
         self._mean.reset()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted."""
+        return self._mean.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self._mean.load_state_dict(state)
+
     def merge(self, parts: Sequence[FunctionMetric]) -> None:
         """Count what `parts` did, and that alone."""
         self._mean = HostMean()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,14 @@ class HitRate:
         """Forget everything."""
         self._hits = None
         self._total = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted."""
+        return {"hits": self._hits, "total": self._total}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self._hits, self._total = state["hits"], state["total"]
 
     def merge(self, parts: Sequence[HitRate]) -> None:
         """Count what `parts` did, and that alone."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,14 @@ class Mean:
         """Forget everything."""
         raise NotImplementedError
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        raise NotImplementedError
+
 
 class HostMean(Mean):
     """A mean in Python floats (64 bits), for values that lie in the host's memory."""
@@ -70,6 +79,14 @@ class HostMean(Mean):
         """Forget everything."""
         self._total = 0.0
         self._count = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the two sums."""
+        return {"total": self._total, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Put them back."""
+        self._total, self._count = state["total"], state["count"]
 
 
 class DeviceMean(Mean):
@@ -101,14 +118,30 @@ class DeviceMean(Mean):
         self._folded = 0  # values that are in the state
         self._state: Tensor | None = None  # the two sums, and what came before a wrong value
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was folded, and what is pending, as it is: folding early would round anew."""
+        pending = {"values": list(self._values), "shares": list(self._shares)}
+        return {"folded": self._folded, "state": self._state, **pending}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self._values, self._shares = list(state["values"]), list(state["shares"])
+        self._folded, self._state = state["folded"], state["state"]
+
     def _read(self) -> list[float]:
-        self._fold()
-        return [0.0, 0.0, math.inf] if self._state is None else self._state.tolist()
+        state = self._folded_state()
+        return [0.0, 0.0, math.inf] if state is None else state.tolist()
 
     def _fold(self) -> None:
-        """Add up what is pending, on the device and in its widest floating type."""
+        """Add up what is pending; when that happens depends on the number of values alone."""
+        state = self._folded_state()
+        self._folded += len(self._values)
+        self._state, self._values, self._shares = state, [], []
+
+    def _folded_state(self) -> Tensor | None:
+        """Return the sums with what is pending, on the device and in its widest floating type."""
         if not self._values:
-            return
+            return self._state
         values = torch.stack(self._values)
         wide = torch.float32 if values.device.type == "mps" else torch.float64
         values, shares = values.to(wide), self._stack_shares(values.device, wide)
@@ -117,11 +150,10 @@ class DeviceMean(Mean):
         if not self._summed:  # a mean over nothing is NaN, and counts nothing
             values = torch.where(shares != 0, values * shares, 0.0)
         state = torch.stack((values.sum(), shares.sum(), first_wrong))
-        if self._state is not None:
-            added, earlier = self._state + state, torch.minimum(self._state, state)
-            state = torch.stack((added[0], added[1], earlier[2]))
-        self._folded += len(self._values)
-        self._state, self._values, self._shares = state, [], []
+        if self._state is None:
+            return state
+        added, earlier = self._state + state, torch.minimum(self._state, state)
+        return torch.stack((added[0], added[1], earlier[2]))
 
     def _stack_shares(self, device: torch.device, wide: torch.dtype) -> Tensor:
         if all(isinstance(share, int) for share in self._shares):
@@ -186,6 +218,15 @@ class Means:
         """Forget everything."""
         for mean in self._means:
             mean.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted, for each term."""
+        return {"means": [mean.state_dict() for mean in self._means]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        for mean, each in zip(self._means, state["means"], strict=True):
+            mean.load_state_dict(each)
 
 
 def _ratio(total: float, count: float) -> float:

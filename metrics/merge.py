@@ -22,7 +22,7 @@ def merge(metric: Any, parts: Sequence[Any]) -> None:
     """
     if callable(getattr(metric, "merge", None)):  # ours
         metric.merge(parts)
-    elif _is_of_torchmetrics(metric):
+    elif is_of_torchmetrics(metric):
         _merge_modules(metric, parts)
     elif callable(getattr(metric, "merge_state", None)):
         metric.reset()
@@ -63,7 +63,8 @@ def _alone() -> bool:
     return False
 
 
-def _is_of_torchmetrics(module: Any) -> bool:
+def is_of_torchmetrics(module: Any) -> bool:
+    """Say whether a metric is torchmetrics', or of a class made of one."""
     if type(module).__name__ == "MetricCollection":
         return True
     return hasattr(module, "_reductions") and hasattr(module, "_defaults")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from .make import takes_weights
 from .merge import merge, unsynced
 from .registry import Entry, entry_of
+from .state import put_back, state_of
 from .task import Scale, Task, infer_task, shaped
 
 
@@ -30,6 +33,7 @@ class NamedMetric:
         self._scale: Scale = scale
         self._metric: Any = None
         self._weighted = False
+        self._device = torch.device("cpu")
 
     def update(self, preds: Any, target: Any, sample_weight: Any = None) -> None:
         """Count a batch in, weighted where the metric takes weights.
@@ -38,12 +42,7 @@ class NamedMetric:
             ValueError: The metric is not defined for the task, or the task can't be told.
         """
         if self.task is None:
-            task = self.entry.task or infer_task(preds, target, self._scale)
-            self._metric = unsynced(self.entry.make(task, self._scale))
-            if hasattr(self._metric, "to"):
-                self._metric = self._metric.to(preds.device)
-            self._weighted = takes_weights(self._metric)
-            self.task = task
+            self._make(self.entry.task or infer_task(preds, target, self._scale), preds.device)
         weights = {"sample_weight": sample_weight} if self._weighted else {}
         self._metric.update(*shaped(self.task, preds, target), **weights)
 
@@ -55,6 +54,30 @@ class NamedMetric:
         """Forget all batches, but not the task."""
         if self._metric is not None:
             self._metric.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the task, the device, and what was counted; nothing before the first batch."""
+        if self.task is None:
+            return {}
+        task, device = [self.task.kind, self.task.size], str(self._device)
+        return {"task": task, "device": device, "metric": state_of(self._metric)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        if not state:
+            self.task = self._metric = None
+            return
+        if self.task != Task(*state["task"]):
+            self._make(Task(*state["task"]), torch.device(state["device"]))
+        put_back(self._metric, state["metric"])
+
+    def _make(self, task: Task, device: torch.device) -> None:
+        """Make the metric for a task."""
+        self._metric = unsynced(self.entry.make(task, self._scale))
+        if hasattr(self._metric, "to"):
+            self._metric = self._metric.to(device)
+        self._weighted = takes_weights(self._metric)
+        self.task, self._device = task, device
 
     def merge(self, parts: Sequence[NamedMetric]) -> None:
         """Count what `parts` did, and that alone.
@@ -72,7 +95,7 @@ class NamedMetric:
             raise ValueError(message)
         if self.task is None:
             self.task, self._metric = parts[0].task, copy.deepcopy(parts[0]._metric)
-            self._weighted = parts[0]._weighted
+            self._weighted, self._device = parts[0]._weighted, parts[0]._device
         merge(self._metric, [part._metric for part in parts])
 
 

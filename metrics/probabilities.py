@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .make import takes_weights
 from .merge import merge, unsynced
+from .state import put_back, state_of
 from .task import Scale, outside, to_probabilities
 
 _TAKES_PROBABILITIES = ("Binary", "Multiclass", "Multilabel")
@@ -60,6 +61,18 @@ class Probabilities:
         for metric in (self.metric, self._as_is):
             if metric is not None:
                 metric.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted."""
+        as_is = None if self._as_is is None else state_of(self._as_is)
+        return {"metric": state_of(self.metric), "as_is": as_is, "outside": self._outside}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        put_back(self.metric, state["metric"])
+        if self._as_is is not None:
+            put_back(self._as_is, state["as_is"])
+        self._outside = state["outside"]
 
     def merge(self, parts: Sequence[Probabilities]) -> None:
         """Count what `parts` did, and that alone."""

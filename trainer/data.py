@@ -19,7 +19,7 @@ from .columns import ROLES, as_columns, as_mapping
 from .errors import DataError
 from .loaders import LoaderSource, length
 from .memory import MemorySource, dataset_source, own_source, recognize
-from .samples import DatasetSource
+from .samples import DatasetSource, UserLoaderSource, recognize_samples
 from .sampling import Order
 from .structure import map_tensors
 
@@ -50,6 +50,25 @@ class Source(Protocol):
 
     def to(self, device: torch.device) -> Source:
         """Return the source whose batches lie on `device`."""
+        ...
+
+    @property
+    def order_owners(self) -> list[Any]:
+        """Who decides the order of a pass, beside the seed and the global generators."""
+        ...
+
+    @property
+    def reading_owners(self) -> list[Any]:
+        """Who has generators of their own that reading a sample draws from."""
+        ...
+
+    @property
+    def stateful(self) -> Any:
+        """Who knows where in a pass it is, by a `state_dict`, or None."""
+        ...
+
+    def rewind(self, state: Any) -> None:
+        """Put `stateful` back into the middle of a pass."""
         ...
 
     def served(self) -> list[int]:
@@ -124,7 +143,7 @@ def set_name(prefix: str) -> str:
 
 def _as_source(data: Any, name: str, batching: Batching) -> Source:
     if isinstance(data, DataLoader):
-        return recognize(data) or LoaderSource(data, name, batching.floating)
+        return recognize(data) or _loader_source(data, name, batching)
     if isinstance(data, IterableDataset):
         loader = DataLoader(data, batch_size=batching.batch_size)
         return LoaderSource(loader, name, batching.floating)
@@ -189,6 +208,12 @@ def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple
         return map_tensors(lambda tensor: tensor[places], columns)
 
     return part(slice(cut)), part(slice(cut, None))
+
+
+def _loader_source(loader: DataLoader[Any], name: str, batching: Batching) -> LoaderSource:
+    if recognize_samples(loader):
+        return UserLoaderSource(loader, name, batching.seed, batching.floating)
+    return LoaderSource(loader, name, batching.floating)
 
 
 def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .data import Source
 from .errors import DataError
+from .randomness import random_state, set_random_state, undisturbed_randomness
+from .streams import capture, restore
 
 # A batch of a window; what to divide its losses by, a list, or the error that says why that is not
 # known; whether it is the last of the window.
@@ -38,6 +40,9 @@ class Feed:
         self.pass_index = pass_index
         self.position = position
         self.taken = 0  # batches of the epoch under way that were handed out
+        self.remembers = False  # how each pass began, to go on with it elsewhere
+        self._begun: dict[str, Any] | None = None
+        self._own: Any = None  # the state of a loader that knows where it is
         self._batches: Iterator[Any] | None = None
 
     @property
@@ -81,8 +86,51 @@ class Feed:
     def _pass(self) -> Iterator[Any]:
         """Go on with the pass that is under way, where epochs are cut out of passes."""
         if self._batches is None or self.steps_per_epoch is None:
-            self._batches = self.source.batches(self.pass_index, self.position)
+            self._batches = self._open()
         return self._batches
+
+    def _open(self) -> Iterator[Any]:
+        """Begin a pass; or one that was begun elsewhere, as it was begun there."""
+        source, owners = self.source, self.source.order_owners
+        if not self.position:
+            if self.remembers and owners:
+                self._begun = {"random": random_state(), "order": capture(owners)}
+            return source.batches(self.pass_index)
+        reading = capture(source.reading_owners)
+        with undisturbed_randomness():
+            if self._begun is not None:
+                set_random_state(self._begun["random"])
+                restore(owners, self._begun["order"])
+            if self._own is not None:
+                source.rewind(self._own)
+            batches = source.batches(self.pass_index, self.position)
+        self._own = None
+        restore(source.reading_owners, reading)
+        return batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the order of the samples depends on, beside the counters and the seed."""
+        source = self.source
+        if not self.position:
+            begun: Any = {"order": capture(source.order_owners)}
+        else:
+            begun = self._begun
+        inside = self.position and source.stateful is not None
+        return {
+            "begun": begun,
+            "reading": capture(source.reading_owners),
+            "own": source.stateful.state_dict() if inside else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back, once the counters are."""
+        source, begun = self.source, state["begun"]
+        if self.position:
+            self._begun, self._own = begun, state["own"]
+        elif begun is not None:
+            restore(source.order_owners, begun["order"])
+        restore(source.reading_owners, state["reading"])
+        self._batches = None
 
     def _exhausted(self) -> str:
         if self.pass_index == 0:

@@ -2,53 +2,74 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from .randomness import draw_seed
 from .sampling import Finish, picking, split
+from .streams import set_epoch
+
+_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class LoaderIndices:
     """The indices that a loader's own sampler gives, drawing the same random numbers.
 
+    What decides the order is drawn when a pass begins, so that it depends on the generators' states
+    at that moment alone. Samplers of torch do so by themselves; others that tell their length are
+    asked for the whole pass at once, endless ones batch by batch.
+
     Args:
-        loader: A loader over a `TensorDataset` or over `Subset`s of one.
-        subset: For each sample of the loader's dataset its place in the tensors, or None.
+        loader: A loader with a batch sampler, over a map-style dataset.
+        subset: For each sample of the loader's dataset its place elsewhere, or None.
     """
 
-    def __init__(self, loader: DataLoader[Any], subset: Tensor | None) -> None:
+    def __init__(self, loader: DataLoader[Any], subset: Tensor | None = None) -> None:
         self._loader = loader
         self._subset = subset
         self._workers_started = loader.__dict__.get("_iterator") is not None
 
     def __call__(
-        self, _pass_index: int, start: int = 0, finish: Finish | None = None
+        self, pass_index: int, start: int = 0, finish: Finish | None = None
     ) -> Iterator[Tensor]:
         """Give the indices of a pass; what comes before batch `start` is drawn and left out."""
         if self._subset is not None:
             finish = picking(self._subset, finish)
-        drawn = self._begin()
-        batches = _vectorized(self._loader.batch_sampler, finish)
-        if batches is None:
-            batches = self._drawn_ahead(drawn)
-            batches = batches if finish is None else map(finish, batches)
-        for _ in range(start):
-            next(batches, None)
-        return batches
+        drawn = self._begin(pass_index)
+        batches = _vectorized(self._loader.batch_sampler, start, finish)
+        if batches is not None:
+            return batches
+        places = map(self._place, islice(self._drawn(drawn), start, None))
+        return places if finish is None else map(finish, places)
 
-    def _begin(self) -> Iterator[Any]:
+    def lists(self, pass_index: int, start: int = 0) -> Iterator[list[Any]]:
+        """Give what the sampler gives, which need not be numbers, as lists."""
+        drawn = self._begin(pass_index)
+        batches = _vectorized(self._loader.batch_sampler, start, None)
+        if batches is not None:
+            return map(Tensor.tolist, batches)
+        return map(list, islice(self._drawn(drawn), start, None))
+
+    def _begin(self, pass_index: int) -> Iterator[Any]:
         """Make the sampler's iterator as a new iterator of the loader does.
 
         It draws a number to seed its workers; with workers it asks the sampler once more. Some
         samplers draw as soon as they are asked.
         """
         loader, sampler = self._loader, cast("Iterable[Any]", self._loader.batch_sampler)
+        set_epoch(pass_index, loader.sampler, sampler, getattr(sampler, "sampler", None))
         if loader.persistent_workers and self._workers_started:
             return iter(sampler)
         self._workers_started = True
@@ -56,20 +77,28 @@ class LoaderIndices:
         torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         return iter(sampler) if loader.num_workers else batches
 
-    def _drawn_ahead(self, batches: Iterator[Any]) -> Iterator[Tensor]:
-        """Ask the sampler as early as the loader does, which fills its workers' queues first."""
-        ahead = self._loader.num_workers * (self._loader.prefetch_factor or 0)
+    def _drawn(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Have the sampler draw: by its first batch, or by all where it draws as it goes."""
+        batch_sampler: Any = self._loader.batch_sampler
+        plain = type(batch_sampler) is BatchSampler
+        if plain and type(batch_sampler.sampler) in _AT_ONCE:
+            return _begun(batches)
+        sized = hasattr(batch_sampler.sampler if plain else batch_sampler, "__len__")
+        return iter(list(batches)) if sized else batches
+
+    def _place(self, batch: Any) -> Tensor:
+        index = torch.tensor(batch.tolist() if hasattr(batch, "tolist") else list(batch))
         samples = len(self._loader.dataset)  # type: ignore[arg-type]
-        drawn: deque[Tensor] = deque()
-        for batch in batches:
-            index = torch.tensor(batch.tolist() if hasattr(batch, "tolist") else list(batch))
-            drawn.append(torch.where(index < 0, index + samples, index))
-            if len(drawn) > ahead:
-                yield drawn.popleft()
-        yield from drawn
+        return torch.where(index < 0, index + samples, index)
 
 
-def _vectorized(batch_sampler: Any, finish: Finish | None) -> Iterator[Tensor] | None:
+def _begun(batches: Iterator[Any]) -> Iterator[Any]:
+    """Return an iterator that has given its first batch already, to itself."""
+    first = list(islice(batches, 1))
+    return (batch for part in (first, batches) for batch in part)
+
+
+def _vectorized(batch_sampler: Any, start: int, finish: Finish | None) -> Iterator[Tensor] | None:
     """Do at once what the two samplers behind `shuffle=` do number by number, None for others."""
     if type(batch_sampler) is not BatchSampler:
         return None
@@ -79,26 +108,30 @@ def _vectorized(batch_sampler: Any, finish: Finish | None) -> Iterator[Tensor] |
         and not sampler.replacement
         and sampler.num_samples == len(sampler.data_source)
     )
-    known = shuffles or type(sampler) is SequentialSampler
-    return _pieces(batch_sampler, sampler, finish) if known else None
+    if not shuffles and type(sampler) is not SequentialSampler:
+        return None
+    return _pieces(_whole_order(sampler), batch_sampler, start, finish)
 
 
-def _pieces(batch_sampler: BatchSampler, sampler: Any, finish: Finish | None) -> Iterator[Tensor]:
-    """Give the batches of a sequential or shuffling sampler."""
-    samples, size = len(sampler.data_source), batch_sampler.batch_size
-    order = _whole_order(sampler, samples)
+def _pieces(
+    order: Tensor, batch_sampler: BatchSampler, start: int, finish: Finish | None
+) -> Iterator[Tensor]:
+    """Cut the order of a sequential or shuffling sampler into batches."""
+    samples, size = len(order), batch_sampler.batch_size
     full = samples // size * size
     rest = order[full:].clone()
-    pieces = split(order[:full], size, finish=finish)
+    pieces = split(order[:full], size, start, finish)
     del order  # else there would be two of them at the end
     yield from pieces
-    if getattr(sampler, "generator", None) is not None:
-        torch.randperm(samples, generator=sampler.generator)  # it draws a second, and uses none
-    if len(rest) and not batch_sampler.drop_last:
+    if getattr(batch_sampler.sampler, "generator", None) is not None:
+        generator: Any = batch_sampler.sampler.generator  # type: ignore[union-attr]
+        torch.randperm(samples, generator=generator)  # it draws a second, and uses none
+    if len(rest) and not batch_sampler.drop_last and start * size <= full:
         yield rest if finish is None else finish(rest)
 
 
-def _whole_order(sampler: Any, samples: int) -> Tensor:
+def _whole_order(sampler: Any) -> Tensor:
+    samples = len(sampler.data_source)
     if type(sampler) is SequentialSampler:
         return torch.arange(samples)
     if sampler.generator is not None:

@@ -17,6 +17,7 @@ from .arrays import array_leaves
 from .columns import as_batch
 from .errors import DataError
 from .memory import smallest_batch
+from .streams import Held, owners_of, set_epoch, stateful
 from .structure import map_tensors
 
 
@@ -43,6 +44,7 @@ class LoaderSource:
         self.smallest_batch = smallest_batch(loader) if isinstance(loader, DataLoader) else None
         self._collates = isinstance(loader, DataLoader)  # its batches stay as they are
         self._device: torch.device | None = None
+        self._rewound = False
 
     @property
     def worker_count(self) -> int | str:
@@ -50,11 +52,37 @@ class LoaderSource:
         return getattr(self.loader, "num_workers", "?")
 
     def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
-        """Give the batches of a pass, from batch `start` on, read and left out up to there."""
+        """Give the batches of a pass, from batch `start` on.
+
+        Those before are read once more and left out, unless the loader itself was put back there.
+        """
+        set_epoch(pass_index, getattr(self.loader, "dataset", None))
         batches = self._placed(iter(self.loader))
-        for _ in range(start):
+        for _ in range(0 if self._rewound else start):
             next(batches, None)
+        self._rewound = False
         return batches
+
+    def rewind(self, state: Any) -> None:
+        """Put who knows where in a pass it is back there."""
+        self.stateful.load_state_dict(state)
+        self._rewound = True
+
+    @property
+    def stateful(self) -> Any:
+        """Who knows where in a pass it is, by a state of its own: loader, dataset or None."""
+        return stateful(self.loader)
+
+    @property
+    def order_owners(self) -> list[Any]:
+        """Who decides the order: the samplers, and a dataset or iterable that does it itself."""
+        itself = getattr(self.loader, "dataset", self.loader)
+        return [*owners_of(self.loader), Held(itself)]
+
+    @property
+    def reading_owners(self) -> list[Any]:
+        """Who draws random numbers while samples are read: the same, read once more."""
+        return []
 
     def to(self, device: torch.device) -> LoaderSource:
         """Move each batch to `device`."""

@@ -24,6 +24,7 @@ from torch.utils.data import (
 
 from .indices import LoaderIndices
 from .sampling import Finish, Order, picking
+from .streams import owners_of
 from .structure import leaves, map_tensors
 
 # (pass, first batch, finish) -> the indices of each batch
@@ -41,6 +42,9 @@ class MemorySource:
         steps: Batches in a pass, None where that is not known beforehand.
         samples: Samples in a pass, None where that is not known beforehand.
         smallest_batch: Samples in the smallest batch, None where that is not known beforehand.
+        last: The sample numbers of the batch served last.
+        device: Where batches go, None for where the tensors are.
+        loader: The user's, whose samplers decide the order, or None.
     """
 
     tensors: Any
@@ -50,6 +54,7 @@ class MemorySource:
     smallest_batch: int | None
     last: Tensor | None = None
     device: torch.device | None = None
+    loader: DataLoader[Any] | None = None
 
     def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on."""
@@ -76,11 +81,33 @@ class MemorySource:
     def close(self) -> None:
         """Let go of nothing: there are no worker processes."""
 
+    @property
+    def stateful(self) -> None:
+        """Who knows where in a pass it is: nobody needs to."""
+        return None
+
+    def rewind(self, state: Any) -> None:
+        """Do nothing: nobody has such a state."""
+
+    @property
+    def order_owners(self) -> list[Any]:
+        """Who decides the order: the user's samplers, where there are any."""
+        return [] if self.loader is None else owners_of(self.loader)
+
+    @property
+    def reading_owners(self) -> list[Any]:
+        """Who draws random numbers while samples are read: nobody."""
+        return []
+
     def _gathered(
         self, home: torch.device, pass_index: int, start: int, *, pinned: bool = False
     ) -> Iterator[Any]:
         gather = gatherer(self.tensors, pinned=pinned)
-        for index in self.indices(pass_index, start, mover(home)):
+        indices = self.indices(pass_index, start, mover(home))  # draws what decides the order
+        return self._gather(indices, gather)
+
+    def _gather(self, indices: Iterator[Tensor], gather: Callable[[Tensor], Any]) -> Iterator[Any]:
+        for index in indices:
             self.last = index
             yield gather(index)
 
@@ -130,9 +157,8 @@ def recognize(loader: DataLoader[Any]) -> MemorySource | None:
     if found is None:
         return None
     tensors, subset = found
-    return MemorySource(
-        list(tensors), LoaderIndices(loader, subset), *_lengths(loader), smallest_batch(loader)
-    )
+    indices, lengths = LoaderIndices(loader, subset), _lengths(loader)
+    return MemorySource(list(tensors), indices, *lengths, smallest_batch(loader), loader=loader)
 
 
 def gatherer(tensors: Any, *, pinned: bool = False) -> Callable[[Tensor], Any]:

@@ -84,12 +84,13 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     }
     introduce(callbacks, model, params)
     seed_everything(derive_seed(arguments.seed, "model", first))
+    step = _training_step(model, measures, feed.source, update, arguments)
     return Run(
         model=model,
         state=FitState(
-            model.progress, model.net, model.objective, update, model.history, callbacks, feed
+            model.progress, model.net, model.objective, update, model.history, callbacks, feed, step
         ),
-        step=_training_step(model, measures, feed.source, update, arguments),
+        step=step,
         hooks=hooks,
         interrupt=interrupt,
         modes=training_modes(model.net),

@@ -92,10 +92,10 @@ class Run:
             self.modes.restore()
         self.state.objective.bind(self.net)  # callbacks may have frozen or freed parameters
         self.state.objective.begin_epoch(self.progress.epochs)
-        self.step.reset()
 
     def end_epoch(self, logs: EpochLogs) -> None:
         """Count the epoch as completed."""
+        self.step.reset()
         self.feed.end_epoch()
         self.progress.epochs += 1
         self.logs = logs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -12,15 +12,27 @@ import numpy as np
 import torch
 from numpy.random import mtrand
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from .loaders import LoaderSource
+from .indices import LoaderIndices
+from .loaders import LoaderSource, length
+from .memory import smallest_batch
 from .randomness import derive_seed
 from .sampling import Order
+from .streams import Held, owners_of
 from .structure import map_tensors
-from .workers import Pace, WorkerPool, changed, held_by, may_share, size_of, usable_cpus
+from .workers import (
+    Pace,
+    WorkerPool,
+    changed,
+    held_by,
+    may_share,
+    settings_of,
+    size_of,
+    usable_cpus,
+)
 
-Request = tuple[int, list[int]]  # the seed of a batch and the numbers of its samples
+Request = tuple[int, list[Any]]  # the seed of a batch and the numbers of its samples
 
 
 class Reader:
@@ -57,14 +69,135 @@ class Reader:
         """Return a whole batch."""
         return default_collate(self.__getitems__(request))
 
-    def _read(self, samples: list[int]) -> list[Any]:
+    def _read(self, samples: list[Any]) -> list[Any]:
         if self._many:
             many: list[Any] = self.dataset.__getitems__(samples)
             return many
         return [self.dataset[sample] for sample in samples]
 
 
-class DatasetSource(LoaderSource):
+class SampledSource(LoaderSource):
+    """Batches of a map-style dataset, each read with random numbers of its own.
+
+    Args:
+        dataset: Has `__getitem__`, or `__getitems__` for many samples at once.
+        name: What to call it in an error.
+        seed: What the random numbers of reading follow from.
+        floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
+        settings: How worker processes read, as DataLoader takes it.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        name: str,
+        seed: int,
+        floating: torch.dtype = torch.float32,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(dataset, name, floating)
+        self._seed = seed
+        self._collates = True
+        self._reader = Reader(dataset)
+        self._pool = WorkerPool(self._reader, settings or {})
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._pool.close()
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes read: 0 as long as this one does."""
+        return self._pool.count
+
+    @property
+    def stateful(self) -> None:
+        """Who knows where in a pass it is: nobody needs to."""
+        return None
+
+    @property
+    def order_owners(self) -> list[Any]:
+        """Who decides the order beside the seed: nobody."""
+        return []
+
+    @property
+    def reading_owners(self) -> list[Any]:
+        """Who draws random numbers while samples are read: the dataset's own generators."""
+        return [Held(self.loader)]
+
+    def _processes(self, batches: Any) -> Iterable[Any]:
+        return self._pool.processes
+
+    def _asked(
+        self, samples: Iterable[list[Any]], pass_index: int, start: int
+    ) -> Iterator[Request]:
+        """Ask for each batch of a pass, with a seed that depends on nothing but its place."""
+        labels = (self._seed, "read", self.name, pass_index)
+        return (
+            (derive_seed(*labels, position), batch)
+            for position, batch in zip(count(start), samples, strict=False)
+        )
+
+    def _read_by_pool(self, requests: Iterator[Request]) -> Iterator[Any]:
+        for batch in self._pool.read(requests):
+            # As reading here does: NumPy's global generator forgets its spare normal number.
+            mtrand.set_bit_generator(mtrand.get_bit_generator())
+            yield batch
+
+
+class UserLoaderSource(SampledSource):
+    """A user's DataLoader over a map-style dataset: its samplers, collate function and workers.
+
+    Another loader, made with its settings, reads for it, so that each batch gets random numbers of
+    its own: then it does not matter who read what before it.
+
+    Args:
+        loader: The loader.
+        name: What to call it in an error.
+        seed: What the random numbers of reading follow from.
+        floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        name: str,
+        seed: int,
+        floating: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(loader.dataset, name, seed, floating, settings_of(loader))
+        self._user_loader = loader
+        self._indices = LoaderIndices(loader)
+        self.steps, self.smallest_batch = length(loader), smallest_batch(loader)
+        self.samples = length(loader.dataset)
+        self._pool.count = loader.num_workers
+
+    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+        """Give the batches of a pass, from batch `start` on, without reading those before."""
+        lists = self._indices.lists(pass_index, start)  # draws what decides the order
+        requests = self._asked(lists, pass_index, start)
+        return self._placed(self._read_by_pool(requests))
+
+    @property
+    def order_owners(self) -> list[Any]:
+        """Who decides the order: the samplers."""
+        return owners_of(self._user_loader)
+
+
+def recognize_samples(loader: DataLoader[Any]) -> bool:
+    """Say whether a loader is a DataLoader that asks a map-style dataset for batches of samples.
+
+    Classes made of DataLoader will do where they iterate as it does.
+    """
+    kind: Any = type(loader)
+    as_torch = all(
+        getattr(kind, name) is getattr(DataLoader, name) for name in ("__iter__", "_get_iterator")
+    )
+    sampled = loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
+    return as_torch and sampled
+
+
+class DatasetSource(SampledSource):
     """Batches of a map-style dataset in an order of our own.
 
     It reads in this process, or in worker processes that stay until `close`; the batches are the
@@ -88,13 +221,10 @@ class DatasetSource(LoaderSource):
         floating: torch.dtype = torch.float32,
         workers: int | str = 0,
     ) -> None:
-        super().__init__(dataset, name, floating)
+        super().__init__(dataset, name, order.seed, floating)
         self.order = order
         self.steps = len(order)
         self.samples, self.smallest_batch = order.samples, order.smallest_batch
-        self._collates = True
-        self._reader = Reader(dataset)
-        self._pool = WorkerPool(self._reader)
         self._pool.count = workers if isinstance(workers, int) else 0
         self._undecided = workers == "auto"
         self._pace = Pace()
@@ -103,7 +233,7 @@ class DatasetSource(LoaderSource):
         """Give the batches of a pass, from batch `start` on, without reading those before."""
         requests = self._requests(pass_index, start)
         if self._pool.count:
-            return self._placed(self._read_elsewhere(requests))
+            return self._placed(self._read_by_pool(requests))
         return self._placed(self._read(requests, pass_index, start))
 
     def to(self, device: torch.device) -> DatasetSource:
@@ -117,26 +247,9 @@ class DatasetSource(LoaderSource):
         samples = next(self.order.batches(pass_index, position), torch.tensor([]))
         return samples.tolist()
 
-    def close(self) -> None:
-        """End the worker processes."""
-        self._pool.close()
-
-    @property
-    def worker_count(self) -> int:
-        """How many processes read: 0 as long as this one does."""
-        return self._pool.count
-
-    def _processes(self, batches: Any) -> Iterable[Any]:
-        return self._pool.processes
-
     def _requests(self, pass_index: int, start: int) -> Iterator[Request]:
-        """Ask for each batch of a pass, with a seed that depends on nothing but its place."""
-        samples = self.order.batches(pass_index, start)
-        labels = (self.order.seed, "read", self.name, pass_index)
-        return (
-            (derive_seed(*labels, position), batch.tolist())
-            for position, batch in zip(count(start), samples, strict=False)
-        )
+        samples = map(Tensor.tolist, self.order.batches(pass_index, start))
+        return self._asked(samples, pass_index, start)
 
     def _read(self, requests: Iterator[Request], pass_index: int, start: int) -> Iterator[Any]:
         """Read in this process, until workers are worth their while."""
@@ -151,7 +264,7 @@ class DatasetSource(LoaderSource):
                 self._decide(batch, quiet=not changed(held, held_by(self.loader)))
             if self._pool.count:
                 rest = self._requests(pass_index, position + 1)
-                yield from self._read_elsewhere(rest)
+                yield from self._read_by_pool(rest)
                 return
 
     def _decide(self, batch: Any, *, quiet: bool) -> None:
@@ -164,9 +277,3 @@ class DatasetSource(LoaderSource):
         self._undecided = False
         if quiet and may_share(self.loader, batch, wanted):
             self._pool.count = wanted
-
-    def _read_elsewhere(self, requests: Iterator[Request]) -> Iterator[Any]:
-        for batch in self._pool.read(requests):
-            # As reading here does: NumPy's global generator forgets its spare normal number.
-            mtrand.set_bit_generator(mtrand.get_bit_generator())
-            yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +15,7 @@ from .feed import Feed
 from .history import History
 from .layout import align_state
 from .randomness import random_state, set_random_state
+from .steps import EvaluationStep
 from .update import Update
 
 
@@ -82,6 +84,7 @@ class FitState:
         history: The figures of the completed epochs.
         callbacks: The callbacks; those without a state are left out.
         feed: Where in the data the next batch is.
+        sums: What was counted in the epoch that is under way.
     """
 
     progress: Progress
@@ -91,6 +94,7 @@ class FitState:
     history: History
     callbacks: list[Any]
     feed: Feed
+    sums: EvaluationStep
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is put back."""
@@ -103,10 +107,15 @@ class FitState:
             "scaler": self.update.scaler,
             "history": self.history,
             "progress": self.progress,
+            "sums": self.sums,
+            "feed": self.feed,
         }
-        for number, callback in enumerate(self.callbacks):
+        kinds: Counter[str] = Counter()
+        for callback in self.callbacks:
             if callback is not self.history and isinstance(callback, Stateful):
-                parts[f"callbacks.{number}.{type(callback).__name__}"] = callback
+                kind = type(callback).__name__
+                parts[f"callbacks.{kind}.{kinds[kind]}"] = callback
+                kinds[kind] += 1
         return {name: part for name, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,12 +136,17 @@ class FitState:
             message = f"the state lacks {sorted(missing)} and has unknown {sorted(unknown)}"
             raise ValueError(message)
         for name, part in parts.items():
+            if name == "feed":
+                self._place()
             part.load_state_dict(state[name])
         align_state(self.update.optimizer)
+        set_random_state(state["random"])
+
+    def _place(self) -> None:
+        """Tell the feed where in the data it is."""
         progress = self.progress
         self.feed.taken, self.feed.pass_index = progress.batches, progress.pass_index
         self.feed.position = progress.position
-        set_random_state(state["random"])
 
     def count(self) -> None:
         """Ask those who count as they go."""

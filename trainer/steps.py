@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -92,6 +92,15 @@ class EvaluationStep:
         """Begin an epoch."""
         self.losses.reset()
         self.metrics.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted in the epoch so far."""
+        return {"losses": self.losses.state_dict(), "metrics": self.metrics.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self.losses.load_state_dict(state["losses"])
+        self.metrics.load_state_dict(state["metrics"])
 
     def figures(self) -> dict[str, float]:
         """Return the loss and the metrics so far; on an accelerator this waits for the device."""

@@ -9,7 +9,7 @@ import pickle
 import random
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from .structure import leaves
 
@@ -28,6 +28,7 @@ _WORTH = 0.8  # of the time that a batch took, at most, must be what it takes wi
 _LEAST = 0.002  # seconds that reading a batch must take: handing one over takes a fraction of it
 _PER_BYTE = 2e-9  # seconds, for batches so large that handing them over counts
 _LARGEST = 2**29  # bytes of a dataset, without its arrays, that are looked through
+_GRACE = 30.0  # seconds that a worker process outlives SIGTERM, as torchrun waits
 _PREFETCH = 2  # batches ahead, for each worker
 
 Held = list[tuple[Any, int]]
@@ -83,11 +84,14 @@ class WorkerPool:
 
     Args:
         reader: Reads a batch when it is asked `__getitems__(request)`; it is copied to the workers.
+        settings: What DataLoader takes beside it, as a user's loader has it.
     """
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, settings: Mapping[str, Any] | None = None) -> None:
         self._reader = reader
+        self._settings = dict(settings or {})
         self._loader: DataLoader[Any] | None = None
+        self._batches: Any = None  # of the pass that is read
         self._requests: Iterator[Any] = iter(())
         self._held: Held = []
         self.count = 0
@@ -107,31 +111,75 @@ class WorkerPool:
             self._held = held_by(self._reader.dataset)
             self._loader = self._start()
         self._requests = requests
-        return iter(self._loader)
+        self._batches = iter(self._loader)
+        return self._batches
 
     @property
     def processes(self) -> Iterable[Any]:
         """The processes that run."""
-        return getattr(getattr(self._loader, "_iterator", None), "_workers", ())
+        return getattr(self._batches, "_workers", ())
 
     def close(self) -> None:
         """End the processes."""
-        batches = getattr(self._loader, "_iterator", None)
-        self._loader, self._requests, self._held = None, iter(()), []
-        if batches is not None:
-            batches._shutdown_workers()
+        shut_down = getattr(self._batches, "_shutdown_workers", None)
+        self._loader, self._batches, self._requests, self._held = None, None, iter(()), []
+        if shut_down is not None:
+            shut_down()
 
     def _start(self) -> DataLoader[Any]:
+        settings: dict[str, Any] = {"pin_memory": self.pinned, **self._settings}
+        if self.count:
+            settings = {"persistent_workers": True, "prefetch_factor": _PREFETCH, **settings}
+            begin = WorkerStart(settings.pop("worker_init_fn", None))
+            settings["worker_init_fn"] = begin
         return DataLoader(
             self._reader,
             batch_sampler=self,
             num_workers=self.count,
-            persistent_workers=True,
-            prefetch_factor=_PREFETCH,
-            pin_memory=self.pinned,
-            worker_init_fn=_leave_interrupts_to_the_fit,
             generator=torch.Generator().manual_seed(0),  # the global one must not be drawn from
+            **settings,
         )
+
+
+class WorkerStart:
+    """What a worker process does first.
+
+    It leaves Ctrl-C to the fit, and outlives SIGTERM, which schedulers send to every process, long
+    enough for the fit to end as it wants.
+
+    Args:
+        own: The user's `worker_init_fn`, or None; it finds the user's dataset in
+            `torch.utils.data.get_worker_info()`.
+    """
+
+    def __init__(self, own: Callable[[int], Any] | None) -> None:
+        self._own = own
+
+    def __call__(self, number: int) -> None:
+        """Begin as worker `number`."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _end_later)
+        info: Any = get_worker_info()
+        object.__setattr__(info, "dataset", info.dataset.dataset)
+        if self._own is not None:
+            self._own(number)
+
+
+def _end_later(_number: int, _frame: Any) -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, _GRACE)  # SIGALRM ends the process
+
+
+def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
+    """Return how a loader reads, beside what it reads in which order."""
+    names = ["collate_fn", "pin_memory", "timeout", "pin_memory_device"]
+    if loader.num_workers:
+        names += ["worker_init_fn", "prefetch_factor", "persistent_workers"]
+        names += ["multiprocessing_context"]
+    settings = {name: getattr(loader, name) for name in names}
+    if hasattr(loader, "in_order"):  # torch 2.6
+        settings["in_order"] = loader.in_order
+    return settings
 
 
 def usable_cpus() -> int:
@@ -235,7 +283,3 @@ def _may_be_copied(dataset: Any) -> bool:
     except Exception:  # whatever a user's object raises: it does not like to be copied
         return False
     return True
-
-
-def _leave_interrupts_to_the_fit(_number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -57,7 +57,7 @@ class Eager(Lazy):
     """Draws all numbers as soon as an iterator is made."""
 
     def __iter__(self):
-        return iter(torch.randperm(self.samples).tolist())
+        return iter([self.wrap(number) for number in torch.randperm(self.samples).tolist()])
 
 
 class Endless(Lazy):
@@ -119,16 +119,15 @@ SAMPLERS = {
     },
     "of a subset": lambda d: {"sampler": SubsetRandomSampler([1, 0, 2, 4])},
     "weighted": lambda d: {"sampler": WeightedRandomSampler([1.0, 2.0, 0.0, 3.0], 17)},
-    "lazy": lambda d: {"sampler": Lazy(len(d))},
-    "lazy, drop_last": lambda d: {"sampler": Lazy(len(d)), "drop_last": True},
-    "of NumPy numbers": lambda d: {"sampler": Lazy(len(d), np.int32)},
-    "of tensors": lambda d: {"sampler": Lazy(len(d), torch.tensor)},
+    "of NumPy numbers": lambda d: {"sampler": Eager(len(d), np.int32)},
+    "of tensors": lambda d: {"sampler": Eager(len(d), torch.tensor)},
     "eager": lambda d: {"sampler": Eager(len(d))},
+    "eager, drop_last": lambda d: {"sampler": Eager(len(d)), "drop_last": True},
     "a list": lambda d: {"sampler": [3, 1, 2, -1]},
     "without length": lambda d: {"sampler": Endless(len(d))},
 }
 BATCH_SAMPLERS = {
-    "torch's": lambda d: BatchSampler(Lazy(len(d)), 5, drop_last=True),
+    "torch's": lambda d: BatchSampler(Eager(len(d)), 5, drop_last=True),
     "torch's, shuffled": lambda d: BatchSampler(RandomSampler(d), 5, drop_last=False),
     "lists": lambda d: Batches(len(d)),
     "tuples": lambda d: Batches(len(d), tuple),
@@ -183,6 +182,21 @@ def test_follows_any_sampler(name, sampler):
     assert_like_the_loader(lambda: DataLoader(held, batch_size=4, **sampler(held)))
 
 
+@pytest.mark.parametrize("start", [0, 2, 6, 9])
+def test_a_sampler_that_draws_as_it_goes_draws_all_when_a_pass_begins(start):
+    held = dataset()
+    torch.manual_seed(5)
+    torch.empty((), dtype=torch.int64).random_()  # which a loader seeds its workers with
+    order = list(BatchSampler(Lazy(len(held)), 4, drop_last=False))
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    source = recognize(DataLoader(held, 4, sampler=Lazy(len(held))))
+    batches = source.batches(0, start)
+    assert torch.equal(torch.get_rng_state(), after)
+    torch.rand(7)
+    assert [batch[1].tolist() for batch in batches] == order[start:]
+
+
 @pytest.mark.parametrize("sampler", BATCH_SAMPLERS.values(), ids=BATCH_SAMPLERS)
 def test_follows_any_batch_sampler(sampler):
     held = dataset()
@@ -222,11 +236,10 @@ def test_leaves_the_loaders_generator_where_the_loader_leaves_it(samples, drop_l
     [
         {"batch_size": 4, "shuffle": True},
         {"batch_size": 4, "shuffle": True, "persistent_workers": True},
-        {"batch_size": 2, "sampler": Lazy(SAMPLES), "prefetch_factor": 1},
         {"batch_sampler": Batches(SAMPLES)},
         {"batch_sampler": Batches(SAMPLES), "persistent_workers": True},
     ],
-    ids=["shuffled", "persistent", "drawn ahead", "own batch sampler", "persistent, own"],
+    ids=["shuffled", "persistent", "own batch sampler", "persistent, own"],
 )
 def test_draws_as_early_as_the_loaders_workers_do(arguments):
     held = dataset()

@@ -380,7 +380,7 @@ def test_workers_begin_only_for_datasets_that_are_read_by_us(started):
     loader = DataLoader(Samples(), 4)
     for data in ((X, Y), TensorDataset(X, Y), Subset(TensorDataset(X, Y), range(9)), loader):
         fit(data, 2)
-    assert not started
+    assert not any(started)
 
 
 # "auto"
