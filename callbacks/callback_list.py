@@ -13,6 +13,8 @@ from .monitor import figures_added_by
 class CallbackList(Callback):
     """Several callbacks as one, for a hand-written loop.
 
+    Unlike Keras' list it adds neither a history nor a progress display; `fit` has its own.
+
     Args:
         callbacks: Objects with Keras' hooks, or torchkeras'.
         model: What callbacks get as `self.model`: a `KerasModel`, or whatever they expect.

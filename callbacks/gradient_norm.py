@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class GradientNorm(Callback):
         ValueError: `norm_type` is not above 0.
     """
 
-    adds: ClassVar[tuple[str, ...]] = ("grad_norm", "grad_norm_max")
+    adds: tuple[str, ...] = ("grad_norm", "grad_norm_max")
 
     def __init__(self, norm_type: float = 2.0) -> None:
         if isinstance(norm_type, bool) or not norm_type > 0:

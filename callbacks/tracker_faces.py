@@ -14,7 +14,8 @@ from .tracker import Tracker
 class TensorBoardCallback(Tracker):
     """Write the figures of each epoch for TensorBoard (torchkeras').
 
-    Look at them with `tensorboard --logdir runs`. See `Tracker` for what is written.
+    Look at them with `tensorboard --logdir runs`. See `Tracker` for what is written. Unlike that of
+    Keras it writes one run a fit, in which figures have the names that they have in the history.
 
     Args:
         save_dir: The folder for all runs.

@@ -1,6 +1,5 @@
 """Keras' own callbacks in our fit, unchanged, and beside ours."""
 
-import os
 import warnings
 
 import pandas as pd
@@ -13,20 +12,6 @@ from fitorch import KerasModel, NonFiniteError
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory):
-    """keras.callbacks on torch; importing it leaves no file and no variable behind."""
-    before = dict(os.environ)
-    os.environ |= {"KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path_factory.mktemp("keras"))}
-    try:
-        keras = pytest.importorskip("keras")
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-    return keras.callbacks
 
 
 def model_of():

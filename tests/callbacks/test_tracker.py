@@ -124,6 +124,13 @@ def test_running_figures_are_read_only_then_also_in_a_loop_of_ones_own(runs):
     assert (runs[0].config, runs[0].finished) == ({"epochs": 1}, True)
 
 
+def test_the_batch_size_is_kept_where_it_is_known(runs):
+    callbacks = CallbackList([Tracker("memory")], epochs=1, batch_size=64)
+    callbacks.on_train_begin()
+    callbacks.on_train_end()
+    assert runs[0].config == {"epochs": 1, "batch_size": 64}
+
+
 class Fails(Callback):
     """Ends the fit with an error."""
 
@@ -329,6 +336,14 @@ def test_wandb_learns_name_and_code(wandb_runs):
     assert wandb_runs["batches"]["runs"][0]["code"] is None
 
 
+def test_wandb_learns_how_a_fit_ended(wandb_runs):
+    exits = {name: [run["exit"] for run in found["runs"]] for name, found in wandb_runs.items()}
+    assert exits["two fits"] == [0, 0]
+    assert exits["after an error"] == exits["old weights"] == [1]
+    assert exits["after ctrl c"] == [255]  # as where Ctrl-C ends a script of wandb's
+    assert exits["open run"] == [0]
+
+
 def test_a_run_of_wandb_that_was_open_stays_open(wandb_runs):
     (run,) = wandb_runs["open run"]["runs"]
     assert wandb_runs["open run"]["was open"]
@@ -347,6 +362,19 @@ def test_mlflow_holds_the_history_with_the_epoch_as_step(elsewhere):
     assert [value for _, value in both["val_loss"]] == pytest.approx(found["frame"]["val_loss"])
     assert [step for step, _ in both["batch_train_loss"]] == [4, 8, 12]
     assert both["params"]["optimizer"] == "SGD"
+
+
+def test_mlflow_learns_how_a_fit_ended(elsewhere):
+    if "mlflow" not in elsewhere:
+        pytest.skip("mlflow is not installed")
+    assert elsewhere["mlflow"]["ended"] == {
+        "error": "FAILED",
+        "ctrl-c": "KILLED",
+        "while another error is handled": "FINISHED",
+        "child": "FAILED",
+        "parent goes on": True,
+        "parent": "FINISHED",
+    }
 
 
 def test_callbacks_of_torchkeras_have_its_arguments():

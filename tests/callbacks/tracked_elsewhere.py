@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fitorch import KerasModel
-from fitorch.callbacks import Tracker, WandbCallback
+from fitorch.callbacks import Callback, Tracker, WandbCallback
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -26,6 +26,26 @@ def fit(model=None, callbacks=(), epochs=2, **options):
 
 def frame_of(model):
     return model.history.frame.to_dict("list")
+
+
+class Ends(Callback):
+    """Ends the fit with an error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def on_epoch_end(self, epoch, logs=None):
+        raise self.error
+
+
+def fails(tracker, error):
+    """Fit until an error ends it."""
+    raised = None
+    try:
+        fit(callbacks=[tracker, Ends(error)])
+    except BaseException as found:
+        raised = found
+    assert raised is error
 
 
 def two_fits():
@@ -60,6 +80,16 @@ def old_weights():
     return {"failed": "nothing was raised"}
 
 
+def after_an_error():
+    fails(Tracker("wandb"), RuntimeError("broken"))
+    return {}
+
+
+def after_ctrl_c():
+    fails(Tracker("wandb"), KeyboardInterrupt())
+    return {}
+
+
 def open_run():
     import wandb
 
@@ -75,7 +105,8 @@ def tracked_by_wandb():
     import wandb
 
     found, files = {}, {}
-    for scene in (two_fits, batches, weights, old_weights, open_run):
+    scenes = (two_fits, batches, weights, old_weights, after_an_error, after_ctrl_c, open_run)
+    for scene in scenes:
         before = set(Path("wandb").glob("offline-run-*/run-*.wandb"))
         name = scene.__name__.replace("_", " ")
         found[name] = scene()
@@ -91,7 +122,7 @@ def first_step(run):
 
 
 def read(path):
-    run = {"rows": [], "config": {}, "axes": {}, "artifacts": {}, "code": None}
+    run = {"rows": [], "config": {}, "axes": {}, "artifacts": {}, "code": None, "exit": None}
     for record in records(path.read_bytes()):
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -107,6 +138,8 @@ def read(path):
             run["config"] |= {
                 item.key: json.loads(item.value_json) for item in record.config.update
             }
+        elif kind == "exit":
+            run["exit"] = record.exit.exit_code
         elif kind == "metric":
             run["axes"][record.metric.name] = record.metric.step_metric
         elif kind == "artifact" and record.artifact.type == "model":
@@ -152,7 +185,33 @@ def tracked_by_mlflow():
             for name in run.data.metrics
         }
         runs.append({"status": run.info.status, "params": run.data.params, **histories})
-    return {"frame": frame_of(model), "runs": runs}
+    return {"frame": frame_of(model), "runs": runs, "ended": ended_by_mlflow()}
+
+
+def ended_by_mlflow():
+    """How runs of MLflow stand after what ended their fits."""
+    import mlflow
+
+    def last_status():
+        return mlflow.last_active_run().info.status
+
+    found = {}
+    for name, error in (("error", RuntimeError("broken")), ("ctrl-c", KeyboardInterrupt())):
+        fails(Tracker("mlflow", "ended"), error)
+        found[name] = last_status()
+    try:
+        raise RuntimeError
+    except RuntimeError:  # a fit that tries again
+        fit(callbacks=[Tracker("mlflow", "ended")], epochs=1)
+        found["while another error is handled"] = last_status()
+    mlflow.set_experiment("ended")
+    child = Tracker("mlflow", "ended", nested_run=True)
+    with mlflow.start_run() as parent:
+        fails(child, RuntimeError("broken"))
+        found["child"] = mlflow.get_run(child.state_dict()["run"]).info.status
+        found["parent goes on"] = mlflow.active_run() is not None
+    found["parent"] = mlflow.get_run(parent.info.run_id).info.status
+    return found
 
 
 if __name__ == "__main__":
