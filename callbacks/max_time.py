@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from typing import ClassVar
 
 from .base import Callback, Logs
 
@@ -14,12 +15,16 @@ class MaxTime(Callback):
     Args:
         limit: A timedelta, seconds, or "HH:MM:SS".
 
+    Where checkpoints are saved, one is before that: `fit(resume=True)` goes on within the epoch.
+
     Attributes:
         stopping_reason: Why training stopped, in a sentence, else "".
 
     Raises:
         ValueError: `limit` is no such thing, or not above 0.
     """
+
+    pauses: ClassVar[bool] = True  # training may go on another time
 
     def __init__(self, limit: timedelta | float | str) -> None:
         self.seconds = seconds_of(limit)

@@ -35,6 +35,11 @@ class AccumulatingStep(TrainingStep):
             self.update()
 
     @property
+    def at_boundary(self) -> bool:
+        """Whether all batches that it took are in the weights."""
+        return not self._open
+
+    @property
     def done(self) -> bool:
         """Whether somebody asked to stop; a window that has begun is finished first."""
         return not self._open and super().done

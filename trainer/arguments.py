@@ -87,6 +87,13 @@ class FitArguments:
     scheduler_step: str
     train_metrics: bool
     num_workers: int | str
+    seeded: bool
+    resume: bool | str | Path
+    save_every_n_steps: int | None
+    save_every_minutes: float | None
+    keep: int
+    async_save: bool
+    on_save_error: str
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):
@@ -97,6 +104,7 @@ class FitArguments:
         check_workers(self.num_workers)
         self._check_numbers()
         self._check_choices()
+        self._check_saving()
         self._check_class_weight()
         if self.max_time is not None:
             seconds_of(self.max_time)
@@ -115,6 +123,35 @@ class FitArguments:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             message = f"seed is {self.seed!r}; expected an int or None"
             raise TypeError(message)
+
+    def _check_saving(self) -> None:
+        check_count("keep", self.keep)
+        check_count("save_every_n_steps", self.save_every_n_steps, optional=True)
+        check_flag("async_save", self.async_save)
+        check_choice("on_save_error", self.on_save_error, ("raise", "warn"))
+        minutes = self.save_every_minutes
+        if minutes is not None and not minutes > 0:
+            message = f"save_every_minutes is {minutes!r}; expected a number above 0, or None"
+            raise ValueError(message)
+        resume: Any = self.resume
+        if not isinstance(resume, (bool, str, Path)):
+            message = f"resume is {resume!r}; expected True, False, or the path of a checkpoint"
+            raise TypeError(message)
+        if self.ckpt_path is None:
+            asked = {"resume": resume is True, "async_save": self.async_save}
+            asked |= {
+                name: getattr(self, name) is not None
+                for name in ("save_every_n_steps", "save_every_minutes")
+            }
+            for name in (name for name, given in asked.items() if given):
+                message = f"{name} needs a folder: pass ckpt_path='runs/name' too"
+                raise ValueError(message)
+        if resume is not False and self.initial_epoch is not None:
+            message = (
+                f"initial_epoch={self.initial_epoch} and resume={resume!r} both say where to "
+                "begin; pass one of them"
+            )
+            raise ValueError(message)
 
     def _check_choices(self) -> None:
         if self.mode != "auto":

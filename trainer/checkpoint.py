@@ -13,12 +13,14 @@ written last. A folder gets its name only when everything in it is on the disk. 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from . import disk
 from .disk import Entry
-from .encoding import Encoder, as_tensor, decode
+from .encoding import decode
 from .errors import (
     CheckpointCorruptedError,
     CheckpointError,
@@ -35,26 +37,12 @@ from .errors import (
     CheckpointWriteError,
 )
 from .manifest import MANIFEST, Manifest
+from .parts import Part, pack, size_of_parts, write_parts
 
-_NAME = re.compile(r"step-(\d{10,})(?:\.(\d+))?")
+__all__ = ["Checkpoint", "CheckpointStore", "Part", "pack"]
+
+_NAME = re.compile(r"step-([0-9]{10,})(?:\.([0-9]+))?")
 _SPARE = 1.1  # of what is to be written must be free
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a checkpoint, ready to be written.
-
-    Args:
-        tree: What JSON holds, None where the part is nothing but named tensors.
-        tensors: The tensors, by name.
-    """
-
-    tree: Any
-    tensors: dict[str, Tensor]
-
-    def copied(self) -> Part:
-        """Return the part with tensors of its own, on the CPU."""
-        return Part(self.tree, {name: _copy(tensor) for name, tensor in self.tensors.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +117,14 @@ class CheckpointStore:
 
     Args:
         folder: The folder; it is made when something is saved.
-        keep: How many checkpoints are left after saving.
+        keep: How many checkpoints are left after saving, at least 1.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
-        self.folder = Path(folder)
+        if keep < 1:
+            message = f"keep is {keep}, expected at least 1: the checkpoint that was just saved"
+            raise ValueError(message)
+        self.folder = Path(folder).absolute()  # should the process go elsewhere in between
         self.keep = keep
 
     def save(
@@ -153,7 +144,8 @@ class CheckpointStore:
 
         Raises:
             CheckpointWriteError: The disk is full, or anything else went wrong; earlier checkpoints
-                are as they were.
+                are as they were. Where only the very last wait for the disk failed, the new one
+                stands too: it is whole, but a power cut may undo it.
             CheckpointError: A state holds something that can't be stored.
         """
         return self.write(step, pack(parts), info or {}, protected)
@@ -167,22 +159,29 @@ class CheckpointStore:
     ) -> Checkpoint:
         """Write parts that are packed already; see `save`."""
         temporary = self.folder / f".tmp-{step:010d}-{uuid.uuid4().hex[:8]}"
+        checkpoint = Checkpoint(self.folder)
         try:
             self._make_room(parts)
+            checkpoint = Checkpoint(self._free_name(step))
             temporary.mkdir()
-            files = dict(_write(temporary, parts))
+            files = dict(write_parts(temporary, parts))
             manifest = Manifest(step, _version(), time.time(), files, dict(info))
             disk.write(temporary / MANIFEST, [manifest.seal()])
             disk.sync_folder(temporary)
-            checkpoint = Checkpoint(self._free_name(step))
             disk.rename(temporary, checkpoint.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointWriteError(error.errno, self._failed(step, parts, error)) from error
+            message = self._failed(step, parts, error, checkpoint)
+            raise CheckpointWriteError(error.errno, message) from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self._prune({checkpoint.path, *protected})
+        try:
+            self._prune({checkpoint.path, *(Path(path).absolute() for path in protected)})
+        except OSError as error:  # what was saved is safe
+            warnings.warn(
+                f"old checkpoints in {self.folder} can't be removed: {error}", stacklevel=2
+            )
         return checkpoint
 
     def list(self) -> list[Checkpoint]:
@@ -214,7 +213,7 @@ class CheckpointStore:
                 )
             return checkpoint
         if not faults:
-            message = f"there is no checkpoint in {self.folder} ({self.folder.absolute()})"
+            message = f"there is no checkpoint in {self.folder}"
             raise CheckpointNotFoundError(message)
         listed = "\n".join(f"  {name}: {fault}" for name, fault in faults.items())
         kinds = {type(fault) for fault in faults.values()}
@@ -240,70 +239,38 @@ class CheckpointStore:
             OSError: It has not.
         """
         if not self.folder.is_dir():
-            self.folder.mkdir(parents=True)
-            disk.sync_folder(self.folder.parent)
-        free, needed = shutil.disk_usage(self.folder).free, _size(parts)
-        if free < _SPARE * needed:
-            raise OSError(28, f"No space left on device ({free:,} bytes are free)")
+            disk.make_folder(self.folder)
+        if shutil.disk_usage(self.folder).free < _SPARE * size_of_parts(parts):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _failed(self, step: int, parts: Mapping[str, Part], error: OSError) -> str:
-        intact = next(iter(self.list()), None)
-        older = "there is no earlier one" if intact is None else f"{intact.path.name} is intact"
+    def _failed(
+        self, step: int, parts: Mapping[str, Part], error: OSError, target: Checkpoint
+    ) -> str:
         try:
             free = f"{shutil.disk_usage(self.folder).free:,}"
-        except OSError:
-            free = "an unknown number of"
+            older = [found.path.name for found in self._ours() if found != target]
+        except OSError:  # a disk that fails may fail here too
+            free, older = "an unknown number of", ["what was saved before"]
         return (
-            f"the checkpoint of step {step} can't be written to {self.folder.absolute()}: "
-            f"{error.strerror or error}; it needs {_size(parts):,} bytes, {free} are free; {older}"
+            f"the checkpoint of step {step} can't be written to {self.folder}: "
+            f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, 'no errno')}); it "
+            f"needs {size_of_parts(parts):,} bytes, {free} are free; "
+            + (f"{older[0]} is intact" if older else "there is no earlier one")
         )
+
+    def _ours(self) -> Sequence[Checkpoint]:
+        """Return the checkpoints that were written to their end, the newest first."""
+        found = (checkpoint for checkpoint in self.list() if not checkpoint.path.is_symlink())
+        return [checkpoint for checkpoint in found if (checkpoint.path / MANIFEST).is_file()]
 
     def _prune(self, protected: Collection[Path]) -> None:
         """Remove all but the newest; what is no checkpoint of ours stays."""
-        for old in self.list()[self.keep :]:
-            if old.path not in protected and (old.path / MANIFEST).is_file():
+        for old in self._ours()[self.keep :]:
+            if old.path not in protected:
                 try:
                     disk.remove(old.path)
                 except OSError as error:
                     warnings.warn(f"{old.path} can't be removed: {error}", stacklevel=2)
-
-
-def pack(parts: Mapping[str, Any]) -> dict[str, Part]:
-    """Return states as they are written; their tensors are not copied.
-
-    Raises:
-        CheckpointError: A state holds something that can't be stored; it names the path to it.
-    """
-    packed = {}
-    for name, state in parts.items():
-        encoder = Encoder()
-        tree = encoder.encode(state, name)
-        packed[name] = Part(None if _is_plain(tree) else tree, encoder.tensors)
-    return packed
-
-
-def _write(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, Entry]]:
-    """Write the files of all parts; give the name of each, and what it is."""
-    for name, part in parts.items():
-        if part.tensors or part.tree is None:
-            file = f"{name}.safetensors"
-            yield file, disk.write(folder / file, disk.tensor_parts(part.tensors, {"format": "pt"}))
-        if part.tree is not None:
-            file = f"{name}.json"
-            yield file, disk.write(folder / file, [disk.json_bytes(part.tree)])
-
-
-def _size(parts: Mapping[str, Part]) -> int:
-    return sum(disk.size_of(tensor) for part in parts.values() for tensor in part.tensors.values())
-
-
-def _is_plain(tree: Any) -> bool:
-    """Say whether a state is nothing but tensors with names of their own, as a net's mostly is."""
-    return isinstance(tree, dict) and all(tree[name] == as_tensor(name) for name in tree)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
 
 
 def _version() -> str:

@@ -64,9 +64,8 @@ class CompiledStep(TrainingStep):
             self._plain += 1
             self._warn_of_shapes()
 
-    def reset(self) -> None:
-        """Begin an epoch; what was compiled for other settings is forgotten."""
-        super().reset()
+    def begin_epoch(self) -> None:
+        """Forget what was compiled for other settings."""
         compilation = self.compilation
         if compilation.region is not None and (
             compilation.settings != self._settings() or compilation.region.stale

@@ -5,6 +5,7 @@ All input and output of checkpoints goes through here.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -41,7 +42,10 @@ _DTYPES = {
     torch.bool: "BOOL",
 }
 _PICKLE = (b"\x80", b"PK\x03\x04")  # protocol 2 and later; the zip archives of torch.save
-_ROOM = 2**26  # bytes that parsed JSON may take beside twice its size
+_TAR = slice(257, 262)  # where a tar archive, torch.save's oldest form, says "ustar"
+_ROOM = 2**26  # bytes that what is read may take beside twice its size
+_DICT = 400  # bytes that an object takes, parsed and decoded: measured, as all in _is_too_large
+_TENSOR = 900  # bytes that a tensor without numbers takes, beside its entry's text
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,17 @@ def replace(path: Path, content: bytes) -> None:
     try:
         write(temporary, [content])
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those that it is in, and wait until all their names are on the disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -95,6 +108,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't
+            raise
     finally:
         os.close(handle)
 
@@ -153,7 +169,11 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     """Give the parts of a safetensors file, one tensor after the other: no copy of all is made.
 
     Writing 500 MB and their digest takes half the time that safetensors' own `save_file` and
-    reading the file again take.
+    reading the file again take. The largest numbers come first, so that all are aligned: the order
+    of names is not kept.
+
+    Raises:
+        CheckpointError: They are so many and so small that `read_tensors` would refuse them.
 
     Source: https://huggingface.co/docs/safetensors, section "Format".
     """
@@ -169,13 +189,21 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
+    if _is_too_large(text, end, _TENSOR):
+        message = f"{len(names):,} tensors are too many small ones to be read back; join them"
+        raise CheckpointError(message)
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little")
     yield text
     for name in names:
         if size_of(tensors[name]):
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            yield memoryview(flat.view(torch.uint8).numpy())
+            flat = tensors[name].detach().cpu().resolve_neg().contiguous().reshape(-1)
+            yield flat.view(torch.uint8).numpy().data
+
+
+def holds(dtype: torch.dtype) -> bool:
+    """Say whether a safetensors file can hold tensors of real numbers of this type."""
+    return dtype in _DTYPES
 
 
 def size_of(tensor: Tensor) -> int:
@@ -187,16 +215,28 @@ def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     """Return the tensors in the content of a safetensors file.
 
     Raises:
-        CheckpointCorruptedError: It is none.
+        CheckpointCorruptedError: It is none, or would take far more memory than its size.
         UnsafeCheckpointError: It is pickled data.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    refuse_pickle(content, path)
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    if _is_too_large(header, len(content) - len(header), _TENSOR):
+        message = f"{path} ({len(content):,} bytes) holds more tensors than any checkpoint does"
+        raise CheckpointCorruptedError(message)
     try:
         return load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RuntimeError,
+        ArithmeticError,
+        AssertionError,
+    ) as error:
+        refuse_pickle(content, path)  # only now: a header may be as long as a pickle's first byte
         message = f"{path} is no safetensors file: {error}"
         raise CheckpointCorruptedError(message) from error
 
@@ -208,10 +248,10 @@ def json_bytes(value: Any) -> bytes:
         CheckpointError: It is so large that `read_json` would refuse it.
     """
     content = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
-    if _is_too_large(content):
+    if _is_too_large(content, 0, _DICT):
         message = (
-            f"a state gives {len(content):,} bytes of JSON, too many small values to be read back; "
-            "keep numbers in tensors or NumPy arrays instead of lists"
+            f"a state gives {len(content):,} bytes of JSON, too much to be read back; keep "
+            "numbers in tensors or NumPy arrays instead of lists and bytes"
         )
         raise CheckpointError(message)
     return content
@@ -225,11 +265,11 @@ def read_json(content: bytes, path: Path) -> Any:
         UnsafeCheckpointError: It is pickled data.
     """
     refuse_pickle(content, path)
-    if _is_too_large(content):
+    if _is_too_large(content, 0, _DICT):
         message = f"{path} ({len(content):,} bytes) holds more values than any checkpoint does"
         raise CheckpointCorruptedError(message)
     try:
-        return json.loads(content)
+        return json.loads(content.decode("ascii"))  # of other characters, each could take 4 bytes
     except (ValueError, RecursionError) as error:
         message = f"{path} is no JSON: {error}"
         raise CheckpointCorruptedError(message) from error
@@ -241,7 +281,7 @@ def refuse_pickle(content: bytes, path: Path) -> None:
     Raises:
         UnsafeCheckpointError: It is that.
     """
-    if content.startswith(_PICKLE):
+    if content.startswith(_PICKLE) or content[_TAR] == b"ustar":
         message = (
             f"{path} holds pickled data, which can run code when it is read; weights in such a "
             "file are read by KerasModel.load_ckpt(path), into a net, as tensors alone"
@@ -249,8 +289,19 @@ def refuse_pickle(content: bytes, path: Path) -> None:
         raise UnsafeCheckpointError(message)
 
 
-def _is_too_large(content: bytes) -> bool:
-    """Say whether parsed JSON could take more than twice its size and 64 MB."""
-    containers = content.count(b"[") + content.count(b"{")
-    taken = 64 * containers + 33 * content.count(b",") + len(content)
-    return taken > 2 * len(content) + _ROOM
+def _is_too_large(text: bytes, rest: int, table: int) -> bool:
+    """Say whether what JSON describes could take more than twice its file's size and 64 MB.
+
+    Args:
+        text: The JSON.
+        rest: The bytes in the file that are none.
+        table: What an object in it takes, in bytes.
+    """
+    taken = (
+        4 * len(text)
+        + table * text.count(b"{")
+        + 200 * text.count(b"[")
+        + 45 * text.count(b",")
+        + 30 * text.count(b'"')
+    )
+    return taken + 2 * rest > 2 * (len(text) + rest) + _ROOM

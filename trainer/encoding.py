@@ -12,19 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .disk import holds
 from .errors import CheckpointCorruptedError, CheckpointError
 
 _TAG = "$"  # marks an object of JSON that stands for something else than a dict
 _PLAIN = (bool, int, str, type(None))
 _ALLOWED = (
-    "None, bool, int, float, str, bytes, list, tuple, set, dict, Counter, dense tensors, NumPy "
-    "arrays and numbers"
+    "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, Counter, dense "
+    "tensors, NumPy arrays and numbers"
 )
 _DEEPEST = 100  # levels, far below what Python's own recursion takes
+_LONGEST = 4096  # bits of an int in decimal; Python reads 4,300 digits at most, hexadecimal any
 
 
 class Encoder:
     """Takes the tensors out of a state.
+
+    What comes back has the same types and bits, but for subclasses of dict other than Counter (a
+    dict), Parameters (a Tensor), torch.Size (a tuple), and NumPy's foreign byte orders (native).
+    What was shared or a view becomes a copy of its own.
 
     Attributes:
         tensors: Those found so far, by the path that leads to them, as "state.0.exp_avg". They are
@@ -48,6 +54,8 @@ class Encoder:
 
     def _encode(self, value: Any, path: tuple[str, ...]) -> Any:
         kind = type(value)
+        if kind is int and value.bit_length() > _LONGEST:
+            return _tagged("int", hex(value))
         if kind in _PLAIN:
             return value
         if kind is float:
@@ -64,14 +72,14 @@ class Encoder:
         kind = type(value)
         if kind is list:
             return self._items(value, path)
-        if isinstance(value, (np.ndarray, np.generic)):
+        if kind in (np.ndarray, np.memmap) or isinstance(value, np.generic):
             return self._array(value, path)
         if kind in (tuple, torch.Size):
             return _tagged("tuple", self._items(value, path))
         if kind is bytes:
             return _tagged("bytes", base64.b64encode(value).decode())
         if kind in (set, frozenset):
-            return _tagged("set", self._items(sorted(value, key=repr), path))
+            return _tagged(kind.__name__, self._items(sorted(value, key=repr), path))
         message = (
             f"{_spell(path)} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint can't "
             f"hold; expected {_ALLOWED}"
@@ -87,41 +95,42 @@ class Encoder:
             return _tagged("counter", list(encoded.items())) if _counts(value) else encoded
         pairs = [
             [
-                self._encode(key, (*path, f"key {key!r}")),
-                self._encode(value[key], (*path, str(key))),
+                self._encode(key, (*path, f"key {_label(key)}")),
+                self._encode(value[key], (*path, _label(key))),
             ]
             for key in value
         ]
         return _tagged("counter" if _counts(value) else "dict", pairs)
 
     def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> Any:
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+        kind = _unfit(tensor)
+        if kind:
             message = (
-                f"{_spell(path)} is a tensor of layout {tensor.layout}, which a checkpoint can't "
-                "hold; expected a dense one"
+                f"{_spell(path)} is a {kind}, which a checkpoint can't hold; expected a plain, "
+                "dense tensor of numbers"
             )
             raise CheckpointError(message)
-        tensor = tensor.detach()
+        tensor = tensor.detach().resolve_conj().resolve_neg()
         if tensor.is_complex():
-            return _tagged("complex", self._keep(torch.view_as_real(tensor.resolve_conj()), path))
+            return _tagged("complex", self._keep(torch.view_as_real(tensor), path))
         return as_tensor(self._keep(tensor, path))
 
     def _array(self, value: Any, path: tuple[str, ...]) -> Any:
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
             message = (
-                f"{_spell(path)} is a NumPy array of {value.dtype}, which a checkpoint can't hold; "
-                "expected numbers"
+                f"{_spell(path)} is NumPy data of type {value.dtype}, which a checkpoint can't "
+                "hold; expected real numbers of at most 64 bits"
             )
             raise CheckpointError(message)
-        tensor = torch.from_numpy(
-            np.array(value, value.dtype.newbyteorder("="), ndmin=1, order="C")
-        )
+        native = np.dtype(f"{value.dtype.kind}{value.dtype.itemsize}")  # torch knows no "longlong"
+        tensor = torch.from_numpy(np.array(value, native, ndmin=1, order="C"))
         shape = list(np.shape(value)) if isinstance(value, np.ndarray) else None
         return _tagged("array", [self._keep(tensor, path), shape])
 
     def _keep(self, tensor: Tensor, path: tuple[str, ...]) -> str:
         name = ".".join(path[1:]) or path[0]
-        while name in self.tensors:  # {"a": {"b": ...}, "a.b": ...}
+        name = name.encode(errors="replace").decode()  # safetensors takes no half surrogates
+        while name in self.tensors or name == "__metadata__":  # {"a": {"b": ...}, "a.b": ...}
             name += "'"
         self.tensors[name] = tensor
         return name
@@ -139,7 +148,7 @@ def decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     """
     try:
         return _decode(plain, tensors)
-    except (KeyError, TypeError, ValueError, RecursionError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         message = f"a state can't be decoded: {type(error).__name__}: {error}"
         raise CheckpointCorruptedError(message) from error
 
@@ -175,10 +184,25 @@ _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "counter": lambda value, tensors: Counter(_pairs(value, tensors)),
     "dict": _pairs,
     "float": _number,
+    "frozenset": lambda value, tensors: frozenset(_decode(value, tensors)),
+    "int": lambda value, _: int(value, 16),
     "set": lambda value, tensors: set(_decode(value, tensors)),
     "tensor": lambda value, tensors: tensors[value],
     "tuple": lambda value, tensors: tuple(_decode(value, tensors)),
 }
+
+
+def _unfit(tensor: Tensor) -> str:
+    """Return what makes a tensor one that can't be stored, "" for nothing."""
+    kind = type(tensor)
+    if kind not in (Tensor, torch.nn.Parameter):
+        return f"{kind.__module__}.{kind.__qualname__}"
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return f"tensor of layout {tensor.layout}{' (nested)' if tensor.is_nested else ''}"
+    if tensor.is_meta:
+        return "tensor without data (device meta)"
+    real = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
+    return "" if holds(real) else f"tensor of {tensor.dtype}"
 
 
 def _tagged(kind: str, value: Any) -> dict[str, Any]:
@@ -192,6 +216,11 @@ def as_tensor(name: str) -> dict[str, Any]:
 
 def _counts(value: Any) -> bool:
     return type(value) is Counter
+
+
+def _label(key: Any) -> str:
+    too_long = type(key) is int and key.bit_length() > _LONGEST
+    return hex(key)[:20] if too_long else str(key)
 
 
 def _spell(path: tuple[str, ...]) -> str:

@@ -27,9 +27,11 @@ def fit(run: Run) -> None:
             emit(run.hooks.on_train_begin, {})
             while not run.done:
                 run_epoch(run)
+            run.interrupt.check()
         except Exception as error:
             run.interrupt.check()  # Ctrl-C also ends the workers that read data
             if not run.forgives(error):
+                run.rescue()
                 raise
         finally:
             emit_all(run.hooks.on_train_end, run.logs)
@@ -43,7 +45,7 @@ def run_epoch(run: Run) -> None:
     logs = EpochLogs(train(run, epoch))
     if validation := run.validation_in(epoch):
         logs |= validation(f"epoch {epoch + 1}, ")
-        run.interrupt.check()
+        run.honour_signals()
     run.schedule(logs)
     run.end_epoch(logs)
     emit(run.hooks.on_epoch_end, epoch, logs)
@@ -61,7 +63,7 @@ def train(run: Run, epoch: int) -> dict[str, float]:
         f"epoch {epoch + 1}, training batch",
         first=run.feed.taken,
     )
-    run.interrupt.check()
+    run.pause()
     return run.figures()
 
 

@@ -45,6 +45,8 @@ class History(Callback):
         self._last: Logs | None = None  # read once it is complete: callbacks may add to it
         self._seconds = 0.0
         self._began = 0.0
+        self._in_epoch = False
+        self._before = 0.0  # seconds of an epoch, before the checkpoint that it goes on from
 
     def __len__(self) -> int:
         return self._rows + (self._last is not None)
@@ -89,6 +91,21 @@ class History(Callback):
             return {}
         return {name: values[best] for name, values in columns.items()}
 
+    @property
+    def columns(self) -> dict[str, array[float]]:
+        """The table by columns."""
+        return self._complete()
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The row of the last epoch; an empty dict before the first."""
+        return {name: values[-1] for name, values in self._complete().items() if values}
+
+    @property
+    def sets(self) -> Sequence[str]:
+        """What the figures of each validation set begin with."""
+        return self._sets
+
     def plot(self, path: str | Path | None = None, metrics: list[str] | None = None) -> Figure:
         """Draw loss and metrics over the epochs, training and validation together.
 
@@ -121,27 +138,31 @@ class History(Callback):
         self.monitor, self.mode, self.seed, self._sets = monitor, mode, seed, sets
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Start the clock."""
+        """Start the clock, where it has not run before a checkpoint already."""
         self._complete()
-        self._began = time.perf_counter()
+        self._in_epoch, self._began = True, time.perf_counter() - self._before
+        self._before = 0.0
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add a row."""
         self._complete()
-        self._seconds = time.perf_counter() - self._began
+        self._in_epoch, self._seconds = False, time.perf_counter() - self._began
         self._last = logs if logs is not None else {}
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the table as lists of floats."""
-        columns = {name: list(values) for name, values in self._complete().items()}
-        return {"columns": columns, "monitor": self.monitor, "mode": self.mode, "seed": self.seed}
+        """Return the table, its columns as arrays of 64 bits, and the clock."""
+        columns = {name: np.array(values) for name, values in self._complete().items()}
+        how = {"monitor": self.monitor, "mode": self.mode, "seed": self.seed}
+        seconds = time.perf_counter() - self._began if self._in_epoch else 0.0
+        return {"columns": columns, "seconds": seconds, **how}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put a table back."""
         self._last = None
         self._columns = {name: array("d", values) for name, values in state["columns"].items()}
         self._rows = len(next(iter(self._columns.values()), ()))
+        self._before = state["seconds"]
         self.monitor, self.mode, self.seed = state["monitor"], state["mode"], state["seed"]
 
     def _complete(self) -> dict[str, array[float]]:

@@ -1,7 +1,8 @@
-"""Ctrl-C during a fit: the running step is finished, then training stops cleanly."""
+"""Ctrl-C and SIGTERM during a fit: the running step is finished, then training stops cleanly."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -9,34 +10,41 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-_AGAIN = 1.0  # seconds after which a second Ctrl-C is meant: a terminal may send one twice
+from .errors import Preempted
+
+_AGAIN = 1.0  # seconds after which a second signal is meant: a terminal may send one twice
 
 
 class Interrupt:
-    """Turns SIGINT into a request that the loop honours after its step.
+    """Turns signals into a request that the loop honours after its step.
 
-    A second Ctrl-C, at least a second later, aborts at once. Only in the main thread, and only
-    where Python's own handler is installed; it is put back at the end.
+    Ctrl-C always; where something is saved then also SIGTERM, and SIGUSR1 in a job of SLURM, which
+    sends it some time before the end. A second signal, at least a second later, aborts at once.
+    Only in the main thread, and only in the place of Python's own handlers, which are put back at
+    the end.
 
     Args:
         model: Its `stop_training` is set.
+        saves: Whether there is anything to save at the end.
 
     Attributes:
-        requested: Whether somebody pressed Ctrl-C.
+        requested: Whether a signal came.
         stopping_reason: Why training stopped, in a word, else "".
     """
 
-    def __init__(self, model: Any) -> None:
-        self.requested = False
+    def __init__(self, model: Any, *, saves: bool = False) -> None:
         self.stopping_reason = ""
+        self._signal: int | None = None
         self._model = model
+        self._saves = saves
         self._since = 0.0
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            for number, default in self._handled().items():
+                if signal.getsignal(number) is default:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -45,23 +53,57 @@ class Interrupt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
-    def check(self) -> None:
-        """Raise KeyboardInterrupt where somebody asked for it."""
-        if self.requested:
-            raise KeyboardInterrupt
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self._signal is not None
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    @property
+    def seconds(self) -> float:
+        """How long ago it came."""
+        return time.monotonic() - self._since
+
+    def check(self, what: str = "training was interrupted") -> None:
+        """Raise what a signal asked for, where one came.
+
+        Args:
+            what: What happened, for the message.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+            Preempted: SIGTERM, or SIGUSR1 in a job of SLURM.
+        """
+        if self._signal is not None:
+            self._raise(self._signal, what)
+
+    def _handled(self) -> dict[int, Any]:
+        """Return the signals to handle, each with the handler that may be replaced."""
+        handled: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+        if self._saves:
+            handled[signal.SIGTERM] = signal.SIG_DFL
+            if "SLURM_JOB_ID" in os.environ:
+                handled[signal.SIGUSR1] = signal.SIG_DFL
+        return handled
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.requested and now - self._since >= _AGAIN:
-            raise KeyboardInterrupt
-        if not self.requested:
-            self.requested, self._since = True, now
-            self.stopping_reason = "interrupted"
+        if self._signal is not None and now - self._since >= _AGAIN:
+            self._raise(number, "training was aborted by a second signal")
+        if self._signal is None:
+            self._signal, self._since = number, now
+            interrupted = number == signal.SIGINT
+            name = signal.Signals(number).name
+            self.stopping_reason = "interrupted" if interrupted else f"{name} was received"
             self._model.stop_training = True
+
+    @staticmethod
+    def _raise(number: int, what: str) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt(what)
+        raise Preempted(what)
 
 
 def in_notebook() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +20,9 @@ from .interrupt import in_notebook
 from .measuring import Measuring
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
 from .preflight import check_module, check_optimizer
-from .prepare import prepare
 from .randomness import draw_seed, undisturbed_randomness
 from .range_test import find_lr
+from .resuming import begin, restore_model, run_folder
 from .state import Progress
 from .update import Update
 
@@ -105,6 +106,7 @@ class KerasModel(Measuring):
         self.stop_training = False
         self.metric_tasks: dict[str, str] = {}
         self.update: Update | None = None  # of the fit that is under way
+        self.run_id = uuid.uuid4().hex  # what its checkpoints are known by
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
         self,
@@ -138,6 +140,12 @@ class KerasModel(Measuring):
         scheduler_step: str = "auto",
         train_metrics: bool = True,
         num_workers: int | str = "auto",
+        resume: bool | str | Path = False,
+        save_every_n_steps: int | None = None,
+        save_every_minutes: float | None = None,
+        keep: int = 2,
+        async_save: bool = False,
+        on_save_error: str = "raise",
         **unknown: Any,
     ) -> pd.DataFrame:
         """Train the net; return the history of all fits, one row per epoch.
@@ -149,8 +157,11 @@ class KerasModel(Measuring):
                 arrays, DataFrames or dicts of them, or any iterable of batches.
             val_data: The same, for validation after each epoch; several sets by name, as
                 `{"clean": ..., "noisy": ...}`, give figures such as `val_clean_loss`.
-            epochs: How many epochs to train; with `initial_epoch` the number of the last.
-            ckpt_path: A folder for `best.safetensors`, the weights of the best epoch.
+            epochs: How many epochs to train; with `initial_epoch` or `resume` the number of the
+                last.
+            ckpt_path: A folder for `best.safetensors`, the weights of the best epoch, for
+                `history.csv`, and for a checkpoint after each epoch, to resume from. An earlier
+                run that is there is moved to `<ckpt_path>.previous`.
             patience: Stop after this many epochs without improvement of `monitor`; None never.
             monitor: The figure that decides what is best; without validation `train_loss`.
             mode: "min", "max", or "auto": min for losses, else what the metric tells.
@@ -179,6 +190,16 @@ class KerasModel(Measuring):
             train_metrics: Whether to measure the metrics in training too; the loss always is.
             num_workers: How many processes read samples out of a Dataset; "auto" reads in this one
                 until more are worth their while. A DataLoader keeps its own.
+            resume: True goes on with the newest whole checkpoint in `ckpt_path`, also in the middle
+                of an epoch, and ends with the same bits as a run without interruption; it begins
+                afresh where there is none, and returns the history of a run that is complete. A
+                path goes on with that checkpoint, or that run.
+            save_every_n_steps: Save a checkpoint every so many updates too.
+            save_every_minutes: Save a checkpoint every so many minutes too.
+            keep: How many checkpoints to keep.
+            async_save: Write checkpoints in a thread while training goes on.
+            on_save_error: "raise", or "warn" where a full disk should not end training; the third
+                failure in a row does.
 
         Returns:
             The columns epoch (from 1), train_loss, train_<metric>, train_<term of the objective>,
@@ -189,7 +210,11 @@ class KerasModel(Measuring):
             NonFiniteError: The training loss became NaN or infinite.
             ValueError: An argument is out of range or does not go with the others.
             TypeError: An argument is unknown or of the wrong type.
-            KeyboardInterrupt: Ctrl-C, after history and best weights were put in order.
+            CheckpointError: A checkpoint can't be written, or is not one of this run; its
+                subclasses are in `fitorch.errors`.
+            KeyboardInterrupt: Ctrl-C, after a checkpoint was saved where there is a `ckpt_path`,
+                and history and best weights were put in order.
+            Preempted: SIGTERM, likewise; a SystemExit with code 143.
         """
         refuse_unknown(unknown, "fit")
         arguments = FitArguments(
@@ -214,12 +239,19 @@ class KerasModel(Measuring):
             cpu=cpu,
             gradient_accumulation_steps=gradient_accumulation_steps,
             seed=draw_seed() if seed is None else seed,
+            seeded=seed is not None,
             max_time=max_time,
             clip_grad_norm=clip_grad_norm,
             clip_grad_value=clip_grad_value,
             scheduler_step=scheduler_step,
             train_metrics=train_metrics,
             num_workers=num_workers,
+            resume=resume,
+            save_every_n_steps=save_every_n_steps,
+            save_every_minutes=save_every_minutes,
+            keep=keep,
+            async_save=async_save,
+            on_save_error=on_save_error,
         )
         with undisturbed_randomness():
             self._fit(train_data, val_data, arguments)
@@ -268,16 +300,34 @@ class KerasModel(Measuring):
         """How many updates the optimizer made, over all fits and in the one under way."""
         return self.progress.updates if self.update is None else self.update.completed
 
+    def restore(self, path: str | Path) -> Path:
+        """Put a checkpoint into the model: weights, optimizer, schedule, history, counters.
+
+        The next `fit` goes on after the epochs that are completed there. To go on in the middle of
+        an epoch, and with the same random numbers, use `fit(resume=path)`.
+
+        Args:
+            path: A checkpoint, or the folder of a run, whose newest is taken.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: There is none, it is broken, or it is of another net or optimizer.
+        """
+        return restore_model(self, path)
+
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False
         self.ckpt_path = arguments.ckpt_path
-        run = prepare(self, train_data, val_data, arguments)
-        self._fitting = True
-        try:
-            fit(run)
-        except KeyboardInterrupt:
-            if not in_notebook():
-                raise
-        finally:
-            self._fitting = False
-            run.close()
+        with run_folder(arguments) as folder:
+            run = begin(self, train_data, val_data, arguments, folder)
+            self._fitting = True
+            try:
+                fit(run)
+            except KeyboardInterrupt:
+                if not in_notebook():
+                    raise
+            finally:
+                self._fitting = False
+                run.close()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .errors import CheckpointWriteError, DataError
+from .errors import DataError
 from .structure import describe, leaves
 
 
@@ -151,23 +149,6 @@ def check_sample_weight(weight: Any, *, by_output: bool) -> None:
                 "shape (N,) or (N, 1)"
             )
             raise DataError(message)
-
-
-def check_writable(folder: str | Path) -> None:
-    """Create the folder that will hold checkpoints, and try to write into it.
-
-    Raises:
-        CheckpointWriteError: It names the folder and the cause.
-    """
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        cause = "there is a file of that name" if path.is_file() else error.strerror
-        message = f"ckpt_path {path} ({path.absolute()}) can't be written to: {cause}"
-        raise CheckpointWriteError(message) from error
 
 
 @contextmanager

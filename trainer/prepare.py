@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from fitorch.callbacks.hooks import Hooks
 
@@ -16,19 +17,20 @@ from .compiled import CompiledStep
 from .data import Batching, Source, as_source, set_name, split_validation, validation_sets
 from .evaluation import Evaluation, Validation
 from .feed import Feed
+from .folder import RunFolder
 from .forward import ClassWeights
 from .interrupt import Interrupt
 from .layout import align_state
 from .modes import training_modes
 from .placement import Placement, floating_dtype, move_optimizer
-from .preflight import check_optimizer, check_trainable, check_writable
+from .preflight import check_optimizer, check_trainable
 from .randomness import derive_seed, seed_everything
 from .run import Run
 from .scheduling import when_to_step
 from .state import FitState, Progress
 from .steps import EvaluationStep, Measures, TrainingStep
 from .update import Update
-from .watching import check_monitors, make_callbacks, watched_figure
+from .watching import check_monitors, make_callbacks, make_saving, watched_figure
 
 if TYPE_CHECKING:
     from .model import KerasModel
@@ -37,7 +39,13 @@ if TYPE_CHECKING:
 _SCHEDULED = 1000  # epochs whose weights are looked at before training begins
 
 
-def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArguments) -> Run:
+def prepare(
+    model: KerasModel,
+    train_data: Any,
+    val_data: Any,
+    arguments: FitArguments,
+    folder: RunFolder | None = None,
+) -> Run:
     """Settle what a fit will do, and refuse what can't work.
 
     Raises:
@@ -54,12 +62,10 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
     sets = list(validation_sources)
     figures = model.figure_names(sets, train_metrics=arguments.train_metrics)
     monitor, mode = watched_figure(model, arguments, figures, sets)
-    interrupt = Interrupt(model)
-    callbacks = make_callbacks(model, arguments, monitor, mode, interrupt)
+    interrupt, saving = Interrupt(model, saves=folder is not None), make_saving(folder, arguments)
+    callbacks = make_callbacks(model, arguments, monitor, mode, interrupt, saving)
     check_monitors(callbacks, model, figures, sets)
     hooks = Hooks.collect(callbacks)
-    if arguments.ckpt_path is not None:
-        check_writable(arguments.ckpt_path)
 
     placement = model.place(arguments.mixed_precision, arguments.cpu)
     move_optimizer(optimizer)
@@ -81,11 +87,12 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
         "steps": feed.steps,
         "validation_steps": _validation_steps(validation_sources, arguments),
         "verbose": arguments.verbose,
+        "batch_size": _batch_size(train_data, arguments),
     }
     introduce(callbacks, model, params)
     seed_everything(derive_seed(arguments.seed, "model", first))
     step = _training_step(model, measures, feed.source, update, arguments)
-    return Run(
+    run = Run(
         model=model,
         state=FitState(
             model.progress, model.net, model.objective, update, model.history, callbacks, feed, step
@@ -98,7 +105,18 @@ def prepare(model: KerasModel, train_data: Any, val_data: Any, arguments: FitArg
         last_epoch=last,
         monitor=monitor,
         validation=validation,
+        saving=saving,
     )
+    if saving is not None:
+        saving.run, feed.remembers = run, True
+    return run
+
+
+def _batch_size(train_data: Any, arguments: FitArguments) -> int | None:
+    """Return the samples in a batch, None where a loader does not tell."""
+    loader = isinstance(train_data, DataLoader)
+    size: int | None = train_data.batch_size if loader else arguments.batch_size
+    return size
 
 
 def _check_objective(model: KerasModel, epochs: range) -> None:

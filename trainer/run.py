@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from fitorch.callbacks.logs import EpochLogs
 
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
-from .errors import NonFiniteError
+from .errors import FitorchError, NonFiniteError
 from .evaluation import Validation
 from .feed import Feed
 from .interrupt import Interrupt
@@ -25,6 +26,7 @@ from .steps import TrainingStep
 
 if TYPE_CHECKING:
     from .model import KerasModel
+    from .saving import Saving
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class Run:
         last_epoch: The number of epochs that will be completed at the end.
         monitor: The figure that decides what is best.
         validation: The passes over the validation data, or None.
+        saving: Saves where training stands, or None.
+        cut_short: Whether the epoch under way was stopped to be gone on with later.
     """
 
     model: KerasModel
@@ -54,7 +58,10 @@ class Run:
     last_epoch: int
     monitor: str
     validation: Validation | None
+    saving: Saving | None = None
+    cut_short: bool = False
     logs: EpochLogs = field(default_factory=EpochLogs)
+    _first_update: int = 0  # what was completed before the epoch under way
 
     @property
     def net(self) -> nn.Module:
@@ -92,6 +99,61 @@ class Run:
             self.modes.restore()
         self.state.objective.bind(self.net)  # callbacks may have frozen or freed parameters
         self.state.objective.begin_epoch(self.progress.epochs)
+        self.step.begin_epoch()
+        window = self.arguments.gradient_accumulation_steps
+        self._first_update = self.state.update.completed - _windows(self.feed.taken, window)
+
+    def pause(self) -> None:
+        """Save where training stands, where it was told to stop within an epoch; honour signals."""
+        if not self.model.stop_training:
+            return
+        unfinished = self.feed.steps is None or self.feed.taken < self.feed.steps
+        self.cut_short = unfinished and self.pauses
+        self.honour_signals(save=self.cut_short)
+
+    def honour_signals(self, *, save: bool = False) -> None:
+        """Save where training stands and raise what a signal asked for, where one came.
+
+        Args:
+            save: Save in any case.
+        """
+        if self.saving is None or not (save or self.interrupt.requested):
+            self.interrupt.check()
+            return
+        self.saving.save(wait=True)
+        took = f" after {self.interrupt.seconds:.1f} s" if self.interrupt.requested else ""
+        self.interrupt.check(
+            f"{self.interrupt.stopping_reason}: update {self.state.update.completed} is saved in "
+            f"{self.saving.newest}{took}; fit(..., resume=True) goes on there"
+        )
+
+    def rescue(self) -> None:
+        """Save where training stands after an error of a callback, or of the data."""
+        trained = self.state.update.completed - self._first_update
+        window = self.arguments.gradient_accumulation_steps
+        consistent = self.step.at_boundary and trained == _windows(self.feed.taken, window)
+        if self.saving is None or not consistent:
+            return
+        try:
+            self.saving.save(wait=True)
+        except (FitorchError, OSError) as error:
+            warnings.warn(f"where training stands can't be saved: {error}", stacklevel=2)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether training stops for a reason that has nothing to do with it, as lack of time."""
+        return self.interrupt.requested or any(
+            getattr(callback, "pauses", False) and callback.stopping_reason
+            for callback in self.state.callbacks
+        )
+
+    @property
+    def stopped(self) -> str | None:
+        """Why training ended before its last epoch; None where it did not, or will go on."""
+        if not self.model.stop_training or self.pauses:
+            return None
+        reasons = (getattr(callback, "stopping_reason", "") for callback in self.state.callbacks)
+        return next(filter(None, reasons), "stop_training was set")
 
     def end_epoch(self, logs: EpochLogs) -> None:
         """Count the epoch as completed."""
@@ -150,3 +212,7 @@ class Run:
         self.feed.close()
         if self.validation is not None:
             self.validation.close()
+
+
+def _windows(batches: int, size: int) -> int:
+    return -(-batches // size)

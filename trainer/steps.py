@@ -223,6 +223,14 @@ class TrainingStep(EvaluationStep):
         self.update.backward(self.objective.total(self.measure(batch)))
         self.update()
 
+    def begin_epoch(self) -> None:
+        """Hear that an epoch begins, or goes on."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether all batches that it took are in the weights."""
+        return True
+
     @property
     def done(self) -> bool:
         """Whether somebody asked to stop."""

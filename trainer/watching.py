@@ -26,8 +26,10 @@ from fitorch.metrics.make import higher_is_better
 
 from .announce import Announcer
 from .arguments import FitArguments
+from .folder import RunFolder
 from .interrupt import Interrupt
 from .plot import HistoryPlot
+from .saving import Saving, StepSaving
 
 if TYPE_CHECKING:
     from .model import KerasModel
@@ -56,8 +58,24 @@ def watched_figure(
     return monitor, mode
 
 
+def make_saving(folder: RunFolder | None, arguments: FitArguments) -> Saving | None:
+    """Return what saves checkpoints, where there is a folder for them."""
+    if folder is None:
+        return None
+    options: Any = {"on_error": arguments.on_save_error, "background": arguments.async_save}
+    steps, minutes = arguments.save_every_n_steps, arguments.save_every_minutes
+    if steps is None and minutes is None:
+        return Saving(folder, **options)
+    return StepSaving(folder, steps, minutes, **options)
+
+
 def make_callbacks(
-    model: KerasModel, arguments: FitArguments, monitor: str, mode: str, interrupt: Interrupt
+    model: KerasModel,
+    arguments: FitArguments,
+    monitor: str,
+    mode: str,
+    interrupt: Interrupt,
+    saving: Saving | None = None,
 ) -> list[Any]:
     """Return all callbacks in their order: figures, stopping, the user's, what people see.
 
@@ -65,11 +83,8 @@ def make_callbacks(
     that add `monitor` to the logs.
     """
     refuse_foreign(arguments.callbacks)
-    first, adding, others = list[Any](), list[Any](), list[Any]()
-    for callback in arguments.callbacks:
-        early = adding if monitor in figures_added_by(callback) else others
-        (first if getattr(callback, "comes_first", False) is True else early).append(callback)
-    callbacks: list[Any] = [model.history, *first, *adding]
+    early, others = _sorted(arguments.callbacks, monitor)
+    callbacks: list[Any] = [model.history, *early]
     if arguments.max_time is not None:
         callbacks.append(MaxTime(arguments.max_time))
     if arguments.patience is not None:
@@ -80,12 +95,23 @@ def make_callbacks(
     if arguments.wandb:
         project = arguments.wandb if isinstance(arguments.wandb, str) else None
         callbacks.append(WandbCallback(project))
+    if saving is not None:
+        callbacks.append(saving)
     if arguments.plot:
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:
         progress = Progress(2 if arguments.verbose == 2 else 1, monitor=monitor, mode=mode)
         callbacks += [Announcer(progress, [*callbacks, interrupt]), progress]
     return callbacks
+
+
+def _sorted(given: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
+    """Return the user's callbacks that come before those of fit, and those that come behind."""
+    first, adding, others = list[Any](), list[Any](), list[Any]()
+    for callback in given:
+        early = adding if monitor in figures_added_by(callback) else others
+        (first if getattr(callback, "comes_first", False) is True else early).append(callback)
+    return [*first, *adding], others
 
 
 def check_monitors(

@@ -1,0 +1,98 @@
+"""What a fit must have in common with the one that it goes on with, and what it should."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def fingerprint(run: Run) -> dict[str, dict[str, Any]]:
+    """Return what the bits of a run depend on, beside data and weights.
+
+    Returns:
+        "run_settings": what must be the same for a run to go on. "machine": what must be the same
+        for the same bits.
+    """
+    return {"run_settings": _of_run(run), "machine": _of_machine(run)}
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    update, source, arguments = run.state.update, run.feed.source, run.arguments
+    ours = _class_name(source) in ("DatasetSource", "MemorySource") and not source.order_owners
+    return {
+        "optimizer": type(update.optimizer).__name__,
+        "parameters": _parameter_names(run),
+        "lr_scheduler": None if update.scheduler is None else type(update.scheduler).__name__,
+        "scheduler_step": None if update.scheduler is None else update.scheduler_step,
+        "samples": source.samples,
+        "batches": source.steps,
+        "batch_size": arguments.batch_size if ours else None,
+        "shuffle": arguments.shuffle if ours else None,
+        "steps_per_epoch": arguments.steps_per_epoch,
+        "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+        "processes": 1,
+    }
+
+
+def _of_machine(run: Run) -> dict[str, Any]:
+    packages = ("fitorch", "torch", "accelerate", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "device": run.model.placement.device.type,
+        "mixed_precision": run.model.placement.accelerator.mixed_precision,
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn.deterministic": torch.backends.cudnn.deterministic,
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "jit_compile": run.model.compilation is not None,
+        "channels_last": run.model.channels_last,
+    }
+
+
+def _parameter_names(run: Run) -> list[list[str]]:
+    """Return the names of the parameters in each group of the optimizer."""
+    modules: Mapping[str, nn.Module] = {"": run.net, "loss.": run.state.objective.module}
+    names = {
+        id(parameter): prefix + name
+        for prefix, module in modules.items()
+        for name, parameter in module.named_parameters()
+    }
+    groups = run.state.update.optimizer.param_groups
+    return [[names.get(id(p), "?") for p in group["params"]] for group in groups]
+
+
+def _class_name(thing: Any) -> str:
+    return type(thing).__name__
+
+
+def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return what differs, as "batch_size: saved 32, given 16"."""
+    found = []
+    for name in {**given, **saved}:
+        before, now = saved.get(name), given.get(name)
+        if before != now:
+            found.append(f"{name}: {_apart(before, now)}")
+    return found
+
+
+def _apart(before: Any, now: Any) -> str:
+    """Say in what two settings differ; of lists of names only what is not in both."""
+    if not isinstance(before, list) or not isinstance(now, list):
+        return f"saved {before!r}, given {now!r}"
+    flat = [[name for group in groups for name in group] for groups in (before, now)]
+    lost, new = ([n for n in flat[i] if n not in flat[1 - i]][:10] for i in (0, 1))
+    if lost or new:
+        return f"saved alone {lost}, given alone {new}"
+    return (
+        f"saved in groups of {[len(g) for g in before]}, given {[len(g) for g in now]}, or in "
+        "another order"
+    )

@@ -1,0 +1,321 @@
+"""Go on where a checkpoint stands: find it, compare it with the fit, put its state in."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from .arguments import FitArguments
+from .checkpoint import Checkpoint, CheckpointStore
+from .errors import (
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    NotBitExactWarning,
+    UnsafeCheckpointError,
+)
+from .fingerprint import differences, fingerprint
+from .folder import CHECKPOINTS, RunFolder
+from .layout import align_state
+from .manifest import MANIFEST, Manifest
+from .prepare import prepare
+from .saving import rearranged
+from .state import Progress
+
+if TYPE_CHECKING:
+    from .model import KerasModel
+    from .run import Run
+
+_FOREIGN = {
+    "trainer_state.json": "a checkpoint of Hugging Face's Trainer",
+    "pytorch_model.bin": "a model of Hugging Face's or accelerate's",
+    "config.json": "a model of Hugging Face's",
+    "optimizer.bin": "a checkpoint of accelerate's save_state",
+}
+
+
+def run_folder(arguments: FitArguments) -> AbstractContextManager[RunFolder | None]:
+    """Return the folder that a fit writes into, where it was given one."""
+    path = arguments.ckpt_path
+    return nullcontext() if path is None else RunFolder(path, arguments.keep)
+
+
+def begin(
+    model: KerasModel,
+    train_data: Any,
+    val_data: Any,
+    arguments: FitArguments,
+    folder: RunFolder | None,
+) -> Run:
+    """Return a fit that is ready to begin, or to go on where a checkpoint stands.
+
+    Raises:
+        CheckpointError: The checkpoint can't be used, or a state can't be stored.
+        ValueError, TypeError: See `prepare`.
+    """
+    found = find(arguments.resume, folder)
+    if found is not None:
+        drawn = arguments.seed if arguments.seeded else int(found.info["seed"])
+        arguments = replace(arguments, initial_epoch=0, seed=drawn, resume=False)
+    run = prepare(model, train_data, val_data, arguments, folder)
+    if run.saving is not None:
+        run.saving.try_encoding()
+    if found is not None:
+        restore(run, found)
+    if folder is not None:
+        _make_way(folder, run, found)
+    return run
+
+
+def _make_way(folder: RunFolder, run: Run, found: Found | None) -> None:
+    """Move out of the way what an earlier run left, where this one does not go on with it."""
+    going_on = found is not None and found.checkpoint.path.parent == folder.store.folder
+    if going_on and found is not None:
+        run.saving.resumed_from = found.checkpoint.path
+        newer = [c for c in folder.store.list() if c.order > found.checkpoint.order]
+        folder.set_checkpoints_aside(newer)
+    elif found is not None or folder.run_id() != run.model.run_id:
+        folder.set_aside()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint that was read, whole.
+
+    Args:
+        checkpoint: Where it is.
+        manifest: What it consists of.
+        parts: Its parts, by name.
+    """
+
+    checkpoint: Checkpoint
+    manifest: Manifest
+    parts: dict[str, Any]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What it tells about itself."""
+        return self.manifest.info
+
+
+def find(resume: bool | str | Path, folder: RunFolder | None) -> Found | None:
+    """Return the checkpoint to go on with, None where a fit should begin afresh.
+
+    Args:
+        resume: False, True for the newest good one in `folder`, or the path of a checkpoint or of
+            a run, whose newest one must be whole.
+        folder: The run's folder.
+
+    Raises:
+        CheckpointNotFoundError: There is nothing at the path.
+        CheckpointCorruptedError: What is there can't be used.
+        CheckpointError: There is something else at the path.
+    """
+    if resume is False:
+        return None
+    if resume is True:
+        assert folder is not None
+        return newest(folder.store) if folder.store.list() else None
+    return read(checkpoint_at(resume))
+
+
+def newest(store: CheckpointStore) -> Found:
+    """Return the newest checkpoint that is whole, read."""
+    return read(store.newest_good())
+
+
+def read(checkpoint: Checkpoint) -> Found:
+    """Return a checkpoint, read and verified."""
+    return Found(checkpoint, checkpoint.manifest(), checkpoint.read())
+
+
+def checkpoint_at(path: str | Path) -> Checkpoint:
+    """Return the checkpoint that a path stands for: itself, or the newest of a run.
+
+    Raises:
+        CheckpointNotFoundError: There is nothing.
+        CheckpointError: There is something else.
+    """
+    path = Path(path)
+    if not path.exists():
+        beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        message = (
+            f"there is nothing at {path} ({path.absolute()}); {path.parent} holds "
+            f"{', '.join(beside[:5]) or 'nothing'}"
+        )
+        raise CheckpointNotFoundError(message)
+    if path.is_file():
+        message = (
+            f"{path} is a file; a checkpoint is a folder. Weights in a file, which may be pickled, "
+            "are read by KerasModel.load_ckpt(path)"
+        )
+        raise UnsafeCheckpointError(message)
+    if (path / MANIFEST).exists() or path.name.startswith("step-"):
+        return Checkpoint(path)
+    for folder in (path / CHECKPOINTS, path):
+        if found := CheckpointStore(folder).list():
+            return found[0]
+    raise _not_ours(path)
+
+
+def _not_ours(path: Path) -> CheckpointError:
+    names = {child.name for child in path.iterdir()}
+    looks = next((what for name, what in _FOREIGN.items() if name in names), "")
+    looks = looks or ("a checkpoint of Lightning" if any(path.glob("*.ckpt")) else "")
+    if not looks:
+        message = f"there is no checkpoint in {path} ({path.absolute()})"
+        return CheckpointNotFoundError(message)
+    message = (
+        f"{path} looks like {looks}, which fitorch can't go on with; its weights are read by "
+        "KerasModel.load_ckpt(file)"
+    )
+    return CheckpointError(message)
+
+
+def restore(run: Run, found: Found) -> None:
+    """Put a checkpoint's state into a fit: all of it, or nothing.
+
+    Raises:
+        CheckpointMismatchError: It is of another net, optimizer or data; all that differs is told.
+        ValueError: It stands behind the last epoch that is asked for.
+    """
+    state = rearranged(found.parts)
+    _check_epochs(run, found)
+    _check(run, found, state)
+    before = copy.deepcopy(run.state.state_dict())
+    try:
+        _put(run, state)
+    except Exception as error:
+        _put(run, before)
+        message = f"{found.checkpoint.path} can't be put into this fit: {error}"
+        raise CheckpointMismatchError(message) from error
+    run.model.run_id = str(found.info["run"])
+    stopped = found.info["stopped"] is not None and run.last_epoch <= found.info["epochs"]
+    run.model.stop_training = bool(stopped)
+
+
+def _put(run: Run, state: Mapping[str, Any]) -> None:
+    history, sets = run.state.history, run.state.history.sets
+    monitor, mode = history.monitor, history.mode
+    run.state.load_state_dict(state)
+    history.begin(monitor, mode, run.progress.seed, sets=sets)
+    keep_dtypes(run.state.update.optimizer, state["optimizer"])
+
+
+def restore_model(model: KerasModel, path: str | Path) -> Path:
+    """Put a checkpoint into a model that is not at work; see `KerasModel.restore`."""
+    found = read(checkpoint_at(path))
+    state = rearranged(found.parts)
+    wrong = _table_differences(state["net"], model.net.state_dict())
+    kinds = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}
+    given = {name: None if part is None else type(part).__name__ for name, part in kinds.items()}
+    saved = {name: found.info["run_settings"][name] for name in given}
+    _refuse(found, wrong + differences(saved, given))
+    parts = {"net": model.net, "loss": model.objective, "optimizer": model.optimizer}
+    parts |= {"scheduler": model.lr_scheduler, "history": model.history}
+    load_all({name: part for name, part in parts.items() if part is not None}, state, found)
+    keep_dtypes(model.optimizer, state["optimizer"])
+    align_state(model.optimizer)
+    progress = state["progress"]
+    model.progress = Progress(progress["seed"], progress["epochs"], updates=progress["updates"])
+    return found.checkpoint.path
+
+
+def load_all(parts: Mapping[str, Any], state: Mapping[str, Any], found: Found) -> None:
+    """Put states into all parts, or into none.
+
+    Raises:
+        CheckpointMismatchError: One does not take its state.
+    """
+    before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except Exception as error:
+        for name, part in parts.items():
+            part.load_state_dict(before[name])
+        message = f"{found.checkpoint.path} can't be put in: {error}"
+        raise CheckpointMismatchError(message) from error
+
+
+def keep_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give an optimizer's state the types that were saved: torch casts to those of the weights."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, values in saved["state"].items():
+        own = optimizer.state[parameters[number]]
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.dtype != own[name].dtype:
+                own[name] = value.to(own[name].device, copy=True)
+
+
+def _check_epochs(run: Run, found: Found) -> None:
+    done = found.info["epoch"]
+    if done > run.last_epoch:
+        message = (
+            f"{found.checkpoint.path} has {done} epochs behind it, but epochs={run.last_epoch}; "
+            "epochs is the number of the last one"
+        )
+        raise ValueError(message)
+
+
+def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
+    """Refuse the checkpoint of another run; warn of what may change the bits."""
+    given = fingerprint(run)
+    wrong = differences(found.info["run_settings"], given["run_settings"])
+    wrong += _table_differences(state["net"], run.net.state_dict())
+    if run.arguments.seed != found.info["seed"]:
+        wrong.append(f"seed: saved {found.info['seed']}, given {run.arguments.seed}")
+    _refuse(found, wrong)
+    parts = {*run.state.parts(), "random"}
+    odd = [f"{name} has no state there, and begins afresh" for name in sorted(parts - {*state})]
+    odd += [f"{name} is not in this fit" for name in sorted({*state} - parts)]
+    odd += differences(found.info["machine"], given["machine"])
+    if odd:
+        warnings.warn(
+            f"going on from {found.checkpoint.path}, but the bits may differ from those of a run "
+            f"without interruption: {'; '.join(odd)}",
+            NotBitExactWarning,
+            stacklevel=2,
+        )
+
+
+def _refuse(found: Found, wrong: list[str]) -> None:
+    if wrong:
+        listed = "\n".join(f"  {each}" for each in wrong)
+        message = (
+            f"{found.checkpoint.path} is of another run than this one:\n{listed}\nmake them the "
+            "same; or begin a new run with its weights: model.load_ckpt(...), fit(resume=False)"
+        )
+        raise CheckpointMismatchError(message)
+
+
+def _table_differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return in what two state dicts differ, but for their numbers."""
+    found = []
+    for kind, names in (
+        ("missing in the checkpoint", [name for name in given if name not in saved]),
+        ("not in this net", [name for name in saved if name not in given]),
+    ):
+        if names:
+            found.append(f"{len(names)} weights {kind}: {', '.join(names[:10])}")
+    apart = [
+        f"{name} saved {_form(saved[name])}, given {_form(given[name])}"
+        for name in given
+        if name in saved and not is_lazy(given[name]) and _form(saved[name]) != _form(given[name])
+    ]
+    return found + ([f"{len(apart)} weights: {'; '.join(apart[:10])}"] if apart else [])
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

@@ -1,0 +1,260 @@
+"""When a fit saves where it stands, and what it says about it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fitorch.callbacks import Callback
+from fitorch.callbacks.base import Logs
+
+from .checkpoint import Checkpoint, pack
+from .errors import CheckpointWriteError, NonFiniteError
+from .fingerprint import fingerprint
+from .folder import RunFolder
+
+if TYPE_CHECKING:
+    from .run import Run
+
+_MOST_FAILURES = 3  # in a row, where errors of saving are warnings
+
+
+class Saving(Callback):
+    """Save a checkpoint after each epoch, and when a fit is told to stop within one.
+
+    It comes behind all callbacks that have a state.
+
+    Args:
+        folder: The run's folder.
+        on_error: "raise", or "warn" where an error of writing should not end training; the third
+            in a row does.
+        background: Write in a thread, while training goes on with copies made.
+
+    Attributes:
+        newest: The folder of the newest checkpoint, None before the first.
+        run: The fit.
+    """
+
+    run: Run
+
+    def __init__(
+        self, folder: RunFolder, *, on_error: str = "raise", background: bool = False
+    ) -> None:
+        self.folder = folder
+        self.newest: Path | None = None
+        self.resumed_from: Path | None = None
+        self._on_error = on_error
+        self._failures = 0
+        self._writer = _Background(self._written) if background else _Foreground(self._written)
+        self._facts: dict[str, Any] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Save, unless the epoch was cut short to be gone on with."""
+        if not self.run.cut_short:
+            self.save()
+        self._attempt(lambda: self.folder.write_history(self.run.state.history.columns))
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Wait until all is written."""
+        self._attempt(self._writer.wait)
+
+    def save(self, *, wait: bool = False) -> None:
+        """Save where training stands, between two updates.
+
+        Args:
+            wait: Until it is on the disk.
+
+        Raises:
+            NonFiniteError: Weights are NaN or infinite.
+            CheckpointWriteError: It can't be written.
+            CheckpointError: A state can't be stored.
+        """
+        run = self.run
+        check_finite(run)
+        parts = pack(arranged(run.state.state_dict()))
+        if isinstance(self._writer, _Background):
+            parts = {name: part.copied() for name, part in parts.items()}
+        step, info = run.state.update.completed, self._info()
+        protected = [path for path in (self.resumed_from,) if path is not None]
+
+        def write() -> Checkpoint:
+            return self.folder.store.write(step, parts, info, protected)
+
+        self._attempt(lambda: self._writer.start(write))
+        if wait:
+            self._attempt(self._writer.wait)
+
+    def try_encoding(self) -> None:
+        """Find out before the first step whether all states can be stored.
+
+        Raises:
+            CheckpointError: One can't; it names the path to it.
+        """
+        pack(arranged(self.run.state.state_dict()))
+
+    def _info(self) -> dict[str, Any]:
+        """Return what a checkpoint tells before it is read."""
+        run = self.run
+        progress, history = run.progress, run.state.history
+        self._facts = self._facts or fingerprint(run)
+        best = history.best
+        return {
+            "run": run.model.run_id,
+            "epoch": progress.epochs,
+            "batch": progress.batches,
+            "seed": progress.seed,
+            "epochs": run.last_epoch,
+            "stopped": run.stopped,
+            "monitor": history.monitor,
+            "value": history.last.get(history.monitor),
+            "best": best.get(history.monitor),
+            **self._facts,
+        }
+
+    def _written(self, checkpoint: Checkpoint) -> None:
+        self.newest, self._failures = checkpoint.path, 0
+        for callback in self.run.state.callbacks:
+            receive = getattr(callback, "on_checkpoint_saved", None)
+            if receive is not None:
+                receive(checkpoint.path)
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except CheckpointWriteError as error:
+            self._failures += 1
+            if self._on_error == "raise" or self._failures >= _MOST_FAILURES:
+                raise
+            warnings.warn(str(error), stacklevel=2)
+
+
+class StepSaving(Saving):
+    """Save within epochs too.
+
+    Args:
+        folder: The run's folder.
+        every_n_steps: Save after each update whose number is a multiple of this, or None.
+        every_minutes: Save after the first update behind so many minutes, or None.
+        **options: As for `Saving`.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        every_n_steps: int | None = None,
+        every_minutes: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(folder, **options)
+        self._every = every_n_steps
+        self._pause = None if every_minutes is None else 60 * every_minutes
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Start the clock."""
+        self._seen, self._saved_at = self.run.state.update.completed, time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Save where it is time."""
+        step = self.run.state.update.completed
+        if step == self._seen:
+            return
+        self._seen = step
+        due = self._every is not None and not step % self._every
+        if self._pause is not None and not due:
+            due = time.monotonic() - self._saved_at >= self._pause
+        if due:
+            self._saved_at = time.monotonic()
+            self.save()
+
+
+class _Foreground:
+    """Writes at once.
+
+    Args:
+        tell: Is told what was written.
+    """
+
+    def __init__(self, tell: Callable[[Checkpoint], None]) -> None:
+        self._tell = tell
+
+    def start(self, write: Callable[[], Checkpoint]) -> None:
+        """Write."""
+        self._tell(write())
+
+    def wait(self) -> None:
+        """Do nothing: all is written."""
+
+
+class _Background:
+    """Writes in a thread, one checkpoint at a time; errors are raised when somebody waits.
+
+    Args:
+        tell: Is told, in the thread of training, what was written.
+    """
+
+    def __init__(self, tell: Callable[[Checkpoint], None]) -> None:
+        self._tell = tell
+        self._thread: threading.Thread | None = None
+        self._result: Checkpoint | BaseException | None = None
+
+    def start(self, write: Callable[[], Checkpoint]) -> None:
+        """Wait for the checkpoint before, and begin with this one."""
+        self.wait()
+        self._thread = threading.Thread(target=self._work, args=(write,), name="fitorch-save")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until all is written."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread, result, self._result = None, self._result, None
+        if isinstance(result, BaseException):
+            raise result
+        if result is not None:
+            self._tell(result)
+
+    def _work(self, write: Callable[[], Checkpoint]) -> None:
+        try:
+            self._result = write()
+        except BaseException as error:
+            self._result = error
+
+
+def arranged(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a fit's state by the files that it is stored in."""
+    rest = dict(state)
+    own = {name: rest.pop(name) for name in ("random", "sums", "feed")}
+    net, optimizer = rest.pop("net"), rest.pop("optimizer")
+    return {"model": net, "optimizer": optimizer, "state": rest, "rank-00000": own}
+
+
+def rearranged(parts: dict[str, Any]) -> dict[str, Any]:
+    """Return a fit's state out of what `arranged` made of it."""
+    whole = {"net": parts["model"], "optimizer": parts["optimizer"]}
+    return {**parts["state"], **whole, **parts["rank-00000"]}
+
+
+@torch.no_grad()
+def check_finite(run: Run) -> None:
+    """Refuse weights that are no numbers: a checkpoint of them is of no use to anybody.
+
+    Raises:
+        NonFiniteError: It names the parameters.
+    """
+    named = [(name, p) for name, p in run.net.named_parameters() if p.requires_grad]
+    wrong = [~p.isfinite().all() for _, p in named]
+    if not wrong or not bool(torch.stack(wrong).any()):
+        return
+    names = [name for (name, _), each in zip(named, wrong, strict=True) if each]
+    message = (
+        f"after update {run.state.update.completed} the parameters {', '.join(names[:5])} "
+        f"{'and others ' if len(names) > 5 else ''}are NaN or infinite; they are not saved"
+    )
+    raise NonFiniteError(message)
