@@ -32,6 +32,13 @@ class Callback:
             on_epoch_end(epoch, logs)
         on_train_end(logs)                                # also after an error or Ctrl-C
 
+    A fit that goes on within an epoch calls `on_epoch_begin` for it again. What a callback must not
+    do twice it keeps in its state: where there are `state_dict()` and `load_state_dict(state)`,
+    of plain values and tensors, they are in each checkpoint, and put back before `on_train_begin`.
+    A method `on_checkpoint_saved(path)` is called once a checkpoint is on the disk. A figure that a
+    callback adds to the logs of `on_epoch_end` can be monitored where it declares it:
+    `adds = ("my_figure",)`.
+
     `evaluate` calls the `on_test_*` hooks, `predict` the `on_predict_*` hooks, of the callbacks
     that are passed to them. Set `self.model.stop_training = True` to stop after the current batch.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from fitorch.weights import BEST, metadata_of
 
 from .base import Logs
 from .kept_weights import KeptWeights
@@ -18,7 +21,8 @@ class BestWeights(MonitorCallback):
         monitor: The figure to watch.
         mode: "min", "max" or "auto".
         folder: Where to write `best.safetensors` each time the figure improves, with epoch (from
-            1), monitor and value in its metadata; None writes nothing.
+            1), monitor and value in its metadata; None writes nothing. A file that an earlier fit
+            left there is replaced only by a better one.
     """
 
     def __init__(
@@ -27,11 +31,23 @@ class BestWeights(MonitorCallback):
         super().__init__(monitor, mode)
         self.folder = None if folder is None else Path(folder)
         self._best = KeptWeights()
+        self._in_file = math.nan
 
     def forget(self) -> None:
         """Forget an earlier fit."""
         super().forget()
         self._best.forget()
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Look what is in the file; where a fit is gone on with, write what was best until then."""
+        goes_on = self._restored
+        super().on_train_begin(logs)
+        self._in_file = math.nan
+        told = {} if self.folder is None else metadata_of(self.folder / BEST)
+        if not goes_on and told.get("monitor") == self.monitor:
+            self._in_file = float(told["value"])
+        if self.folder is not None and self._best.states is not None and told != self._metadata():
+            self.model.save_states(self._best.states, self.folder / BEST, self._metadata())
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Keep the weights where the figure is better than ever."""
@@ -39,9 +55,9 @@ class BestWeights(MonitorCallback):
         if value is None or not self.watched.improves(value, epoch):
             return
         self._best.keep(self.model)
-        if self.folder is not None:
-            metadata = {"epoch": str(epoch + 1), "monitor": self.monitor, "value": repr(value)}
-            self.model.save_ckpt(self.folder / "best.safetensors", metadata=metadata)
+        worse = value >= self._in_file if self.watched.mode == "min" else value <= self._in_file
+        if self.folder is not None and not worse:
+            self.model.save_ckpt(self.folder / BEST, metadata=self._metadata())
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Restore them."""
@@ -55,3 +71,8 @@ class BestWeights(MonitorCallback):
         """Put it back."""
         super().load_state_dict(state)
         self._best.load(state["weights"])
+
+    def _metadata(self) -> dict[str, str]:
+        watched = self.watched
+        epoch = 0 if watched.best_epoch is None else watched.best_epoch + 1
+        return {"epoch": str(epoch), "monitor": self.monitor, "value": repr(watched.best)}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.weights import load_plain, plain_state
+
 States = dict[str, dict[str, Any]]
 
 
@@ -19,7 +21,7 @@ class KeptWeights:
 
     def keep(self, model: Any) -> None:
         """Copy the weights, into the memory of the last copy where there is one."""
-        found = {name: module.state_dict() for name, module in _modules(model).items()}
+        found = {name: plain_state(module) for name, module in _modules(model).items()}
         if self.states is None or _names(self.states) != _names(found):
             self.states = _copies(found)
             return
@@ -30,7 +32,7 @@ class KeptWeights:
         """Give the model the weights that were kept, where some were."""
         if self.states is not None:
             for name, module in _modules(model).items():
-                module.load_state_dict(self.states[name])
+                load_plain(module, self.states[name])
 
     def forget(self) -> None:
         """Keep nothing any more."""

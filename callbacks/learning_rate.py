@@ -28,13 +28,29 @@ class LearningRateScheduler(Callback):
         self.schedule = schedule
         self.verbose = verbose
         self._takes_rate = _takes_rate(schedule)
+        self._epoch: int | None = None  # whose rate was set last
+        self._resumed: int | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Refuse a second schedule beside this one."""
         refuse_second(self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Set the rate."""
+        """Set the rate, unless an epoch is gone on with that has it already."""
+        resumed, self._resumed = self._resumed, None
+        self._epoch = epoch
+        if epoch != resumed:
+            self._set_rates(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whose rate was set last."""
+        return {"epoch": self._epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back, for the fit that begins next."""
+        self._epoch = self._resumed = state["epoch"]
+
+    def _set_rates(self, epoch: int) -> None:
         groups = groups_of(self.model)
         current = float(groups[0]["lr"])
         rate: Any = self.schedule(epoch, current) if self._takes_rate else self.schedule(epoch)

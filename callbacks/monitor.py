@@ -53,11 +53,19 @@ class Monitor:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and its epoch."""
-        return {"best": self.best, "best_epoch": self.best_epoch}
+        """Return the best value and its epoch, and the figure that they are of."""
+        return {"name": self.name, "best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back."""
+        """Put them back; those of another figure say nothing about this one."""
+        if state["name"] != self.name:
+            warnings.warn(
+                f"{self.name} is monitored now instead of {state['name']}; what was best of it is "
+                "not known",
+                stacklevel=2,
+            )
+            self.best = self.best_epoch = None
+            return
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 

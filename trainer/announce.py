@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.progress import Progress
 
 from .hints import new_hints
+from .saving import Saving
 
 _LONG = 5.0  # seconds of training, before anybody is bothered with what would be faster
 
@@ -25,10 +27,12 @@ class Announcer(Callback):
     Args:
         progress: Writes the lines.
         witnesses: Those who may know why it stopped, as `stopping_reason`.
+        notes: What else there is to say before training, once it begins.
     """
 
-    def __init__(self, progress: Progress, witnesses: list[Any]) -> None:
+    def __init__(self, progress: Progress, witnesses: list[Any], notes: Sequence[str] = ()) -> None:
         self._progress = progress
+        self._notes = notes
         self._witnesses = witnesses
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -39,6 +43,10 @@ class Announcer(Callback):
         self._began = len(self.model.history)
         self._stated = False
         self._started = perf_counter()
+        for note in self._notes:
+            self._progress.say(note)
+        if self.model.progress.epochs >= self.params["epochs"] or self.model.stop_training:
+            return
         self._progress.say(
             f"training {type(net).__name__}, {count:,} parameters, on {self.model.placement}"
         )
@@ -62,10 +70,17 @@ class Announcer(Callback):
             compiled.seconds = 0.0
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Say why training stopped, and what was best."""
+        """Say why training stopped, where it is saved, and what was best."""
         best = self._best() if len(self.model.history) > self._began else ""
-        for line in filter(None, (self._reason(), best)):
+        for line in filter(None, (self._reason(), self._saved(), best)):
             self._progress.say(line)
+
+    def _saved(self) -> str:
+        """Tell how to go on, where training stopped for a reason that has nothing to do with it."""
+        saving = next((each for each in self._witnesses if isinstance(each, Saving)), None)
+        if saving is None or saving.newest is None or not saving.run.pauses:
+            return ""
+        return f"saved in {saving.newest}; fit(..., resume=True) goes on there"
 
     def _reason(self) -> str:
         reasons = (getattr(callback, "stopping_reason", "") for callback in self._witnesses)

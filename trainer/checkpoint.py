@@ -34,7 +34,6 @@ from .errors import (
     CheckpointCorruptedError,
     CheckpointError,
     CheckpointNotFoundError,
-    CheckpointWriteError,
 )
 from .manifest import MANIFEST, Manifest
 from .parts import Part, pack, size_of_parts, write_parts
@@ -171,8 +170,7 @@ class CheckpointStore:
             disk.rename(temporary, checkpoint.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            message = self._failed(step, parts, error, checkpoint)
-            raise CheckpointWriteError(error.errno, message) from error
+            raise disk.write_error(self._failed(step, parts, error, checkpoint), error) from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -20,7 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
+from .errors import (
+    CheckpointCorruptedError,
+    CheckpointError,
+    CheckpointWriteError,
+    UnsafeCheckpointError,
+)
 
 Bytes = bytes | memoryview
 
@@ -91,6 +96,13 @@ def replace(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_error(message: str, cause: OSError) -> CheckpointWriteError:
+    """Return the error to raise from `cause`, with the same number."""
+    error = CheckpointWriteError(message)
+    error.errno = cause.errno  # given to the class, it would not get there past RuntimeError
+    return error
 
 
 def make_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from fitorch.losses import Objective
 
 from .placement import Placement
-from .weights import load_weights, save_weights
+from .weights import load_weights, plain_state, save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,9 +47,16 @@ class NetFace:
             The file. Where the loss has parameters of its own, they are beside it:
             `best.loss.safetensors`.
         """
-        file = save_weights(self.net, path, metadata)
+        states = {"net": plain_state(self.net), "loss": self.objective.module.state_dict()}
+        return self.save_states(states, path, metadata)
+
+    def save_states(
+        self, states: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write weights as `save_ckpt` does, given as state dicts of "net" and "loss"."""
+        file = save_weights(states["net"], path, metadata)
         if self._loss_learns:
-            save_weights(self.objective.module, _beside(file), metadata)
+            save_weights(states["loss"], _beside(file), metadata)
         return file
 
     def load_ckpt(self, path: str | Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
@@ -151,8 +152,9 @@ class History(Callback):
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the table, its columns as arrays of 64 bits, and the clock."""
-        columns = {name: np.array(values) for name, values in self._complete().items()}
+        """Return the table, its columns as tensors of 64 bits, and the clock."""
+        table = self._complete()
+        columns = {name: torch.tensor(table[name], dtype=torch.float64) for name in table}
         how = {"monitor": self.monitor, "mode": self.mode, "seed": self.seed}
         seconds = time.perf_counter() - self._began if self._in_epoch else 0.0
         return {"columns": columns, "seconds": seconds, **how}
@@ -160,7 +162,9 @@ class History(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put a table back."""
         self._last = None
-        self._columns = {name: array("d", values) for name, values in state["columns"].items()}
+        self._columns = {
+            name: array("d", values.tolist()) for name, values in state["columns"].items()
+        }
         self._rows = len(next(iter(self._columns.values()), ()))
         self._before = state["seconds"]
         self.monitor, self.mode, self.seed = state["monitor"], state["mode"], state["seed"]

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import CheckpointError, CheckpointWriteError
+from .disk import write_error
+from .errors import CheckpointError
 
 LOCK = "lock"
 _PATIENCE = 10  # tenths of a second, for another process to write what it began
@@ -54,7 +55,7 @@ class FolderLock:
             message = (
                 f"{self.path.parent.absolute()} can't be written to by {_user()}: {error.strerror}"
             )
-            raise CheckpointWriteError(error.errno, message) from error
+            raise write_error(message, error) from error
         finally:
             with suppress(OSError):
                 own.unlink()

@@ -30,6 +30,7 @@ from .manifest import MANIFEST, Manifest
 from .prepare import prepare
 from .saving import rearranged
 from .state import Progress
+from .weights import NetState, plain_state
 
 if TYPE_CHECKING:
     from .model import KerasModel
@@ -73,7 +74,18 @@ def begin(
         restore(run, found)
     if folder is not None:
         _make_way(folder, run, found)
+        folder.notes += [] if found is None else [_story(run, found)]
     return run
+
+
+def _story(run: Run, found: Found) -> str:
+    """Say what a fit goes on with."""
+    done, batch, path = found.info["epoch"], found.info["batch"], found.checkpoint.path
+    if run.done:
+        stopped = found.info["stopped"]
+        why = f", stopped since {stopped}" if stopped else ""
+        return f"{path} is complete, with {done} epochs{why}; a larger epochs= goes on"
+    return f"going on from {path}: epoch {done + 1}" + (f" after batch {batch}" if batch else "")
 
 
 def _make_way(folder: RunFolder, run: Run, found: Found | None) -> None:
@@ -215,12 +227,12 @@ def restore_model(model: KerasModel, path: str | Path) -> Path:
     """Put a checkpoint into a model that is not at work; see `KerasModel.restore`."""
     found = read(checkpoint_at(path))
     state = rearranged(found.parts)
-    wrong = _table_differences(state["net"], model.net.state_dict())
+    wrong = _table_differences(state["net"], plain_state(model.net))
     kinds = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}
     given = {name: None if part is None else type(part).__name__ for name, part in kinds.items()}
     saved = {name: found.info["run_settings"][name] for name in given}
     _refuse(found, wrong + differences(saved, given))
-    parts = {"net": model.net, "loss": model.objective, "optimizer": model.optimizer}
+    parts = {"net": NetState(model.net), "loss": model.objective, "optimizer": model.optimizer}
     parts |= {"scheduler": model.lr_scheduler, "history": model.history}
     load_all({name: part for name, part in parts.items() if part is not None}, state, found)
     keep_dtypes(model.optimizer, state["optimizer"])
@@ -271,7 +283,7 @@ def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
     """Refuse the checkpoint of another run; warn of what may change the bits."""
     given = fingerprint(run)
     wrong = differences(found.info["run_settings"], given["run_settings"])
-    wrong += _table_differences(state["net"], run.net.state_dict())
+    wrong += _table_differences(state["net"], plain_state(run.net))
     if run.arguments.seed != found.info["seed"]:
         wrong.append(f"seed: saved {found.info['seed']}, given {run.arguments.seed}")
     _refuse(found, wrong)

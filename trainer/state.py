@@ -17,6 +17,7 @@ from .layout import align_state
 from .randomness import random_state, set_random_state
 from .steps import EvaluationStep
 from .update import Update
+from .weights import NetState
 
 
 @runtime_checkable
@@ -99,7 +100,7 @@ class FitState:
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is put back."""
         parts: dict[str, Any] = {
-            "net": self.net,
+            "net": NetState(self.net),
             "loss": self.objective,
             "update": self.update,
             "optimizer": self.update.optimizer,

@@ -101,7 +101,8 @@ def make_callbacks(
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:
         progress = Progress(2 if arguments.verbose == 2 else 1, monitor=monitor, mode=mode)
-        callbacks += [Announcer(progress, [*callbacks, interrupt]), progress]
+        notes = [] if saving is None else saving.folder.notes
+        callbacks += [Announcer(progress, [*callbacks, interrupt], notes), progress]
     return callbacks
 
 

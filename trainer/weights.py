@@ -14,12 +14,61 @@ from .errors import annotate
 
 _TORCH = (".pt", ".pth", ".bin")
 BEST = "best.safetensors"
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """Return the net that torch.compile, DataParallel or DistributedDataParallel was given."""
+    while True:
+        inner = getattr(net, "_orig_mod", None)
+        if inner is None and isinstance(net, _WRAPPERS):
+            inner = net.module
+        if inner is None:
+            return net
+        net = inner
+
+
+def plain_state(net: nn.Module) -> dict[str, Any]:
+    """Return the net's state dict, its names free of what wrappers put before them."""
+    return {_plain(name): value for name, value in unwrapped(net).state_dict().items()}
+
+
+def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load a state dict into the net, whatever wrapped either of them.
+
+    Raises:
+        RuntimeError: Names or shapes differ (torch's own message).
+    """
+    inner = unwrapped(net)
+    own = {_plain(name): name for name in inner.state_dict()}
+    bare = all(name.startswith("module.") for name in state) and not {*map(_plain, state)} & {*own}
+    names = {name: _plain(name.removeprefix("module.") if bare else name) for name in state}
+    inner.load_state_dict({own.get(names[name], name): value for name, value in state.items()})
+
+
+class NetState:
+    """A net's state dict with plain names, as a part of a fit's state.
+
+    Args:
+        net: The net.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it."""
+        return plain_state(self._net)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load one."""
+        load_plain(self._net, state)
 
 
 def save_weights(
-    net: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None
+    state: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """Write the net's state dict to `path`, which is replaced only once all is written.
+    """Write a state dict to `path`, which is replaced only once all is written.
 
     `.pt`, `.pth` and `.bin` give torch's format, any other name safetensors; a folder gets a
     `best.safetensors`. Both load in plain torch: `net.load_state_dict(load_file(path))`.
@@ -33,13 +82,12 @@ def save_weights(
     path = Path(path)
     path = path / BEST if path.is_dir() else path
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = net.state_dict()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
         if path.suffix in _TORCH:
-            torch.save(state, temporary)
+            torch.save(dict(state), temporary)
         else:
             _save_safetensors(state, temporary, metadata)
         temporary.chmod(mode)  # safetensors makes files for their owner alone
@@ -69,11 +117,26 @@ def load_weights(net: nn.Module, path: str | Path) -> Path:
         raise FileNotFoundError(message)
     state = _load(path)
     try:
-        net.load_state_dict(state)
+        load_plain(net, state)
     except (RuntimeError, TypeError) as error:
         annotate(error, f"while loading {path}")
         raise
     return path
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return what a safetensors file tells beside its tensors; nothing where it can't be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _plain(name: str) -> str:
+    return name.replace("_orig_mod.", "")
 
 
 def _load(path: Path) -> Any:

@@ -493,6 +493,11 @@ def make_run(*averages, **options):
         "seed": 3,
         "scheduler_step": "auto",
         "num_workers": "auto",
+        "seeded": True,
+        "resume": False,
+        "keep": 2,
+        "async_save": False,
+        "on_save_error": "raise",
     }
     snapshots.run = prepare(
         make_model(make_net()), (X, Y), (X, Y), FitArguments(**{**defaults, **options})

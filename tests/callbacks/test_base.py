@@ -123,7 +123,7 @@ def test_callbacks_learn_model_and_parameters():
     look = Look()
     model = fit(look, epochs=2)
     assert look.seen == (
-        {"epochs": 2, "steps": 2, "validation_steps": 2, "verbose": 0},
+        {"epochs": 2, "steps": 2, "validation_steps": 2, "verbose": 0, "batch_size": 3},
         model,
     )
 

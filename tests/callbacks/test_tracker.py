@@ -88,7 +88,7 @@ def test_figures_of_epochs_have_their_number_from_1_as_step(runs):
 def test_the_configuration_is_what_the_fit_knows(runs):
     fit(model_of(), Tracker("memory"))
     facts = {"net": "Linear", "parameters": 4, "optimizer": "SGD", "lr": 0.001}
-    assert runs[0].config == {"epochs": 2, "steps": 4, **facts}
+    assert runs[0].config == {"epochs": 2, "steps": 4, "batch_size": 5, **facts}
 
 
 def test_the_parameters_of_a_lazy_net_are_not_counted(runs):

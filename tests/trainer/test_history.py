@@ -107,7 +107,9 @@ def test_the_state_comes_back():
 
 def test_the_state_holds_plain_values():
     state = make_history(*losses(3.0)).state_dict()
+    state["columns"] = {name: values.tolist() for name, values in state["columns"].items()}
     assert state == {
+        "seconds": 0.0,
         "columns": {
             "epoch": [1.0],
             "train_loss": [1.0],

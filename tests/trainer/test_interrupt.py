@@ -204,5 +204,5 @@ def test_ctrl_c_at_a_terminal_leaves_a_tidy_screen(tmp_path):
     child.close()
     text = child.before.decode()
     assert "stopped after epoch" in text
-    assert text.rstrip().endswith("KeyboardInterrupt")
+    assert text.rstrip().endswith("KeyboardInterrupt: training was interrupted")
     assert child.exitstatus != 0 or child.signalstatus == signal.SIGINT

@@ -210,7 +210,7 @@ def test_a_loss_that_holds_the_net_doubles_nothing(tmp_path):
     by_hand(twin, Anchored(twin), sgd(twin.parameters()))
     assert_same(net, twin)
     model.save_ckpt(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["best.safetensors"]
 
 
 def test_a_loss_that_holds_the_net_leaves_its_modes():
@@ -325,7 +325,7 @@ def test_they_are_saved_beside_the_best_weights(tmp_path):
     script = Scripted(loss_fn, 5.0, 2.0, 3.0)
     model = KerasModel(make_net(), loss_fn + L2(1e-3), optimizer=sgd)
     fit(model, ckpt_path=tmp_path, callbacks=[script])
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {
         "best.safetensors",
         "best.loss.safetensors",
     }

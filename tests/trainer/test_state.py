@@ -80,6 +80,11 @@ def make_run(model, snapshots, **options):
         "seed": 3,
         "scheduler_step": "auto",
         "num_workers": "auto",
+        "seeded": True,
+        "resume": False,
+        "keep": 2,
+        "async_save": False,
+        "on_save_error": "raise",
     }
     run = prepare(model, data(), data(), FitArguments(**{**defaults, **options}))
     snapshots.run = run
