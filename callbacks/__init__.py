@@ -3,6 +3,7 @@
 Any object with Keras' hooks is a callback; `Callback` documents them.
 """
 
+from .backup_and_restore import BackupAndRestore
 from .base import Callback
 from .best_weights import BestWeights
 from .callback_list import CallbackList
@@ -25,6 +26,7 @@ from .tracker_faces import TensorBoardCallback, WandbCallback
 from .vis_display import VisDisplay
 
 __all__ = [  # noqa: RUF022 - plainly sorted: EMA is no constant
+    "BackupAndRestore",
     "BestWeights",
     "CSVLogger",
     "Callback",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _OURS = {  # those that only use hooks, logs and stop_training run unchanged
-    "BackupAndRestore": "ModelCheckpoint",
+    "BackupAndRestore": "BackupAndRestore",
     "LearningRateScheduler": "LearningRateScheduler",
     "ModelCheckpoint": "ModelCheckpoint",
     "OrbaxCheckpoint": "ModelCheckpoint",

@@ -7,7 +7,9 @@ import string
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from fitorch.disk import remove
 
 from .base import Callback, Logs
 from .monitor import MonitorCallback
@@ -16,19 +18,23 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 class ModelCheckpoint(MonitorCallback):
-    """Save the net's weights after epochs, or every so many batches or minutes.
+    """Save weights, or all of a fit's state, after epochs or every so many batches or minutes.
 
-    Keras' callback, with `save_top_k`, `every_n_steps` and `every_minutes`. The weights load in
-    plain torch, and with `KerasModel.load_ckpt`; a file is replaced only once all is written. The
-    best value is kept from fit to fit, as in Keras; NaN is never best.
+    Keras' callback, with `save_top_k`, `every_n_steps` and `every_minutes`. Weights load in
+    plain torch, and with `KerasModel.load_ckpt`; a file is replaced only once all is written. A
+    name without suffix is that of a folder, which gets a whole checkpoint, to go on with:
+    `fit(resume=path)`, `model.restore(path)`. The best value is kept from fit to fit, as in Keras;
+    NaN is never best.
 
     Args:
-        filepath: The file, `.safetensors` or torch's `.pt`, with placeholders: `{epoch:02d}`
-            (counted from 1), `{batch}`, and any figure, as `{val_loss:.3f}`.
+        filepath: The file, `.safetensors` or torch's `.pt`, or a folder for a whole checkpoint,
+            with placeholders: `{epoch:02d}` (counted from 1), `{batch}`, and any figure, as
+            `{val_loss:.3f}`.
         monitor: The figure that decides what is best.
         verbose: Kept for Keras.
         save_best_only: Save only where the figure is better than ever.
-        save_weights_only: Kept for Keras: weights are what is saved.
+        save_weights_only: Whether weights alone are wanted, which a folder has more than; a file
+            holds nothing else.
         mode: "min", "max" or "auto".
         save_freq: "epoch", or a number of batches.
         initial_value_threshold: A value to beat from the first.
@@ -37,12 +43,14 @@ class ModelCheckpoint(MonitorCallback):
         every_minutes: Save after the batch in which so many minutes are over.
 
     Attributes:
-        saved: The files that are there, in the order in which they were saved.
+        saved: The files, or folders, that are there, in the order in which they were saved.
 
     Raises:
         ValueError: An argument is out of range, or does not go with the others; a placeholder that
             names no figure is told before training.
     """
+
+    comes_last: ClassVar[bool] = True  # a checkpoint holds the states of all callbacks before it
 
     def __init__(  # noqa: PLR0913 - Keras' arguments, by their names
         self,
@@ -72,6 +80,7 @@ class ModelCheckpoint(MonitorCallback):
         self.saved: list[str] = []
         self._values: list[float] = []  # of the files in `saved`, where the best are kept
         self._batches = 0
+        self._due = False
         self._epoch = 0
         self.watched.best = initial_value_threshold
 
@@ -112,11 +121,12 @@ class ModelCheckpoint(MonitorCallback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Save where it is time."""
         self._batches += 1
-        due = self.every_n_steps is not None and not self._batches % self.every_n_steps
-        if self.every_minutes is not None and not due:
-            due = time.monotonic() - self._last >= 60 * self.every_minutes
-        if due:
-            self._last = time.monotonic()
+        if self.every_n_steps is not None and not self._batches % self.every_n_steps:
+            self._due = True
+        elif self.every_minutes is not None:
+            self._due = self._due or time.monotonic() - self._last >= 60 * self.every_minutes
+        if self._due and not (self._whole and self.model.within_update):
+            self._due, self._last = False, time.monotonic()
             self._save(batch + 1, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -153,7 +163,15 @@ class ModelCheckpoint(MonitorCallback):
         except KeyError as error:
             message = f"{self.filepath} names {error}, which this epoch did not measure"
             raise KeyError(message) from error
-        self.model.save_ckpt(path)
+        self._note(path, value)  # before it is saved: a checkpoint holds this callback's state too
+        if self._whole:
+            self.model.save_state(path)
+        else:
+            self.model.save_ckpt(path)
+        self._delete_the_worst()
+
+    def _note(self, path: str, value: float | None) -> None:
+        """Count a file as the newest."""
         if path in self.saved:
             place = self.saved.index(path)
             del self.saved[place]
@@ -162,7 +180,6 @@ class ModelCheckpoint(MonitorCallback):
         self.saved.append(path)
         if self.save_top_k is not None and value is not None:
             self._values.append(value)
-            self._delete_the_worst()
 
     def _is_among_the_best(self, value: float) -> bool:
         if self.save_top_k is None or len(self._values) < self.save_top_k:
@@ -179,13 +196,20 @@ class ModelCheckpoint(MonitorCallback):
         while self.save_top_k is not None and len(self._values) > self.save_top_k:
             worst = max(range(len(self._values)), key=lambda i: self._badness(self._values[i]))
             del self._values[worst]
-            Path(self.saved.pop(worst)).unlink(missing_ok=True)
+            _delete(Path(self.saved.pop(worst)))
+
+    @property
+    def _whole(self) -> bool:
+        """Whether whole checkpoints are saved."""
+        return not self.filepath.suffix or "{" in self.filepath.suffix
 
     def _check(self, save_freq: Any) -> None:
-        if self.filepath.suffix not in _SUFFIXES:
+        weights = self.filepath.suffix in _SUFFIXES
+        if not weights and (self.save_weights_only or not self._whole):
+            what = "" if self.save_weights_only else ", or, for whole checkpoints, in no suffix"
             message = (
                 f"filepath is {str(self.filepath)!r}; expected a name that ends in "
-                f"{', '.join(_SUFFIXES)}"
+                f"{', '.join(_SUFFIXES)}{what}"
             )
             raise ValueError(message)
         if save_freq != "epoch":
@@ -255,6 +279,14 @@ class EpochCheckpoint(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
         self.saved = list(state["saved"])
+
+
+def _delete(path: Path) -> None:
+    """Remove a file of weights, or a checkpoint."""
+    if path.is_dir():
+        remove(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -3,8 +3,23 @@
 `KerasModel(net, loss_fn, metrics_dict, optimizer).fit(train, val)`.
 """
 
-from .errors import DataError, FitorchError, NonFiniteError, ShapeError
+from .errors import (
+    CheckpointCorruptedError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    CheckpointVersionError,
+    CheckpointWriteError,
+    DataError,
+    FitorchError,
+    NonFiniteError,
+    NotBitExactWarning,
+    Preempted,
+    ShapeError,
+    UnsafeCheckpointError,
+)
 from .history import History
+from .listing import list_checkpoints
 from .model import KerasModel
 from .randomness import seed_everything
 from .schedules import WarmupCosine
@@ -12,13 +27,23 @@ from .schedules import WarmupCosine
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointCorruptedError",
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "CheckpointNotFoundError",
+    "CheckpointVersionError",
+    "CheckpointWriteError",
     "DataError",
     "FitorchError",
     "History",
     "KerasModel",
     "NonFiniteError",
+    "NotBitExactWarning",
+    "Preempted",
     "ShapeError",
+    "UnsafeCheckpointError",
     "WarmupCosine",
     "__version__",
+    "list_checkpoints",
     "seed_everything",
 ]

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from fitorch.callbacks.backup_and_restore import BackupAndRestore
 from fitorch.callbacks.max_time import seconds_of
 from fitorch.callbacks.monitor import check_mode
 
@@ -124,7 +125,23 @@ class FitArguments:
             message = f"seed is {self.seed!r}; expected an int or None"
             raise TypeError(message)
 
+    @property
+    def backup(self) -> BackupAndRestore | None:
+        """Keras' callback for `resume=True`, where it was passed."""
+        return next((c for c in self.callbacks if isinstance(c, BackupAndRestore)), None)
+
+    @property
+    def folder(self) -> str | Path | None:
+        """The folder that checkpoints are written to, None for nowhere."""
+        return self.ckpt_path if self.backup is None else self.backup.backup_dir
+
     def _check_saving(self) -> None:
+        if self.backup is not None and (self.ckpt_path is not None or self.resume is not False):
+            message = (
+                "BackupAndRestore does what ckpt_path with resume=True does, but for best weights; "
+                "pass one of them"
+            )
+            raise ValueError(message)
         check_count("keep", self.keep)
         check_count("save_every_n_steps", self.save_every_n_steps, optional=True)
         check_flag("async_save", self.async_save)

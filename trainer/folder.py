@@ -36,8 +36,10 @@ class RunFolder:
     Args:
         path: The folder; it is made on entering.
         keep: How many checkpoints are left.
+        temporary: Whether all of it is deleted once training is complete.
 
     Attributes:
+        complete: Whether training is.
         notes: What was done that a user should know, in sentences.
 
     Raises:
@@ -45,8 +47,10 @@ class RunFolder:
         CheckpointError: On entering: another process trains into it.
     """
 
-    def __init__(self, path: str | Path, keep: int = 2) -> None:
+    def __init__(self, path: str | Path, keep: int = 2, *, temporary: bool = False) -> None:
         self.path = Path(path)
+        self.complete = False
+        self._temporary = temporary
         self.store = CheckpointStore(self.path / CHECKPOINTS, keep)
         self.notes: list[str] = []
 
@@ -67,7 +71,12 @@ class RunFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self.complete and self._temporary:
+            self._clear()
         self._lock.__exit__(kind, error, traceback)
+        if self.complete and self._temporary:
+            with suppress(OSError):  # there are other files in it
+                self.path.rmdir()
 
     @property
     def best(self) -> Path:
@@ -121,6 +130,13 @@ class RunFolder:
         except OSError as error:
             message = f"{path.absolute()} can't be written: {error.strerror or error}"
             raise CheckpointWriteError(error.errno, message) from error
+
+    def _clear(self) -> None:
+        for checkpoint in self.store.list():
+            disk.remove(checkpoint.path)
+        with suppress(OSError):
+            self.store.folder.rmdir()
+        (self.path / HISTORY).unlink(missing_ok=True)
 
     def _previous(self) -> Path:
         whole = self.path.absolute()

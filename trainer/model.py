@@ -23,11 +23,14 @@ from .preflight import check_module, check_optimizer
 from .randomness import draw_seed, undisturbed_randomness
 from .range_test import find_lr
 from .resuming import begin, restore_model, run_folder
+from .saving import save_to
 from .state import Progress
 from .update import Update
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .run import Run
 
 
 class KerasModel(Measuring):
@@ -106,6 +109,7 @@ class KerasModel(Measuring):
         self.stop_training = False
         self.metric_tasks: dict[str, str] = {}
         self.update: Update | None = None  # of the fit that is under way
+        self.run: Run | None = None  # the fit that is under way
         self.run_id = uuid.uuid4().hex  # what its checkpoints are known by
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
@@ -317,17 +321,43 @@ class KerasModel(Measuring):
         """
         return restore_model(self, path)
 
+    def save_state(self, path: str | Path) -> Path:
+        """Save all of the state of the fit that is under way, from within a callback.
+
+        Args:
+            path: A folder of its own, to go on with: `fit(resume=path)`.
+
+        Returns:
+            The checkpoint, a folder in it.
+
+        Raises:
+            RuntimeError: There is no fit under way, or it is between the batches of one update.
+            CheckpointError: It can't be written, or a state can't be stored.
+        """
+        if self.run is None or self.within_update:
+            where = "no fit is under way" if self.run is None else "an update is under way"
+            message = f"save_state saves a fit between two updates, but {where}"
+            raise RuntimeError(message)
+        return save_to(path, self.run)
+
+    @property
+    def within_update(self) -> bool:
+        """Whether a fit is under way and stands between the batches of one update."""
+        return self.run is not None and not self.run.step.at_boundary
+
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False
         self.ckpt_path = arguments.ckpt_path
         with run_folder(arguments) as folder:
             run = begin(self, train_data, val_data, arguments, folder)
-            self._fitting = True
+            self._fitting, self.run = True, run
             try:
                 fit(run)
+                if folder is not None:
+                    folder.complete = not run.pauses
             except KeyboardInterrupt:
                 if not in_notebook():
                     raise
             finally:
-                self._fitting = False
+                self._fitting, self.run = False, None
                 run.close()

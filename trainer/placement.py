@@ -32,7 +32,7 @@ class Placement:
         channels_last: Keep images, and weights of convolutions, in channels-last memory.
 
     Raises:
-        ValueError: The precision is unknown, or not available on the device.
+        ValueError: The precision is unknown.
         FitorchError: Several processes were launched.
     """
 
@@ -48,18 +48,14 @@ class Placement:
         self.device: torch.device = self.accelerator.device
         self.dtype = _DTYPES.get(self.accelerator.mixed_precision)
         self.scaler: Any = self.accelerator.scaler
+        if self.dtype is torch.float16 and self.scaler is None:  # accelerate has none for CPUs
+            self.scaler = torch.amp.GradScaler(self.device.type)
         if self.accelerator.num_processes > 1:
             message = (
                 f"launched on {self.accelerator.num_processes} processes, but fitorch "
                 "trains on one so far; start the script with python"
             )
             raise FitorchError(message)
-        if self.dtype is torch.float16 and self.scaler is None:
-            message = (
-                f"mixed_precision 'fp16' needs a GPU, but this runs on {self.device}; pass 'bf16' "
-                "or 'no'"
-            )
-            raise ValueError(message)
 
     def __str__(self) -> str:
         name = str(self.device)

@@ -24,9 +24,10 @@ from .errors import (
     UnsafeCheckpointError,
 )
 from .fingerprint import differences, fingerprint
-from .folder import CHECKPOINTS, RunFolder
+from .folder import RunFolder
 from .layout import align_state
-from .manifest import MANIFEST, Manifest
+from .listing import checkpoints_at
+from .manifest import Manifest
 from .prepare import prepare
 from .saving import rearranged
 from .state import Progress
@@ -46,8 +47,11 @@ _FOREIGN = {
 
 def run_folder(arguments: FitArguments) -> AbstractContextManager[RunFolder | None]:
     """Return the folder that a fit writes into, where it was given one."""
-    path = arguments.ckpt_path
-    return nullcontext() if path is None else RunFolder(path, arguments.keep)
+    if arguments.folder is None:
+        return nullcontext()
+    backup = arguments.backup
+    temporary = backup is not None and backup.delete_checkpoint
+    return RunFolder(arguments.folder, arguments.keep, temporary=temporary)
 
 
 def begin(
@@ -63,7 +67,7 @@ def begin(
         CheckpointError: The checkpoint can't be used, or a state can't be stored.
         ValueError, TypeError: See `prepare`.
     """
-    found = find(arguments.resume, folder)
+    found = find(arguments.resume or arguments.backup is not None, folder)
     if found is not None:
         drawn = arguments.seed if arguments.seeded else int(found.info["seed"])
         arguments = replace(arguments, initial_epoch=0, seed=drawn, resume=False)
@@ -171,11 +175,10 @@ def checkpoint_at(path: str | Path) -> Checkpoint:
             "are read by KerasModel.load_ckpt(path)"
         )
         raise UnsafeCheckpointError(message)
-    if (path / MANIFEST).exists() or path.name.startswith("step-"):
+    if path.name.startswith("step-"):
         return Checkpoint(path)
-    for folder in (path / CHECKPOINTS, path):
-        if found := CheckpointStore(folder).list():
-            return found[0]
+    if found := checkpoints_at(path):
+        return found[0]
     raise _not_ours(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import warnings
@@ -14,7 +15,7 @@ import torch
 from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
 
-from .checkpoint import Checkpoint, pack
+from .checkpoint import Checkpoint, CheckpointStore, pack
 from .errors import CheckpointWriteError, NonFiniteError
 from .fingerprint import fingerprint
 from .folder import RunFolder
@@ -52,7 +53,6 @@ class Saving(Callback):
         self._on_error = on_error
         self._failures = 0
         self._writer = _Background(self._written) if background else _Foreground(self._written)
-        self._facts: dict[str, Any] | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Save, unless the epoch was cut short to be gone on with."""
@@ -80,7 +80,7 @@ class Saving(Callback):
         parts = pack(arranged(run.state.state_dict()))
         if isinstance(self._writer, _Background):
             parts = {name: part.copied() for name, part in parts.items()}
-        step, info = run.state.update.completed, self._info()
+        step, info = run.state.update.completed, info_of(run)
         protected = [path for path in (self.resumed_from,) if path is not None]
 
         def write() -> Checkpoint:
@@ -97,25 +97,6 @@ class Saving(Callback):
             CheckpointError: One can't; it names the path to it.
         """
         pack(arranged(self.run.state.state_dict()))
-
-    def _info(self) -> dict[str, Any]:
-        """Return what a checkpoint tells before it is read."""
-        run = self.run
-        progress, history = run.progress, run.state.history
-        self._facts = self._facts or fingerprint(run)
-        best = history.best
-        return {
-            "run": run.model.run_id,
-            "epoch": progress.epochs,
-            "batch": progress.batches,
-            "seed": progress.seed,
-            "epochs": run.last_epoch,
-            "stopped": run.stopped,
-            "monitor": history.monitor,
-            "value": history.last.get(history.monitor),
-            "best": best.get(history.monitor),
-            **self._facts,
-        }
 
     def _written(self, checkpoint: Checkpoint) -> None:
         self.newest, self._failures = checkpoint.path, 0
@@ -225,6 +206,35 @@ class _Background:
             self._result = write()
         except BaseException as error:
             self._result = error
+
+
+def save_to(path: str | Path, run: Run) -> Path:
+    """Save where a fit stands into a folder of its own; what was there makes way."""
+    check_finite(run)
+    store = CheckpointStore(path, keep=1)
+    parts = arranged(run.state.state_dict())
+    return store.save(run.state.update.completed, parts, info_of(run)).path
+
+
+def info_of(run: Run) -> dict[str, Any]:
+    """Return what a checkpoint tells before it is read."""
+    progress, history = run.progress, run.state.history
+    return {
+        "run": run.model.run_id,
+        "epoch": progress.epochs,
+        "batch": progress.batches,
+        "seed": progress.seed,
+        "epochs": run.last_epoch,
+        "stopped": run.stopped,
+        "monitor": history.monitor,
+        "value": plain_number(history.last.get(history.monitor)),
+        **fingerprint(run),
+    }
+
+
+def plain_number(value: float | None) -> float | None:
+    """Return a number that JSON can hold, None for NaN and infinity."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def arranged(state: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from fitorch.losses.terms import PenaltyTerm
 from .errors import NonFiniteError
 from .optimizers import bare_step
 
+_SKIPS = 100  # updates in a row that a gradient scaler may skip
+
 
 class Update:
     """One optimizer step, with what belongs to it.
@@ -48,6 +50,7 @@ class Update:
         self._schedules = scheduler is not None and scheduler_step == "update"
         self._used_rates: list[float] | None = None
         self._penalties = penalties
+        self._looked_at = 0.0 if scaler is None else scaler.get_scale()
         clips = clip_grad_norm is not None or clip_grad_value is not None
         plain = scaler is None and not clips and not penalties
         self._change = bare_step(optimizer)
@@ -128,8 +131,26 @@ class Update:
             self._change()
         else:
             self.scaler.step(self.optimizer)
-            self._scale = self.scaler.get_scale()
+            if self._schedules:
+                self._scale = self.scaler.get_scale()
             self.scaler.update()
+            if not (self.completed + 1) % _SKIPS:
+                self._check_scale()
+
+    def _check_scale(self) -> None:
+        """Look whether the scaler has skipped all updates since the last look.
+
+        Raises:
+            NonFiniteError: It has: gradients overflow however small their scale.
+        """
+        before, self._looked_at = self._looked_at, self.scaler.get_scale()
+        if self._looked_at <= before * self.scaler.get_backoff_factor() ** _SKIPS:
+            message = (
+                f"{_SKIPS} updates in a row were skipped, since the gradients are not finite in "
+                f"fp16 with a scale of {self._looked_at:g}; weights or data may be NaN: try "
+                "mixed_precision='bf16' or a lower learning rate"
+            )
+            raise NonFiniteError(message)
 
     def _schedule(self) -> None:
         """Go on with the schedule, unless the scaler skipped the step (its scale went down)."""

@@ -64,6 +64,8 @@ def make_saving(folder: RunFolder | None, arguments: FitArguments) -> Saving | N
         return None
     options: Any = {"on_error": arguments.on_save_error, "background": arguments.async_save}
     steps, minutes = arguments.save_every_n_steps, arguments.save_every_minutes
+    if arguments.backup is not None and steps is None:
+        steps = arguments.backup.every_n_steps
     if steps is None and minutes is None:
         return Saving(folder, **options)
     return StepSaving(folder, steps, minutes, **options)
@@ -112,6 +114,7 @@ def _sorted(given: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
     for callback in given:
         early = adding if monitor in figures_added_by(callback) else others
         (first if getattr(callback, "comes_first", False) is True else early).append(callback)
+    others.sort(key=lambda callback: getattr(callback, "comes_last", False) is True)
     return [*first, *adding], others
 
 

@@ -17,6 +17,7 @@ def same_rate(epoch, lr):
 
 
 ARGUMENTS = {
+    "BackupAndRestore": {"backup_dir": "backup"},
     "BestWeights": {},
     "CSVLogger": {"filename": "log.csv"},
     "EarlyStopping": {"patience": 3},

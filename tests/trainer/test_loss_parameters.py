@@ -362,7 +362,7 @@ def test_a_file_without_them_is_loaded_with_a_warning(tmp_path):
 def test_a_loss_without_parameters_leaves_no_file(tmp_path):
     model = KerasModel(make_net(), nn.SmoothL1Loss() + L2(1e-3), optimizer=sgd)
     fit(model, ckpt_path=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["best.safetensors"]
     model.load_ckpt(tmp_path)
 
 

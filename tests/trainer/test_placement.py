@@ -4,7 +4,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from fitorch import KerasModel
+from fitorch import KerasModel, NonFiniteError
+from fitorch.callbacks import LambdaCallback
 from fitorch.placement import Placement, floating_dtype, move_optimizer
 
 
@@ -104,8 +105,55 @@ def test_a_net_in_half_precision_takes_float32():
     assert floating_dtype([]) == torch.float32
 
 
-def test_fp16_on_a_cpu_is_refused():
-    model = KerasModel(nn.Linear(2, 1), "mse")
-    with pytest.raises(ValueError, match="'fp16' needs a GPU, but this runs on cpu; pass 'bf16'"):
-        model.fit((torch.ones(2, 2), torch.ones(2, 1)), mixed_precision="fp16", cpu=True, verbose=0)
-    model.fit((torch.ones(2, 2), torch.ones(2, 1)), epochs=1, verbose=0)
+def fp16_by_hand(net, x, y, steps):
+    """The ten lines of torch's own recipe for automatic mixed precision, on the CPU."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
+    scaler, scales = torch.amp.GradScaler("cpu"), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            y_pred = net(x)
+        scaler.scale(nn.functional.mse_loss(y_pred.float(), y)).backward()
+        scaler.step(optimizer)
+        before = scaler.get_scale()
+        scaler.update()
+        scales.append(scaler.get_scale())
+        if scaler.get_scale() >= before:
+            schedule.step()
+    return scales, schedule.last_epoch
+
+
+@pytest.mark.parametrize("size", [0.01, 300.0])
+def test_fp16_on_a_cpu_scales_gradients_as_torchs_recipe_does(size):
+    torch.manual_seed(0)
+    nets = [nn.Linear(4, 1) for _ in "ab"]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x, y = size * torch.randn(8, 4), size * torch.randn(8, 1)
+    model = KerasModel(
+        nets[0],
+        "mse",
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+        lr_scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=20),
+    )
+    seen = []
+    look = LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(model.placement.scaler.get_scale())
+    )
+    options = {"mixed_precision": "fp16", "cpu": True, "batch_size": 8, "verbose": 0}
+    model.fit((x, y), epochs=6, callbacks=[look], **options)
+    scales, last = fp16_by_hand(nets[1], x, y, 6)
+    assert seen == scales
+    assert model.lr_scheduler.last_epoch == last
+    assert (last < 6) == (size > 1)  # large data overflow: the first updates are skipped
+    assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+def test_a_hundred_updates_skipped_in_a_row_end_training():
+    net = nn.Linear(2, 1)
+    net.weight.register_hook(lambda gradient: gradient * torch.inf)
+    model = KerasModel(net, "mse", optimizer="sgd")
+    data = (torch.ones(250, 2), torch.ones(250, 1))
+    with pytest.raises(NonFiniteError, match=r"100 updates in a row .* scale of [\d.e-]+"):
+        model.fit(data, batch_size=1, epochs=1, mixed_precision="fp16", cpu=True, verbose=0)
+    assert model.updates == 99

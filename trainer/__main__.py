@@ -1,0 +1,121 @@
+"""`python -m fitorch`: look at checkpoints, verify them, take the weights out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import FitorchError
+from .listing import list_checkpoints
+from .resuming import checkpoint_at, read
+from .weights import save_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code: 0, or 1 where something is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (FitorchError, OSError) as error:
+        print(f"fitorch: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fitorch", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, run, text in (
+        ("checkpoints", _show, "list the checkpoints of a run"),
+        ("verify", _verify, "compare every file with what was written; 1 where one differs"),
+        ("export", _export, "write the net's weights of a checkpoint to a file"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("path", type=Path, help="the folder of a run, or a checkpoint")
+        if name == "export":
+            command.add_argument("target", type=Path, help="a .safetensors or .pt file")
+        command.set_defaults(run=run)
+    return parser
+
+
+def _show(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    frame = list_checkpoints(options.path)
+    table = Table(title=str(options.path), title_justify="left", box=None, pad_edge=False)
+    for name, side in (
+        ("step", "right"),
+        ("epoch", "right"),
+        ("batch", "right"),
+        (_monitor(frame), "right"),
+        ("size", "right"),
+        ("age", "right"),
+        ("state", "left"),
+    ):
+        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for row in frame.to_dict("records"):
+        table.add_row(*_cells(row))
+    Console(soft_wrap=False).print(table)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    frame = list_checkpoints(options.path)
+    for row in frame.to_dict("records"):
+        print(f"{Path(row['path']).name}: {row['state']}")
+    return int((frame["state"] != "whole").any())
+
+
+def _export(options: argparse.Namespace) -> int:
+    found = read(checkpoint_at(options.path))
+    if options.target.is_dir() or options.target.suffix not in (".safetensors", ".pt", ".pth"):
+        print(
+            f"fitorch: {options.target} is no file that ends in .safetensors, .pt or .pth",
+            file=sys.stderr,
+        )
+        return 1
+    facts = {name: str(found.info.get(name)) for name in ("epoch", "monitor", "value")}
+    print(save_weights(found.parts["model"], options.target, facts))
+    return 0
+
+
+def _monitor(frame: pd.DataFrame) -> str:
+    names = frame["monitor"].dropna()
+    return str(names.iloc[0]) if len(names) else "value"
+
+
+def _cells(row: dict[str, Any]) -> list[Any]:
+    from rich.text import Text
+
+    whole = row["state"] == "whole"
+    known = [str(int(row["step"]))]
+    if not whole:
+        return [*known, "", "", "", "", "", Text(str(row["state"]), "red")]
+    value = "" if row["value"] is None or row["value"] != row["value"] else f"{row['value']:.4g}"
+    counts = [str(int(row["epoch"])), str(int(row["batch"]))]
+    return [*known, *counts, value, _size(row["size"]), _age(row["age"]), Text("whole", "green")]
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"
+
+
+def _age(seconds: float) -> str:
+    least, unit = next(((s, u) for s, u in _UNITS if seconds >= s), (1, "s"))
+    return f"{seconds / least:.0f} {unit}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
