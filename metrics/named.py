@@ -44,6 +44,7 @@ class NamedMetric:
         if self.task is None:
             self._make(self.entry.task or infer_task(preds, target, self._scale), preds.device)
         weights = {"sample_weight": sample_weight} if self._weighted else {}
+        assert self.task is not None
         self._metric.update(*shaped(self.task, preds, target), **weights)
 
     def compute(self) -> Any:

@@ -73,7 +73,7 @@ def _put_back(module: nn.Module, state: Mapping[str, Any]) -> None:
         else:
             tensor.data = value.data
     if hasattr(module, "_computed"):
-        module._computed = None
+        vars(module)["_computed"] = None
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FitorchError
+from .finding import checkpoint_at, read
 from .listing import list_checkpoints
-from .resuming import checkpoint_at, read
 from .weights import save_weights
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _show(options: argparse.Namespace) -> int:
     ):
         table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
     for row in frame.to_dict("records"):
-        table.add_row(*_cells(row))
+        table.add_row(*_cells({str(name): row[name] for name in row}))
     Console(soft_wrap=False).print(table)
     return 0
 

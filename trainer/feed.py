@@ -115,12 +115,9 @@ class Feed:
             begun: Any = {"order": capture(source.order_owners)}
         else:
             begun = self._begun
-        inside = self.position and source.stateful is not None
-        return {
-            "begun": begun,
-            "reading": capture(source.reading_owners),
-            "own": source.stateful.state_dict() if inside else None,
-        }
+        inside = source.stateful if self.position else None
+        own = None if inside is None else inside.state_dict()
+        return {"begun": begun, "reading": capture(source.reading_owners), "own": own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back, once the counters are."""

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +15,11 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from .arguments import FitArguments
-from .checkpoint import Checkpoint, CheckpointStore
-from .errors import (
-    CheckpointError,
-    CheckpointMismatchError,
-    CheckpointNotFoundError,
-    NotBitExactWarning,
-    UnsafeCheckpointError,
-)
+from .errors import CheckpointMismatchError, NotBitExactWarning
+from .finding import Found, checkpoint_at, find, read
 from .fingerprint import differences, fingerprint
 from .folder import RunFolder
 from .layout import align_state
-from .listing import checkpoints_at
-from .manifest import Manifest
 from .prepare import prepare
 from .saving import rearranged
 from .state import Progress
@@ -36,13 +28,6 @@ from .weights import NetState, plain_state
 if TYPE_CHECKING:
     from .model import KerasModel
     from .run import Run
-
-_FOREIGN = {
-    "trainer_state.json": "a checkpoint of Hugging Face's Trainer",
-    "pytorch_model.bin": "a model of Hugging Face's or accelerate's",
-    "config.json": "a model of Hugging Face's",
-    "optimizer.bin": "a checkpoint of accelerate's save_state",
-}
 
 
 def run_folder(arguments: FitArguments) -> AbstractContextManager[RunFolder | None]:
@@ -94,106 +79,14 @@ def _story(run: Run, found: Found) -> str:
 
 def _make_way(folder: RunFolder, run: Run, found: Found | None) -> None:
     """Move out of the way what an earlier run left, where this one does not go on with it."""
-    going_on = found is not None and found.checkpoint.path.parent == folder.store.folder
-    if going_on and found is not None:
-        run.saving.resumed_from = found.checkpoint.path
+    own = folder.store.folder.resolve()
+    if found is not None and found.checkpoint.path.parent.resolve() == own:
+        if run.saving is not None:
+            run.saving.resumed_from = folder.store.folder / found.checkpoint.path.name
         newer = [c for c in folder.store.list() if c.order > found.checkpoint.order]
         folder.set_checkpoints_aside(newer)
     elif found is not None or folder.run_id() != run.model.run_id:
         folder.set_aside()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A checkpoint that was read, whole.
-
-    Args:
-        checkpoint: Where it is.
-        manifest: What it consists of.
-        parts: Its parts, by name.
-    """
-
-    checkpoint: Checkpoint
-    manifest: Manifest
-    parts: dict[str, Any]
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What it tells about itself."""
-        return self.manifest.info
-
-
-def find(resume: bool | str | Path, folder: RunFolder | None) -> Found | None:
-    """Return the checkpoint to go on with, None where a fit should begin afresh.
-
-    Args:
-        resume: False, True for the newest good one in `folder`, or the path of a checkpoint or of
-            a run, whose newest one must be whole.
-        folder: The run's folder.
-
-    Raises:
-        CheckpointNotFoundError: There is nothing at the path.
-        CheckpointCorruptedError: What is there can't be used.
-        CheckpointError: There is something else at the path.
-    """
-    if resume is False:
-        return None
-    if resume is True:
-        assert folder is not None
-        return newest(folder.store) if folder.store.list() else None
-    return read(checkpoint_at(resume))
-
-
-def newest(store: CheckpointStore) -> Found:
-    """Return the newest checkpoint that is whole, read."""
-    return read(store.newest_good())
-
-
-def read(checkpoint: Checkpoint) -> Found:
-    """Return a checkpoint, read and verified."""
-    return Found(checkpoint, checkpoint.manifest(), checkpoint.read())
-
-
-def checkpoint_at(path: str | Path) -> Checkpoint:
-    """Return the checkpoint that a path stands for: itself, or the newest of a run.
-
-    Raises:
-        CheckpointNotFoundError: There is nothing.
-        CheckpointError: There is something else.
-    """
-    path = Path(path)
-    if not path.exists():
-        beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        message = (
-            f"there is nothing at {path} ({path.absolute()}); {path.parent} holds "
-            f"{', '.join(beside[:5]) or 'nothing'}"
-        )
-        raise CheckpointNotFoundError(message)
-    if path.is_file():
-        message = (
-            f"{path} is a file; a checkpoint is a folder. Weights in a file, which may be pickled, "
-            "are read by KerasModel.load_ckpt(path)"
-        )
-        raise UnsafeCheckpointError(message)
-    if path.name.startswith("step-"):
-        return Checkpoint(path)
-    if found := checkpoints_at(path):
-        return found[0]
-    raise _not_ours(path)
-
-
-def _not_ours(path: Path) -> CheckpointError:
-    names = {child.name for child in path.iterdir()}
-    looks = next((what for name, what in _FOREIGN.items() if name in names), "")
-    looks = looks or ("a checkpoint of Lightning" if any(path.glob("*.ckpt")) else "")
-    if not looks:
-        message = f"there is no checkpoint in {path} ({path.absolute()})"
-        return CheckpointNotFoundError(message)
-    message = (
-        f"{path} looks like {looks}, which fitorch can't go on with; its weights are read by "
-        "KerasModel.load_ckpt(file)"
-    )
-    return CheckpointError(message)
 
 
 def restore(run: Run, found: Found) -> None:
@@ -238,8 +131,9 @@ def restore_model(model: KerasModel, path: str | Path) -> Path:
     parts = {"net": NetState(model.net), "loss": model.objective, "optimizer": model.optimizer}
     parts |= {"scheduler": model.lr_scheduler, "history": model.history}
     load_all({name: part for name, part in parts.items() if part is not None}, state, found)
-    keep_dtypes(model.optimizer, state["optimizer"])
-    align_state(model.optimizer)
+    if model.optimizer is not None:
+        keep_dtypes(model.optimizer, state["optimizer"])
+        align_state(model.optimizer)
     progress = state["progress"]
     model.progress = Progress(progress["seed"], progress["epochs"], updates=progress["updates"])
     return found.checkpoint.path

@@ -41,7 +41,8 @@ def restore(owners: Sequence[Any], streams: Streams) -> None:
 
 def owners_of(loader: Any) -> list[Any]:
     """Return who decides the order of a loader's samples: the loader, and its samplers."""
-    found = [Held(loader.generator)] if getattr(loader, "generator", None) is not None else []
+    own = getattr(loader, "generator", None)
+    found: list[Any] = [] if own is None else [Held(own)]
     waiting = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
     while waiting:
         thing = waiting.pop(0)

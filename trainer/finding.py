@@ -1,0 +1,113 @@
+"""Find the checkpoint that a fit should go on with, and read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Checkpoint, CheckpointStore
+from .errors import CheckpointError, CheckpointNotFoundError, UnsafeCheckpointError
+from .folder import RunFolder
+from .listing import checkpoints_at
+from .manifest import Manifest
+
+_FOREIGN = {
+    "trainer_state.json": "a checkpoint of Hugging Face's Trainer",
+    "pytorch_model.bin": "a model of Hugging Face's or accelerate's",
+    "config.json": "a model of Hugging Face's",
+    "optimizer.bin": "a checkpoint of accelerate's save_state",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint that was read, whole.
+
+    Args:
+        checkpoint: Where it is.
+        manifest: What it consists of.
+        parts: Its parts, by name.
+    """
+
+    checkpoint: Checkpoint
+    manifest: Manifest
+    parts: dict[str, Any]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What it tells about itself."""
+        return self.manifest.info
+
+
+def find(resume: bool | str | Path, folder: RunFolder | None) -> Found | None:
+    """Return the checkpoint to go on with, None where a fit should begin afresh.
+
+    Args:
+        resume: False, True for the newest good one in `folder`, or the path of a checkpoint or of
+            a run, whose newest one must be whole.
+        folder: The run's folder.
+
+    Raises:
+        CheckpointNotFoundError: There is nothing at the path.
+        CheckpointCorruptedError: What is there can't be used.
+        CheckpointError: There is something else at the path.
+    """
+    if resume is False:
+        return None
+    if resume is True:
+        assert folder is not None
+        return newest(folder.store) if folder.store.list() else None
+    return read(checkpoint_at(resume))
+
+
+def newest(store: CheckpointStore) -> Found:
+    """Return the newest checkpoint that is whole, read."""
+    return read(store.newest_good())
+
+
+def read(checkpoint: Checkpoint) -> Found:
+    """Return a checkpoint, read and verified."""
+    return Found(checkpoint, checkpoint.manifest(), checkpoint.read())
+
+
+def checkpoint_at(path: str | Path) -> Checkpoint:
+    """Return the checkpoint that a path stands for: itself, or the newest of a run.
+
+    Raises:
+        CheckpointNotFoundError: There is nothing.
+        CheckpointError: There is something else.
+    """
+    path = Path(path)
+    if not path.exists():
+        beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        message = (
+            f"there is nothing at {path} ({path.absolute()}); {path.parent} holds "
+            f"{', '.join(beside[:5]) or 'nothing'}"
+        )
+        raise CheckpointNotFoundError(message)
+    if path.is_file():
+        message = (
+            f"{path} is a file; a checkpoint is a folder. Weights in a file, which may be pickled, "
+            "are read by KerasModel.load_ckpt(path)"
+        )
+        raise UnsafeCheckpointError(message)
+    if path.name.startswith("step-"):
+        return Checkpoint(path)
+    if found := checkpoints_at(path):
+        return found[0]
+    raise _not_ours(path)
+
+
+def _not_ours(path: Path) -> CheckpointError:
+    names = {child.name for child in path.iterdir()}
+    looks = next((what for name, what in _FOREIGN.items() if name in names), "")
+    looks = looks or ("a checkpoint of Lightning" if any(path.glob("*.ckpt")) else "")
+    if not looks:
+        message = f"there is no checkpoint in {path} ({path.absolute()})"
+        return CheckpointNotFoundError(message)
+    message = (
+        f"{path} looks like {looks}, which fitorch can't go on with; its weights are read by "
+        "KerasModel.load_ckpt(file)"
+    )
+    return CheckpointError(message)
