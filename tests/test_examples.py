@@ -19,6 +19,11 @@ PROMISES = {
     "noisy_labels.py": (r"symmetric cross entropy and L2: ([\d.]+)$", 0.93, []),
     "faster.py": (r"test accuracy ([\d.]+)", 0.93, []),
     "averaged.py": (r"exponential mean: ([\d.]+)$", 0.96, []),
+    "resume.py": (
+        r"best val_acc ([\d.]+)$",
+        0.8,
+        ["runs/resume/best.safetensors", "runs/resume/history.csv"],
+    ),
     "tracked.py": (r"val_auc ([\d.]+)$", 0.97, []),
     "autoencoder.py": (r"explained ([\d.]+)$", 0.6, []),
     "ring.py": (
