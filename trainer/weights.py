@@ -41,9 +41,10 @@ def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
     """
     inner = unwrapped(net)
     own = {_plain(name): name for name in inner.state_dict()}
-    bare = all(name.startswith("module.") for name in state) and not {*map(_plain, state)} & {*own}
-    names = {name: _plain(name.removeprefix("module.") if bare else name) for name in state}
-    inner.load_state_dict({own.get(names[name], name): value for name, value in state.items()})
+    plain = {_plain(name): value for name, value in state.items()}
+    if all(name.startswith("module.") and name not in own for name in plain):
+        plain = {name.removeprefix("module."): value for name, value in plain.items()}
+    inner.load_state_dict({own.get(name, name): value for name, value in plain.items()})
 
 
 class NetState:
