@@ -1,5 +1,6 @@
 # make demo   train the digits net and look at it      make test    everything that CI checks
 # make bench  what a step costs, beside hand-written loops    make test-slow  the tests that take long
+# make test-soak  hundreds of kills, signals, cuts and mutations, half an hour
 # make bench-peers  the same beside nine other trainers, in an environment of their own
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ TEST_STAMP := $(VENV)/.test
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.peers
 
-.PHONY: demo test lint types pytest test-slow bench bench-peers clean
+.PHONY: demo test lint types pytest test-slow test-soak bench bench-peers clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/digits.py
@@ -34,6 +35,9 @@ pytest: $(TEST_STAMP)
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow
 
+test-soak: $(TEST_STAMP)
+	FITORCH_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu" tests/reliability tests/trainer/test_checkpoint.py tests/trainer/test_encoding.py tests/trainer/test_disk.py
+
 bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/compiled.py
@@ -41,6 +45,7 @@ bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/penalties.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/checkpoint.py
 
 bench-peers: $(PEERS_STAMP)
 	mkdir -p docs/images
