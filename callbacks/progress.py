@@ -34,6 +34,9 @@ class Progress(Callback):
         mode: `"min"` or `"max"`, what is best.
         console: Where to write; None is standard output.
 
+    Attributes:
+        best: What the best value of the marked figure was before the fit that begins, or None.
+
     Raises:
         ValueError: `verbose` or `mode` is none of these.
     """
@@ -56,6 +59,7 @@ class Progress(Callback):
         self._verbose = verbose
         self._monitor = monitor
         self._mode = mode
+        self.best: float | None = None
         self._console = console
         self._fitting = False
         self._validation_steps: int | None = None
@@ -68,7 +72,8 @@ class Progress(Callback):
 
     @cached_property
     def _table(self) -> Table:
-        return Table(self._screen, self.params.get("epochs"), self._monitor, self._mode)
+        epochs = self.params.get("epochs")
+        return Table(self._screen, epochs, self._monitor, self._mode, self.best)
 
     def say(self, text: str) -> None:
         """Write `text` on a line of its own, after the epochs so far and above the live line."""

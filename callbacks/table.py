@@ -44,15 +44,23 @@ class Table:
         epochs: The number of the last epoch, if there is one.
         monitor: The figure whose best value so far is marked.
         mode: `"min"` or `"max"`, what is best.
+        best: What it was before the first row, None where there was none.
     """
 
-    def __init__(self, screen: Screen, epochs: int | None, monitor: str | None, mode: str) -> None:
+    def __init__(
+        self,
+        screen: Screen,
+        epochs: int | None,
+        monitor: str | None,
+        mode: str,
+        best: float | None = None,
+    ) -> None:
         self._screen = screen
         self._epochs = epochs
         self._monitor = monitor
         self._monitored = ""  # the column that is meant
         self._sign = -1 if mode == "min" else 1
-        self._best = -math.inf
+        self._best = -math.inf if best is None else self._sign * best
         self._star = "★" if screen.live and not screen.ascii_only else "*"
         self._names: list[str] = ["epoch", "seconds"]  # every column there is, in its order
         self._columns: list[Column] = []  # those that are shown

@@ -45,6 +45,7 @@ class Announcer(Callback):
         self._started = perf_counter()
         for note in self._notes:
             self._progress.say(note)
+        self._recall_best()
         if self.model.progress.epochs >= self.params["epochs"] or self.model.stop_training:
             return
         self._progress.say(
@@ -99,6 +100,11 @@ class Announcer(Callback):
         if not best:
             return ""
         return f"best epoch {best['epoch']:.0f}: {history.monitor} {best[history.monitor]:.4g}"
+
+    def _recall_best(self) -> None:
+        """Have the table mark what beats the best of before, where a fit is gone on with."""
+        kept = next((c for c in self._witnesses if isinstance(c, BestWeights)), None)
+        self._progress.best = None if kept is None else kept.watched.best
 
     @staticmethod
     def _restored(kept: BestWeights) -> str:

@@ -143,6 +143,12 @@ class RunFolder:
         return whole.with_name(f"{whole.name}.previous")
 
 
+def shown(path: Path) -> Path:
+    """Return a path as a message should show it: from the working directory, where it is in it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def check_writable(folder: str | Path) -> None:
     """Create the folder that will hold checkpoints, and try to write into it.
 

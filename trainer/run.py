@@ -159,6 +159,7 @@ class Run:
         """Count the epoch as completed."""
         self.step.reset()
         self.feed.end_epoch()
+        self._first_update = self.state.update.completed
         self.progress.epochs += 1
         self.logs = logs
         self.model.metric_tasks = self._metric_tasks()

@@ -18,7 +18,7 @@ from fitorch.callbacks.base import Logs
 from .checkpoint import Checkpoint, CheckpointStore, pack
 from .errors import CheckpointWriteError, NonFiniteError
 from .fingerprint import fingerprint
-from .folder import RunFolder
+from .folder import RunFolder, shown
 
 if TYPE_CHECKING:
     from .run import Run
@@ -99,7 +99,7 @@ class Saving(Callback):
         pack(arranged(self.run.state.state_dict()))
 
     def _written(self, checkpoint: Checkpoint) -> None:
-        self.newest, self._failures = checkpoint.path, 0
+        self.newest, self._failures = shown(checkpoint.path), 0
         for callback in self.run.state.callbacks:
             receive = getattr(callback, "on_checkpoint_saved", None)
             if receive is not None:
