@@ -263,7 +263,7 @@ class CheckpointStore:
 
     def _prune(self, protected: Collection[Path]) -> None:
         """Remove all but the newest; what is no checkpoint of ours stays."""
-        for old in self._ours()[self.keep :]:
+        for old in reversed(self._ours()[self.keep :]):
             if old.path not in protected:
                 try:
                     disk.remove(old.path)

@@ -123,7 +123,7 @@ class Encoder:
             )
             raise CheckpointError(message)
         native = np.dtype(f"{value.dtype.kind}{value.dtype.itemsize}")  # torch knows no "longlong"
-        tensor = torch.from_numpy(np.array(value, native, ndmin=1, order="C"))
+        tensor = torch.from_numpy(np.array(value, native, ndmin=1, order="C").view(native))
         shape = list(np.shape(value)) if isinstance(value, np.ndarray) else None
         return _tagged("array", [self._keep(tensor, path), shape])
 

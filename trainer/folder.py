@@ -13,7 +13,7 @@ from types import TracebackType
 
 from . import disk
 from .checkpoint import Checkpoint, CheckpointStore
-from .errors import CheckpointError, CheckpointWriteError
+from .errors import CheckpointError
 from .lock import FolderLock
 from .weights import BEST
 
@@ -129,7 +129,7 @@ class RunFolder:
             disk.replace(path, text.getvalue().encode())
         except OSError as error:
             message = f"{path.absolute()} can't be written: {error.strerror or error}"
-            raise CheckpointWriteError(error.errno, message) from error
+            raise disk.write_error(message, error) from error
 
     def _clear(self) -> None:
         for checkpoint in self.store.list():
@@ -163,4 +163,4 @@ def check_writable(folder: str | Path) -> None:
     except OSError as error:
         cause = "there is a file of that name" if path.is_file() else error.strerror
         message = f"ckpt_path {path} ({path.absolute()}) can't be written to: {cause}"
-        raise CheckpointWriteError(error.errno, message) from error
+        raise disk.write_error(message, error) from error
