@@ -59,12 +59,13 @@ class WholeEpoch:
         self._kept = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was kept."""
-        return {"kept": [list(batch) for batch in self._kept]}
+        """Return what was kept, joined."""
+        return {"kept": [torch.cat(parts) for parts in zip(*self._kept, strict=True)]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
-        self._kept = [(y_pred.cpu(), y_true.cpu()) for y_pred, y_true in state["kept"]]
+        kept = [part.cpu() for part in state["kept"]]
+        self._kept = [(kept[0], kept[1])] if kept else []
 
     def merge(self, parts: Sequence[WholeEpoch]) -> None:
         """Keep what `parts` did, and that alone, in their order."""

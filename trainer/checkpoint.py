@@ -35,6 +35,7 @@ from .errors import (
     CheckpointError,
     CheckpointNotFoundError,
 )
+from .formats import read_json, read_tensors
 from .manifest import MANIFEST, Manifest
 from .parts import Part, pack, size_of_parts, write_parts
 
@@ -100,12 +101,12 @@ class Checkpoint:
         tensors: dict[str, Tensor] = {}
         path = self.path / f"{name}.safetensors"
         if path.name in files:
-            tensors = disk.read_tensors(disk.read(path, files[path.name]), path)
+            tensors = read_tensors(disk.read(path, files[path.name]), path)
         path = self.path / f"{name}.json"
         if path.name not in files:
             return tensors
         try:
-            return decode(disk.read_json(disk.read(path, files[path.name]), path), tensors)
+            return decode(read_json(disk.read(path, files[path.name]), path), tensors)
         except CheckpointCorruptedError as error:
             message = f"{path}: {error}"
             raise CheckpointCorruptedError(message) from error

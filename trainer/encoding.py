@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .disk import holds
 from .errors import CheckpointCorruptedError, CheckpointError
+from .formats import holds
 
 _TAG = "$"  # marks an object of JSON that stands for something else than a dict
 _PLAIN = (bool, int, str, type(None))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .disk import Entry, read, read_json, refuse_pickle
+from .disk import Entry, read
 from .errors import (
     CheckpointCorruptedError,
     CheckpointError,
@@ -18,6 +18,7 @@ from .errors import (
     CheckpointVersionError,
     UnsafeCheckpointError,
 )
+from .formats import read_json, refuse_pickle
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -13,6 +13,7 @@ from . import disk
 from .disk import Entry
 from .encoding import Encoder, as_tensor
 from .errors import CheckpointError
+from .formats import json_bytes, size_of, tensor_parts
 from .manifest import is_file_name
 
 
@@ -56,15 +57,15 @@ def write_parts(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, 
     for name, part in parts.items():
         if part.tensors or part.tree is None:
             file = f"{name}.safetensors"
-            yield file, disk.write(folder / file, disk.tensor_parts(part.tensors, {"format": "pt"}))
+            yield file, disk.write(folder / file, tensor_parts(part.tensors, {"format": "pt"}))
         if part.tree is not None:
             file = f"{name}.json"
-            yield file, disk.write(folder / file, [disk.json_bytes(part.tree)])
+            yield file, disk.write(folder / file, [json_bytes(part.tree)])
 
 
 def size_of_parts(parts: Mapping[str, Part]) -> int:
     """Return the bytes of all tensors."""
-    return sum(disk.size_of(tensor) for part in parts.values() for tensor in part.tensors.values())
+    return sum(size_of(tensor) for part in parts.values() for tensor in part.tensors.values())
 
 
 def _is_plain(tree: Any) -> bool:

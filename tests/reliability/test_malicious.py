@@ -9,7 +9,7 @@ from reliability import malicious
 
 SCRIPT = Path(malicious.__file__)
 TRAINER = Path(__file__).parents[2] / "trainer"
-MODULES = ["checkpoint", "disk", "encoding", "manifest", "lock", "parts"]
+MODULES = ["checkpoint", "disk", "encoding", "manifest", "lock", "parts", "formats"]
 
 
 @pytest.fixture(scope="module")

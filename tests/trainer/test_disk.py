@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fitorch import disk
+from fitorch import disk, formats
 from fitorch.disk import Entry
 from fitorch.errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
 
@@ -66,7 +66,7 @@ def equal(a, b):
 
 
 def save(path, tensors, metadata=None):
-    return disk.write(path, disk.tensor_parts(tensors, metadata or {}))
+    return disk.write(path, formats.tensor_parts(tensors, metadata or {}))
 
 
 MIXED = {
@@ -87,7 +87,7 @@ def test_safetensors_own_functions_read_all_types_and_names_bit_for_bit(tmp_path
 
 def test_we_read_what_safetensors_itself_writes(tmp_path):
     save_file(MIXED, tmp_path / "x")
-    assert equal(MIXED, disk.read_tensors((tmp_path / "x").read_bytes(), tmp_path / "x"))
+    assert equal(MIXED, formats.read_tensors((tmp_path / "x").read_bytes(), tmp_path / "x"))
 
 
 def test_numbers_lie_where_safetensors_own_function_puts_them(tmp_path):
@@ -107,7 +107,7 @@ def test_numbers_lie_where_safetensors_own_function_puts_them(tmp_path):
 def test_no_tensors_at_all_are_a_file_that_safetensors_reads(tmp_path):
     save(tmp_path / "x", {})
     assert load_file(tmp_path / "x") == {}
-    assert disk.read_tensors((tmp_path / "x").read_bytes(), tmp_path / "x") == {}
+    assert formats.read_tensors((tmp_path / "x").read_bytes(), tmp_path / "x") == {}
 
 
 def test_headers_of_every_length_are_read(tmp_path):
@@ -115,9 +115,9 @@ def test_headers_of_every_length_are_read(tmp_path):
     lengths = set()
     for length in range(1, 800, 4):
         tensors = {"w" * length: torch.tensor([1.5])}
-        content = b"".join(disk.tensor_parts(tensors, {}))
+        content = b"".join(formats.tensor_parts(tensors, {}))
         lengths.add(content[:2])
-        assert equal(tensors, disk.read_tensors(content, Path("x")))
+        assert equal(tensors, formats.read_tensors(content, Path("x")))
     assert b"\x80\x02" in lengths
 
 
@@ -229,19 +229,19 @@ def test_links_pipes_and_folders_are_no_files(tmp_path):
 def test_json_that_would_not_be_read_back_is_not_written(tmp_path):
     for value in ([[]] * 400_000, "x" * 2**26, [0.5] * 2_000_000):
         with pytest.raises(CheckpointError, match="in tensors or NumPy arrays"):
-            disk.json_bytes(value)
+            formats.json_bytes(value)
 
 
 def test_tensors_that_would_not_be_read_back_are_not_written():
     tensors = {str(i): torch.zeros(0) for i in range(100_000)}
     with pytest.raises(CheckpointError, match="100,000 tensors are too many"):
-        b"".join(disk.tensor_parts(tensors, {}))
+        b"".join(formats.tensor_parts(tensors, {}))
 
 
 def test_many_tensors_of_ordinary_nets_are_no_trouble(tmp_path):
     tensors = {f"blocks.{i}.attention.weight": torch.tensor(float(i)) for i in range(20_000)}
     save(tmp_path / "x", tensors)
-    assert len(disk.read_tensors((tmp_path / "x").read_bytes(), tmp_path / "x")) == 20_000
+    assert len(formats.read_tensors((tmp_path / "x").read_bytes(), tmp_path / "x")) == 20_000
 
 
 def test_making_a_folder_syncs_every_folder_that_got_a_new_name(tmp_path, monkeypatch):
