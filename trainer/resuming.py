@@ -18,7 +18,7 @@ from .arguments import FitArguments
 from .errors import CheckpointMismatchError, NotBitExactWarning
 from .finding import Found, checkpoint_at, find, read
 from .fingerprint import differences, fingerprint
-from .folder import RunFolder
+from .folder import RunFolder, shown
 from .layout import align_state
 from .prepare import prepare
 from .saving import rearranged
@@ -69,7 +69,7 @@ def begin(
 
 def _story(run: Run, found: Found) -> str:
     """Say what a fit goes on with."""
-    done, batch, path = found.info["epoch"], found.info["batch"], found.checkpoint.path
+    done, batch, path = found.info["epoch"], found.info["batch"], shown(found.checkpoint.path)
     if run.done:
         stopped = found.info["stopped"]
         why = f", stopped since {stopped}" if stopped else ""
@@ -106,6 +106,7 @@ def restore(run: Run, found: Found) -> None:
         _put(run, before)
         message = f"{found.checkpoint.path} can't be put into this fit: {error}"
         raise CheckpointMismatchError(message) from error
+    _forget_compiled(run.model)
     run.model.run_id = str(found.info["run"])
     stopped = found.info["stopped"] is not None and run.last_epoch <= found.info["epochs"]
     run.model.stop_training = bool(stopped)
@@ -114,7 +115,7 @@ def restore(run: Run, found: Found) -> None:
 def _put(run: Run, state: Mapping[str, Any]) -> None:
     history, sets = run.state.history, run.state.history.sets
     monitor, mode = history.monitor, history.mode
-    run.state.load_state_dict(state)
+    run.state.load_state_dict(state, strict=False)  # callbacks may have come or gone
     history.begin(monitor, mode, run.progress.seed, sets=sets)
     keep_dtypes(run.state.update.optimizer, state["optimizer"])
 
@@ -134,6 +135,7 @@ def restore_model(model: KerasModel, path: str | Path) -> Path:
     if model.optimizer is not None:
         keep_dtypes(model.optimizer, state["optimizer"])
         align_state(model.optimizer)
+    _forget_compiled(model)
     progress = state["progress"]
     model.progress = Progress(progress["seed"], progress["epochs"], updates=progress["updates"])
     return found.checkpoint.path
@@ -164,6 +166,12 @@ def keep_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> N
         for name, value in values.items():
             if isinstance(value, Tensor) and value.dtype != own[name].dtype:
                 own[name] = value.to(own[name].device, copy=True)
+
+
+def _forget_compiled(model: KerasModel) -> None:
+    """Compile anew: what was compiled holds the tensors of the optimizer's old state."""
+    if model.compilation is not None:
+        model.compilation.region = None
 
 
 def _check_epochs(run: Run, found: Found) -> None:
