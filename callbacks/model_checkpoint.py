@@ -163,11 +163,13 @@ class ModelCheckpoint(MonitorCallback):
         except KeyError as error:
             message = f"{self.filepath} names {error}, which this epoch did not measure"
             raise KeyError(message) from error
+        before = list(self.saved), list(self._values)
         self._note(path, value)  # before it is saved: a checkpoint holds this callback's state too
-        if self._whole:
-            self.model.save_state(path)
-        else:
-            self.model.save_ckpt(path)
+        try:
+            self.model.save_state(path) if self._whole else self.model.save_ckpt(path)
+        except Exception:
+            self.saved, self._values = before
+            raise
         self._delete_the_worst()
 
     def _note(self, path: str, value: float | None) -> None:

@@ -134,7 +134,7 @@ def test_a_figure_that_is_not_measured_is_warned_of_by_keras(theirs):
         ("ModelCheckpoint", {"filepath": "w.weights.h5", "save_weights_only": True}, "ModelCheck"),
         ("ReduceLROnPlateau", {}, "fitorch.callbacks.ReduceLROnPlateau"),
         ("LearningRateScheduler", {"schedule": lambda epoch: 0.1}, "callbacks.LearningRateSch"),
-        ("BackupAndRestore", {"backup_dir": "backup"}, "fitorch.callbacks.ModelCheckpoint"),
+        ("BackupAndRestore", {"backup_dir": "backup"}, "fitorch.callbacks.BackupAndRestore"),
         ("SwapEMAWeights", {}, "fitorch.callbacks.EMA"),
         ("History", {}, "would replace model.history"),
         ("TensorBoard", {"log_dir": "logs"}, "fitorch.callbacks.TensorBoardCallback"),
