@@ -36,6 +36,8 @@ class Progress(Callback):
 
     Attributes:
         best: What the best value of the marked figure was before the fit that begins, or None.
+        directions: "min" or "max" for each figure of which that is known: on a terminal an arrow
+            tells where it went since the epoch before.
 
     Raises:
         ValueError: `verbose` or `mode` is none of these.
@@ -60,6 +62,7 @@ class Progress(Callback):
         self._monitor = monitor
         self._mode = mode
         self.best: float | None = None
+        self.directions: dict[str, str] = {}
         self._console = console
         self._fitting = False
         self._validation_steps: int | None = None
@@ -73,7 +76,8 @@ class Progress(Callback):
     @cached_property
     def _table(self) -> Table:
         epochs = self.params.get("epochs")
-        return Table(self._screen, epochs, self._monitor, self._mode, self.best)
+        directions = self.directions
+        return Table(self._screen, epochs, self._monitor, self._mode, self.best, directions)
 
     def say(self, text: str) -> None:
         """Write `text` on a line of its own, after the epochs so far and above the live line."""

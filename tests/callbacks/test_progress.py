@@ -308,6 +308,65 @@ def test_paints_the_best_figure_green(clock):
     assert file.narrow.buffer[4][column].fg == "default"
 
 
+ARROWS = [
+    ({"train_loss": 0.5, "val_acc": 0.9}, "", ""),
+    ({"train_loss": 0.4, "val_acc": 0.8}, "↓", "↓"),
+    ({"train_loss": 0.6, "val_acc": 0.85}, "↑", "↑"),
+    ({"train_loss": 0.60001, "val_acc": math.nan}, "", ""),
+    ({"train_loss": 0.7}, "↑", ""),
+    ({"train_loss": 0.3, "val_acc": 0.8}, "↓", "↓"),  # since it was measured last
+]
+
+
+def test_arrows_tell_where_a_figure_went_since_the_epoch_before(clock):
+    callback, file = on_terminal()
+    callback.directions = {"train_loss": "min", "val_acc": "max"}
+    begin(callback)
+    for number, (logs, _, _) in enumerate(ARROWS, 1):
+        epoch(callback, clock, number, logs)
+    callback.on_train_end()
+    rows = [line for line in file.lines if re.match(r" *\d+/20", line)]
+    for row, (logs, loss, acc) in zip(rows, ARROWS, strict=True):
+        cells = row.split()
+        assert cells[1].lstrip("0123456789.") == loss, logs
+        assert cells[2].lstrip("0123456789.-") == acc, logs
+
+
+def test_arrows_are_green_where_a_figure_is_better_and_red_where_it_is_worse(clock):
+    callback, file = on_terminal()
+    callback.directions = {"train_loss": "min", "val_acc": "max"}
+    begin(callback)
+    for number, (logs, _, _) in enumerate(ARROWS[:3], 1):
+        epoch(callback, clock, number, logs)
+    callback.on_train_end()
+    styles = {"↓": [], "↑": []}
+    for line in file.narrow.buffer.values():
+        for character in line.values():
+            if character.data in styles:
+                styles[character.data].append(character.fg)
+    assert styles == {"↓": ["green", "red"], "↑": ["red", "green"]}
+
+
+def test_the_best_figure_has_its_star_and_no_arrow(clock):
+    callback, file = on_terminal(monitor="val_acc", mode="max")
+    callback.directions = {"val_acc": "max"}
+    begin(callback)
+    for number, value in enumerate((0.5, 0.6, 0.55), 1):
+        epoch(callback, clock, number, {"val_acc": value})
+    callback.on_train_end()
+    marks = re.findall(r"\d/20 +[\d.]+( ★|↓|↑)", "\n".join(file.lines))
+    assert marks == [" ★", " ★", "↓"]
+
+
+def test_figures_of_no_known_direction_get_no_arrow(clock):
+    callback, file = on_terminal()
+    begin(callback)
+    for number, value in enumerate((0.5, 0.6), 1):
+        epoch(callback, clock, number, {"train_loss": value})
+    callback.on_train_end()
+    assert not {"↓", "↑"} & {*"".join(file.lines)}
+
+
 def test_never_marks_nan(clock):
     callback, file = on_file(monitor="val_loss")
     train(callback, clock, [{"val_loss": math.nan}, {"val_loss": 3.0}, {"val_loss": math.nan}])
