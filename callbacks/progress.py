@@ -9,6 +9,7 @@ from time import perf_counter
 from rich.console import Console
 
 from .base import Callback, Logs
+from .early_stopping import EarlyStopping
 from .screen import Screen
 from .stage import Stage
 from .table import Row, Table
@@ -36,6 +37,7 @@ class Progress(Callback):
 
     Attributes:
         best: What the best value of the marked figure was before the fit that begins, or None.
+        stopping: Who counts epochs without improvement, as EarlyStopping, or None.
         directions: "min" or "max" for each figure of which that is known: on a terminal an arrow
             tells where it went since the epoch before.
 
@@ -62,6 +64,7 @@ class Progress(Callback):
         self._monitor = monitor
         self._mode = mode
         self.best: float | None = None
+        self.stopping: EarlyStopping | None = None
         self.directions: dict[str, str] = {}
         self._console = console
         self._fitting = False
@@ -154,10 +157,17 @@ class Progress(Callback):
     def _begin(self, verb: str, steps: int | None) -> None:
         now = perf_counter()
         title = f"epoch {self._table.title(self._epoch)}" if self._fitting else ""
-        self._stage = Stage(title, verb, steps, now)
+        self._stage = Stage(title, verb, steps, now, self._patience())
         self._count = 0
         if now >= self._due:
             self._refresh(0, None)
+
+    def _patience(self) -> str:
+        """Tell how much patience is left, once some of it is used up."""
+        stopping = self.stopping if self._fitting else None
+        if stopping is None or not 0 < stopping.wait <= stopping.patience:
+            return ""
+        return f"patience {stopping.patience - stopping.wait}/{stopping.patience}"
 
     def _refresh(self, done: int, logs: Logs | None) -> None:
         """Write what has gathered, and decide when to look again."""

@@ -23,11 +23,15 @@ class Stage:
         verb: What is going on, such as "validating", or "".
         steps: Batches in all, where that is known.
         now: The time, in seconds.
+        note: What else there is to know, such as "patience 2/3".
     """
 
-    def __init__(self, title: str, verb: str, steps: int | None, now: float) -> None:
+    def __init__(
+        self, title: str, verb: str, steps: int | None, now: float, note: str = ""
+    ) -> None:
         self._title = title
         self._verb = verb
+        self._note = note
         self._steps = steps
         self._recent = deque([(now, 0)], maxlen=_RECENT)
 
@@ -54,6 +58,7 @@ class Stage:
             (5, [(figures.pace(seconds), "dim")] if seconds else []),
             (3, [(self._remaining(done, seconds), "dim")]),
             *((2 if position == 0 else 6, part) for position, part in enumerate(values)),
+            (4, [(self._note, "yellow")]),
         ]
         ranked = [(rank, part) for rank, part in ranked if _width(part)]
         widths = [_width(part) + 2 for _, part in ranked]

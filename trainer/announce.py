@@ -11,6 +11,8 @@ from torch.nn.parameter import is_lazy
 from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
 from fitorch.callbacks.best_weights import BestWeights
+from fitorch.callbacks.early_stopping import EarlyStopping
+from fitorch.callbacks.figures import duration
 from fitorch.callbacks.progress import Progress
 
 from .hints import new_hints
@@ -45,7 +47,7 @@ class Announcer(Callback):
         self._started = perf_counter()
         for note in self._notes:
             self._progress.say(note)
-        self._recall_best()
+        self._brief_display()
         if self.model.progress.epochs >= self.params["epochs"] or self.model.stop_training:
             return
         self._progress.say(
@@ -71,7 +73,7 @@ class Announcer(Callback):
             compiled.seconds = 0.0
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Say why training stopped, where it is saved, and what was best."""
+        """Say how long it took or why it stopped, where it is saved, and what was best."""
         best = self._best() if len(self.model.history) > self._began else ""
         for line in filter(None, (self._reason(), self._saved(), best)):
             self._progress.say(line)
@@ -86,10 +88,11 @@ class Announcer(Callback):
     def _reason(self) -> str:
         reasons = (getattr(callback, "stopping_reason", "") for callback in self._witnesses)
         reason = next(filter(None, reasons), "")
-        epochs = self.model.progress.epochs
+        epochs, took = self.model.progress.epochs, duration(perf_counter() - self._started)
         if not reason and (epochs >= self.params["epochs"] or not self.model.stop_training):
-            return ""
-        return f"stopped after epoch {epochs}" + (f": {reason}" if reason else "")
+            count = len(self.model.history) - self._began
+            return f"trained {count} epoch{'s' * (count > 1)} in {took}" if count else ""
+        return f"stopped after epoch {epochs}{f': {reason}' if reason else ''} ({took})"
 
     def _best(self) -> str:
         history = self.model.history
@@ -101,10 +104,12 @@ class Announcer(Callback):
             return ""
         return f"best epoch {best['epoch']:.0f}: {history.monitor} {best[history.monitor]:.4g}"
 
-    def _recall_best(self) -> None:
-        """Have the table mark what beats the best of before, where a fit is gone on with."""
+    def _brief_display(self) -> None:
+        """Tell the display what was best before, where a fit is gone on with, and whom to ask."""
         kept = next((c for c in self._witnesses if isinstance(c, BestWeights)), None)
         self._progress.best = None if kept is None else kept.watched.best
+        stopping = (each for each in self._witnesses if isinstance(each, EarlyStopping))
+        self._progress.stopping = next(stopping, None)
 
     @staticmethod
     def _restored(kept: BestWeights) -> str:

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from fitorch.callbacks import figures, progress, screen
+from fitorch.callbacks import EarlyStopping, figures, progress, screen
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.logs import BatchLogs, EpochLogs
 from fitorch.callbacks.progress import Progress
@@ -466,6 +466,20 @@ def test_measures_the_pace_of_an_epoch_that_is_resumed_in_its_middle(clock):
         clock.now += 0.19
         callback.on_train_batch_end(batch, {"train_loss": 0.5})
     assert "95/100  190 ms/step  ETA 0:01" in file.live_line
+
+
+def test_says_how_much_patience_is_left_once_some_is_used_up(clock):
+    callback, file = on_terminal(120)
+    callback.stopping = EarlyStopping(patience=3)
+    begin(callback)
+    shown = []
+    for number, wait in enumerate((0, 1, 2), 1):
+        callback.stopping.wait = wait
+        callback.on_epoch_begin(number - 1)
+        steps(callback.on_train_batch_end, "train_", clock, 3, 0.2, {"train_loss": 1.0})
+        shown.append(re.findall(r"patience (\d/\d)", file.live_line))
+        callback.on_epoch_end(number - 1, EpochLogs({"train_loss": 1.0}))
+    assert shown == [[], ["2/3"], ["1/3"]]
 
 
 def test_says_that_validation_is_running(clock):

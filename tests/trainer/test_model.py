@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 import signal
 import sys
 import time
@@ -225,8 +226,9 @@ def test_a_fit_says_what_it_trains_where_and_a_line_per_epoch():
     assert lines[0] == "training Linear, 4 parameters, on cpu"
     assert lines[1].startswith("epoch 1/2  train_loss ")
     assert lines[2].startswith("epoch 2/2  train_loss ")
-    assert lines[3].startswith("best epoch 2: val_loss ")
-    assert len(lines) == 4
+    assert re.fullmatch(r"trained 2 epochs in [\d.]+ s", lines[3])
+    assert lines[4].startswith("best epoch 2: val_loss ")
+    assert len(lines) == 5
 
 
 def test_a_fit_says_why_it_stopped_and_where_the_weights_are(tmp_path):
@@ -238,7 +240,8 @@ def test_a_fit_says_why_it_stopped_and_where_the_weights_are(tmp_path):
                 self.model.optimizer.param_groups[0]["lr"] = 0.0
 
     lines = said(epochs=9, patience=2, ckpt_path=tmp_path, callbacks=[Worse()])
-    assert lines[-2] == "stopped after epoch 3: val_loss did not improve for 2 epochs"
+    told = r"stopped after epoch 3: val_loss did not improve for 2 epochs \([\d.]+ s\)"
+    assert re.fullmatch(told, lines[-2])
     assert lines[-1].startswith("best epoch 1: val_loss ")
     assert lines[-1].endswith(f"weights restored, saved in {tmp_path / 'best.safetensors'}")
 
@@ -248,7 +251,8 @@ def test_a_fit_that_was_told_to_stop_says_after_which_epoch():
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = True
 
-    assert "stopped after epoch 1" in said(epochs=5, callbacks=[Stop()])
+    lines = said(epochs=5, callbacks=[Stop()])
+    assert re.fullmatch(r"stopped after epoch 1 \([\d.]+ s\)", lines[-2])
 
 
 def test_a_fit_with_verbose_0_says_nothing():
@@ -260,7 +264,7 @@ def test_evaluate_in_a_callback_shows_no_line_of_its_own():
         def on_epoch_end(self, epoch, logs=None):
             self.model.evaluate((X, Y))
 
-    assert len(said(epochs=2, callbacks=[Evaluate()])) == 4
+    assert len(said(epochs=2, callbacks=[Evaluate()])) == 5
 
 
 def test_a_picture_is_written_beside_the_checkpoint_or_where_a_path_says(tmp_path):
@@ -381,7 +385,7 @@ def test_a_fit_says_that_it_was_interrupted():
     shown = io.StringIO()
     with redirect_stdout(shown), pytest.raises(KeyboardInterrupt):
         KerasModel(linear(), "mse").fit((X, Y), epochs=5, callbacks=[Interrupt()])
-    assert "stopped after epoch 1: interrupted" in shown.getvalue().splitlines()
+    assert "\nstopped after epoch 1: interrupted (" in shown.getvalue()
 
 
 def test_a_fit_that_failed_claims_no_reason_of_its_own():
