@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .base import Callback, Logs
@@ -131,3 +131,12 @@ class CallbackList(Callback):
             receive = getattr(callback, verb, None)
             if receive is not None:
                 receive(value)
+
+
+def one_by_one(callbacks: Iterable[Any]) -> Iterator[Any]:
+    """Give the callbacks, those in a list of callbacks one by one."""
+    for callback in callbacks:
+        if isinstance(callback, CallbackList):
+            yield from one_by_one(callback.callbacks)
+        else:
+            yield callback

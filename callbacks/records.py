@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,14 @@ class _FileLogger(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add a row."""
         self._add({"epoch": epoch, **(logs or {})})
+
+    def state_dict(self) -> dict[str, bool]:
+        """Return whether it began the file: a run that is resumed goes on with it."""
+        return {"begun": self._begun}
+
+    def load_state_dict(self, state: Mapping[str, bool]) -> None:
+        """Put it back."""
+        self._begun = state["begun"]
 
     def _rows(self) -> list[dict[str, Any]]:
         """Read what is in the file.
@@ -104,12 +112,12 @@ class CSVLogger(_FileLogger):
     def _rows(self) -> list[dict[str, Any]]:
         with self.filename.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, delimiter=self.separator)
-            rows = list(reader)
-        if not rows and not reader.fieldnames:
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+        if not columns:
             return []
-        if "epoch" not in (reader.fieldnames or ()):
+        if "epoch" not in columns:
             raise self._not_ours()
-        self._columns = list(reader.fieldnames or ())
+        self._columns = columns
         return rows
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:

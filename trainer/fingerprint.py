@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def _of_machine(run: Run) -> dict[str, Any]:
     packages = ("fitorch", "torch", "accelerate", "numpy")
     return {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
+        **{name: _version(name) for name in packages},
         "device": run.model.placement.device.type,
         "mixed_precision": run.model.placement.accelerator.mixed_precision,
         "threads": torch.get_num_threads(),
@@ -56,6 +57,11 @@ def _of_machine(run: Run) -> dict[str, Any]:
         "jit_compile": run.model.compilation is not None,
         "channels_last": run.model.channels_last,
     }
+
+
+@cache
+def _version(package: str) -> str:
+    return metadata.version(package)  # milliseconds, which each save would pay
 
 
 def _parameter_names(run: Run) -> list[list[str]]:

@@ -27,15 +27,17 @@ def fit(run: Run) -> None:
             emit(run.hooks.on_train_begin, {})
             while not run.done:
                 run_epoch(run)
-            run.interrupt.check()
+            run.honour_signals()
         except Exception as error:
-            run.interrupt.check()  # Ctrl-C also ends the workers that read data
+            if run.interrupt.requested:  # it also ends a user's own workers that read data
+                run.rescue(error)
+                run.raise_signal()
             if not run.forgives(error):
-                run.rescue()
+                run.rescue(error)
                 raise
         finally:
             emit_all(run.hooks.on_train_end, run.logs)
-        run.interrupt.check()
+        run.raise_signal()
 
 
 def run_epoch(run: Run) -> None:

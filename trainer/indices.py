@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, cast
 
@@ -39,6 +39,8 @@ class LoaderIndices:
     def __init__(self, loader: DataLoader[Any], subset: Tensor | None = None) -> None:
         self._loader = loader
         self._subset = subset
+        self._workers = bool(loader.num_workers)
+        self._persistent = bool(loader.persistent_workers)
         self._workers_started = loader.__dict__.get("_iterator") is not None
 
     def __call__(
@@ -62,6 +64,19 @@ class LoaderIndices:
             return map(Tensor.tolist, batches)
         return map(list, islice(self._drawn(drawn), start, None))
 
+    def state_dict(self) -> dict[str, bool]:
+        """Return what else decides which numbers the loader draws when a pass begins."""
+        return {
+            "workers": self._workers,
+            "persistent": self._persistent,
+            "started": self._workers_started,
+        }
+
+    def load_state_dict(self, state: Mapping[str, bool]) -> None:
+        """Draw as the loader did whose state this is, though this one may have other workers."""
+        self._workers, self._persistent = state["workers"], state["persistent"]
+        self._workers_started = state["started"]
+
     def _begin(self, pass_index: int) -> Iterator[Any]:
         """Make the sampler's iterator as a new iterator of the loader does.
 
@@ -70,12 +85,12 @@ class LoaderIndices:
         """
         loader, sampler = self._loader, cast("Iterable[Any]", self._loader.batch_sampler)
         set_epoch(pass_index, loader.sampler, sampler, getattr(sampler, "sampler", None))
-        if loader.persistent_workers and self._workers_started:
+        if self._persistent and self._workers_started:
             return iter(sampler)
         self._workers_started = True
         batches = iter(sampler)
         torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
-        return iter(sampler) if loader.num_workers else batches
+        return iter(sampler) if self._workers else batches
 
     def _drawn(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Have the sampler draw: by its first batch, or by all where it draws as it goes."""

@@ -17,7 +17,7 @@ from .arrays import array_leaves
 from .columns import as_batch
 from .errors import DataError
 from .memory import smallest_batch
-from .streams import Held, owners_of, set_epoch, stateful
+from .streams import Held, has_state, owners_of, set_epoch, stateful
 from .structure import map_tensors
 
 
@@ -76,8 +76,8 @@ class LoaderSource:
     @property
     def order_owners(self) -> list[Any]:
         """Who decides the order: the samplers, and a dataset or iterable that does it itself."""
-        itself = getattr(self.loader, "dataset", self.loader)
-        return [*owners_of(self.loader), Held(itself)]
+        itself: Any = getattr(self.loader, "dataset", self.loader)
+        return [*owners_of(self.loader), itself if has_state(itself) else Held(itself)]
 
     @property
     def reading_owners(self) -> list[Any]:

@@ -92,7 +92,7 @@ class MemorySource:
     @property
     def order_owners(self) -> list[Any]:
         """Who decides the order: the user's samplers, where there are any."""
-        return [] if self.loader is None else owners_of(self.loader)
+        return [] if self.loader is None else [*owners_of(self.loader), self.indices]
 
     @property
     def reading_owners(self) -> list[Any]:

@@ -56,11 +56,16 @@ def begin(
     if found is not None:
         drawn = arguments.seed if arguments.seeded else int(found.info["seed"])
         arguments = replace(arguments, initial_epoch=0, seed=drawn, resume=False)
-    run = prepare(model, train_data, val_data, arguments, folder)
-    if run.saving is not None:
-        run.saving.try_encoding()
-    if found is not None:
-        restore(run, found)
+    progress = model.progress
+    try:
+        run = prepare(model, train_data, val_data, arguments, folder)
+        if run.saving is not None:
+            run.saving.try_encoding()
+        if found is not None:
+            restore(run, found)
+    except BaseException:
+        model.progress, model.update = progress, None
+        raise
     if folder is not None:
         _make_way(folder, run, found)
         folder.notes += [] if found is None else [_story(run, found)]
@@ -103,7 +108,8 @@ def restore(run: Run, found: Found) -> None:
     try:
         _put(run, state)
     except Exception as error:
-        _put(run, before)
+        run.state.put_back(before)
+        keep_dtypes(run.state.update.optimizer, before["optimizer"])
         message = f"{found.checkpoint.path} can't be put into this fit: {error}"
         raise CheckpointMismatchError(message) from error
     _forget_compiled(run.model)

@@ -14,7 +14,7 @@ from fitorch.callbacks.logs import EpochLogs
 
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
-from .errors import FitorchError, NonFiniteError
+from .errors import CheckpointError, FitorchError, NonFiniteError
 from .evaluation import Validation
 from .feed import Feed
 from .interrupt import Interrupt
@@ -117,27 +117,34 @@ class Run:
         Args:
             save: Save in any case.
         """
-        if self.saving is None or not (save or self.interrupt.requested):
+        if self.saving is not None and (save or self.interrupt.requested):
+            self.saving.save_anew()
+        self.raise_signal()
+
+    def raise_signal(self) -> None:
+        """Raise what a signal asked for, where one came; say what is saved."""
+        if self.saving is None or self.saving.newest is None or not self.interrupt.requested:
             self.interrupt.check()
             return
-        self.saving.save(wait=True)
-        took = f" after {self.interrupt.seconds:.1f} s" if self.interrupt.requested else ""
         self.interrupt.check(
-            f"{self.interrupt.stopping_reason}: update {self.state.update.completed} is saved in "
-            f"{self.saving.newest}{took}; fit(..., resume=True) goes on there"
+            f"{self.interrupt.stopping_reason}: update {self.saving.newest_step} is saved in "
+            f"{self.saving.newest} after {self.interrupt.seconds:.1f} s; fit(..., resume=True) "
+            "goes on there"
         )
 
-    def rescue(self) -> None:
+    def rescue(self, error: Exception) -> None:
         """Save where training stands after an error of a callback, or of the data."""
+        if isinstance(error, (CheckpointError, NonFiniteError)):  # it would come once more
+            return
         trained = self.state.update.completed - self._first_update
         window = self.arguments.gradient_accumulation_steps
         consistent = self.step.at_boundary and trained == _windows(self.feed.taken, window)
         if self.saving is None or not consistent:
             return
         try:
-            self.saving.save(wait=True)
-        except (FitorchError, OSError) as error:
-            warnings.warn(f"where training stands can't be saved: {error}", stacklevel=2)
+            self.saving.save_anew()
+        except (FitorchError, OSError) as failure:
+            warnings.warn(f"where training stands can't be saved: {failure}", stacklevel=2)
 
     @property
     def pauses(self) -> bool:

@@ -180,8 +180,8 @@ class UserLoaderSource(SampledSource):
 
     @property
     def order_owners(self) -> list[Any]:
-        """Who decides the order: the samplers."""
-        return owners_of(self._user_loader)
+        """Who decides the order: the samplers, and what the loader draws beside them."""
+        return [*owners_of(self._user_loader), self._indices]
 
 
 def recognize_samples(loader: DataLoader[Any]) -> bool:

@@ -39,6 +39,7 @@ class Saving(Callback):
 
     Attributes:
         newest: The folder of the newest checkpoint, None before the first.
+        newest_step: The updates that were completed in it.
         run: The fit.
     """
 
@@ -49,6 +50,8 @@ class Saving(Callback):
     ) -> None:
         self.folder = folder
         self.newest: Path | None = None
+        self.newest_step = 0
+        self._saved: tuple[int, ...] | None = None  # where training stood at the last save
         self.resumed_from: Path | None = None
         self._on_error = on_error
         self._failures = 0
@@ -81,6 +84,7 @@ class Saving(Callback):
         if isinstance(self._writer, _Background):
             parts = {name: part.copied() for name, part in parts.items()}
         step, info = run.state.update.completed, info_of(run)
+        self._saved = self._place()
         protected = [path for path in (self.resumed_from,) if path is not None]
 
         def write() -> Checkpoint:
@@ -89,6 +93,20 @@ class Saving(Callback):
         self._attempt(lambda: self._writer.start(write))
         if wait:
             self._attempt(self._writer.wait)
+
+    def save_anew(self) -> None:
+        """Save where training stands, unless that was done already; wait until it is on the disk.
+
+        Raises:
+            CheckpointError, NonFiniteError: See `save`.
+        """
+        self._attempt(self._writer.wait)
+        if self.newest is None or self._failures or self._saved != self._place():
+            self.save(wait=True)
+
+    def _place(self) -> tuple[int, ...]:
+        progress = self.run.progress
+        return self.run.state.update.completed, progress.epochs, self.run.feed.taken
 
     def try_encoding(self) -> None:
         """Find out before the first step whether all states can be stored.
@@ -99,7 +117,8 @@ class Saving(Callback):
         pack(arranged(self.run.state.state_dict()))
 
     def _written(self, checkpoint: Checkpoint) -> None:
-        self.newest, self._failures = shown(checkpoint.path), 0
+        self.newest, self.newest_step = shown(checkpoint.path), checkpoint.step
+        self._failures = 0
         for callback in self.run.state.callbacks:
             receive = getattr(callback, "on_checkpoint_saved", None)
             if receive is not None:

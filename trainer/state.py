@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from fitorch.callbacks.callback_list import one_by_one
 from fitorch.losses import Objective
 
 from .feed import Feed
@@ -112,7 +114,7 @@ class FitState:
             "feed": self.feed,
         }
         kinds: Counter[str] = Counter()
-        for callback in self.callbacks:
+        for callback in one_by_one(self.callbacks):
             if callback is not self.history and isinstance(callback, Stateful):
                 kind = type(callback).__name__
                 parts[f"callbacks.{kind}.{kinds[kind]}"] = callback
@@ -125,23 +127,39 @@ class FitState:
         states = {name: part.state_dict() for name, part in self.parts().items()}
         return {**states, "random": random_state()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Put a state back into every part, the random generators last.
+
+        Args:
+            state: The state.
+            strict: Refuse a state of other parts; else those that it lacks stay as they are.
 
         Raises:
             ValueError: Parts are missing or unknown.
         """
         parts = self.parts()
-        if set(state) != {*parts, "random"}:
+        if strict and set(state) != {*parts, "random"}:
             missing, unknown = {*parts, "random"} - set(state), set(state) - {*parts, "random"}
             message = f"the state lacks {sorted(missing)} and has unknown {sorted(unknown)}"
             raise ValueError(message)
         for name, part in parts.items():
             if name == "feed":
                 self._place()
-            part.load_state_dict(state[name])
+            if name in state:
+                part.load_state_dict(state[name])
         align_state(self.update.optimizer)
         set_random_state(state["random"])
+
+    def put_back(self, state: Mapping[str, Any]) -> None:
+        """Put a state back that was taken out of this fit, after one that it could not take."""
+        for name, part in self.parts().items():
+            if name == "feed":
+                self._place()
+            with suppress(Exception):  # what does not take its own state never changed
+                part.load_state_dict(state[name])
+        align_state(self.update.optimizer)
+        with suppress(Exception):
+            set_random_state(state["random"])
 
     def _place(self) -> None:
         """Tell the feed where in the data it is."""

@@ -71,10 +71,12 @@ def stateful(loader: Any) -> Any:
     The dataset of worker processes is another copy, and does not know.
     """
     dataset = getattr(loader, "dataset", None) if not getattr(loader, "num_workers", 0) else None
-    for thing in (loader, dataset):
-        if all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict")):
-            return thing
-    return None
+    return next(filter(has_state, (loader, dataset)), None)
+
+
+def has_state(thing: Any) -> bool:
+    """Say whether something has a state of its own."""
+    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
 def _iterates_itself(thing: Any) -> bool:

@@ -1,0 +1,630 @@
+"""What can't be resumed or saved is refused in words, and nothing is changed by it."""
+
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reliability.resume_worker import (
+    BadState,
+    Exploding,
+    Net,
+    OwnState,
+    assert_same,
+    at_step,
+    digest_of,
+    finished,
+    fit,
+    tensors,
+    times,
+    trained,
+    whole,
+)
+from torch.optim import lr_scheduler
+
+import fitorch
+from fitorch import KerasModel
+from fitorch.callbacks import EMA, Callback, EarlyStopping, GradientNorm, TerminateOnNaN
+from fitorch.errors import (
+    CheckpointCorruptedError,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    CheckpointWriteError,
+    NonFiniteError,
+    NotBitExactWarning,
+    UnsafeCheckpointError,
+)
+
+
+class Cut(Callback):
+    """Raises behind an update."""
+
+    def __init__(self, step=3):
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.updates == self.step:
+            raise ZeroDivisionError("on purpose")  # noqa: EM101
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, 0.01)
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, 0.01, momentum=0.9)
+
+
+def make_model(net=None, optimizer=adam, loss="bce_with_logits", schedule=None):
+    torch.manual_seed(0)
+    return KerasModel(net or Net(lambda samples: None), loss, None, optimizer, schedule)
+
+
+def train(model, path, callbacks=(), data=None, **options):
+    defaults = {"epochs": 2, "batch_size": 4, "seed": 3, "verbose": 0, "ckpt_path": path}
+    return model.fit(data or tensors(), callbacks=list(callbacks), **{**defaults, **options})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run that stopped after 3 of 14 updates."""
+    model = make_model()
+    with pytest.raises(ZeroDivisionError):
+        train(model, tmp_path / "run", [Cut()])
+    return tmp_path / "run"
+
+
+def checkpoints(run):
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+
+
+def resume(run, model=None, **options):
+    model = model or make_model()
+    return train(model, run, resume=True, **options)
+
+
+# Rows 27 to 29, 34: what is asked for is not there, or raises.
+
+
+def test_row_27_a_callback_that_raises_leaves_a_checkpoint(tmp_path):
+    seen = []
+
+    class Raising(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.updates == 9:
+                seen.append(self.model.progress.epochs)
+                raise KeyError("mine")  # noqa: EM101
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        train(make_model(), tmp_path / "run", [Raising()])
+    note = caught.value.__notes__[0]
+    assert "Raising.on_train_batch_end(1, logs)" in note
+    assert seen == [1]
+    assert checkpoints(tmp_path / "run")[-1] == "step-0000000009"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"place": "batch_end", "step": 10},
+        {"place": "epoch_begin", "epoch": 1},
+        {"place": "test_begin", "epoch": 1},
+        {"place": "test_batch_end", "epoch": 1, "batch": 0},
+        {"place": "test_end", "epoch": 1},
+        {"place": "epoch_end", "epoch": 1},
+    ],
+    ids=str,
+)
+def test_row_27_the_fit_goes_on_exactly_from_where_a_callback_raised(tmp_path, place):
+    options = {"validation": "noisy", "callbacks": ["ema", "norm"]}
+    found = fit(tmp_path, cut=place, act="raise", **options)
+    assert found["error"] == "ZeroDivisionError"
+    assert "Watcher.on_" in found["message"]
+    found = finished(tmp_path, seed=99, fit={"resume": True}, **options)
+    expected, folder = whole(**options)
+    assert_same(found, expected, tmp_path, folder)
+    late = place["place"] == "epoch_end"  # what was to be counted then is not
+    assert late or times(tmp_path) == {}
+
+
+def test_row_28_a_state_that_cant_be_stored_is_refused_before_the_first_step(tmp_path):
+    model = make_model()
+    before = digest_of(model.net.state_dict())
+    with pytest.raises(CheckpointError) as caught:
+        train(model, tmp_path / "run", [BadState()])
+    assert "callbacks.BadState.0" in str(caught.value)
+    assert "deep" in str(caught.value)
+    assert "handle" in str(caught.value)
+    assert "object" in str(caught.value)
+    assert "expected None, bool, int" in str(caught.value)
+    assert digest_of(model.net.state_dict()) == before
+    assert model.updates == 0
+
+
+def test_row_29_a_path_with_nothing_there_tells_what_is_beside_it(run):
+    missing = run / "checkpoints" / "step-0000000077"
+    with pytest.raises(CheckpointNotFoundError) as caught:
+        train(make_model(), None, resume=str(missing))
+    for word in (str(missing), str(missing.absolute()), "step-0000000003"):
+        assert word in str(caught.value)
+    assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_row_29_a_folder_without_a_checkpoint_is_told(tmp_path):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(CheckpointNotFoundError, match="no checkpoint in"):
+        train(make_model(), None, resume=tmp_path / "other")
+
+
+def test_row_30_all_broken_is_an_error_and_no_fresh_start(run):
+    for path in (run / "checkpoints").glob("*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointCorruptedError) as caught:
+        resume(run)
+    assert "step-0000000003" in str(caught.value)
+    assert "model.safetensors" in str(caught.value)
+
+
+def test_the_one_before_is_taken_with_a_warning_where_the_newest_is_broken(run):
+    with pytest.raises(ZeroDivisionError):
+        resume(run, callbacks=[Cut(5)])
+    path = run / "checkpoints" / "step-0000000005" / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"step-0000000003 is used.*step-0000000005"):
+        frame = resume(run)
+    assert len(frame) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "looks"),
+    [
+        ("trainer_state.json", "Hugging Face"),
+        ("optimizer.bin", "accelerate"),
+        ("epoch=3.ckpt", "Lightning"),
+    ],
+)
+def test_row_34_the_checkpoint_of_others_is_told(tmp_path, name, looks):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=looks) as caught:
+        train(make_model(), None, resume=tmp_path / "foreign")
+    assert "load_ckpt" in str(caught.value)
+
+
+def test_row_35_a_file_is_refused_with_the_way_to_load_weights(tmp_path):
+    torch.save({"a": torch.ones(1)}, tmp_path / "weights.pt")
+    with pytest.raises(UnsafeCheckpointError, match=r"weights\.pt.*load_ckpt"):
+        train(make_model(), None, resume=tmp_path / "weights.pt")
+
+
+# Rows 37 to 42: another run.
+
+
+class Wider(Net):
+    def __init__(self):
+        super().__init__(lambda samples: None)
+        self.head = torch.nn.Linear(8, 2)
+        self.more = torch.nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.more(super().forward(x))
+
+
+def test_row_37_another_net_is_refused_with_all_that_differs(run):
+    model = make_model(Wider())
+    before = digest_of(model.net.state_dict())
+    with pytest.raises(CheckpointMismatchError) as caught:
+        resume(run, model)
+    for words in (
+        "2 weights missing in the checkpoint: more.weight, more.bias",
+        "head.weight saved float32 (1, 8), given float32 (2, 8)",
+        "head.bias saved float32 (1,), given float32 (2,)",
+    ):
+        assert words in str(caught.value)
+    assert digest_of(model.net.state_dict()) == before
+    assert isinstance(caught.value, ValueError)
+
+
+def groups(parameters):
+    first, *others = parameters
+    return torch.optim.Adam([{"params": [first], "lr": 0.1}, {"params": others}], 0.01)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "words"),
+    [
+        (sgd, None, "optimizer: saved 'Adam', given 'SGD'"),
+        (groups, None, "parameters: saved in groups of [6], given [1, 5]"),
+        (lambda p: adam(list(p)[::-1]), None, "another order"),
+        (
+            adam,
+            lambda o: lr_scheduler.StepLR(o, 1),
+            "lr_scheduler: saved None, given 'StepLR'",
+        ),
+    ],
+)
+def test_row_38_another_optimizer_or_schedule_is_refused(run, optimizer, schedule, words):
+    with pytest.raises(CheckpointMismatchError) as caught:
+        resume(run, make_model(optimizer=optimizer, schedule=schedule))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 5}, ["batch_size: saved 4, given 5", "batches: saved 7, given 6"]),
+        ({"seed": 4}, ["seed: saved 3, given 4"]),
+        ({"data": tensors(25)}, ["samples: saved 26, given 25"]),
+        (
+            {"gradient_accumulation_steps": 2},
+            ["gradient_accumulation_steps: saved 1, given 2"],
+        ),
+        ({"shuffle": False}, ["shuffle: saved True, given False"]),
+        ({"steps_per_epoch": 3}, ["steps_per_epoch: saved None, given 3"]),
+        (
+            {"batch_size": 5, "seed": 4, "shuffle": False},
+            ["batch_size: saved 4", "seed: saved 3", "shuffle: saved True"],
+        ),
+    ],
+)
+def test_row_39_other_settings_are_refused_all_in_one_error(run, options, words):
+    with pytest.raises(CheckpointMismatchError) as caught:
+        resume(run, **options)
+    for each in words:
+        assert each in str(caught.value)
+    assert checkpoints(run)[-1] == "step-0000000003"
+
+
+def test_row_40_other_circumstances_are_a_warning(run, monkeypatch):
+    torch.set_num_threads(2)
+    try:
+        with pytest.warns(NotBitExactWarning, match="threads: saved 1, given 2"):
+            resume(run)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_row_41_fewer_epochs_than_are_done_are_refused(tmp_path):
+    train(make_model(), tmp_path / "run", epochs=3)
+    with pytest.raises(ValueError, match=r"has 3 epochs behind it, but epochs=2") as caught:
+        resume(tmp_path / "run", epochs=2)
+    assert not isinstance(caught.value, CheckpointError)
+
+
+def test_row_42_a_new_run_moves_the_old_one_out_of_its_way(run, capsys):
+    (run / "notes.txt").write_text("mine")
+    train(make_model(), run, verbose=2)
+    previous = run.with_name("run.previous")
+    assert checkpoints(previous)[-1] == "step-0000000003"
+    assert checkpoints(run)[-1] == "step-0000000014"
+    assert (run / "notes.txt").read_text() == "mine"
+    assert not (previous / "notes.txt").exists()
+    assert "run.previous" in capsys.readouterr().out
+    train(make_model(), run)
+    assert checkpoints(previous)[-1] == "step-0000000014"  # an older one made way
+
+
+def test_a_second_fit_of_the_same_model_keeps_its_folder(tmp_path):
+    model = make_model()
+    train(model, tmp_path / "run")
+    train(model, tmp_path / "run")
+    assert not (tmp_path / "run.previous").exists()
+    assert checkpoints(tmp_path / "run")[-1] == "step-0000000028"
+
+
+# Rows 43 to 47: the folder.
+
+
+def test_row_43_a_second_process_is_refused(run):
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from fitorch.folder import RunFolder\n"
+        "with RunFolder(sys.argv[1]):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(run)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError) as caught:
+            resume(run)
+        for word in (str(process.pid), "since", os.uname().nodename):
+            assert word in str(caught.value)
+        process.kill()
+        process.wait()
+        assert len(resume(run)) == 2  # taken over
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_row_44_47_a_file_in_the_place_of_the_folder_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    model = make_model()
+    with pytest.raises(CheckpointWriteError) as caught:
+        train(model, tmp_path / "run")
+    assert str(tmp_path / "run") in str(caught.value)
+    assert "file" in str(caught.value)
+    assert model.updates == 0
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_row_44_a_folder_that_cant_be_written_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(CheckpointWriteError, match="Permission denied"):
+        train(make_model(), tmp_path / "locked" / "run")
+
+
+class Disk:
+    """A disk that is full from a save on, for so many saves."""
+
+    def __init__(self, monkeypatch, begin, saves):
+        self.failing, self.count = range(begin, begin + saves), 0
+        original = fitorch.checkpoint.CheckpointStore._make_room
+
+        def make_room(store, parts):
+            self.count += 1
+            if self.count in self.failing:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(store, parts)
+
+        monkeypatch.setattr(fitorch.checkpoint.CheckpointStore, "_make_room", make_room)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_row_45_a_full_disk_ends_the_fit_and_keeps_what_was_saved(
+    tmp_path, monkeypatch, background
+):
+    Disk(monkeypatch, 3, 99)
+    with pytest.raises(CheckpointWriteError) as caught:
+        train(make_model(), tmp_path / "run", save_every_n_steps=2, async_save=background)
+    for words in (str(tmp_path / "run"), "No space left", "bytes", "step-0000000004 is intact"):
+        assert words in str(caught.value)
+    assert caught.value.errno == errno.ENOSPC
+    assert checkpoints(tmp_path / "run")[-1] == "step-0000000004"
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_row_45_a_warning_where_asked_for_and_an_error_at_the_third_in_a_row(
+    tmp_path, monkeypatch, background
+):
+    options = {"save_every_n_steps": 2, "on_save_error": "warn", "async_save": background}
+    Disk(monkeypatch, 3, 2)
+    with pytest.warns(UserWarning, match="No space left") as caught:
+        frame = train(make_model(), tmp_path / "run", **options)
+    assert len(caught) == 2
+    assert len(frame) == 2
+    assert checkpoints(tmp_path / "run")[-1].startswith("step-0000000014")
+    Disk(monkeypatch, 3, 3)
+    with (
+        pytest.warns(UserWarning, match="No space left"),
+        pytest.raises(CheckpointWriteError, match="No space left"),
+    ):
+        train(make_model(), tmp_path / "other", **options)
+    assert checkpoints(tmp_path / "other")[-1] == "step-0000000004"
+
+
+def test_failures_with_a_success_between_them_are_warnings_for_ever(tmp_path, monkeypatch):
+    original = fitorch.checkpoint.CheckpointStore._make_room
+    count = []
+
+    def make_room(store, parts):
+        count.append(1)
+        if len(count) % 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(store, parts)
+
+    monkeypatch.setattr(fitorch.checkpoint.CheckpointStore, "_make_room", make_room)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(make_model(), tmp_path / "run", save_every_n_steps=1, on_save_error="warn")
+    assert len(caught) >= 8
+    assert "EIO" in str(caught[0].message)
+
+
+def test_a_fit_whose_saving_failed_goes_on_exactly_from_the_checkpoint_before(tmp_path):
+    options = {"save_every_n_steps": 2}
+    found = fit(tmp_path, cut=at_step(9), fit=options)
+    assert found is None
+    (tmp_path / "run" / "checkpoints" / ".tmp-0000000010-deadbeef").mkdir()
+    found = finished(tmp_path, seed=99, fit={**options, "resume": True})
+    assert not list((tmp_path / "run" / "checkpoints").glob(".t*"))
+    assert trained(tmp_path) == trained(whole()[1])
+    assert found["history"] == whole()[0]["history"]
+
+
+# G14: all or nothing.
+
+
+def everything(model, callbacks):
+    parts = [model.net, model.objective, model.optimizer, model.history, *callbacks]
+    states = [p.state_dict() for p in parts if p is not None]
+    states[3] = {k: v for k, v in states[3].items() if k not in ("seconds", "seed")}
+    scheduler = model.lr_scheduler.state_dict() if model.lr_scheduler is not None else None
+    rng = [random.getstate(), np.random.get_state()[1:], torch.get_rng_state()]
+    return [digest_of(state) for state in (*states, scheduler, rng, model.updates)]
+
+
+PARTS = [
+    ("fitorch.losses.objective.Objective", "load_state_dict"),
+    ("fitorch.update.Update", "load_state_dict"),
+    ("torch.optim.Adam", "load_state_dict"),
+    ("torch.optim.lr_scheduler.StepLR", "load_state_dict"),
+    ("fitorch.history.History", "load_state_dict"),
+    ("fitorch.state.Progress", "load_state_dict"),
+    ("fitorch.steps.EvaluationStep", "load_state_dict"),
+    ("fitorch.feed.Feed", "load_state_dict"),
+    ("fitorch.callbacks.EMA", "load_state_dict"),
+    ("fitorch.callbacks.GradientNorm", "load_state_dict"),
+    ("fitorch.callbacks.EarlyStopping", "load_state_dict"),
+    ("fitorch.callbacks.BestWeights", "load_state_dict"),
+    ("reliability.resume_worker.OwnState", "load_state_dict"),
+    ("fitorch.state", "set_random_state"),
+]
+
+
+def stateful():
+    return [EMA(0.9), GradientNorm(), EarlyStopping("train_loss", patience=9), OwnState()]
+
+
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+@pytest.mark.parametrize(("owner", "name"), PARTS, ids=lambda part: part.rpartition(".")[2])
+def test_g14_a_load_that_fails_changes_nothing(tmp_path, monkeypatch, owner, name, always):
+    def step(optimizer):
+        return lr_scheduler.StepLR(optimizer, 1)
+
+    with pytest.raises(ZeroDivisionError):
+        train(make_model(schedule=step), tmp_path / "run", [*stateful(), Cut(9)])
+    model, callbacks = make_model(schedule=step), stateful()
+    before = everything(model, callbacks)
+    target = resolved(owner)
+    original, calls = getattr(target, name), []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1 or always:
+            raise RuntimeError("broken on purpose")  # noqa: EM101
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(target, name, failing)
+    with pytest.raises(CheckpointMismatchError, match="broken on purpose"):
+        train(model, tmp_path / "run", callbacks, resume=True)
+    monkeypatch.undo()
+    assert calls
+    assert everything(model, callbacks) == before
+    assert checkpoints(tmp_path / "run")[-1] == "step-0000000009"
+    assert not (tmp_path / "run.previous").exists()
+
+
+def resolved(name):
+    import importlib
+
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return importlib.import_module(name)
+
+
+def test_after_a_load_that_failed_a_fit_trains_as_if_nothing_had_been_tried(run, monkeypatch):
+    model, expected = make_model(), make_model()
+    monkeypatch.setattr(
+        "fitorch.feed.Feed.load_state_dict", lambda self, state: {}["broken on purpose"]
+    )
+    with pytest.raises(CheckpointMismatchError):
+        resume(run, model)
+    monkeypatch.undo()
+    train(model, None)
+    train(expected, None)
+    assert digest_of(model.net.state_dict()) == digest_of(expected.net.state_dict())
+
+
+def test_a_model_that_was_trained_stays_as_it_was_after_a_load_that_failed(run):
+    model, expected = make_model(), make_model()
+    for each in (model, expected):
+        train(each, None)
+    before = everything(model, [])
+    with pytest.raises(CheckpointMismatchError):
+        resume(run, model, shuffle=False, epochs=4)
+    assert everything(model, []) == before
+    for each in (model, expected):
+        assert list(train(each, None, epochs=1)["epoch"]) == [1, 2, 3]
+    assert digest_of(model.net.state_dict()) == digest_of(expected.net.state_dict())
+
+
+# G41: what is not finite.
+
+
+def test_g41_a_loss_that_is_nan_is_in_no_checkpoint(tmp_path):
+    model = make_model(loss=Exploding(9))
+    with pytest.raises(NonFiniteError):
+        train(model, tmp_path / "run", save_every_n_steps=1)
+    assert checkpoints(tmp_path / "run")[-1] == "step-0000000009"
+    again = make_model(loss=Exploding(99))
+    frame = train(again, tmp_path / "run", resume=True)
+    assert frame["train_loss"].notna().all()
+
+
+def test_g41_a_loss_that_is_nan_and_forgiven_is_in_no_checkpoint(tmp_path):
+    model = make_model(loss=Exploding(9))
+    train(model, tmp_path / "run", [TerminateOnNaN()], epochs=4)
+    assert checkpoints(tmp_path / "run") == ["step-0000000007"]
+    assert len(resume(tmp_path / "run", make_model(loss=Exploding(99)), epochs=4)) == 4
+
+
+class Poison(Callback):
+    """Puts NaN into a weight."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.updates == 5:
+            with torch.no_grad():
+                self.model.net.head.weight[0, 0] = float("nan")
+
+
+@pytest.mark.parametrize("every", [1, None])
+def test_g41_weights_that_are_nan_are_in_no_checkpoint(tmp_path, every):
+    with pytest.raises(NonFiniteError, match=r"head\.weight|training loss"):
+        train(make_model(), tmp_path / "run", [Poison()], save_every_n_steps=every)
+    assert all(int(name[5:15]) <= 4 for name in checkpoints(tmp_path / "run"))
+
+
+# The arguments.
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resume": True}, "resume needs a folder"),
+        ({"save_every_n_steps": 3}, "save_every_n_steps needs a folder"),
+        ({"save_every_minutes": 3}, "save_every_minutes needs a folder"),
+        ({"async_save": True}, "async_save needs a folder"),
+        ({"save_every_n_steps": 0}, "save_every_n_steps is 0"),
+        ({"keep": 0}, "keep is 0"),
+        ({"on_save_error": "ignore"}, "on_save_error is 'ignore'"),
+        ({"save_every_minutes": -1}, "save_every_minutes is -1"),
+    ],
+)
+def test_arguments_that_cant_be_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        train(make_model(), None, **options)
+
+
+def test_resume_and_initial_epoch_dont_go_together(tmp_path):
+    with pytest.raises(ValueError, match="initial_epoch=1 and resume=True"):
+        train(make_model(), tmp_path / "run", resume=True, initial_epoch=1)
+
+
+def test_rows_48_and_49_name_the_step_and_the_folder(tmp_path):
+    for name, kind in (("SIGTERM", "Preempted"), ("SIGINT", "KeyboardInterrupt")):
+        found = fit(tmp_path / name, cut=at_step(4), act=name)
+        assert found["error"] == kind
+        path = Path("run") / "checkpoints" / "step-0000000005"
+        for words in ("update 5", str(path), " s", "resume=True"):
+            assert words in found["message"]
+
+
+def test_the_manifest_tells_where_training_stands(run):
+    sealed = json.loads((run / "checkpoints" / "step-0000000003" / "manifest.json").read_text())
+    info = json.loads(sealed["body"])["info"]
+    assert (info["epoch"], info["batch"], info["seed"], info["epochs"]) == (0, 3, 3, 2)
