@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from time import perf_counter
+from typing import ClassVar
 
 from rich.console import Console
 
 from .base import Callback, Logs
 from .early_stopping import EarlyStopping
+from .rows import Row
 from .screen import Screen
 from .stage import Stage
-from .table import Row, Table
+from .table import Table
 
-_PAUSE = 0.1  # seconds between two refreshes, at least
 _LONGEST_PAUSE = 1.0  # where reading the figures takes long
 _SHARE = 0.01  # of the time may be spent on the display
 _SLOW = 0.5  # seconds; an epoch that took this long gets its line at once,
@@ -44,6 +45,8 @@ class Progress(Callback):
     Raises:
         ValueError: `verbose` or `mode` is none of these.
     """
+
+    pause: ClassVar[float] = 0.1  # seconds between two refreshes, at least
 
     def __init__(
         self,
@@ -180,7 +183,7 @@ class Progress(Callback):
             line = self._stage.line(done, self._count, now, logs or {}, self._screen)
         self._screen.write(self._take_lines(), line)
         end = perf_counter()
-        self._due = end + min(max((end - now) / _SHARE, _PAUSE), _LONGEST_PAUSE)
+        self._due = end + min(max((end - now) / _SHARE, self.pause), _LONGEST_PAUSE)
 
     def _take_lines(self) -> list[str]:
         lines = [line for row in self._rows for line in self._table.lines(row)]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import lr_scheduler
 
 from fitorch.callbacks.best_weights import BestWeights
-from fitorch.callbacks.callback_list import CallbackList
+from fitorch.callbacks.callback_list import one_by_one
 from fitorch.callbacks.early_stopping import EarlyStopping
 from fitorch.callbacks.foreign import refuse_foreign
 from fitorch.callbacks.max_time import MaxTime
@@ -19,6 +20,7 @@ from fitorch.callbacks.monitor import (
     figures_added_by,
     spellings,
 )
+from fitorch.callbacks.notebook import NotebookProgress
 from fitorch.callbacks.progress import Progress
 from fitorch.callbacks.tracker_faces import WandbCallback
 from fitorch.metrics.base import flat
@@ -27,7 +29,7 @@ from fitorch.metrics.make import higher_is_better
 from .announce import Announcer
 from .arguments import FitArguments
 from .folder import RunFolder
-from .interrupt import Interrupt
+from .interrupt import Interrupt, in_notebook
 from .plot import HistoryPlot
 from .saving import Saving, StepSaving
 
@@ -99,13 +101,20 @@ def make_callbacks(
         callbacks.append(WandbCallback(project))
     if saving is not None:
         callbacks.append(saving)
-    if arguments.plot:
+    if arguments.plot and not (arguments.plot is True and in_notebook()):
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:
-        progress = Progress(2 if arguments.verbose == 2 else 1, monitor=monitor, mode=mode)
+        progress = _display(arguments, monitor, mode)
         notes = [] if saving is None else saving.folder.notes
         callbacks += [Announcer(progress, [*callbacks, interrupt], notes), progress]
     return callbacks
+
+
+def _display(arguments: FitArguments, monitor: str, mode: str) -> Progress:
+    """Return what shows training: in a notebook with a live plot, unless that is not wanted."""
+    if arguments.verbose == 2 or not in_notebook():
+        return Progress(2 if arguments.verbose == 2 else 1, monitor=monitor, mode=mode)
+    return NotebookProgress(monitor=monitor, mode=mode, plot=arguments.plot is not False)
 
 
 def _sorted(given: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
@@ -123,12 +132,15 @@ def check_monitors(
 ) -> None:
     """Check what each callback monitors, and tell it the direction where it has none.
 
+    The display is told the directions of all figures.
+
     Raises:
         ValueError: The fit will not measure it, a callback adds it only later, or which direction
             is better can't be told.
     """
     losses, added = _losses(model, sets), list[str]()
-    callbacks = list(_one_by_one(callbacks))
+    callbacks = list(one_by_one(callbacks))
+    _tell_directions(callbacks, model, figures, sets)
     for place, callback in enumerate(callbacks):
         added += _added_by([callback], figures)
         if not isinstance(callback, MonitorCallback):
@@ -148,15 +160,6 @@ def _added_by(callbacks: Iterable[Any], figures: list[str]) -> list[str]:
     """Return the figures that only `callbacks` add to the logs."""
     names = [name for callback in callbacks for name in figures_added_by(callback)]
     return [name for name in names if name not in figures]
-
-
-def _one_by_one(callbacks: Iterable[Any]) -> Iterator[Any]:
-    """Give the callbacks, those in a list of callbacks one by one."""
-    for callback in callbacks:
-        if isinstance(callback, CallbackList):
-            yield from _one_by_one(callback.callbacks)
-        else:
-            yield callback
 
 
 def _check_order(monitor: str, known: list[str], callback: Any, later: list[Any]) -> None:
@@ -197,6 +200,19 @@ def full_name(monitor: str, figures: list[str]) -> str:
     """Return the figure that Keras' name for a training figure (`loss`, `acc`) stands for."""
     known = monitor in figures or f"train_{monitor}" not in figures
     return monitor if known else f"train_{monitor}"
+
+
+def _tell_directions(
+    callbacks: Iterable[Any], model: KerasModel, figures: list[str], sets: list[str]
+) -> None:
+    """Tell the display of each figure in which direction it improves, as far as that is known."""
+    known = {}
+    for name in figures:
+        with suppress(ValueError):
+            known[name] = direction(name, model, sets)
+    for callback in callbacks:
+        if isinstance(callback, Progress):
+            callback.directions = known
 
 
 def direction(
