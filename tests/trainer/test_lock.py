@@ -216,7 +216,6 @@ def test_it_works_where_the_file_system_has_no_links(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match="in use"), FolderLock(tmp_path):
             pass
     assert list(tmp_path.iterdir()) == []
-    process.finish()
 
 
 def test_who_died_while_taking_a_lock_over_is_taken_over_too(tmp_path):

@@ -96,8 +96,9 @@ def fit(data, num_workers="auto", net=None, **arguments):
 
 
 def children():
-    """The processes that this one started, but for those that other tests keep in a session."""
-    own = [p for p in psutil.Process().children() if os.getsid(p.pid) == os.getsid(0)]
+    """The processes that this one started and that run, but for those of other tests."""
+    running = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    own = [p for p in running if os.getsid(p.pid) == os.getsid(0)]
     return [p.pid for p in own if "resource_tracker" not in str(p.cmdline())]
 
 
