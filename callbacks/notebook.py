@@ -162,7 +162,8 @@ class Page:
         if self._handle is None:
             from IPython.display import display
 
-            self._handle = display(data, raw=True, display_id=True)
+            show: Any = display  # it has no types
+            self._handle = show(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
 

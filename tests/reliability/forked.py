@@ -24,7 +24,7 @@ def start(action, *args):
     if child:
         os.close(there)
         return child, here
-    code = 1
+    code, text = 1, ""
     try:
         os.close(here)
         text = str(action(*args))

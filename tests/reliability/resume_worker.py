@@ -25,6 +25,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -892,6 +893,7 @@ def resumed(folder, *cuts, first=None, then=None, **options):
         **options: As for `train`.
     """
     settings = options.pop("fit", {})
+    found: Any = None
     for number, cut in enumerate([*cuts, None]):
         own = (first if number == 0 else then) or {}
         if cut is None:  # to the end without more saves than needed: it has no influence
