@@ -18,11 +18,14 @@ from .errors import (
     ShapeError,
     UnsafeCheckpointError,
 )
+from .flops import flop_summary
 from .history import History
 from .listing import list_checkpoints
 from .model import KerasModel
+from .pictures import plot_metric
 from .randomness import seed_everything
 from .schedules import WarmupCosine
+from .summary import summary
 
 __version__ = "0.1.0"
 
@@ -44,6 +47,9 @@ __all__ = [
     "UnsafeCheckpointError",
     "WarmupCosine",
     "__version__",
+    "flop_summary",
     "list_checkpoints",
+    "plot_metric",
     "seed_everything",
+    "summary",
 ]

@@ -17,6 +17,8 @@ from .weights import load_weights, plain_state, save_weights
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from .summary import Summary
+
 
 class NetFace:
     """What a model passes on to its net.
@@ -94,6 +96,24 @@ class NetFace:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the net."""
         return self.net(*args, **kwargs)
+
+    def summary(self, features: Any = None, **how: Any) -> Summary:
+        """Show the net's layers: what each gives for a batch, parameters, memory.
+
+        Args:
+            features: A batch of features, or a DataLoader or Dataset, whose first batch is taken.
+            how: What else `fitorch.summary` takes: `input_shape=(3, 32, 32)`, `input_dtype`,
+                `batch_size`, `depth`, `verbose`.
+
+        Returns:
+            The table: `str` is its text, a notebook shows it as it is.
+
+        Raises:
+            ShapeError: A layer rejects the shape of what it gets; the layers up to it are printed.
+        """
+        from .summary import summary
+
+        return summary(self.net, features, **how)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Give the net's parameters."""

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from fitorch.callbacks.hooks import Hooks, with_keras_hooks
+from fitorch.callbacks.notebook import NotebookProgress
 from fitorch.callbacks.progress import Progress as ProgressDisplay
 from fitorch.losses import Objective
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import check_names
 
+from . import pictures
 from .arguments import check_choice, check_count, check_workers, refuse_unknown
 from .data import Batching, Source, as_source, set_name, validation_sets
 from .evaluation import Evaluation, PredictionStep, Validation, predict
 from .face import NetFace
+from .interrupt import in_notebook
 from .placement import floating_dtype
 from .preflight import check_distinct, check_metrics_dict
 from .prepare import introduce
 from .randomness import peek_seed
 from .steps import EvaluationStep, Measures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Measuring(NetFace):
@@ -140,6 +147,82 @@ class Measuring(NetFace):
         step = PredictionStep(self.measures(), lambda: self.stop_predicting)
         return predict(self.net, step, source, hooks, steps)
 
+    def plot_confusion_matrix(
+        self,
+        data: Any,
+        *,
+        labels: Sequence[Any] | None = None,
+        normalize: str | None = None,
+        path: str | Path | None = None,
+        **reading: Any,
+    ) -> Figure:
+        """Draw how often samples of each class were taken for which.
+
+        Args:
+            data: As for `evaluate`; it is read batch by batch.
+            labels: What the classes are called; their numbers by default.
+            normalize: None draws counts; "true", "pred" or "all" the shares of each row, of each
+                column, or of all samples.
+            path: Where to save the picture; its suffix decides the format.
+            reading: `batch_size`, `steps`, `verbose` and `num_workers` as for `predict`; `output`
+                names one of several outputs.
+
+        Returns:
+            The matplotlib figure; a notebook shows it where it is what a cell gives.
+
+        Raises:
+            ValueError: The problem has no classes, or `labels` are not as many as these.
+        """
+        return pictures.plot_confusion_matrix(self, data, labels, normalize, path, **reading)
+
+    def plot_roc(
+        self,
+        data: Any,
+        *,
+        labels: Sequence[Any] | None = None,
+        path: str | Path | None = None,
+        **reading: Any,
+    ) -> Figure:
+        """Draw the ROC curve, of several classes one each against the rest, with the exact AUC.
+
+        Args:
+            data: As for `evaluate`; sample weights count.
+            labels: What the classes are called; their numbers by default.
+            path: Where to save the picture; its suffix decides the format.
+            reading: As for `plot_confusion_matrix`.
+
+        Returns:
+            The matplotlib figure; a notebook shows it where it is what a cell gives.
+
+        Raises:
+            ValueError: The problem has no classes, or a prediction is NaN.
+        """
+        return pictures.plot_roc(self, data, labels, path, **reading)
+
+    def plot_residuals(
+        self,
+        data: Any,
+        *,
+        labels: Sequence[Any] | None = None,
+        path: str | Path | None = None,
+        **reading: Any,
+    ) -> Figure:
+        """Draw predictions over targets, with R2, and how the differences are spread.
+
+        Args:
+            data: As for `evaluate`.
+            labels: What the targets are called, where there are several.
+            path: Where to save the picture; its suffix decides the format.
+            reading: As for `plot_confusion_matrix`.
+
+        Returns:
+            The matplotlib figure; a notebook shows it where it is what a cell gives.
+
+        Raises:
+            ValueError: The problem is one of classes.
+        """
+        return pictures.plot_residuals(self, data, labels, path, **reading)
+
     def measures(self) -> Measures:
         """Return what a step measures."""
         placement = self.placement
@@ -176,6 +259,6 @@ class Measuring(NetFace):
         check_choice("verbose", verbose, ("auto", 0, 1, 2))
         found = [with_keras_hooks(callback) for callback in callbacks or ()]
         if verbose != 0 and not self._fitting:
-            found.append(ProgressDisplay())
+            found.append(NotebookProgress() if in_notebook() else ProgressDisplay())
         introduce(found, self, {"epochs": 1, "steps": steps, "verbose": verbose})
         return Hooks.collect(found)

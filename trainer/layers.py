@@ -1,0 +1,120 @@
+"""A net's layers as a tree, with what each call of them gave: what summaries are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from .recorder import Call
+
+
+@dataclass(slots=True, eq=False)
+class Layer:
+    """A module in its place in the net.
+
+    Args:
+        module: The module.
+        name: What its parent calls it; the net's own kind at the root.
+        path: What the net calls it; "" at the root.
+        depth: How deep it lies.
+        same_as: The path under which it stands in the tree already, or None.
+    """
+
+    module: nn.Module
+    name: str
+    path: str
+    depth: int
+    same_as: str | None = None
+    children: list[Layer] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    own: list[nn.Parameter] = field(default_factory=list)  # not counted at another layer
+    tied: list[tuple[str, str]] = field(default_factory=list)  # its name, whose it is
+
+    @property
+    def kind(self) -> str:
+        """The name of the module's class."""
+        return str(getattr(self.module, "original_name", type(self.module).__name__))
+
+    @property
+    def first(self) -> float:
+        """The number of the first call of it or of a layer in it, infinite where there is none."""
+        numbers = [call.number for call in self.calls]
+        return min([*numbers, *(child.first for child in self.children)], default=math.inf)
+
+    def walk(self) -> Iterator[Layer]:
+        """Give the layer, and all in it, in the order of the tree."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of it and of all layers in it, each once in the whole net."""
+        return [parameter for layer in self.walk() for parameter in layer.own]
+
+
+def tree_of(net: nn.Module, calls: Mapping[int, list[Call]]) -> Layer:
+    """Return a net's layers, in the order in which they were called; those never called are last.
+
+    A module that stands in several places has its layers in the first alone; its calls are shared
+    out over the places in turn.
+    """
+    places: dict[int, list[Layer]] = {}
+    root = _plant(net, type(net).__name__, "", 0, places)
+    for module, layers in places.items():
+        for number, layer in enumerate(layers):
+            layer.calls = calls.get(module, [])[number :: len(layers)]
+    owners: dict[int, str] = {}
+    for layer in _sort(root).walk():
+        _own(layer, owners)
+    return root
+
+
+def _plant(
+    module: nn.Module, name: str, path: str, depth: int, places: dict[int, list[Layer]]
+) -> Layer:
+    before = places.setdefault(id(module), [])
+    layer = Layer(module, name, path, depth, before[0].path if before else None)
+    before.append(layer)
+    if layer.same_as is None:
+        for key, child in module._modules.items():
+            if child is not None:
+                inner = f"{path}.{key}" if path else key
+                layer.children.append(_plant(child, key, inner, depth + 1, places))
+    return layer
+
+
+def _sort(layer: Layer) -> Layer:
+    for child in layer.children:
+        _sort(child)
+    layer.children.sort(key=lambda child: child.first)
+    return layer
+
+
+def _own(layer: Layer, owners: dict[int, str]) -> None:
+    """Give a layer those of its direct parameters that no layer before it has."""
+    if layer.same_as is not None:
+        return
+    for name, parameter in layer.module._parameters.items():
+        if parameter is None:
+            continue
+        path = f"{layer.path}.{name}" if layer.path else name
+        owner = owners.setdefault(id(parameter), path)
+        if owner == path:
+            layer.own.append(parameter)
+        else:
+            layer.tied.append((name, owner))
+
+
+def size(tensors: list[Any]) -> int:
+    """Return how many numbers tensors hold; those of layers that saw no batch yet hold none."""
+    return sum(tensor.numel() for tensor in tensors if not is_lazy(tensor))
+
+
+def byte_size(tensors: list[Any]) -> int:
+    """Return how many bytes tensors take."""
+    return sum(tensor.nbytes for tensor in tensors if not is_lazy(tensor))

@@ -1,0 +1,206 @@
+"""What a net is made of: its layers, what comes out of each, parameters and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .features import first_features, made_features
+from .layers import Layer, byte_size, size, tree_of
+from .recorder import Recorder
+from .rows import branches, count_of, megabytes, note_of, shapes_of
+from .sheet import Row, Sheet, Totals
+from .structure import leaves, sample_count
+from .tryout import plain, try_out, undisturbed
+
+
+class Summary(Sheet):
+    """The layers of a net; `str(summary)` is the table.
+
+    Args:
+        root: The net.
+        features: What it was called with.
+        samples: How many that were.
+        batch: What stands for them in a shape.
+        depth: How deep layers are shown, or None.
+        complete: Whether the call came to its end.
+        ours: Whether the number of samples was our choice.
+
+    Attributes:
+        total_params: Numbers in all parameters, shared ones counted once.
+        trainable_params: Those among them that are not frozen.
+        buffers: Numbers in all buffers.
+        param_bytes: The memory of parameters.
+        buffer_bytes: The memory of buffers.
+        input_bytes: The memory of the features.
+        pass_bytes: The memory of what the innermost layers give, and of its gradients.
+    """
+
+    def __init__(
+        self,
+        root: Layer,
+        features: Any,
+        samples: int,
+        batch: int,
+        depth: int | None,
+        *,
+        complete: bool = True,
+        ours: bool = False,
+    ) -> None:
+        parameters, buffers = root.parameters(), list(root.module.buffers())
+        self.total_params = size(parameters)
+        self.trainable_params = size([p for p in parameters if p.requires_grad])
+        self.buffers = size(buffers)
+        self.param_bytes, self.buffer_bytes = byte_size(parameters), byte_size(buffers)
+        self.input_bytes = sum(tensor.nbytes for tensor in leaves(features))
+        calls = [call for layer in root.walk() for call in layer.calls if call.leaf]
+        self.pass_bytes = 2 * sum(call.new_bytes for call in calls)
+        rows = [
+            Row(
+                branch,
+                below,
+                layer.name,
+                layer.kind if layer.depth else "",
+                [shapes_of(layer, samples, batch), [count_of(layer, depth)]],
+                note_of(layer, depth),
+                layer.depth,
+            )
+            for branch, below, layer in branches(root, depth, complete=complete)
+        ]
+        totals = [self._parameters()]
+        totals += [self._memory(samples, ours or samples == 1)] if complete else []
+        caption = f"Summary of {root.kind}: {self.total_params:,} parameters"
+        super().__init__(["Layer (type)", "Output Shape", "Param #"], rows, totals, caption)
+
+    def _parameters(self) -> Totals:
+        frozen = self.total_params - self.trainable_params
+        lines = [
+            ("Total params", f"{self.total_params:,}"),
+            ("Trainable params", f"{self.trainable_params:,}"),
+            ("Non-trainable params", f"{frozen:,}"),
+        ]
+        return Totals((), [*lines, ("Buffers", f"{self.buffers:,}")])
+
+    def _memory(self, samples: int, of_one: bool) -> Totals:
+        fixed = self.param_bytes + self.buffer_bytes
+        one = [self.input_bytes / samples, self.pass_bytes / samples, fixed]
+        all_of_it = [self.input_bytes, self.pass_bytes, fixed]
+        label = "Params and buffers" if self.buffers else "Params"
+        labels = ["Input", "Forward/backward pass", label, "Estimated total"]
+        columns = [[*each, sum(each)] for each in (one, all_of_it)]
+        heads = ("Memory in MB", "of a sample", f"of a batch of {samples}")
+        shown = 1 if of_one else 2
+        lines = [
+            (name, *(megabytes(value) for value in values[:shown]))
+            for name, *values in zip(labels, *columns, strict=True)
+        ]
+        return Totals(heads[: shown + 1], lines)
+
+
+def summary(
+    net: nn.Module,
+    input_data: Any = None,
+    input_data_args: Sequence[Any] | None = None,
+    input_shape: Any = None,
+    input_dtype: Any = None,
+    batch_size: int = -1,
+    *,
+    features: Any = None,
+    depth: int | None = None,
+    verbose: int = 1,
+) -> Summary:
+    """Show the layers of a net: what each gives for a batch, parameters, memory.
+
+    The net is called once, in eval mode and without gradients. Modes, buffers, random generators
+    and hooks are afterwards as they were before, also where the call fails; only lazy layers keep
+    the parameters that their first batch gave them. Parameters that layers share are counted once.
+
+    Args:
+        net: The net.
+        input_data: A batch of features, for `net(x)`; a tuple or list for `net(*x)`, a mapping for
+            `net(**x)`; or a DataLoader or Dataset, whose first batch's features are taken. They are
+            moved to the net's device, and floats get its precision.
+        input_data_args: Several inputs, as a sequence.
+        input_shape: Instead: the shape of an input without the batch dimension, as (3, 32, 32); a
+            list of such for several inputs, a mapping for named ones.
+        input_dtype: With `input_shape`: its type, as torch.long; or one for each input.
+        batch_size: With `input_shape`: samples, which shapes then show instead of -1.
+        features: The same as `input_data`.
+        depth: How many levels of layers to show; what lies deeper is counted in. None shows all.
+        verbose: 0 prints nothing.
+
+    Returns:
+        The table: `str` is its text, a notebook shows it as it is; `total_params` and other figures
+        are attributes. MB are 2**20 bytes. The forward/backward pass counts what the innermost
+        layers give, twice for the gradients; it knows nothing of what functions in between keep.
+
+    Raises:
+        TypeError: `net` is no module, or `features` no batch.
+        ValueError: There are no features, or there are two kinds.
+        ShapeError: A layer rejects the shape of what it gets; the layers up to it are printed.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+        >>> table = summary(net, torch.randn(8, 2), verbose=0)
+        >>> table
+        <Summary of Sequential: 17 parameters>
+        >>> table.total_params
+        17
+    """
+    net = plain(net)
+    given = [each for each in (input_data, input_data_args, features) if each is not None]
+    batch_of = features_for(net, given, input_shape, input_dtype, batch_size)
+    samples, recorder = samples_in(batch_of), Recorder(net)
+    shown = batch_size if input_shape is not None and batch_size > 0 else -1
+    try:
+        with undisturbed(net), torch.no_grad():
+            try_out(net, batch_of, recorder)
+    except Exception:
+        if verbose and recorder.open:
+            root = tree_of(net, recorder.begun)
+            Summary(root, batch_of, samples, shown, depth, complete=False).show()
+        raise
+    root, ours = tree_of(net, recorder.begun), input_shape is not None and shown == -1
+    table = Summary(root, batch_of, samples, shown, depth, ours=ours)
+    if verbose:
+        table.show()
+    return table
+
+
+def features_for(
+    net: nn.Module, given: Sequence[Any], shape: Any, dtype: Any, batch_size: int
+) -> Any:
+    """Return what to call a net with.
+
+    Args:
+        net: The net.
+        given: Batches, of which there may be one.
+        shape: Or the shape of an input.
+        dtype: Its type.
+        batch_size: Samples, or -1.
+
+    Raises:
+        ValueError: There is nothing, or there is more than one thing.
+    """
+    if len(given) + (shape is not None) != 1:
+        what = "both" if given and shape is not None else "several" if given else "neither"
+        message = (
+            f"summary wants either features or input_shape, but got {what}; pass a batch, as "
+            "summary(net, x), or summary(net, input_shape=(3, 32, 32))"
+        )
+        raise ValueError(message)
+    if shape is None:
+        return first_features(net, given[0])
+    return made_features(net, shape, dtype, batch_size)
+
+
+def samples_in(features: Any) -> int:
+    """Return how many samples a batch has."""
+    try:
+        return max(1, sample_count(features))
+    except ValueError:
+        return 1
