@@ -30,13 +30,13 @@ types: $(TEST_STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" --cov --cov-report=term
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-soak: $(TEST_STAMP)
-	FITORCH_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu" tests/reliability tests/trainer/test_checkpoint.py tests/trainer/test_encoding.py tests/trainer/test_disk.py
+	FITORCH_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu" tests/reliability tests/trainer/test_checkpoint.py tests/trainer/test_encoding.py tests/trainer/test_disk.py
 
 bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/overhead.py

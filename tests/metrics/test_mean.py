@@ -159,7 +159,7 @@ def test_a_term_that_counted_nothing_is_no_part_of_the_total(means):
     assert math.isnan(means.compute()[0])
 
 
-@pytest.mark.parametrize("steps", [5, 3000])
+@pytest.mark.parametrize("steps", [5, 1100])
 @pytest.mark.parametrize("read", [False, True])
 def test_a_device_remembers_which_term_was_wrong_first(steps, read, monkeypatch):
     monkeypatch.setattr(module, "mean_on", lambda _, **options: DeviceMean(**options))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from reliability import malicious
 
+pytestmark = pytest.mark.xdist_group("malicious")  # they share what one process reports
 SCRIPT = Path(malicious.__file__)
 TRAINER = Path(__file__).parents[2] / "trainer"
 MODULES = ["checkpoint", "disk", "encoding", "manifest", "lock", "parts", "formats"]

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from reliability.resume_worker import LOADERS, SAMPLERS, SOAK, goes_on_exactly
 
-EXAMPLES = 200 if SOAK else 15
+EXAMPLES = 200 if SOAK else 6
 DATA = [
     *({"data": "loader", "loader": kind} for kind in (*SAMPLERS, *LOADERS)),
     {"data": "memory"},

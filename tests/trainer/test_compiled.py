@@ -384,6 +384,7 @@ def test_what_compiling_took_is_stated(traced, capsys):
     assert out.count("compiled the training step in ") == 1
 
 
+@pytest.mark.slow
 def test_many_models_in_one_process(traced):
     for _ in range(12):  # torch keeps eight versions of a function
         model, _ = fitted(True, epochs=1)
