@@ -426,6 +426,7 @@ def test_a_net_that_gives_nan_in_validation_is_told():
     assert math.isnan(frame["val_auc"][0])
 
 
+@pytest.mark.slow
 def test_history_stays_small_over_thousands_of_epochs():
     x, y = binary(8)
     model = KerasModel(linear(), "mse", {"mae": lambda p, t: (p - t).abs().mean()}, still)

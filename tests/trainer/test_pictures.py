@@ -340,11 +340,11 @@ def test_nothing_of_matplotlib_or_the_model_is_disturbed():
     mpl.get_backend()
     model = class_model()
     model.net.train()
-    settings, state = dict(mpl.rcParams), torch.get_rng_state()
+    settings, state, shown = dict(mpl.rcParams), torch.get_rng_state(), plt.get_fignums()
     figure = model.plot_confusion_matrix((X, CLASSES))
     model.plot_roc((X, CLASSES))
     value_model_state = torch.get_rng_state()
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == shown
     assert dict(mpl.rcParams) == settings
     assert torch.equal(value_model_state, state)
     assert model.net.training

@@ -79,6 +79,7 @@ def in_a_new_process(program, **values):
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_two_thousand_epochs_keep_nothing_but_their_row():
     watch = Watches(100, 2100)
     fit_many(2101, watch, verbose=0)  # the display may have lines to write yet
