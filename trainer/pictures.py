@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,15 +219,8 @@ def _names(labels: Sequence[Any] | None, classes: int) -> list[str]:
 
 
 def _saved(figure: Figure, path: str | Path | None) -> Figure:
-    """Save a figure; have a notebook show it where it is what a cell gives, without pyplot."""
-    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    """Save a figure where it is wanted in a file."""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()

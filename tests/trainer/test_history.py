@@ -253,3 +253,15 @@ def test_each_validation_set_has_a_line_in_the_panels_of_its_figures():
         "loss": ["train", "a", "a_b"],
         "acc": ["a", "best: 0.7 in epoch 3"],  # measured in validation alone
     }
+
+
+def test_a_notebook_shows_the_plot_without_pyplot():
+    figure = make_history(*losses(3.0, 2.0)).plot()
+    assert figure._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_figure_that_was_never_measured_has_an_empty_panel():
+    history = make_history(*losses(math.nan, math.nan))
+    figure = history.plot(metrics=["loss"])
+    assert len(figure.axes) == 1
+    assert figure._repr_png_()
