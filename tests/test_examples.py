@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISES = {
     # the line to find, the least figure in it, the files it leaves
     "digits.py": (r"test accuracy ([\d.]+)", 0.97, ["history.png", "runs/digits/best.safetensors"]),
+    "by_hand.py": (r"with val_acc ([\d.]+)$", 0.95, ["by_hand.png"]),
     "centers.py": (r"digit_acc ([\d.]+)$", 0.9, []),
     "imbalanced.py": (r"val_auc ([\d.]+)$", 0.97, []),
     "shifted.py": (r"clean acc ([\d.]+)$", 0.95, []),

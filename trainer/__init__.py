@@ -26,6 +26,7 @@ from .pictures import plot_metric
 from .randomness import seed_everything
 from .schedules import WarmupCosine
 from .summary import summary
+from .vlog import VLog
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "Preempted",
     "ShapeError",
     "UnsafeCheckpointError",
+    "VLog",
     "WarmupCosine",
     "__version__",
     "flop_summary",

@@ -1,0 +1,133 @@
+"""The display of `fit` in anybody's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from fitorch.callbacks.logs import EpochLogs
+from fitorch.callbacks.monitor import check_mode
+from fitorch.callbacks.notebook import NotebookProgress
+from fitorch.callbacks.progress import Progress
+
+from .history import History
+from .interrupt import in_notebook
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class VLog:
+    """Shows the progress of a loop of your own, in a terminal or a notebook, and keeps its history.
+
+    torchkeras' class of that name: a hand-written loop, scikit-learn's `partial_fit`, the callbacks
+    of LightGBM and the like. In a notebook it draws a live plot.
+
+    Args:
+        epochs: How many epochs there will be, or None.
+        monitor_metric: The figure whose best value is marked.
+        monitor_mode: "min" or "max", what is best.
+        save_path: Where to draw the history at the end; None draws nothing.
+        bar: Whether to show batches too, not only epochs.
+        steps: Batches in an epoch, or None.
+
+    Attributes:
+        history: The `History`: `.frame`, `.best`, `.plot()`.
+
+    Raises:
+        ValueError: `monitor_mode` is neither "min" nor "max".
+
+    Example:
+        >>> from fitorch import VLog
+        >>> log = VLog(epochs=2, monitor_metric="val_loss")
+        >>> log.log_start()
+        >>> for epoch in range(2):
+        ...     for batch in range(3):
+        ...         log.log_step({"train_loss": 1.0 / (epoch + 1)})
+        ...     log.log_epoch({"train_loss": 0.5, "val_loss": 1.0 / (epoch + 1)})
+        >>> frame = log.log_end()  # doctest: +ELLIPSIS
+        epoch 1/2  train_loss 0.5000  val_loss 1.000 *  ...
+        epoch 2/2  train_loss 0.5000  val_loss 0.5000 *  ...
+        >>> list(frame)
+        ['epoch', 'train_loss', 'val_loss', 'seconds']
+    """
+
+    def __init__(
+        self,
+        epochs: int | None = None,
+        monitor_metric: str = "val_loss",
+        monitor_mode: str = "min",
+        save_path: str | Path | None = None,
+        bar: bool = True,
+        steps: int | None = None,
+    ) -> None:
+        self.history = History()
+        self.history.begin(monitor_metric, check_mode(monitor_mode), 0, sets=["val_"])
+        self.save_path = save_path
+        self._epochs = epochs
+        self._steps = steps
+        self._display = self._make_display(monitor_metric, monitor_mode, bar)
+        self._epoch = 0
+        self._batch = 0
+        self._open = False  # whether an epoch is under way
+        self._validating = False
+
+    def log_start(self) -> None:
+        """Begin, or begin anew."""
+        params = {"epochs": self._epochs, "steps": self._steps, "verbose": 1}
+        self._display.set_params(params)
+        self._display.set_model(SimpleNamespace(history=self.history))  # type: ignore[arg-type]
+        self._display.on_train_begin()
+
+    def log_step(self, info: Mapping[str, Any], training: bool = True) -> None:
+        """Show a batch.
+
+        Args:
+            info: Its figures, or those of the epoch so far, by name.
+            training: Whether it is one to train on, or one to validate on.
+        """
+        self._begin_epoch()
+        if self._validating == training:
+            self._validating, self._batch = not training, 0
+            if not training:
+                self._display.on_test_begin()
+        shown = self._display.on_train_batch_end if training else self._display.on_test_batch_end
+        shown(self._batch, dict(info))
+        self._batch += 1
+
+    def log_epoch(self, info: Mapping[str, Any]) -> None:
+        """Keep and show an epoch.
+
+        Args:
+            info: Its figures by name, as `{"train_loss": 0.3, "val_loss": 0.4}`.
+        """
+        self._begin_epoch()
+        if self._validating:
+            self._display.on_test_end()
+        logs = EpochLogs(info)
+        self.history.on_epoch_end(self._epoch, logs)
+        self._display.on_epoch_end(self._epoch, logs)
+        self._epoch += 1
+        self._open = self._validating = False
+
+    def log_end(self) -> pd.DataFrame:
+        """End; return the history, and draw it where that was asked for."""
+        self._display.on_train_end()
+        if self.save_path is not None and len(self.history):
+            Path(self.save_path).parent.mkdir(parents=True, exist_ok=True)
+            self.history.plot(self.save_path)
+        return self.history.frame
+
+    def _begin_epoch(self) -> None:
+        if not self._open:
+            self._open, self._batch = True, 0
+            self.history.on_epoch_begin(self._epoch)
+            self._display.on_epoch_begin(self._epoch)
+
+    @staticmethod
+    def _make_display(monitor: str, mode: str, bar: bool) -> Progress:
+        if in_notebook():
+            return NotebookProgress(monitor=monitor, mode=mode, plot=True)
+        return Progress(1 if bar else 2, monitor=monitor, mode=mode)
