@@ -39,7 +39,13 @@ def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISES)
 
 
-@pytest.mark.parametrize("name", PROMISES)
+SLOW = {"faster.py"}  # it compiles, as docs/faster.md and tests/trainer/test_compiled.py do too
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PROMISES],
+)
 def test_example_keeps_its_promise(name, tmp_path):
     line, least, files = PROMISES[name]
     environment = {**os.environ, "PYTHONWARNINGS": "error::UserWarning"}
