@@ -151,7 +151,7 @@ class FitArguments:
             message = f"save_every_minutes is {minutes!r}; expected a number above 0, or None"
             raise ValueError(message)
         resume: Any = self.resume
-        if not isinstance(resume, (bool, str, Path)):
+        if not isinstance(resume, (bool, str, Path)) or resume == "":
             message = f"resume is {resume!r}; expected True, False, or the path of a checkpoint"
             raise TypeError(message)
         if self.ckpt_path is None:

@@ -18,6 +18,10 @@ _FOREIGN = {
     "config.json": "a model of Hugging Face's",
     "optimizer.bin": "a checkpoint of accelerate's save_state",
 }
+# What a fit writes: facts that are known before the parts are read, and the parts.
+_INFO = {"run": str, "epoch": int, "batch": int, "seed": int, "epochs": int}
+_INFO |= {"run_settings": dict, "machine": dict}
+_PARTS = ("model", "optimizer", "state", "rank-00000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,21 @@ def newest(store: CheckpointStore) -> Found:
 
 
 def read(checkpoint: Checkpoint) -> Found:
-    """Return a checkpoint, read and verified."""
-    return Found(checkpoint, checkpoint.manifest(), checkpoint.read())
+    """Return a checkpoint of a fit, read and verified.
+
+    Raises:
+        CheckpointError: It is broken, or was written by something else than a fit.
+    """
+    found = Found(checkpoint, checkpoint.manifest(), checkpoint.read())
+    lacking = [name for name, kind in _INFO.items() if not isinstance(found.info.get(name), kind)]
+    lacking += [name for name in _PARTS if not isinstance(found.parts.get(name), dict)]
+    if lacking:
+        message = (
+            f"{checkpoint.path} was not written by a fit: it lacks {', '.join(lacking)}; "
+            "fitorch.checkpoint.Checkpoint(path).read() gives what it holds"
+        )
+        raise CheckpointError(message)
+    return found
 
 
 def checkpoint_at(path: str | Path) -> Checkpoint:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .weights import plain_name, unwrapped
+
 if TYPE_CHECKING:
     from .run import Run
 
@@ -27,12 +29,13 @@ def fingerprint(run: Run) -> dict[str, dict[str, Any]]:
 
 def _of_run(run: Run) -> dict[str, Any]:
     update, source, arguments = run.state.update, run.feed.source, run.arguments
-    ours = _class_name(source) in ("DatasetSource", "MemorySource") and not source.order_owners
+    ours = type(source).__name__ in ("DatasetSource", "MemorySource") and not source.order_owners
     return {
         "optimizer": type(update.optimizer).__name__,
         "parameters": _parameter_names(run),
         "lr_scheduler": None if update.scheduler is None else type(update.scheduler).__name__,
         "scheduler_step": None if update.scheduler is None else update.scheduler_step,
+        "samplers": [type(owner).__name__ for owner in source.order_owners],
         "samples": source.samples,
         "batches": source.steps,
         "batch_size": arguments.batch_size if ours else None,
@@ -68,16 +71,12 @@ def _parameter_names(run: Run) -> list[list[str]]:
     """Return the names of the parameters in each group of the optimizer."""
     modules: Mapping[str, nn.Module] = {"": run.net, "loss.": run.state.objective.module}
     names = {
-        id(parameter): prefix + name
+        id(parameter): prefix + plain_name(name)
         for prefix, module in modules.items()
-        for name, parameter in module.named_parameters()
+        for name, parameter in unwrapped(module).named_parameters()
     }
     groups = run.state.update.optimizer.param_groups
     return [[names.get(id(p), "?") for p in group["params"]] for group in groups]
-
-
-def _class_name(thing: Any) -> str:
-    return type(thing).__name__
 
 
 def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -90,9 +89,13 @@ def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]
     return found
 
 
+def _are_groups(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(group, list) for group in value)
+
+
 def _apart(before: Any, now: Any) -> str:
     """Say in what two settings differ; of lists of names only what is not in both."""
-    if not isinstance(before, list) or not isinstance(now, list):
+    if not _are_groups(before) or not _are_groups(now):
         return f"saved {before!r}, given {now!r}"
     flat = [[name for group in groups for name in group] for groups in (before, now)]
     lost, new = ([n for n in flat[i] if n not in flat[1 - i]][:10] for i in (0, 1))

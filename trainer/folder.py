@@ -96,9 +96,9 @@ class RunFolder:
         if not ours:
             return
         previous = self._previous()
-        if previous.exists():
-            shutil.rmtree(previous)
-        previous.mkdir()
+        previous.mkdir(exist_ok=True)
+        for name in _OURS:  # and nothing else that somebody may keep there
+            _remove(previous / name)
         for path in ours:
             path.rename(previous / path.name)
         self.notes.append(f"the run that was in {self.path} is now in {previous}")
@@ -145,8 +145,18 @@ class RunFolder:
 
 def shown(path: Path) -> Path:
     """Return a path as a message should show it: from the working directory, where it is in it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    with suppress(OSError):  # that folder may be gone
+        here = Path.cwd()
+        return path.relative_to(here) if path.is_relative_to(here) else path
+    return path
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, where there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> None:

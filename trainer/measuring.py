@@ -32,6 +32,8 @@ from .steps import EvaluationStep, Measures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .run import Run
+
 
 class Measuring(NetFace):
     """A net with an objective and metrics, as far as it is measured and run.
@@ -60,7 +62,7 @@ class Measuring(NetFace):
         self.forward_hook = forward
         self.stop_evaluating = False
         self.stop_predicting = False
-        self._fitting = False
+        self.run: Run | None = None  # the fit that is under way
 
     def evaluate(
         self,
@@ -258,7 +260,7 @@ class Measuring(NetFace):
         """Return the hooks of an evaluation or prediction; within a fit it shows no line."""
         check_choice("verbose", verbose, ("auto", 0, 1, 2))
         found = [with_keras_hooks(callback) for callback in callbacks or ()]
-        if verbose != 0 and not self._fitting:
+        if verbose != 0 and self.run is None:
             found.append(NotebookProgress() if in_notebook() else ProgressDisplay())
         introduce(found, self, {"epochs": 1, "steps": steps, "verbose": verbose})
         return Hooks.collect(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,25 +14,19 @@ from fitorch.callbacks.hooks import with_keras_hooks
 from .arguments import FitArguments, check_flag, refuse_unknown
 from .compiled import Compilation
 from .fit import fit
-from .history import History
 from .interrupt import in_notebook
-from .measuring import Measuring
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
 from .preflight import check_module, check_optimizer
 from .randomness import draw_seed, undisturbed_randomness
 from .range_test import find_lr
-from .resuming import begin, restore_model, run_folder
-from .saving import save_to
-from .state import Progress
-from .update import Update
+from .resumable import Resumable
+from .resuming import begin, run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .run import Run
 
-
-class KerasModel(Measuring):
+class KerasModel(Resumable):
     """Train, evaluate and run any `nn.Module`.
 
     Args:
@@ -55,8 +48,7 @@ class KerasModel(Measuring):
             memory, which is faster for most convolutional nets; figures differ by rounding.
 
     Attributes:
-        net: The module.
-        optimizer: The optimizer.
+        net, optimizer: What was passed, or made of it.
         history: The `History` of all fits: `.frame`, `.best`, `.plot()`.
         ckpt_path: The folder with the best weights of the last fit, or None.
         metric_tasks: What metrics given by name turned out to measure, as "multiclass, 10 classes".
@@ -103,14 +95,9 @@ class KerasModel(Measuring):
             check_optimizer(self.optimizer, net, loss_parameters)
             self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
         self.compilation = Compilation() if jit_compile else None
-        self.history = History()
-        self.progress = Progress()
         self.ckpt_path: str | Path | None = None
         self.stop_training = False
         self.metric_tasks: dict[str, str] = {}
-        self.update: Update | None = None  # of the fit that is under way
-        self.run: Run | None = None  # the fit that is under way
-        self.run_id = uuid.uuid4().hex  # what its checkpoints are known by
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
         self,
@@ -214,8 +201,7 @@ class KerasModel(Measuring):
             NonFiniteError: The training loss became NaN or infinite.
             ValueError: An argument is out of range or does not go with the others.
             TypeError: An argument is unknown or of the wrong type.
-            CheckpointError: A checkpoint can't be written, or is not one of this run; its
-                subclasses are in `fitorch.errors`.
+            CheckpointError: A checkpoint can't be written, or is not one of this run.
             KeyboardInterrupt: Ctrl-C, after a checkpoint was saved where there is a `ckpt_path`,
                 and history and best weights were put in order.
             Preempted: SIGTERM, likewise; a SystemExit with code 143.
@@ -287,9 +273,8 @@ class KerasModel(Measuring):
             plot: Where to draw loss over rate, or None.
 
         Returns:
-            The columns lr, loss (of the batch) and smoothed (its exponential mean), a row per
-            batch; `frame.attrs["suggestion"]` is a tenth of the rate at which the smoothed loss is
-            least.
+            The columns lr, loss (of the batch) and smoothed (its exponential mean); a tenth of the
+            rate at which the latter is least is `frame.attrs["suggestion"]`.
 
         Raises:
             ValueError: An argument is out of range.
@@ -299,58 +284,11 @@ class KerasModel(Measuring):
         """
         return find_lr(self, train_data, start, end, steps, batch_size, seed, plot)
 
-    @property
-    def updates(self) -> int:
-        """How many updates the optimizer made, over all fits and in the one under way."""
-        return self.progress.updates if self.update is None else self.update.completed
-
-    def restore(self, path: str | Path) -> Path:
-        """Put a checkpoint into the model: weights, optimizer, schedule, history, counters.
-
-        The next `fit` goes on after the epochs that are completed there. To go on in the middle of
-        an epoch, and with the same random numbers, use `fit(resume=path)`.
-
-        Args:
-            path: A checkpoint, or the folder of a run, whose newest is taken.
-
-        Returns:
-            The checkpoint.
-
-        Raises:
-            CheckpointError: There is none, it is broken, or it is of another net or optimizer.
-        """
-        return restore_model(self, path)
-
-    def save_state(self, path: str | Path) -> Path:
-        """Save all of the state of the fit that is under way, from within a callback.
-
-        Args:
-            path: A folder of its own, to go on with: `fit(resume=path)`.
-
-        Returns:
-            The checkpoint, a folder in it.
-
-        Raises:
-            RuntimeError: There is no fit under way, or it is between the batches of one update.
-            CheckpointError: It can't be written, or a state can't be stored.
-        """
-        if self.run is None or self.within_update:
-            where = "no fit is under way" if self.run is None else "an update is under way"
-            message = f"save_state saves a fit between two updates, but {where}"
-            raise RuntimeError(message)
-        return save_to(path, self.run)
-
-    @property
-    def within_update(self) -> bool:
-        """Whether a fit is under way and stands between the batches of one update."""
-        return self.run is not None and not self.run.step.at_boundary
-
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False
         self.ckpt_path = arguments.ckpt_path
         with run_folder(arguments) as folder:
             run = begin(self, train_data, val_data, arguments, folder)
-            self._fitting, self.run = True, run
             try:
                 fit(run)
                 if folder is not None:
@@ -359,5 +297,4 @@ class KerasModel(Measuring):
                 if not in_notebook():
                     raise
             finally:
-                self._fitting, self.run = False, None
                 run.close()

@@ -92,7 +92,7 @@ def prepare(
     introduce(callbacks, model, params)
     seed_everything(derive_seed(arguments.seed, "model", first))
     step = _training_step(model, measures, feed.source, update, arguments)
-    run = Run(
+    return Run(
         model=model,
         state=FitState(
             model.progress, model.net, model.objective, update, model.history, callbacks, feed, step
@@ -107,9 +107,6 @@ def prepare(
         validation=validation,
         saving=saving,
     )
-    if saving is not None:
-        saving.run, feed.remembers = run, True
-    return run
 
 
 def _batch_size(train_data: Any, arguments: FitArguments) -> int | None:
@@ -194,7 +191,6 @@ def _update(
         model.objective.penalties,
     )
     update.completed = model.progress.updates
-    model.update = update
     return update
 
 

@@ -27,6 +27,7 @@ from .weights import NetState, plain_state
 
 if TYPE_CHECKING:
     from .model import KerasModel
+    from .resumable import Resumable
     from .run import Run
 
 
@@ -64,7 +65,7 @@ def begin(
         if found is not None:
             restore(run, found)
     except BaseException:
-        model.progress, model.update = progress, None
+        model.progress, model.run = progress, None
         raise
     if folder is not None:
         _make_way(folder, run, found)
@@ -76,7 +77,7 @@ def _story(run: Run, found: Found) -> str:
     """Say what a fit goes on with."""
     done, batch, path = found.info["epoch"], found.info["batch"], shown(found.checkpoint.path)
     if run.done:
-        stopped = found.info["stopped"]
+        stopped = found.info.get("stopped")
         why = f", stopped since {stopped}" if stopped else ""
         return f"{path} is complete, with {done} epochs{why}; a larger epochs= goes on"
     return f"going on from {path}: epoch {done + 1}" + (f" after batch {batch}" if batch else "")
@@ -108,13 +109,14 @@ def restore(run: Run, found: Found) -> None:
     try:
         _put(run, state)
     except Exception as error:
-        run.state.put_back(before)
+        lost = run.state.put_back(before)
         keep_dtypes(run.state.update.optimizer, before["optimizer"])
         message = f"{found.checkpoint.path} can't be put into this fit: {error}"
+        message += f"; {', '.join(lost)} did not take its own state back either" if lost else ""
         raise CheckpointMismatchError(message) from error
     _forget_compiled(run.model)
     run.model.run_id = str(found.info["run"])
-    stopped = found.info["stopped"] is not None and run.last_epoch <= found.info["epochs"]
+    stopped = found.info.get("stopped") is not None and run.last_epoch <= found.info["epochs"]
     run.model.stop_training = bool(stopped)
 
 
@@ -126,24 +128,24 @@ def _put(run: Run, state: Mapping[str, Any]) -> None:
     keep_dtypes(run.state.update.optimizer, state["optimizer"])
 
 
-def restore_model(model: KerasModel, path: str | Path) -> Path:
+def restore_model(model: Resumable, path: str | Path) -> Path:
     """Put a checkpoint into a model that is not at work; see `KerasModel.restore`."""
     found = read(checkpoint_at(path))
     state = rearranged(found.parts)
     wrong = _table_differences(state["net"], plain_state(model.net))
     kinds = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}
     given = {name: None if part is None else type(part).__name__ for name, part in kinds.items()}
-    saved = {name: found.info["run_settings"][name] for name in given}
+    saved = {name: found.info["run_settings"].get(name) for name in given}
     _refuse(found, wrong + differences(saved, given))
     parts = {"net": NetState(model.net), "loss": model.objective, "optimizer": model.optimizer}
-    parts |= {"scheduler": model.lr_scheduler, "history": model.history}
+    progress = Progress()
+    parts |= {"scheduler": model.lr_scheduler, "history": model.history, "progress": progress}
     load_all({name: part for name, part in parts.items() if part is not None}, state, found)
     if model.optimizer is not None:
         keep_dtypes(model.optimizer, state["optimizer"])
         align_state(model.optimizer)
     _forget_compiled(model)
-    progress = state["progress"]
-    model.progress = Progress(progress["seed"], progress["epochs"], updates=progress["updates"])
+    model.progress = Progress(progress.seed, progress.epochs, updates=progress.updates)
     return found.checkpoint.path
 
 
@@ -174,7 +176,7 @@ def keep_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> N
                 own[name] = value.to(own[name].device, copy=True)
 
 
-def _forget_compiled(model: KerasModel) -> None:
+def _forget_compiled(model: Resumable) -> None:
     """Compile anew: what was compiled holds the tensors of the optimizer's old state."""
     if model.compilation is not None:
         model.compilation.region = None
@@ -197,8 +199,9 @@ def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
     wrong += _table_differences(state["net"], plain_state(run.net))
     if run.arguments.seed != found.info["seed"]:
         wrong.append(f"seed: saved {found.info['seed']}, given {run.arguments.seed}")
-    _refuse(found, wrong)
     parts = {*run.state.parts(), "random"}
+    wrong += [f"{name} is missing" for name in sorted(parts - {*state}) if not _may_differ(name)]
+    _refuse(found, wrong)
     odd = [f"{name} has no state there, and begins afresh" for name in sorted(parts - {*state})]
     odd += [f"{name} is not in this fit" for name in sorted({*state} - parts)]
     odd += differences(found.info["machine"], given["machine"])
@@ -209,6 +212,11 @@ def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
             NotBitExactWarning,
             stacklevel=2,
         )
+
+
+def _may_differ(part: str) -> bool:
+    """Say whether a fit can go on without the state of a part: callbacks and precision change."""
+    return part.startswith("callbacks.") or part == "scaler"
 
 
 def _refuse(found: Found, wrong: list[str]) -> None:

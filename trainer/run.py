@@ -63,6 +63,11 @@ class Run:
     logs: EpochLogs = field(default_factory=EpochLogs)
     _first_update: int = 0  # what was completed before the epoch under way
 
+    def __post_init__(self) -> None:
+        self.model.run = self
+        if self.saving is not None:
+            self.saving.run, self.feed.remembers = self, True
+
     @property
     def net(self) -> nn.Module:
         """The net, on its device."""
@@ -215,7 +220,7 @@ class Run:
     def close(self) -> None:
         """Let go of gradients, iterators and workers; leave the counters with the model."""
         self.state.count()
-        self.model.update = None
+        self.model.run = None
         self.state.update.zero_grad()
         self.feed.close()
         if self.validation is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -150,16 +149,23 @@ class FitState:
         align_state(self.update.optimizer)
         set_random_state(state["random"])
 
-    def put_back(self, state: Mapping[str, Any]) -> None:
-        """Put a state back that was taken out of this fit, after one that it could not take."""
+    def put_back(self, state: Mapping[str, Any]) -> list[str]:
+        """Put a state back that was taken out of this fit, after one that it could not take.
+
+        Returns:
+            The parts that did not take even that; all others have it.
+        """
+        lost = []
         for name, part in self.parts().items():
             if name == "feed":
                 self._place()
-            with suppress(Exception):  # what does not take its own state never changed
+            try:
                 part.load_state_dict(state[name])
+            except Exception:
+                lost.append(name)
         align_state(self.update.optimizer)
-        with suppress(Exception):
-            set_random_state(state["random"])
+        set_random_state(state["random"])
+        return lost
 
     def _place(self) -> None:
         """Tell the feed where in the data it is."""

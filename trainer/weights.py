@@ -30,7 +30,7 @@ def unwrapped(net: nn.Module) -> nn.Module:
 
 def plain_state(net: nn.Module) -> dict[str, Any]:
     """Return the net's state dict, its names free of what wrappers put before them."""
-    return {_plain(name): value for name, value in unwrapped(net).state_dict().items()}
+    return {plain_name(name): value for name, value in unwrapped(net).state_dict().items()}
 
 
 def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
@@ -40,8 +40,8 @@ def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
         RuntimeError: Names or shapes differ (torch's own message).
     """
     inner = unwrapped(net)
-    own = {_plain(name): name for name in inner.state_dict()}
-    plain = {_plain(name): value for name, value in state.items()}
+    own = {plain_name(name): name for name in inner.state_dict()}
+    plain = {plain_name(name): value for name, value in state.items()}
     if all(name.startswith("module.") and name not in own for name in plain):
         plain = {name.removeprefix("module."): value for name, value in plain.items()}
     inner.load_state_dict({own.get(name, name): value for name, value in plain.items()})
@@ -136,7 +136,8 @@ def metadata_of(path: Path) -> dict[str, str]:
         return {}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a parameter's name without what torch.compile puts into it."""
     return name.replace("_orig_mod.", "")
 
 

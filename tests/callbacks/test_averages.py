@@ -11,7 +11,6 @@ from torch.optim import swa_utils
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitorch import KerasModel, region
-from fitorch.arguments import FitArguments
 from fitorch.callbacks import (
     EMA,
     SWA,
@@ -24,6 +23,7 @@ from fitorch.callbacks import (
 from fitorch.fit import fit
 from fitorch.losses import term
 from fitorch.prepare import prepare
+from prepared import fit_arguments
 
 X = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -476,32 +476,8 @@ class Snapshots(Callback):
 
 def make_run(*averages, **options):
     snapshots = Snapshots()
-    defaults = dict.fromkeys(FitArguments.__dataclass_fields__)
-    defaults |= {
-        "epochs": 4,
-        "initial_epoch": 0,
-        "monitor": "val_loss",
-        "mode": "auto",
-        "callbacks": [*averages, snapshots],
-        "batch_size": 8,
-        "shuffle": True,
-        "validation_split": 0.0,
-        "validation_freq": 2,
-        "verbose": 0,
-        "cpu": True,
-        "gradient_accumulation_steps": 1,
-        "seed": 3,
-        "scheduler_step": "auto",
-        "num_workers": "auto",
-        "seeded": True,
-        "resume": False,
-        "keep": 2,
-        "async_save": False,
-        "on_save_error": "raise",
-    }
-    snapshots.run = prepare(
-        make_model(make_net()), (X, Y), (X, Y), FitArguments(**{**defaults, **options})
-    )
+    chosen = {"epochs": 4, "callbacks": [*averages, snapshots], "validation_freq": 2, **options}
+    snapshots.run = prepare(make_model(make_net()), (X, Y), (X, Y), fit_arguments(**chosen))
     return snapshots.run, snapshots
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from reliability import malicious
 
 pytestmark = pytest.mark.xdist_group("malicious")  # they share what one process reports

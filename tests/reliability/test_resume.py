@@ -7,6 +7,8 @@ import json
 import shutil
 
 import pytest
+from safetensors import safe_open
+
 from reliability.resume_worker import (
     METRICS,
     SOAK,
@@ -23,7 +25,6 @@ from reliability.resume_worker import (
     trained,
     whole,
 )
-from safetensors import safe_open
 
 EVERY_STEP = {"save_every_n_steps": 1}
 SCHEDULES = ["update", "epoch", "plateau"]

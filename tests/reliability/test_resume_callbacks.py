@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+
 from reliability.resume_worker import (
     assert_same,
     at_epoch,

@@ -1,6 +1,7 @@
 """Whatever decides the order of samples, and wherever noise comes from, goes on exactly."""
 
 import pytest
+
 from reliability.resume_worker import (
     LOADERS,
     SAMPLERS,

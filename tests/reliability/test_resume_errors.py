@@ -12,21 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reliability.resume_worker import (
-    BadState,
-    Exploding,
-    Net,
-    OwnState,
-    assert_same,
-    at_step,
-    digest_of,
-    finished,
-    fit,
-    tensors,
-    times,
-    trained,
-    whole,
-)
 from torch.optim import lr_scheduler
 
 import fitorch
@@ -41,6 +26,21 @@ from fitorch.errors import (
     NonFiniteError,
     NotBitExactWarning,
     UnsafeCheckpointError,
+)
+from reliability.resume_worker import (
+    BadState,
+    Exploding,
+    Net,
+    OwnState,
+    assert_same,
+    at_step,
+    digest_of,
+    finished,
+    fit,
+    tensors,
+    times,
+    trained,
+    whole,
 )
 
 

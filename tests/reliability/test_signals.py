@@ -8,6 +8,10 @@ import time
 
 import pytest
 import torch
+
+from fitorch import KerasModel
+from fitorch.callbacks import Callback
+from fitorch.errors import Preempted
 from reliability.resume_worker import (
     SOAK,
     Net,
@@ -21,10 +25,6 @@ from reliability.resume_worker import (
     times,
     whole,
 )
-
-from fitorch import KerasModel
-from fitorch.callbacks import Callback
-from fitorch.errors import Preempted
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 LONG = {"epochs": 8}  # 56 updates of 20 ms at least

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from reliability.forked import in_a_fork
 from safetensors.torch import load_file
 
 from fitorch.checkpoint import Checkpoint, CheckpointStore, pack
@@ -27,6 +26,7 @@ from fitorch.errors import (
     CheckpointWriteError,
 )
 from fitorch.lock import FolderLock
+from reliability.forked import in_a_fork
 
 
 def parts(step=1):

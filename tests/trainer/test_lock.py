@@ -6,10 +6,10 @@ import time
 
 import psutil
 import pytest
-from reliability.forked import in_a_fork, start
 
 from fitorch.errors import CheckpointError
 from fitorch.lock import FolderLock
+from reliability.forked import in_a_fork, start
 
 
 def hold(folder, told, heard):

@@ -6,12 +6,12 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from fitorch import KerasModel
-from fitorch.arguments import FitArguments
 from fitorch.callbacks import Callback, EarlyStopping
 from fitorch.fit import fit
 from fitorch.losses import L2, term
 from fitorch.prepare import prepare
 from fitorch.state import Progress
+from prepared import fit_arguments
 
 EPOCHS, BATCHES = 3, 4
 
@@ -63,30 +63,9 @@ class Snapshots(Callback):
 
 
 def make_run(model, snapshots, **options):
-    defaults = dict.fromkeys(FitArguments.__dataclass_fields__)
-    defaults |= {
-        "epochs": EPOCHS,
-        "initial_epoch": 0,
-        "monitor": "val_loss",
-        "mode": "auto",
-        "callbacks": [EarlyStopping(patience=50, restore_best_weights=False), snapshots],
-        "batch_size": 8,
-        "shuffle": True,
-        "validation_split": 0.0,
-        "validation_freq": 1,
-        "verbose": 0,
-        "cpu": True,
-        "gradient_accumulation_steps": 1,
-        "seed": 3,
-        "scheduler_step": "auto",
-        "num_workers": "auto",
-        "seeded": True,
-        "resume": False,
-        "keep": 2,
-        "async_save": False,
-        "on_save_error": "raise",
-    }
-    run = prepare(model, data(), data(), FitArguments(**{**defaults, **options}))
+    callbacks = [EarlyStopping(patience=50, restore_best_weights=False), snapshots]
+    arguments = fit_arguments(**{"epochs": EPOCHS, "callbacks": callbacks, **options})
+    run = prepare(model, data(), data(), arguments)
     snapshots.run = run
     return run
 

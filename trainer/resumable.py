@@ -1,0 +1,100 @@
+"""What a model knows of its training: how far it has come, to be saved and put back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from .history import History
+from .measuring import Measuring
+from .resuming import restore_model
+from .saving import save_to
+from .state import Progress
+
+if TYPE_CHECKING:
+    from .compiled import Compilation
+
+
+class Resumable(Measuring):
+    """A model with a history, whose state can be saved and put back.
+
+    Args:
+        net: The module.
+        loss_fn: What `KerasModel` takes.
+        metrics_dict: What `KerasModel` takes.
+        forward: What `KerasModel` takes.
+        channels_last: Keep images, and weights of convolutions, in channels-last memory.
+
+    Attributes:
+        progress: How far training has come, over all fits.
+        run_id: What its checkpoints are known by.
+    """
+
+    optimizer: Optimizer | None
+    lr_scheduler: Any
+    compilation: Compilation | None
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss_fn: Any,
+        metrics_dict: Mapping[str, Any] | None,
+        forward: Callable[[Any, Any], tuple[Any, Any]] | None,
+        *,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(net, loss_fn, metrics_dict, forward, channels_last=channels_last)
+        self.history = History()
+        self.progress = Progress()
+        self.run_id = uuid.uuid4().hex
+
+    @property
+    def updates(self) -> int:
+        """How many updates the optimizer made, over all fits and in the one under way."""
+        return self.progress.updates if self.run is None else self.run.state.update.completed
+
+    def restore(self, path: str | Path) -> Path:
+        """Put a checkpoint into the model: weights, optimizer, schedule, history, counters.
+
+        The next `fit` goes on after the epochs that are completed there. To go on in the middle of
+        an epoch, and with the same random numbers, use `fit(resume=path)`.
+
+        Args:
+            path: A checkpoint, or the folder of a run, whose newest is taken.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: There is none, it is broken, or it is of another net or optimizer.
+        """
+        return restore_model(self, path)
+
+    def save_state(self, path: str | Path) -> Path:
+        """Save all of the state of the fit that is under way, from within a callback.
+
+        Args:
+            path: A folder of its own, to go on with: `fit(resume=path)`.
+
+        Returns:
+            The checkpoint, a folder in it.
+
+        Raises:
+            RuntimeError: There is no fit under way, or it is between the batches of one update.
+            CheckpointError: It can't be written, or a state can't be stored.
+        """
+        if self.run is None or self.within_update:
+            where = "no fit is under way" if self.run is None else "an update is under way"
+            message = f"save_state saves a fit between two updates, but {where}"
+            raise RuntimeError(message)
+        return save_to(path, self.run)
+
+    @property
+    def within_update(self) -> bool:
+        """Whether a fit is under way and stands between the batches of one update."""
+        return self.run is not None and not self.run.step.at_boundary
