@@ -164,7 +164,10 @@ class FitState:
             except Exception:
                 lost.append(name)
         align_state(self.update.optimizer)
-        set_random_state(state["random"])
+        try:
+            set_random_state(state["random"])
+        except Exception:
+            lost.append("random")
         return lost
 
     def _place(self) -> None:
