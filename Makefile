@@ -1,18 +1,21 @@
 # make demo   train the digits net and look at it      make test    everything that CI checks
 # make bench  what a step costs, beside hand-written loops    make test-slow  the tests that take long
 # make test-soak  hundreds of kills, signals, cuts and mutations, half an hour
+# make test-browser  reports and notebooks in Chromium, and JupyterLab itself
 # make bench-peers  the same beside nine other trainers, in an environment of their own
+# make pictures  record the terminal and the notebook that the README shows
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Whether the environment is already what these files ask for: touch a stamp once it is.
 DEMO_STAMP := $(VENV)/.demo
 TEST_STAMP := $(VENV)/.test
+BROWSER_STAMP := $(VENV)/.browser
 # The peers stay out of .venv: they bring a hundred packages, and CI must do without.
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.peers
 
-.PHONY: demo test lint types pytest test-slow test-soak bench bench-peers clean
+.PHONY: demo test lint types pytest test-slow test-soak test-browser bench bench-peers pictures clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/digits.py
@@ -30,13 +33,18 @@ types: $(TEST_STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not browser" --cov --cov-report=term
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-soak: $(TEST_STAMP)
 	FITORCH_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu" tests/reliability tests/trainer/test_checkpoint.py tests/trainer/test_encoding.py tests/trainer/test_disk.py
+
+# Without a Chromium these tests skip: so get one, where that is allowed, or stop.
+test-browser: $(BROWSER_STAMP)
+	command -v chromium || command -v chromium-browser || command -v google-chrome || apt-get install -y chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
 
 bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/overhead.py
@@ -46,10 +54,14 @@ bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/display.py
 
 bench-peers: $(PEERS_STAMP)
 	mkdir -p docs/images
 	$(PEERS)/bin/python benchmarks/peers.py --chart docs/images/peers.png
+
+pictures: $(TEST_STAMP)
+	$(BIN)/python docs/pictures.py
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
@@ -63,6 +75,10 @@ $(DEMO_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(TEST_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e ".[demo,dev]" "setuptools>=77"
+	touch $@
+
+$(BROWSER_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e ".[demo,test,browser]" "setuptools>=77"
 	touch $@
 
 $(PEERS_STAMP): pyproject.toml constraints.txt $(wildcard benchmarks/peers-requirements*.txt)

@@ -39,6 +39,10 @@ class Callback:
     callback adds to the logs of `on_epoch_end` can be monitored where it declares it:
     `adds = ("my_figure",)`.
 
+    Of several processes, each calls its own callbacks, with the same logs at the end of an epoch;
+    one that writes or prints says that it is for the main process alone:
+    `main_process_only = True`.
+
     `evaluate` calls the `on_test_*` hooks, `predict` the `on_predict_*` hooks, of the callbacks
     that are passed to them. Set `self.model.stop_training = True` to stop after the current batch.
 

@@ -70,9 +70,11 @@ def pace(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms/step" if seconds < 0.9995 else f"{seconds:.1f} s/step"
 
 
-def clip(text: str, width: int) -> str:
+def clip(text: str, width: int, ellipsis: str = "…") -> str:
     """Shorten `text` to `width` columns of a terminal, with an ellipsis where something is lost."""
-    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - cell_len(ellipsis)) + ellipsis
 
 
 def fold(widths: Sequence[int], ranks: Sequence[int], room: int) -> list[int]:

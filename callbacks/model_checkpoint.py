@@ -111,7 +111,7 @@ class ModelCheckpoint(MonitorCallback):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".fitorch"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have been quicker
         self._last = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -198,7 +198,9 @@ class ModelCheckpoint(MonitorCallback):
         while self.save_top_k is not None and len(self._values) > self.save_top_k:
             worst = max(range(len(self._values)), key=lambda i: self._badness(self._values[i]))
             del self._values[worst]
-            _delete(Path(self.saved.pop(worst)))
+            path = Path(self.saved.pop(worst))
+            if self.model.is_main_process:
+                _delete(path)
 
     @property
     def _whole(self) -> bool:
@@ -272,7 +274,9 @@ class EpochCheckpoint(Callback):
         path = self.model.save_ckpt(self.ckpt_dir / f"epoch_{epoch + 1:04d}.safetensors")
         self.saved = [name for name in self.saved if name != str(path)] + [str(path)]
         while len(self.saved) > self.max_ckpt:
-            Path(self.saved.pop(0)).unlink(missing_ok=True)
+            oldest = Path(self.saved.pop(0))
+            if self.model.is_main_process:
+                oldest.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was saved."""

@@ -46,6 +46,8 @@ class Progress(Callback):
         ValueError: `verbose` or `mode` is none of these.
     """
 
+    main_process_only: ClassVar[bool] = True
+
     pause: ClassVar[float] = 0.1  # seconds between two refreshes, at least
 
     def __init__(
@@ -86,8 +88,8 @@ class Progress(Callback):
         return Table(self._screen, epochs, self._monitor, self._mode, self.best, directions)
 
     def say(self, text: str) -> None:
-        """Write `text` on a line of its own, after the epochs so far and above the live line."""
-        self._screen.insert([*self._take_lines(), text])
+        """Write `text` on lines of its own, after the epochs so far and above the live line."""
+        self._screen.insert([*self._take_lines(), *self._screen.fold(text)])
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start a table."""
@@ -178,12 +180,13 @@ class Progress(Callback):
             self._due = math.inf
             return
         now = perf_counter()
-        line = ""
-        if self._screen.live:
-            line = self._stage.line(done, self._count, now, logs or {}, self._screen)
+        line = self._live_line(done, now, logs or {}) if self._screen.live else ""
         self._screen.write(self._take_lines(), line)
         end = perf_counter()
         self._due = end + min(max((end - now) / _SHARE, self.pause), _LONGEST_PAUSE)
+
+    def _live_line(self, done: int, now: float, logs: Logs) -> str:
+        return self._stage.line(done, self._count, now, logs, self._screen)
 
     def _take_lines(self) -> list[str]:
         lines = [line for row in self._rows for line in self._table.lines(row)]

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .base import Callback, Logs
 
@@ -21,6 +21,8 @@ class _FileLogger(Callback):
         filename: The file; folders that are missing are made.
         append: Go on with a file that is there; rows of epochs that are trained anew are dropped.
     """
+
+    main_process_only: ClassVar[bool] = True
 
     def __init__(self, filename: str | Path, append: bool = False) -> None:
         self.filename = Path(filename)

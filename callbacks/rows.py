@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import figures
@@ -114,3 +114,9 @@ class Rows:
             return "", ""
         better = (value < before) == (self.directions[name] == "min")
         return DOWN if value < before else UP, "green" if better else "red"
+
+
+def plain_line(cells: Sequence[Cell]) -> str:
+    """Write an epoch as plain text, each figure with its name."""
+    shown = [f"{cell.name} {cell.text}{' *' * (cell.mark == STAR)}" for cell in cells[:-1]]
+    return "  ".join([*shown, cells[-1].text])

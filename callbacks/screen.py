@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 from collections.abc import Iterable
 from typing import IO
 
@@ -11,6 +13,8 @@ from rich.style import Style
 
 _ERASE = "\r\x1b[J"  # from the start of this line to the end of the screen
 _UP = "\x1b[A\r"
+_SECONDS = re.compile(r"(?<=\d) (?=s\b)")  # a number and its unit stay together
+_TIED = "\xa0"
 
 
 class Screen:
@@ -59,6 +63,19 @@ class Screen:
             self._codes[style] = _codes(self._console, style)
         before, after = self._codes[style]
         return f"{before}{text}{after}"
+
+    def fold(self, sentence: str) -> list[str]:
+        """Break a sentence between words, where a terminal would break it anywhere."""
+        if not self.live:
+            return [sentence]
+        lines = textwrap.wrap(
+            _SECONDS.sub(_TIED, sentence),
+            max(self.width, 20),
+            subsequent_indent="  ",
+            break_long_words=False,  # a path can be copied
+            break_on_hyphens=False,
+        )
+        return [line.replace(_TIED, " ") for line in lines]
 
     def write(self, lines: Iterable[str] = (), live_line: str = "") -> None:
         """Write `lines` above the live line and put `live_line` in its place, in one go."""

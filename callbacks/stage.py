@@ -24,13 +24,16 @@ class Stage:
         steps: Batches in all, where that is known.
         now: The time, in seconds.
         note: What else there is to know, such as "patience 2/3".
+
+    Attributes:
+        verb: What is going on, or "".
     """
 
     def __init__(
         self, title: str, verb: str, steps: int | None, now: float, note: str = ""
     ) -> None:
         self._title = title
-        self._verb = verb
+        self.verb = verb
         self._note = note
         self._steps = steps
         self._recent = deque([(now, 0)], maxlen=_RECENT)
@@ -77,9 +80,9 @@ class Stage:
 
     def _progress(self, done: int) -> str:
         if self._steps is None:
-            return f"{self._verb or 'batch'} {done}"
+            return f"{self.verb or 'batch'} {done}"
         counts = f"{done:>{len(str(self._steps))}}/{self._steps}"
-        return f"{self._verb} {counts}" if self._verb else counts
+        return f"{self.verb} {counts}" if self.verb else counts
 
     def _remaining(self, done: int, seconds: float) -> str:
         if self._steps is None or not seconds:

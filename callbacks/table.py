@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 
 from . import figures
-from .rows import STAR, Cell, Row, Rows
+from .rows import STAR, Cell, Row, Rows, plain_line
 from .screen import Screen
 
 _WIDEST_NUMBER = 9  # 2.314e-05; a minus sign stands in the gap before it
@@ -58,6 +58,7 @@ class Table:
         known = {} if screen.ascii_only else directions
         self._rows = Rows(epochs, monitor, mode, best, known)
         self._star = STAR if screen.live and not screen.ascii_only else "*"
+        self._ellipsis = ".." if screen.ascii_only else "…"
         self._columns: list[Column] = []  # those that are shown
         self._width = 0  # of the terminal when the header was written
 
@@ -70,7 +71,7 @@ class Table:
         known = len(self._rows.names)
         cells = self._rows.take(row)
         if not self._screen.live:
-            return [_plain(cells)]
+            return [plain_line(cells)]
         added = len(cells) > known or not self._columns
         header = self._header() if added or self._width != self._screen.width else []
         by_name = {cell.name: cell for cell in cells}
@@ -79,7 +80,7 @@ class Table:
 
     def _padded(self, cell: Cell, column: Column) -> str:
         """Write a cell to the right of its column."""
-        text = figures.clip(cell.text, column.width - 1)
+        text = figures.clip(cell.text, column.width - 1, self._ellipsis)
         pad = " " * (column.width - cell_len(text))
         if cell.mark == STAR:
             return pad + self._screen.paint(f"{text} {self._star}", "bold green")
@@ -93,15 +94,17 @@ class Table:
         columns = [self._column(name) for name in self._rows.names]
         widths = [column.width + column.marks for column in columns]
         ranks = [self._rank(name) for name in self._rows.names]
-        self._columns = [columns[at] for at in figures.fold(widths, ranks, self._width)]
+        if sum(widths) > self._width:  # then tell how many are left out
+            widths, ranks = [*widths, len(f"  +{len(columns)}")], [*ranks, self._rank("+")]
+        chosen = figures.fold(widths, ranks, self._width)
+        self._columns = [columns[at] for at in chosen if at < len(columns)]
         heads = "".join(
             " " * (column.width - cell_len(column.head)) + column.head + " " * column.marks
             for column in self._columns
         )
         rule = ("-" if self._screen.ascii_only else "─") * cell_len(heads)
-        folded = f"  +{len(columns) - len(self._columns)}"
-        if len(columns) > len(self._columns) and cell_len(heads + folded) <= self._width:
-            heads += folded
+        if len(columns) in chosen:
+            heads += f"  +{len(columns) - len(self._columns)}"
         return [self._screen.paint(heads, "bold"), self._screen.paint(rule, "dim")]
 
     def _column(self, name: str) -> Column:
@@ -109,7 +112,7 @@ class Table:
             return Column(name, name, max(len(self.title(0)), len(name)) + 1, 0)
         if name == "seconds":
             return Column(name, "time", len("59.9 s") + _GAP, 0)
-        head = figures.clip(name, max(_WIDEST_NUMBER, self._width // 3))
+        head = figures.clip(name, max(_WIDEST_NUMBER, self._width // 3), self._ellipsis)
         width = max(_WIDEST_NUMBER, cell_len(head)) + _GAP
         arrow = int(name in self._rows.directions)
         return Column(name, head, width, _ROOM if name == self._rows.monitored else arrow)
@@ -117,14 +120,8 @@ class Table:
     def _rank(self, name: str) -> int:
         """Return how soon a column goes when the terminal gets narrow; 0 never does."""
         twin = f"train_{self._rows.monitored.removeprefix('val_')}"
-        first = ("epoch", self._rows.monitored, "train_loss", "val_loss", "seconds", twin)
+        first = ("epoch", self._rows.monitored, "train_loss", "+", "val_loss", "seconds", twin)
         if name in first:
             return first.index(name)
         prefixes = ("val_", "lr", "train_")
         return next((7 + i for i, prefix in enumerate(prefixes) if name.startswith(prefix)), 10)
-
-
-def _plain(cells: list[Cell]) -> str:
-    """Write an epoch for a file, each figure with its name."""
-    shown = [f"{cell.name} {cell.text}{' *' * (cell.mark == STAR)}" for cell in cells[:-1]]
-    return "  ".join([*shown, cells[-1].text])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.nn.parameter import is_lazy
 
@@ -55,6 +55,8 @@ class Tracker(Callback):
         ValueError: The name is unknown, or `every_n_steps` is below 1.
         ImportError: The library is not installed.
     """
+
+    main_process_only: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from .base import Callback, Logs
 
@@ -23,6 +23,8 @@ class VisDisplay(Callback):
         TypeError: `display_fn` is no function.
         ValueError: `dis_period` is no number of epochs.
     """
+
+    main_process_only: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -47,3 +47,4 @@ model.fit(
 
 scores = model.evaluate((x_test, y_test))
 print(f"test accuracy {scores['val_acc']:.4f}")
+print(f"all about the run: {model.history.to_html('runs/digits/report.html')}")

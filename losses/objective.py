@@ -168,7 +168,8 @@ class Objective:
         values = [value for value, _ in parts]
         if divisors is not None:
             summed = self.summed
-            values = [v if s else v / d for v, d, s in zip(values, divisors, summed, strict=True)]
+            divided = zip(values, divisors, summed, strict=True)
+            values = [v if s else v / _like(d, v) for v, d, s in divided]
         return sum(values[1:], start=values[0])
 
     def shares(self, y_pred: Any, y_true: Any, weight: Any = None) -> list[int | Tensor]:
@@ -216,3 +217,8 @@ class Objective:
             RuntimeError: Names or shapes differ.
         """
         self.module.load_state_dict(state)
+
+
+def _like(divisor: Any, value: Tensor) -> Any:
+    """Return a divisor in the type of what it divides, so that the result keeps that type."""
+    return divisor.to(value.dtype) if isinstance(divisor, Tensor) else divisor

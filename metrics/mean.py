@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ class Mean:
     """
 
     def __init__(self, *, summed: bool = False) -> None:
-        self._summed = summed
+        self.summed = summed
         self.reset()
 
     @property
@@ -61,9 +61,9 @@ class HostMean(Mean):
     def add(self, value: Tensor, share: int | Tensor) -> float:
         """Count a scalar in and return it; a mean over nothing, which is NaN, counts as 0."""
         number, count = value.item(), float(share)
-        if not count and not self._summed:
+        if not count and not self.summed:
             return 0.0
-        self._total += number if self._summed else number * count
+        self._total += number if self.summed else number * count
         self._count += count
         return number
 
@@ -147,7 +147,7 @@ class DeviceMean(Mean):
         values, shares = values.to(wide), self._stack_shares(values.device, wide)
         places = torch.arange(self._folded, self._folded + len(values), device=values.device)
         first_wrong = torch.where(values.isfinite(), math.inf, places.to(wide)).min()
-        if not self._summed:  # a mean over nothing is NaN, and counts nothing
+        if not self.summed:  # a mean over nothing is NaN, and counts nothing
             values = torch.where(shares != 0, values * shares, 0.0)
         state = torch.stack((values.sum(), shares.sum(), first_wrong))
         if self._state is None:
@@ -182,6 +182,11 @@ class Means:
         self._means = [mean_on(device, summed=each) for each in summed]
 
     @property
+    def parts(self) -> list[Mean]:
+        """The mean of each term."""
+        return self._means
+
+    @property
     def empty(self) -> bool:
         """Whether nothing was counted for any term."""
         return all(mean.empty for mean in self._means)
@@ -205,6 +210,20 @@ class Means:
         sums = [mean.sums() for mean in self._means]
         counted = [total / count for total, count in sums if count]
         return sum(counted) if counted else math.nan, [_ratio(*each) for each in sums]
+
+    def gathered(self, gather: Callable[[Any], Sequence[Any]]) -> Means:
+        """Return the means over what all processes counted; every process must call this.
+
+        Args:
+            gather: Gives what each process passed to it, in their order.
+        """
+        everywhere = gather([mean.sums() for mean in self._means])
+        union = Means(torch.device("cpu"), [mean.summed for mean in self._means])
+        for number, mean in enumerate(union._means):
+            total = math.fsum(sums[number][0] for sums in everywhere)
+            count = math.fsum(sums[number][1] for sums in everywhere)
+            mean.load_state_dict({"total": total, "count": count})
+        return union
 
     def culprits(self) -> list[bool]:
         """Say for each term whether it was among the first to be NaN or infinite, as far as known.

@@ -21,6 +21,9 @@ _CHOSEN = {
     "keep": 2,
     "async_save": False,
     "on_save_error": "raise",
+    "elastic": False,
+    "sync_batchnorm": False,
+    "find_unused_parameters": False,
 }
 
 

@@ -84,6 +84,25 @@ def test_a_clock_counts_what_it_surrounds(benchmark):
     assert clock.nanoseconds > 0
 
 
+def test_what_the_display_costs_is_told_by_ratios_within_a_turn(benchmark):
+    script = benchmark("display")
+    turns = [
+        {"silent": script.Times(cpu, cpu, 0.0), "bar": script.Times(1.01 * cpu, 2 * cpu, 0.007)}
+        for cpu in (1.0, 3.0, 2.0)
+    ]
+    (line,) = script.rows("here", turns, steps=1000)
+    assert rows(line) == [["here: bar", "2000", "1.010", "1.010-1.010", "2.000", "0.7%"]]
+
+
+def test_the_clocks_around_the_display_miss_none_of_its_hooks(benchmark):
+    script = benchmark("display")
+    hooks = {name for name in dir(script.Progress) if script.is_clocked(name)}
+    assert hooks == {
+        *("say", "_refresh", "on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end"),
+        *("on_test_begin", "on_test_end", "on_predict_begin", "on_predict_end"),
+    }
+
+
 def test_contenders_are_listed_from_the_fastest_with_ratios_within_a_turn(benchmark):
     measured = measurements(benchmark)
     header, _, *found = rows(benchmark("peers_report").times(measured, "ring"))

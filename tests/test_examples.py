@@ -11,7 +11,11 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISES = {
     # the line to find, the least figure in it, the files it leaves
-    "digits.py": (r"test accuracy ([\d.]+)", 0.97, ["history.png", "runs/digits/best.safetensors"]),
+    "digits.py": (
+        r"test accuracy ([\d.]+)",
+        0.97,
+        ["history.png", "runs/digits/best.safetensors", "runs/digits/report.html"],
+    ),
     "by_hand.py": (r"with val_acc ([\d.]+)$", 0.95, ["by_hand.png"]),
     "centers.py": (r"digit_acc ([\d.]+)$", 0.9, []),
     "imbalanced.py": (r"val_auc ([\d.]+)$", 0.97, []),

@@ -74,5 +74,6 @@ class AccumulatingStep(TrainingStep):
 def _positive(share: int | Tensor) -> int | Tensor:
     """Return a share that can be divided by: all samples of a batch may weigh 0."""
     if isinstance(share, Tensor):
-        return share.clamp_min(torch.finfo(torch.float32).tiny)
+        wide = torch.float32 if share.device.type == "mps" else torch.float64
+        return share.to(wide).clamp_min(torch.finfo(torch.float32).tiny)
     return share

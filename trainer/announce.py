@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.nn.parameter import is_lazy
 
@@ -31,6 +31,8 @@ class Announcer(Callback):
         witnesses: Those who may know why it stopped, as `stopping_reason`.
         notes: What else there is to say before training, once it begins.
     """
+
+    main_process_only: ClassVar[bool] = True
 
     def __init__(self, progress: Progress, witnesses: list[Any], notes: Sequence[str] = ()) -> None:
         self._progress = progress

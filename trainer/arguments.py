@@ -95,6 +95,9 @@ class FitArguments:
     keep: int
     async_save: bool
     on_save_error: str
+    elastic: bool
+    sync_batchnorm: bool
+    find_unused_parameters: bool
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):
@@ -103,6 +106,8 @@ class FitArguments:
             check_count(name, getattr(self, name), optional=True)
         check_count("initial_epoch", self.initial_epoch, least=0, optional=True)
         check_workers(self.num_workers)
+        for name in ("elastic", "sync_batchnorm", "find_unused_parameters"):
+            check_flag(name, getattr(self, name))
         self._check_numbers()
         self._check_choices()
         self._check_saving()

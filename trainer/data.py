@@ -21,6 +21,7 @@ from .loaders import LoaderSource, length
 from .memory import MemorySource, dataset_source, own_source, recognize
 from .samples import DatasetSource, UserLoaderSource, recognize_samples
 from .sampling import Order
+from .sharing import ALONE, Extent, Share
 from .structure import map_tensors
 
 FORMS = "(features, targets), (features, targets, sample_weight), or a mapping"
@@ -44,8 +45,13 @@ class Source(Protocol):
         """Samples in the smallest batch of a pass, None where that is not known beforehand."""
         ...
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
-        """Give the batches of a pass, from batch `start` on."""
+    @property
+    def extent(self) -> Extent:
+        """How long a pass is, however many processes share it."""
+        ...
+
+    def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
+        """Give the batches of a pass, from batch `start` on, `behind` units of its extent."""
         ...
 
     def to(self, device: torch.device) -> Source:
@@ -94,6 +100,7 @@ class Batching:
         seed: What the orders follow from.
         floating: What float64 of NumPy and pandas becomes.
         num_workers: How many processes read samples out of a Dataset, or "auto".
+        share: The part of the data that this process gets.
     """
 
     batch_size: int = 32
@@ -101,10 +108,12 @@ class Batching:
     seed: int = 0
     floating: torch.dtype = torch.float32
     num_workers: int | str = "auto"
+    share: Share = ALONE
 
     def order(self, samples: int) -> Order:
         """Return the order of `samples` samples."""
-        return Order(samples, self.batch_size, self.shuffle, self.seed)
+        share = self.share
+        return Order(samples, self.batch_size, self.shuffle, self.seed, share.rank, share.world)
 
 
 def as_source(data: Any, name: str, batching: Batching) -> Source:
@@ -143,10 +152,10 @@ def set_name(prefix: str) -> str:
 
 def _as_source(data: Any, name: str, batching: Batching) -> Source:
     if isinstance(data, DataLoader):
-        return recognize(data) or _loader_source(data, name, batching)
+        return recognize(data, batching.share) or _loader_source(data, name, batching)
     if isinstance(data, IterableDataset):
         loader = DataLoader(data, batch_size=batching.batch_size)
-        return LoaderSource(loader, name, batching.floating)
+        return _iterable_source(loader, name, batching)
     if isinstance(data, Dataset) or _is_sequence_of_samples(data):
         return _dataset_source(data, name, batching)
     if isinstance(data, tuple) or is_array(data) or is_sparse(data):
@@ -159,7 +168,7 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
         )
         raise TypeError(message)
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
-        return LoaderSource(data, name, batching.floating)
+        return _iterable_source(data, name, batching)
     message = (
         f"{name} is a {type(data).__name__}; expected a DataLoader, a Dataset, (x, y) or "
         "(x, y, sample_weight) of tensors, arrays or DataFrames, or an iterable of batches"
@@ -212,8 +221,13 @@ def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple
 
 def _loader_source(loader: DataLoader[Any], name: str, batching: Batching) -> LoaderSource:
     if recognize_samples(loader):
-        return UserLoaderSource(loader, name, batching.seed, batching.floating)
-    return LoaderSource(loader, name, batching.floating)
+        seed, floating = batching.seed, batching.floating
+        return UserLoaderSource(loader, name, seed, floating, batching.share)
+    return _iterable_source(loader, name, batching)
+
+
+def _iterable_source(loader: Iterable[Any], name: str, batching: Batching) -> LoaderSource:
+    return LoaderSource(loader, name, batching.floating, batching.share, batching.seed)
 
 
 def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:

@@ -11,6 +11,7 @@ FitorchError
     UnsafeCheckpointError     it holds pickle, or points out of its folder
     CheckpointWriteError      it can't be written (also an OSError)
   NonFiniteError      the training loss is NaN or infinite (also an ArithmeticError)
+  RankError           another of several processes failed, or was asked for something else
 
 Preempted             a SystemExit, after SIGTERM and a checkpoint
 NotBitExactWarning    a fit is resumed elsewhere, or otherwise, than it was begun
@@ -61,6 +62,10 @@ class CheckpointWriteError(CheckpointError, OSError):
 
 class NonFiniteError(FitorchError, ArithmeticError):
     """The training loss, or a gradient, is NaN or infinite."""
+
+
+class RankError(FitorchError, RuntimeError):
+    """Another of several processes failed, vanished, or was asked for something else."""
 
 
 class Preempted(SystemExit):

@@ -18,7 +18,8 @@ from .errors import DataError
 from .fit import run_stage
 from .forward import choose_call, features_of
 from .modes import modes_restored
-from .randomness import undisturbed_randomness
+from .processes import Processes
+from .randomness import derive_seed, seed_everything, undisturbed_randomness
 from .reading import reading
 from .steps import EvaluationStep, Measures
 from .structure import join, map_tensors
@@ -79,16 +80,17 @@ class Evaluation:
         self._source.close()
 
     def _measure(self, where: str) -> dict[str, float]:
-        hooks, step = self._hooks, self._step
+        hooks, step, processes = self._hooks, self._step, self._step.processes
         step.reset()
+        processes.spread(self._net, parameters=False)  # in training each has buffers of its own
         with inference(self._net, step.objective.module):
-            taken = islice(self._source.batches(0), self._steps)
+            taken = islice(opened(self._source, processes), self._steps)
             samples_in = partial(self._source.samples_in, 0)
             batches = reading(taken, self._name, where, samples_in)
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
             kind = "validation" if self._name == "val_data" else self._name
             count = run_stage(self._net, step, batches, begin, end, f"{where}{kind} batch")
-        if not count and not step.done:
+        if not any(processes.gather(count)) and not step.done:
             message = (
                 f"{self._name} is empty: the validation data gave no batch; a generator gives its "
                 "batches once: pass a DataLoader, (x, y), or an object with __iter__"
@@ -140,6 +142,7 @@ class PredictionStep:
 
     def __init__(self, measures: Measures, stopped: Callable[[], bool]) -> None:
         net, cast, hook = measures.net, measures.placement.cast, measures.forward
+        self.processes = measures.placement.processes
         self._call = cast(net) if hook is None else partial(cast(hook), net)
         self._hooked = hook is not None
         self.outputs: list[Any] = []
@@ -166,31 +169,74 @@ class PredictionStep:
 
 
 def predict(
-    net: nn.Module, step: PredictionStep, source: Source, hooks: Hooks, steps: int | None
+    net: nn.Module,
+    step: PredictionStep,
+    source: Source,
+    hooks: Hooks,
+    steps: int | None,
+    gather: str = "all",
 ) -> Any:
     """Return the net's outputs over all batches, joined along dimension 0.
+
+    Of several processes, each returns those of all; or the main one alone, where `gather` is
+    "main", and the others None.
 
     Raises:
         DataError: There was no batch, or the outputs' shapes differ.
     """
     try:
+        step.processes.spread(net, parameters=False)
         emit(hooks.on_predict_begin, {})
         with inference(net):
-            taken = islice(source.batches(0), steps)
+            taken = islice(opened(source, step.processes), steps)
             batches = reading(taken, "data", "", partial(source.samples_in, 0))
             begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
             run_stage(net, step, batches, begin, end, "prediction batch")
     finally:
         source.close()
         emit_all(hooks.on_predict_end, {})
-    if not step.outputs:
+    outputs = in_order(step.outputs, step.processes, gather)
+    if outputs is None:
+        return None
+    if not outputs:
         message = "data is empty: it gave no batch to predict"
         raise DataError(message)
     try:
-        return join(torch.cat, step.outputs)
+        return join(torch.cat, outputs)
     except RuntimeError as error:
         message = f"the outputs of the batches can't be joined along dimension 0: {error}"
         raise DataError(message) from error
+
+
+def opened(source: Source, processes: Processes) -> Iterator[Any]:
+    """Begin a pass, in an order that is the same in every process."""
+    if processes.several:
+        seed_everything(derive_seed(0, "evaluation"))
+    return (batch for batch in source.batches(0) if batch is not None)
+
+
+def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any] | None:
+    """Return the outputs of all processes in the order of the batches, None where nobody asked.
+
+    Args:
+        outputs: Those of this process.
+        processes: Who predicted.
+        gather: "all", or "main" for the main process alone, which gets them round by round.
+    """
+    if not processes.several:
+        return outputs
+    joined: list[Any] = []
+    rounds = max(processes.gather(len(outputs)))
+    for number in range(rounds):
+        own = outputs[number] if number < len(outputs) else None
+        if gather == "main":
+            parts = processes.gather_to_main(own)
+            if number < len(outputs):
+                outputs[number] = None
+        else:
+            parts = processes.gather(own)
+        joined += [part for part in parts or () if part is not None]
+    return joined if gather == "all" or processes.main else None
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from torch import nn
 from fitorch.losses import Objective
 
 from .placement import Placement
-from .weights import load_weights, plain_state, save_weights
+from .processes import Processes
+from .weights import file_of, load_weights, plain_state, save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,6 +38,10 @@ class NetFace:
         self.channels_last = channels_last
         self._placement: Placement | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what makes the model, without what belongs to this process."""
+        return {**vars(self), "_placement": None, "run": None}
+
     def save_ckpt(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
         """Write the net's weights to `path`, replaced only once all is written.
 
@@ -47,7 +52,7 @@ class NetFace:
 
         Returns:
             The file. Where the loss has parameters of its own, they are beside it:
-            `best.loss.safetensors`.
+            `best.loss.safetensors`. Of several processes the main one writes.
         """
         states = {"net": plain_state(self.net), "loss": self.objective.module.state_dict()}
         return self.save_states(states, path, metadata)
@@ -56,6 +61,8 @@ class NetFace:
         self, states: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
     ) -> Path:
         """Write weights as `save_ckpt` does, given as state dicts of "net" and "loss"."""
+        if not self.is_main_process:
+            return file_of(path)
         file = save_weights(states["net"], path, metadata)
         if self._loss_learns:
             save_weights(states["loss"], _beside(file), metadata)
@@ -122,6 +129,11 @@ class NetFace:
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Give the net's parameters with their names."""
         return self.net.named_parameters()
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process is the one that writes and prints; the only one is."""
+        return Processes().main
 
     @property
     def accelerator(self) -> Accelerator:

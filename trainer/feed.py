@@ -7,7 +7,9 @@ from typing import Any
 
 from .data import Source
 from .errors import DataError
+from .processes import Processes
 from .randomness import random_state, set_random_state, undisturbed_randomness
+from .sharing import padded
 from .streams import capture, restore
 
 # A batch of a window; what to divide its losses by, a list, or the error that says why that is not
@@ -26,6 +28,7 @@ class Feed:
         steps_per_epoch: Batches in an epoch, or None for a whole pass.
         pass_index: The pass to begin with, counted from 0.
         position: Batches of that pass that were handed out already.
+        processes: Those that share the data.
     """
 
     def __init__(
@@ -34,11 +37,14 @@ class Feed:
         steps_per_epoch: int | None = None,
         pass_index: int = 0,
         position: int = 0,
+        processes: Processes | None = None,
     ) -> None:
         self.source = source
         self.steps_per_epoch = steps_per_epoch
         self.pass_index = pass_index
         self.position = position
+        self._processes = processes or Processes()
+        self.behind = 0  # what of this pass was seen in rounds of another size: see `Extent`
         self.taken = 0  # batches of the epoch under way that were handed out
         self.remembers = False  # how each pass began, to go on with it elsewhere
         self._begun: dict[str, Any] | None = None
@@ -63,7 +69,7 @@ class Feed:
                 yield batch
                 if self.taken == self.steps_per_epoch:
                     return
-            if not self.position:
+            if not self.position and not self.behind:
                 raise DataError(self._exhausted())
             if self.steps_per_epoch is None:
                 return
@@ -76,7 +82,8 @@ class Feed:
             self._begin_pass()
 
     def _begin_pass(self) -> None:
-        self.pass_index, self.position, self._batches = self.pass_index + 1, 0, None
+        self.pass_index, self.position, self.behind = self.pass_index + 1, 0, 0
+        self._batches = None
 
     def close(self) -> None:
         """Let go of the source's iterator, and of worker processes."""
@@ -86,13 +93,22 @@ class Feed:
     def _pass(self) -> Iterator[Any]:
         """Go on with the pass that is under way, where epochs are cut out of passes."""
         if self._batches is None or self.steps_per_epoch is None:
-            self._batches = self._open()
+            self._batches = self._padded(self._open())
         return self._batches
+
+    def _padded(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Give as many as all processes do: None in a last round that has none for this one."""
+        rounds = self.source.extent.rounds(self.behind)
+        if not self._processes.several or rounds is None:
+            return batches
+        return padded(batches, rounds - self.position)
 
     def _open(self) -> Iterator[Any]:
         """Begin a pass; or one that was begun elsewhere, as it was begun there."""
         source, owners = self.source, self.source.order_owners
-        if not self.position:
+        if not self.position and not self.behind:
+            if self._processes.several:
+                return self._open_together()
             if self.remembers and owners:
                 self._begun = {"random": random_state(), "order": capture(owners)}
             return source.batches(self.pass_index)
@@ -103,26 +119,41 @@ class Feed:
                 restore(owners, self._begun["order"])
             if self._own is not None:
                 source.rewind(self._own)
-            batches = source.batches(self.pass_index, self.position)
+            batches = source.batches(self.pass_index, self.position, self.behind)
         self._own = None
         restore(source.reading_owners, reading)
         return batches
 
+    def _open_together(self) -> Iterator[Any]:
+        """Begin a pass in the order that the main process draws."""
+        source, owners = self.source, self.source.order_owners
+        if not owners:
+            return source.batches(self.pass_index)
+        begun = {"random": random_state(), "order": capture(owners)}
+        self._begun = begun = self._processes.from_main(begun)
+        if self._processes.main:
+            return source.batches(self.pass_index)
+        with undisturbed_randomness():
+            set_random_state(begun["random"])
+            restore(owners, begun["order"])
+            return source.batches(self.pass_index)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the order of the samples depends on, beside the counters and the seed."""
         source = self.source
-        if not self.position:
+        if not self.position and not self.behind:
             begun: Any = {"order": capture(source.order_owners)}
         else:
             begun = self._begun
-        inside = source.stateful if self.position else None
+        inside = source.stateful if self.position and not self._processes.several else None
         own = None if inside is None else inside.state_dict()
-        return {"begun": begun, "reading": capture(source.reading_owners), "own": own}
+        reading = capture(source.reading_owners)
+        return {"begun": begun, "reading": reading, "own": own, "behind": self.behind}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back, once the counters are."""
-        source, begun = self.source, state["begun"]
-        if self.position:
+        source, begun, self.behind = self.source, state["begun"], state["behind"]
+        if self.position or self.behind:
             self._begun, self._own = begun, state["own"]
         elif begun is not None:
             restore(source.order_owners, begun["order"])

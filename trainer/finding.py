@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint, CheckpointStore
-from .errors import CheckpointError, CheckpointNotFoundError, UnsafeCheckpointError
+from .errors import CheckpointError, CheckpointNotFoundError, RankError, UnsafeCheckpointError
 from .folder import RunFolder
 from .listing import checkpoints_at
 from .manifest import Manifest
+from .processes import Processes
 
 _FOREIGN = {
     "trainer_state.json": "a checkpoint of Hugging Face's Trainer",
@@ -63,6 +64,30 @@ def find(resume: bool | str | Path, folder: RunFolder | None) -> Found | None:
         assert folder is not None
         return newest(folder.store) if folder.store.list() else None
     return read(checkpoint_at(resume))
+
+
+def find_together(
+    resume: bool | str | Path, folder: RunFolder | None, processes: Processes
+) -> Found | None:
+    """Return the checkpoint that the main process finds, read by each.
+
+    Raises:
+        CheckpointError: See `find`.
+        RankError: A process does not find it, as its machine does not share the folder.
+    """
+    found = find(resume, folder) if processes.main else None
+    path = processes.from_main(None if found is None else found.checkpoint.path)
+    if path is None:
+        return None
+    there = processes.gather(path.is_dir())
+    if not all(there):
+        lacking = ", ".join(str(rank) for rank, each in enumerate(there) if not each)
+        message = (
+            f"the main process goes on from {path.absolute()}, but process {lacking} has no such "
+            "folder; all machines must share it: copy it, or use a shared file system"
+        )
+        raise RankError(message)
+    return found or read(Checkpoint(path))
 
 
 def newest(store: CheckpointStore) -> Found:

@@ -24,7 +24,7 @@ def fingerprint(run: Run) -> dict[str, dict[str, Any]]:
         "run_settings": what must be the same for a run to go on. "machine": what must be the same
         for the same bits.
     """
-    return {"run_settings": _of_run(run), "machine": _of_machine(run)}
+    return {"run_settings": _of_run(run), "machine": machine(run)}
 
 
 def _of_run(run: Run) -> dict[str, Any]:
@@ -42,11 +42,12 @@ def _of_run(run: Run) -> dict[str, Any]:
         "shuffle": arguments.shuffle if ours else None,
         "steps_per_epoch": arguments.steps_per_epoch,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-        "processes": 1,
+        "processes": run.accord.processes.count,
     }
 
 
-def _of_machine(run: Run) -> dict[str, Any]:
+def machine(run: Run) -> dict[str, Any]:
+    """Return what must be the same for the same bits."""
     packages = ("fitorch", "torch", "accelerate", "numpy")
     return {
         "python": platform.python_version(),
@@ -64,7 +65,10 @@ def _of_machine(run: Run) -> dict[str, Any]:
 
 @cache
 def _version(package: str) -> str:
-    return metadata.version(package)  # milliseconds, which each save would pay
+    try:
+        return metadata.version(package)  # milliseconds, which each save would pay
+    except metadata.PackageNotFoundError:  # run from its source, say
+        return "unknown"
 
 
 def _parameter_names(run: Run) -> list[list[str]]:

@@ -25,6 +25,7 @@ def fit(run: Run) -> None:
     with run.interrupt, modes_restored(run.net):
         try:
             emit(run.hooks.on_train_begin, {})
+            run.accord.begin()
             while not run.done:
                 run_epoch(run)
             run.honour_signals()
@@ -51,6 +52,7 @@ def run_epoch(run: Run) -> None:
     run.schedule(logs)
     run.end_epoch(logs)
     emit(run.hooks.on_epoch_end, epoch, logs)
+    run.accord.meet()
 
 
 def train(run: Run, epoch: int) -> dict[str, float]:

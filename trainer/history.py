@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,13 @@ from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
 from fitorch.callbacks.logs import KerasNames
 
+from .fit_record import FitRecord
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+_FITS = 50  # whose records are kept
 
 
 class History(Callback):
@@ -33,6 +38,7 @@ class History(Callback):
         mode: "min" or "max".
         seed: What everything random in the last fit followed from; also in `frame.attrs`.
         params: What the last fit was about to do, as other callbacks get it; Keras' name.
+        fits: What is known about the fits of this process, the last of them at least.
     """
 
     def __init__(self) -> None:
@@ -48,6 +54,7 @@ class History(Callback):
         self._began = 0.0
         self._in_epoch = False
         self._before = 0.0  # seconds of an epoch, before the checkpoint that it goes on from
+        self.fits: deque[FitRecord] = deque(maxlen=_FITS)
 
     def __len__(self) -> int:
         return self._rows + (self._last is not None)
@@ -127,6 +134,29 @@ class History(Callback):
             figure.savefig(path, dpi=150)
         return figure
 
+    def to_html(self, path: str | Path) -> Path:
+        """Write a report of the run: one HTML file that needs nothing else, nor a network.
+
+        What is best, how training ended, settings, environment, plots, and the table. Of a history
+        out of a checkpoint the settings of the fits before are not known, and left out.
+
+        Args:
+            path: The file, which is replaced; its folder is made where there is none.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: The history is empty.
+            OSError: The file can't be written.
+        """
+        from .processes import Processes
+        from .report import write_report
+
+        if not Processes().main:
+            return Path(path)
+        return write_report(self, path)
+
     def begin(self, monitor: str, mode: str, seed: int, *, sets: Sequence[str]) -> None:
         """Receive what a fit is about to measure, so that the first row has all columns.
 
@@ -137,6 +167,23 @@ class History(Callback):
             sets: What the figures of each validation set begin with: `["val_"]`.
         """
         self.monitor, self.mode, self.seed, self._sets = monitor, mode, seed, sets
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Keep what the fit was asked for, for a report."""
+        run = getattr(getattr(self, "model", None), "run", None)
+        if run is not None:
+            self.fits.append(FitRecord.begin(run))
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Keep why it ended."""
+        run = getattr(getattr(self, "model", None), "run", None)
+        if run is not None and self.fits:
+            self.fits[-1].end(run)
+
+    def on_checkpoint_saved(self, path: Path) -> None:
+        """Keep where the newest checkpoint is."""
+        if self.fits:
+            self.fits[-1].saved(path)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Start the clock, where it has not run before a checkpoint already."""
@@ -160,8 +207,9 @@ class History(Callback):
         return {"columns": columns, "seconds": seconds, **how}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put a table back."""
+        """Put a table back, of which it is not known which fits made it."""
         self._last = None
+        self.fits.clear()
         self._columns = {
             name: array("d", values.tolist()) for name, values in state["columns"].items()
         }

@@ -19,6 +19,7 @@ from torch.utils.data import (
 
 from .randomness import draw_seed
 from .sampling import Finish, picking, split
+from .sharing import ALONE, Share
 from .streams import set_epoch
 
 _AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -34,9 +35,13 @@ class LoaderIndices:
     Args:
         loader: A loader with a batch sampler, over a map-style dataset.
         subset: For each sample of the loader's dataset its place elsewhere, or None.
+        share: The part that this process gets.
     """
 
-    def __init__(self, loader: DataLoader[Any], subset: Tensor | None = None) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], subset: Tensor | None = None, share: Share = ALONE
+    ) -> None:
+        self._share = share
         self._loader = loader
         self._subset = subset
         self._workers = bool(loader.num_workers)
@@ -44,25 +49,35 @@ class LoaderIndices:
         self._workers_started = loader.__dict__.get("_iterator") is not None
 
     def __call__(
-        self, pass_index: int, start: int = 0, finish: Finish | None = None
+        self, pass_index: int, start: int = 0, finish: Finish | None = None, behind: int = 0
     ) -> Iterator[Tensor]:
-        """Give the indices of a pass; what comes before batch `start` is drawn and left out."""
+        """Give the indices of a pass; what comes before batch `start` is drawn and left out.
+
+        Args:
+            pass_index: The pass, counted from 0.
+            start: Batches of this process to leave out.
+            finish: Applied to the indices of many batches at once.
+            behind: Batches of the loader to leave out before that.
+        """
         if self._subset is not None:
             finish = picking(self._subset, finish)
         drawn = self._begin(pass_index)
+        start = start * self._share.world + behind
         batches = _vectorized(self._loader.batch_sampler, start, finish)
-        if batches is not None:
-            return batches
-        places = map(self._place, islice(self._drawn(drawn), start, None))
-        return places if finish is None else map(finish, places)
+        if batches is None:
+            batches = map(self._place, islice(self._drawn(drawn), start, None))
+            batches = batches if finish is None else map(finish, batches)
+        return self._share.of_indices(batches)
 
-    def lists(self, pass_index: int, start: int = 0) -> Iterator[list[Any]]:
+    def lists(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[list[Any]]:
         """Give what the sampler gives, which need not be numbers, as lists."""
         drawn = self._begin(pass_index)
+        start = start * self._share.world + behind
         batches = _vectorized(self._loader.batch_sampler, start, None)
         if batches is not None:
-            return map(Tensor.tolist, batches)
-        return map(list, islice(self._drawn(drawn), start, None))
+            return map(Tensor.tolist, self._share.of_indices(batches))
+        lists = map(list, islice(self._drawn(drawn), start, None))
+        return self._share.of_indices(lists)
 
     def state_dict(self) -> dict[str, bool]:
         """Return what else decides which numbers the loader draws when a pass begins."""

@@ -28,12 +28,16 @@ class Interrupt:
         saves: Whether there is anything to save at the end.
 
     Attributes:
-        requested: Whether a signal came.
+        requested: Whether a signal came, and all processes know of it.
+        pending_signal: The signal that came to this process.
+        waits: Whether a signal is honoured only once all processes have decided so: see `adopt`.
         stopping_reason: Why training stopped, in a word, else "".
     """
 
     def __init__(self, model: Any, *, saves: bool = False) -> None:
         self.stopping_reason = ""
+        self.waits = False
+        self.pending_signal: int | None = None
         self._signal: int | None = None
         self._model = model
         self._saves = saves
@@ -60,6 +64,16 @@ class Interrupt:
     def requested(self) -> bool:
         """Whether a signal came."""
         return self._signal is not None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a signal came to this process."""
+        return self.pending_signal is not None
+
+    def adopt(self, number: int) -> None:
+        """Take a signal that came to one of several processes for one's own."""
+        self._signal, self._since = number, self._since or time.monotonic()
+        self._stop(number)
 
     @property
     def seconds(self) -> float:
@@ -90,14 +104,19 @@ class Interrupt:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._signal is not None and now - self._since >= _AGAIN:
+        if self.pending and now - self._since >= _AGAIN:
             self._raise(number, "training was aborted by a second signal")
-        if self._signal is None:
-            self._signal, self._since = number, now
-            interrupted = number == signal.SIGINT
-            name = signal.Signals(number).name
-            self.stopping_reason = "interrupted" if interrupted else f"{name} was received"
-            self._model.stop_training = True
+        if not self.pending:
+            self.pending_signal, self._since = number, now
+            if not self.waits:
+                self._signal = number
+            self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        interrupted = number == signal.SIGINT
+        name = signal.Signals(number).name
+        self.stopping_reason = "interrupted" if interrupted else f"{name} was received"
+        self._model.stop_training = True
 
     @staticmethod
     def _raise(number: int, what: str) -> None:
@@ -107,6 +126,9 @@ class Interrupt:
 
 
 def in_notebook() -> bool:
-    """Say whether this is a notebook's kernel, where an interrupt should end a cell tidily."""
+    """Say whether this is a notebook's kernel, where an interrupt should end a cell tidily.
+
+    Jupyter's and VS Code's shell has that name; Colab's and others' are derived from it.
+    """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter, Colab
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)

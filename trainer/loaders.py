@@ -6,7 +6,7 @@ import re
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -17,6 +17,8 @@ from .arrays import array_leaves
 from .columns import as_batch
 from .errors import DataError
 from .memory import smallest_batch
+from .randomness import derive_seed
+from .sharing import ALONE, Extent, Share, in_step
 from .streams import Held, has_state, owners_of, set_epoch, stateful
 from .structure import map_tensors
 
@@ -28,6 +30,8 @@ class LoaderSource:
         loader: Gives batches.
         name: What to call it in an error, as "train_data".
         floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
+        share: The part that this process gets: every so many batches one, which all must read.
+        seed: What all processes draw while they read follows from.
     """
 
     def __init__(
@@ -35,13 +39,18 @@ class LoaderSource:
         loader: Iterable[Any],
         name: str,
         floating: torch.dtype = torch.float32,
+        share: Share = ALONE,
+        seed: int = 0,
     ) -> None:
         self.loader = loader
         self.name = name
         self.floating = floating
-        self.steps = length(loader)
+        self._share, self._seed = share, seed
+        self.extent = Extent(length(loader), share.world)
+        self.steps = self.extent.rounds()
         self.samples = length(getattr(loader, "dataset", None))
-        self.smallest_batch = smallest_batch(loader) if isinstance(loader, DataLoader) else None
+        smallest = smallest_batch(loader) if isinstance(loader, DataLoader) else None
+        self.smallest_batch = share.smallest(smallest)
         self._collates = isinstance(loader, DataLoader)  # its batches stay as they are
         self._device: torch.device | None = None
         self._rewound = False
@@ -51,17 +60,31 @@ class LoaderSource:
         """How many processes read, "?" where that is not known."""
         return getattr(self.loader, "num_workers", "?")
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+    def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on.
 
         Those before are read once more and left out, unless the loader itself was put back there.
         """
         set_epoch(pass_index, getattr(self.loader, "dataset", None))
+        if self._share.world > 1:
+            return self._shared(pass_index, behind + start * self._share.world)
         batches = self._placed(iter(self.loader))
-        for _ in range(0 if self._rewound else start):
+        for _ in range(0 if self._rewound else start + behind):
             next(batches, None)
         self._rewound = False
         return batches
+
+    def _shared(self, pass_index: int, start: int) -> Iterator[Any]:
+        """Read all of a pass, as every process does, and give the batches of this one.
+
+        The last is None in a round that has none for it.
+        """
+        seed = derive_seed(self._seed, "iterate", self.name, pass_index)
+        lacking: list[None] = []
+        everybodys = islice(in_step(_iterated(self.loader), seed), start, None)
+        batches = self._share.of_batches(everybodys, lacking)
+        yield from self._placed(batches)
+        yield from lacking
 
     def rewind(self, state: Any) -> None:
         """Put who knows where in a pass it is back there."""
@@ -174,6 +197,11 @@ def dead_worker(error: Exception) -> str:
     """
     found = re.search(r"DataLoader worker \((pid(?:\(s\))? [\d, ]+)\)", str(error))
     return found[1] if found else ""
+
+
+def _iterated(loader: Iterable[Any]) -> Iterator[Any]:
+    """Begin to iterate with the first batch, not before."""
+    yield from loader
 
 
 def length(thing: Any) -> int | None:

@@ -26,6 +26,7 @@ from .interrupt import in_notebook
 from .placement import floating_dtype
 from .preflight import check_distinct, check_metrics_dict
 from .prepare import introduce
+from .processes import together
 from .randomness import peek_seed
 from .steps import EvaluationStep, Measures
 
@@ -96,16 +97,17 @@ class Measuring(NetFace):
         self.objective.bind(self.net)
         self.stop_evaluating = False
         passes = []
-        for prefix, data in validation_sets(val_data).items():
-            source = self._source(data, set_name(prefix), batch_size, steps, num_workers)
-            hooks = self._hooks(callbacks, verbose, steps or source.steps)
-            step = EvaluationStep(self.measures(), source, prefix, lambda: self.stop_evaluating)
-            passes.append(Evaluation(self.net, step, source, hooks, steps, set_name(prefix)))
-        validation = Validation(passes)
-        try:
-            return validation()
-        finally:
-            validation.close()
+        with together(self.placement.processes, "evaluate"):
+            for prefix, data in validation_sets(val_data).items():
+                source = self._source(data, set_name(prefix), batch_size, steps, num_workers)
+                hooks = self._hooks(callbacks, verbose, steps or source.steps)
+                step = EvaluationStep(self.measures(), source, prefix, lambda: self.stop_evaluating)
+                passes.append(Evaluation(self.net, step, source, hooks, steps, set_name(prefix)))
+            validation = Validation(passes)
+            try:
+                return validation()
+            finally:
+                validation.close()
 
     def predict(
         self,
@@ -116,6 +118,7 @@ class Measuring(NetFace):
         verbose: int | str = "auto",
         callbacks: Sequence[Any] | None = None,
         num_workers: int | str = "auto",
+        gather: str = "all",
         **unknown: Any,
     ) -> Any:
         """Return the net's outputs for all of `data`, in its order, on the CPU.
@@ -129,6 +132,8 @@ class Measuring(NetFace):
             verbose: 0 silent, else a live line on a terminal.
             callbacks: Objects with Keras' `on_predict_*` hooks.
             num_workers: As for `fit`.
+            gather: Of several processes: "all" to return everything in each, "main" to return it in
+                the main process alone, and None in the others, which need no memory for it.
 
         Returns:
             The net's own output structure, its tensors joined along dimension 0.
@@ -143,11 +148,13 @@ class Measuring(NetFace):
                 " to match outputs with samples",
                 stacklevel=2,
             )
-        source = self._source(data, "data", batch_size, steps, num_workers)
-        hooks = self._hooks(callbacks, verbose, steps or source.steps)
+        check_choice("gather", gather, ("all", "main"))
         self.stop_predicting = False
-        step = PredictionStep(self.measures(), lambda: self.stop_predicting)
-        return predict(self.net, step, source, hooks, steps)
+        with together(self.placement.processes, "predict"):
+            source = self._source(data, "data", batch_size, steps, num_workers)
+            hooks = self._hooks(callbacks, verbose, steps or source.steps)
+            step = PredictionStep(self.measures(), lambda: self.stop_predicting)
+            return predict(self.net, step, source, hooks, steps, gather)
 
     def plot_confusion_matrix(
         self,
@@ -251,7 +258,9 @@ class Measuring(NetFace):
         check_count("steps", steps, optional=True)
         device = self.placement.device
         floating = floating_dtype(self.net.parameters())
-        batching = Batching(batch_size, False, peek_seed(), floating, num_workers)
+        processes = self.placement.processes
+        seed = processes.from_main(peek_seed())
+        batching = Batching(batch_size, False, seed, floating, num_workers, processes.share)
         return as_source(data, name, batching).to(device)
 
     def _hooks(
@@ -260,7 +269,7 @@ class Measuring(NetFace):
         """Return the hooks of an evaluation or prediction; within a fit it shows no line."""
         check_choice("verbose", verbose, ("auto", 0, 1, 2))
         found = [with_keras_hooks(callback) for callback in callbacks or ()]
-        if verbose != 0 and self.run is None:
+        if verbose != 0 and self.run is None and self.placement.processes.main:
             found.append(NotebookProgress() if in_notebook() else ProgressDisplay())
         introduce(found, self, {"epochs": 1, "steps": steps, "verbose": verbose})
         return Hooks.collect(found)

@@ -24,11 +24,12 @@ from torch.utils.data import (
 
 from .indices import LoaderIndices
 from .sampling import Finish, Order, picking
+from .sharing import ALONE, Extent, Share
 from .streams import owners_of
 from .structure import leaves, map_tensors
 
-# (pass, first batch, finish) -> the indices of each batch
-Indices = Callable[[int, int, Finish | None], Iterator[Tensor]]
+# (pass, first batch, finish, units before that) -> the indices of each batch
+Indices = Callable[[int, int, Finish | None, int], Iterator[Tensor]]
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class MemorySource:
         last: The sample numbers of the batch served last.
         device: Where batches go, None for where the tensors are.
         loader: The user's, whose samplers decide the order, or None.
+        extent: What a pass is counted in: see `Source`.
     """
 
     tensors: Any
@@ -55,13 +57,15 @@ class MemorySource:
     last: Tensor | None = None
     device: torch.device | None = None
     loader: DataLoader[Any] | None = None
+    extent: Extent = Extent(None, 1)  # noqa: RUF009 - frozen
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+    def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on."""
         home = next(leaves(self.tensors)).device
         if self.device is None or home.type == self.device.type:
-            return self._gathered(home, pass_index, start)
-        batches = self._gathered(home, pass_index, start, pinned=self.device.type == "cuda")
+            return self._gathered(home, pass_index, start, behind)
+        pinned = self.device.type == "cuda"
+        batches = self._gathered(home, pass_index, start, behind, pinned=pinned)
         return (map_tensors(self._moved, batch) for batch in batches)
 
     def to(self, device: torch.device) -> MemorySource:
@@ -100,10 +104,17 @@ class MemorySource:
         return []
 
     def _gathered(
-        self, home: torch.device, pass_index: int, start: int, *, pinned: bool = False
+        self,
+        home: torch.device,
+        pass_index: int,
+        start: int,
+        behind: int,
+        *,
+        pinned: bool = False,
     ) -> Iterator[Any]:
         gather = gatherer(self.tensors, pinned=pinned)
-        indices = self.indices(pass_index, start, mover(home))  # draws what decides the order
+        # This draws what decides the order.
+        indices = self.indices(pass_index, start, mover(home), behind)
         return self._gather(indices, gather)
 
     def _gather(self, indices: Iterator[Tensor], gather: Callable[[Tensor], Any]) -> Iterator[Any]:
@@ -121,7 +132,9 @@ class MemorySource:
 
 def own_source(tensors: Any, order: Order) -> MemorySource:
     """Serve `tensors` in an order of our own."""
-    return MemorySource(tensors, order.batches, len(order), order.samples, order.smallest_batch)
+    steps, smallest = len(order), order.smallest_batch
+    extent = Extent(order.samples, order.per_round)
+    return MemorySource(tensors, order.batches, steps, order.samples, smallest, extent=extent)
 
 
 def dataset_source(dataset: Any, order: Order) -> MemorySource | None:
@@ -133,13 +146,13 @@ def dataset_source(dataset: Any, order: Order) -> MemorySource | None:
     source = own_source(list(tensors), order)
     if subset is not None:
         places = subset
-        source.indices = lambda number, start, finish: order.batches(
-            number, start, picking(places, finish)
+        source.indices = lambda number, start, finish, behind: order.batches(
+            number, start, picking(places, finish), behind
         )
     return source
 
 
-def recognize(loader: DataLoader[Any]) -> MemorySource | None:
+def recognize(loader: DataLoader[Any], share: Share = ALONE) -> MemorySource | None:
     """Return the fast path for a loader over in-memory tensors, None for any other loader.
 
     Recognized is what we know to the last detail: a plain `DataLoader` with the default collate and
@@ -157,8 +170,16 @@ def recognize(loader: DataLoader[Any]) -> MemorySource | None:
     if found is None:
         return None
     tensors, subset = found
-    indices, lengths = LoaderIndices(loader, subset), _lengths(loader)
-    return MemorySource(list(tensors), indices, *lengths, smallest_batch(loader), loader=loader)
+    indices, (steps, samples) = LoaderIndices(loader, subset, share), _lengths(loader)
+    return MemorySource(
+        list(tensors),
+        indices,
+        share.rounds(steps),
+        samples,
+        share.smallest(smallest_batch(loader)),
+        loader=loader,
+        extent=Extent(steps, share.world),
+    )
 
 
 def gatherer(tensors: Any, *, pinned: bool = False) -> Callable[[Tensor], Any]:

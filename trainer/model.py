@@ -15,10 +15,13 @@ from .arguments import FitArguments, check_flag, refuse_unknown
 from .compiled import Compilation
 from .fit import fit
 from .interrupt import in_notebook
+from .launches import evaluate_ddp, fit_ddp
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
 from .preflight import check_module, check_optimizer
+from .processes import together
 from .randomness import draw_seed, undisturbed_randomness
 from .range_test import find_lr
+from .ranks import check_alike, share_results
 from .resumable import Resumable
 from .resuming import begin, run_folder
 
@@ -137,6 +140,9 @@ class KerasModel(Resumable):
         keep: int = 2,
         async_save: bool = False,
         on_save_error: str = "raise",
+        elastic: bool = False,
+        sync_batchnorm: bool = False,
+        find_unused_parameters: bool = False,
         **unknown: Any,
     ) -> pd.DataFrame:
         """Train the net; return the history of all fits, one row per epoch.
@@ -191,6 +197,10 @@ class KerasModel(Resumable):
             async_save: Write checkpoints in a thread while training goes on.
             on_save_error: "raise", or "warn" where a full disk should not end training; the third
                 failure in a row does.
+            elastic: Let `resume` go on with another number of processes, or another batch size.
+            sync_batchnorm: Of several processes: normalize over the batches of all.
+            find_unused_parameters: Of several processes: allow parameters that the loss does not
+                depend on in every step, which costs a look for them in each.
 
         Returns:
             The columns epoch (from 1), train_loss, train_<metric>, train_<term of the objective>,
@@ -242,10 +252,52 @@ class KerasModel(Resumable):
             keep=keep,
             async_save=async_save,
             on_save_error=on_save_error,
+            elastic=elastic,
+            sync_batchnorm=sync_batchnorm,
+            find_unused_parameters=find_unused_parameters,
         )
         with undisturbed_randomness():
             self._fit(train_data, val_data, arguments)
         return self.history.frame
+
+    def fit_ddp(
+        self, num_processes: int, train_data: Any, val_data: Any = None, **options: Any
+    ) -> pd.DataFrame:
+        """Train in several new processes, one for each device; then the net here is trained.
+
+        It starts them from a notebook or a plain script, which needs no `if __name__ ==
+        "__main__"`. Model, data and callbacks are copied to them; what callbacks learn stays there.
+
+        Args:
+            num_processes: How many: the number of GPUs, or any number on CPUs. `batch_size` is for
+                each of them.
+            train_data: As for `fit`.
+            val_data: As for `fit`.
+            options: What else `fit` takes.
+
+        Returns:
+            What `fit` returns; net, optimizer and history are as after a fit here.
+
+        Raises:
+            TypeError: Something can't be copied to another process.
+            ValueError: There are fewer devices than processes.
+            RankError: A process vanished. What else a process raised is raised here.
+        """
+        data = {"train_data": train_data, "val_data": val_data}
+        return fit_ddp(self, num_processes, {**data, **options})
+
+    def evaluate_ddp(self, num_processes: int, val_data: Any, **options: Any) -> dict[str, float]:
+        """Measure in several new processes, each a part of the data; see `fit_ddp`.
+
+        Args:
+            num_processes: How many.
+            val_data: As for `evaluate`.
+            options: What else `evaluate` takes.
+
+        Returns:
+            What `evaluate` returns: the same figures as in one process.
+        """
+        return evaluate_ddp(self, num_processes, {"val_data": val_data, **options})
 
     def find_lr(
         self,
@@ -287,7 +339,9 @@ class KerasModel(Resumable):
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False
         self.ckpt_path = arguments.ckpt_path
-        with run_folder(arguments) as folder:
+        processes = self.place(arguments.mixed_precision, arguments.cpu).processes
+        arguments = check_alike(self, arguments, processes)
+        with together(processes, "fit"), run_folder(arguments, processes) as folder:
             run = begin(self, train_data, val_data, arguments, folder)
             try:
                 fit(run)
@@ -298,3 +352,4 @@ class KerasModel(Resumable):
                     raise
             finally:
                 run.close()
+            share_results(self, processes)

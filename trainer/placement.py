@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .errors import FitorchError
 from .forward import Net, in_precision
 from .layout import in_channels_last, lay_out
+from .processes import TIMEOUT, Processes, check_launch, leave_at_exit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,9 +32,13 @@ class Placement:
         cpu: Stay on the CPU even where there is an accelerator.
         channels_last: Keep images, and weights of convolutions, in channels-last memory.
 
+    Attributes:
+        processes: Those that were launched together; where torchrun or accelerate launched several,
+            they meet here.
+
     Raises:
         ValueError: The precision is unknown.
-        FitorchError: Several processes were launched.
+        RankError: Several processes were launched, but this is the only one.
     """
 
     def __init__(
@@ -50,12 +55,7 @@ class Placement:
         self.scaler: Any = self.accelerator.scaler
         if self.dtype is torch.float16 and self.scaler is None:  # accelerate has none for CPUs
             self.scaler = torch.amp.GradScaler(self.device.type)
-        if self.accelerator.num_processes > 1:
-            message = (
-                f"launched on {self.accelerator.num_processes} processes, but fitorch "
-                "trains on one so far; start the script with python"
-            )
-            raise FitorchError(message)
+        self.processes = Processes()
 
     def __str__(self) -> str:
         name = str(self.device)
@@ -107,15 +107,29 @@ def floating_dtype(parameters: Iterable[nn.Parameter]) -> torch.dtype:
 
 
 def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:
-    """Make an Accelerator, also where an earlier one was made with other settings."""
+    """Make an Accelerator, also where an earlier one was made with other settings.
+
+    Where there are only CPUs, accelerate must be told, or processes of torchrun train each alone.
+    """
+    check_launch()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    xpu = getattr(torch, "xpu", None)
+    found = torch.cuda.is_available() or (xpu is not None and xpu.is_available())
+    cpu = cpu or (several and not found)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in notebooks
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, GradientState
+        from accelerate.utils import InitProcessGroupKwargs
 
     global _settings  # accelerate keeps its settings for the whole process; so must we
     if _settings != (mixed_precision, cpu) and AcceleratorState._shared_state:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
     _settings = (mixed_precision, cpu)
-    return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
+    if not several:
+        return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
+    waiting: list[Any] = [InitProcessGroupKwargs(timeout=TIMEOUT)]
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=waiting)
+    leave_at_exit()
+    return accelerator

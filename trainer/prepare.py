@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from fitorch.callbacks.hooks import Hooks
 
+from .accord import Accord
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
 from .compiled import CompiledStep
@@ -24,7 +25,8 @@ from .layout import align_state
 from .modes import training_modes
 from .placement import Placement, floating_dtype, move_optimizer
 from .preflight import check_optimizer, check_trainable
-from .randomness import derive_seed, seed_everything
+from .randomness import seed_everything
+from .replica import ReplicaStep
 from .run import Run
 from .scheduling import when_to_step
 from .state import FitState, Progress
@@ -64,14 +66,20 @@ def prepare(
     monitor, mode = watched_figure(model, arguments, figures, sets)
     interrupt, saving = Interrupt(model, saves=folder is not None), make_saving(folder, arguments)
     callbacks = make_callbacks(model, arguments, monitor, mode, interrupt, saving)
+    accord = Accord(model.placement.processes, model, interrupt, callbacks)
     check_monitors(callbacks, model, figures, sets)
     hooks = Hooks.collect(callbacks)
 
-    placement = model.place(arguments.mixed_precision, arguments.cpu)
+    placement = model.placement
     move_optimizer(optimizer)
     align_state(optimizer)
     measures = model.measures()
-    feed = Feed(source.to(placement.device), arguments.steps_per_epoch, pass_index=first)
+    feed = Feed(
+        source.to(placement.device),
+        arguments.steps_per_epoch,
+        pass_index=first,
+        processes=placement.processes,
+    )
     validation = _validation(
         measures,
         validation_sources,
@@ -90,8 +98,8 @@ def prepare(
         "batch_size": _batch_size(train_data, arguments),
     }
     introduce(callbacks, model, params)
-    seed_everything(derive_seed(arguments.seed, "model", first))
-    step = _training_step(model, measures, feed.source, update, arguments)
+    seed_everything(placement.processes.own_seed(arguments.seed, "model", first))
+    step = _training_step(model, measures, feed.source, update, arguments, accord)
     return Run(
         model=model,
         state=FitState(
@@ -105,6 +113,7 @@ def prepare(
         last_epoch=last,
         monitor=monitor,
         validation=validation,
+        accord=accord,
         saving=saving,
     )
 
@@ -145,14 +154,23 @@ def _sources(
     if val_data is None and arguments.validation_split:
         train_data, val_data = split_validation(train_data, arguments.validation_split, floating)
     batching = Batching(
-        arguments.batch_size, arguments.shuffle, arguments.seed, floating, arguments.num_workers
+        arguments.batch_size,
+        arguments.shuffle,
+        arguments.seed,
+        floating,
+        arguments.num_workers,
+        model.placement.processes.share,
     )
     source = as_source(train_data, "train_data", batching)
     in_order = replace(batching, shuffle=False)
-    return source, {
+    validation = {
         prefix: as_source(data, set_name(prefix), in_order)
         for prefix, data in validation_sets(val_data).items()
     }
+    lengths = {"train_data": (source.samples, source.steps)}
+    lengths |= {set_name(name): (s.samples, s.steps) for name, s in validation.items()}
+    model.placement.processes.check_alike(lengths)
+    return source, validation
 
 
 def _validation(
@@ -195,7 +213,12 @@ def _update(
 
 
 def _training_step(
-    model: KerasModel, measures: Measures, source: Source, update: Update, arguments: FitArguments
+    model: KerasModel,
+    measures: Measures,
+    source: Source,
+    update: Update,
+    arguments: FitArguments,
+    accord: Accord,
 ) -> TrainingStep:
     class_weights = None
     if arguments.class_weight is not None:
@@ -204,6 +227,19 @@ def _training_step(
     if not arguments.train_metrics:
         measures = replace(measures, metrics={})
     compilation = model.compilation
+    if accord.processes.several:
+        if compilation is not None:
+            compilation.refuse(f"{accord.processes.count} processes")
+        return ReplicaStep(
+            measures,
+            source,
+            update,
+            class_weights,
+            model,
+            accord=accord,
+            window=arguments.gradient_accumulation_steps,
+            find_unused=arguments.find_unused_parameters,
+        )
     if arguments.gradient_accumulation_steps > 1:
         if compilation is not None:
             compilation.refuse(

@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from .arguments import FitArguments
+from .elastic import MAY_DIFFER, changed, state_for
 from .errors import CheckpointMismatchError, NotBitExactWarning
-from .finding import Found, checkpoint_at, find, read
+from .finding import Found, checkpoint_at, find_together, read
 from .fingerprint import differences, fingerprint
 from .folder import RunFolder, shown
 from .layout import align_state
 from .prepare import prepare
+from .processes import Processes
 from .saving import rearranged
 from .state import Progress
 from .weights import NetState, plain_state
@@ -31,10 +33,14 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-def run_folder(arguments: FitArguments) -> AbstractContextManager[RunFolder | None]:
+def run_folder(
+    arguments: FitArguments, processes: Processes
+) -> AbstractContextManager[RunFolder | None]:
     """Return the folder that a fit writes into, where it was given one."""
     if arguments.folder is None:
         return nullcontext()
+    if not processes.main:
+        return nullcontext(RunFolder(arguments.folder, arguments.keep))  # the main one writes
     backup = arguments.backup
     temporary = backup is not None and backup.delete_checkpoint
     return RunFolder(arguments.folder, arguments.keep, temporary=temporary)
@@ -53,7 +59,8 @@ def begin(
         CheckpointError: The checkpoint can't be used, or a state can't be stored.
         ValueError, TypeError: See `prepare`.
     """
-    found = find(arguments.resume or arguments.backup is not None, folder)
+    processes = model.placement.processes
+    found = find_together(arguments.resume or arguments.backup is not None, folder, processes)
     if found is not None:
         drawn = arguments.seed if arguments.seeded else int(found.info["seed"])
         arguments = replace(arguments, initial_epoch=0, seed=drawn, resume=False)
@@ -64,10 +71,11 @@ def begin(
             run.saving.try_encoding()
         if found is not None:
             restore(run, found)
+        processes.gather(None)  # all have read it, and the others may be moved away
     except BaseException:
         model.progress, model.run = progress, None
         raise
-    if folder is not None:
+    if folder is not None and processes.main:
         _make_way(folder, run, found)
         folder.notes += [] if found is None else [_story(run, found)]
     return run
@@ -102,7 +110,7 @@ def restore(run: Run, found: Found) -> None:
         CheckpointMismatchError: It is of another net, optimizer or data; all that differs is told.
         ValueError: It stands behind the last epoch that is asked for.
     """
-    state = rearranged(found.parts)
+    state = state_for(run, found)
     _check_epochs(run, found)
     _check(run, found, state)
     before = copy.deepcopy(run.state.state_dict())
@@ -195,16 +203,22 @@ def _check_epochs(run: Run, found: Found) -> None:
 def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
     """Refuse the checkpoint of another run; warn of what may change the bits."""
     given = fingerprint(run)
-    wrong = differences(found.info["run_settings"], given["run_settings"])
+    free = MAY_DIFFER if run.arguments.elastic else ()
+    settings = (found.info["run_settings"], given["run_settings"])
+    wrong = differences(*({n: v for n, v in each.items() if n not in free} for each in settings))
     wrong += _table_differences(state["net"], plain_state(run.net))
     if run.arguments.seed != found.info["seed"]:
         wrong.append(f"seed: saved {found.info['seed']}, given {run.arguments.seed}")
     parts = {*run.state.parts(), "random"}
+    if not run.accord.processes.main:  # it has not the callbacks that write
+        state = {name: part for name, part in state.items() if not name.startswith("callbacks.")}
+        parts = {name for name in parts if not name.startswith("callbacks.")}
     wrong += [f"{name} is missing" for name in sorted(parts - {*state}) if not _may_differ(name)]
     _refuse(found, wrong)
     odd = [f"{name} has no state there, and begins afresh" for name in sorted(parts - {*state})]
     odd += [f"{name} is not in this fit" for name in sorted({*state} - parts)]
     odd += differences(found.info["machine"], given["machine"])
+    odd += ["there are other batches (elastic=True)"] if free and changed(run, found) else []
     if odd:
         warnings.warn(
             f"going on from {found.checkpoint.path}, but the bits may differ from those of a run "

@@ -12,6 +12,7 @@ from torch import nn
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.logs import EpochLogs
 
+from .accord import Accord
 from .accumulation import AccumulatingStep
 from .arguments import FitArguments
 from .errors import CheckpointError, FitorchError, NonFiniteError
@@ -20,6 +21,7 @@ from .feed import Feed
 from .interrupt import Interrupt
 from .modes import Modes
 from .reading import reading
+from .replica import ReplicaStep
 from .scheduling import step_after_epoch
 from .state import FitState, Progress
 from .steps import TrainingStep
@@ -45,6 +47,7 @@ class Run:
         monitor: The figure that decides what is best.
         validation: The passes over the validation data, or None.
         saving: Saves where training stands, or None.
+        accord: What several processes decide together.
         cut_short: Whether the epoch under way was stopped to be gone on with later.
     """
 
@@ -58,6 +61,7 @@ class Run:
     last_epoch: int
     monitor: str
     validation: Validation | None
+    accord: Accord
     saving: Saving | None = None
     cut_short: bool = False
     logs: EpochLogs = field(default_factory=EpochLogs)
@@ -86,7 +90,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether training is over."""
-        return self.model.stop_training or self.progress.epochs >= self.last_epoch
+        return self.accord.stopped or self.progress.epochs >= self.last_epoch
 
     def forgives(self, error: Exception) -> bool:
         """Whether a callback takes a loss that is not finite for the end of training."""
@@ -110,7 +114,8 @@ class Run:
 
     def pause(self) -> None:
         """Save where training stands, where it was told to stop within an epoch; honour signals."""
-        if not self.model.stop_training:
+        self.accord.meet()
+        if not self.accord.stopped:
             return
         unfinished = self.feed.steps is None or self.feed.taken < self.feed.steps
         self.cut_short = unfinished and self.pauses
@@ -144,7 +149,8 @@ class Run:
         trained = self.state.update.completed - self._first_update
         window = self.arguments.gradient_accumulation_steps
         consistent = self.step.at_boundary and trained == _windows(self.feed.taken, window)
-        if self.saving is None or not consistent:
+        alone = not self.accord.processes.several  # the others may be anywhere
+        if self.saving is None or not consistent or not alone:
             return
         try:
             self.saving.save_anew()
@@ -154,18 +160,14 @@ class Run:
     @property
     def pauses(self) -> bool:
         """Whether training stops for a reason that has nothing to do with it, as lack of time."""
-        return self.interrupt.requested or any(
-            getattr(callback, "pauses", False) and callback.stopping_reason
-            for callback in self.state.callbacks
-        )
+        return self.accord.pauses
 
     @property
     def stopped(self) -> str | None:
         """Why training ended before its last epoch; None where it did not, or will go on."""
-        if not self.model.stop_training or self.pauses:
+        if not self.accord.stopped or self.pauses:
             return None
-        reasons = (getattr(callback, "stopping_reason", "") for callback in self.state.callbacks)
-        return next(filter(None, reasons), "stop_training was set")
+        return self.accord.reason or "stop_training was set"
 
     def end_epoch(self, logs: EpochLogs) -> None:
         """Count the epoch as completed."""
@@ -184,6 +186,9 @@ class Run:
         """Give the batches of the next epoch, as the step takes them."""
         where = f"epoch {self.progress.epochs + 1}, training "
         batches = reading(self.feed.epoch(), "train_data", where, self._samples_in_next)
+        if isinstance(self.step, ReplicaStep):
+            window = self.arguments.gradient_accumulation_steps
+            return self.step.windows(batches) if window > 1 else batches
         if isinstance(self.step, AccumulatingStep):
             return self.step.windows(batches, self.arguments.gradient_accumulation_steps)
         return batches

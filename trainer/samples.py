@@ -19,6 +19,7 @@ from .loaders import LoaderSource, length
 from .memory import smallest_batch
 from .randomness import derive_seed
 from .sampling import Order
+from .sharing import ALONE, Extent, Share
 from .streams import Held, owners_of
 from .structure import map_tensors
 from .workers import (
@@ -95,8 +96,8 @@ class SampledSource(LoaderSource):
         floating: torch.dtype = torch.float32,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(dataset, name, floating)
-        self._seed = seed
+        super().__init__(dataset, name, floating, seed=seed)
+        self._rank = 0  # of this process among those that share the samples
         self._collates = True
         self._reader = Reader(dataset)
         self._pool = WorkerPool(self._reader, settings or {})
@@ -132,9 +133,10 @@ class SampledSource(LoaderSource):
         self, samples: Iterable[list[Any]], pass_index: int, start: int
     ) -> Iterator[Request]:
         """Ask for each batch of a pass, with a seed that depends on nothing but its place."""
-        labels = (self._seed, "read", self.name, pass_index)
+        own = [self._rank] if self._rank else []
+        labels: list[int | str] = ["read", self.name, pass_index, *own]
         return (
-            (derive_seed(*labels, position), batch)
+            (derive_seed(self._seed, *labels, position), batch)
             for position, batch in zip(count(start), samples, strict=False)
         )
 
@@ -156,6 +158,7 @@ class UserLoaderSource(SampledSource):
         name: What to call it in an error.
         seed: What the random numbers of reading follow from.
         floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
+        share: The part that this process gets.
     """
 
     def __init__(
@@ -164,17 +167,21 @@ class UserLoaderSource(SampledSource):
         name: str,
         seed: int,
         floating: torch.dtype = torch.float32,
+        share: Share = ALONE,
     ) -> None:
         super().__init__(loader.dataset, name, seed, floating, settings_of(loader))
         self._user_loader = loader
-        self._indices = LoaderIndices(loader)
-        self.steps, self.smallest_batch = length(loader), smallest_batch(loader)
+        self._rank = share.rank
+        self._indices = LoaderIndices(loader, share=share)
+        self.extent = Extent(length(loader), share.world)
+        self.steps = self.extent.rounds()
+        self.smallest_batch = share.smallest(smallest_batch(loader))
         self.samples = length(loader.dataset)
         self._pool.count = loader.num_workers
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+    def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on, without reading those before."""
-        lists = self._indices.lists(pass_index, start)  # draws what decides the order
+        lists = self._indices.lists(pass_index, start, behind)  # draws what decides the order
         requests = self._asked(lists, pass_index, start)
         return self._placed(self._read_by_pool(requests))
 
@@ -222,19 +229,20 @@ class DatasetSource(SampledSource):
         workers: int | str = 0,
     ) -> None:
         super().__init__(dataset, name, order.seed, floating)
-        self.order = order
+        self.order, self._rank = order, order.rank
+        self.extent = Extent(order.samples, order.per_round)
         self.steps = len(order)
         self.samples, self.smallest_batch = order.samples, order.smallest_batch
         self._pool.count = workers if isinstance(workers, int) else 0
         self._undecided = workers == "auto"
         self._pace = Pace()
 
-    def batches(self, pass_index: int, start: int = 0) -> Iterator[Any]:
+    def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on, without reading those before."""
-        requests = self._requests(pass_index, start)
+        requests = self._requests(pass_index, start, behind)
         if self._pool.count:
             return self._placed(self._read_by_pool(requests))
-        return self._placed(self._read(requests, pass_index, start))
+        return self._placed(self._read(requests, pass_index, start, behind))
 
     def to(self, device: torch.device) -> DatasetSource:
         """Move each batch to `device`; on the way it is pinned for CUDA."""
@@ -247,11 +255,13 @@ class DatasetSource(SampledSource):
         samples = next(self.order.batches(pass_index, position), torch.tensor([]))
         return samples.tolist()
 
-    def _requests(self, pass_index: int, start: int) -> Iterator[Request]:
-        samples = map(Tensor.tolist, self.order.batches(pass_index, start))
+    def _requests(self, pass_index: int, start: int, behind: int) -> Iterator[Request]:
+        samples = map(Tensor.tolist, self.order.batches(pass_index, start, behind=behind))
         return self._asked(samples, pass_index, start)
 
-    def _read(self, requests: Iterator[Request], pass_index: int, start: int) -> Iterator[Any]:
+    def _read(
+        self, requests: Iterator[Request], pass_index: int, start: int, behind: int
+    ) -> Iterator[Any]:
         """Read in this process, until workers are worth their while."""
         for position, request in enumerate(requests, start):
             held = held_by(self.loader) if self._undecided and self._pace.due else None
@@ -263,7 +273,7 @@ class DatasetSource(SampledSource):
             if held is not None:
                 self._decide(batch, quiet=not changed(held, held_by(self.loader)))
             if self._pool.count:
-                rest = self._requests(pass_index, position + 1)
+                rest = self._requests(pass_index, position + 1, behind)
                 yield from self._read_by_pool(rest)
                 return
 

@@ -22,7 +22,8 @@ class Order:
 
     With n processes and batch size B, global batch k of a pass is `permutation[k*B*n : (k+1)*B*n]`.
     It is split evenly among the processes, in their order, so that n processes with B / n see what
-    one sees with B. Each sample comes exactly once a pass. Starting in the middle
+    one sees with B. Each sample comes exactly once a pass. Of a last batch with fewer samples than
+    processes, some get none, and their pass is a batch shorter. Starting in the middle
     costs as much as starting at the beginning: nothing is skipped over, nothing is read.
 
     Args:
@@ -43,12 +44,18 @@ class Order:
 
     def __len__(self) -> int:
         """Return the number of batches in a pass."""
-        return -(-self.samples // (self.batch_size * self.world))
+        return -(-self.samples // self.per_round)
+
+    @property
+    def per_round(self) -> int:
+        """The number of samples in a batch of all processes."""
+        return self.batch_size * self.world
 
     @property
     def smallest_batch(self) -> int:
-        """The number of samples in the last global batch of a pass."""
-        return self.samples % (self.batch_size * self.world) or self.batch_size * self.world
+        """The samples in the smallest part of the last global batch of a pass, at least one."""
+        last = self.samples % self.per_round or self.per_round
+        return max(last // self.world, 1)
 
     def permutation(self, pass_index: int) -> Tensor:
         """Return the sample numbers of a pass in their order, int64 of shape (samples,)."""
@@ -62,6 +69,7 @@ class Order:
         pass_index: int,
         start: int = 0,
         finish: Finish | None = None,
+        behind: int = 0,
     ) -> Iterator[Tensor]:
         """Give this process's sample numbers of each batch of a pass, from batch `start` on.
 
@@ -69,11 +77,14 @@ class Order:
             pass_index: The pass, counted from 0.
             start: Batches to leave out.
             finish: Applied to the numbers of many batches at once, before they are cut.
+            behind: Samples to leave out before that, which were in batches of another size.
         """
-        chunks = split(self.permutation(pass_index), self.batch_size * self.world, start, finish)
+        rest = self.permutation(pass_index)[behind:]
+        chunks = split(rest, self.per_round, start, finish)
         if self.world == 1:
             return chunks
-        return (chunk.tensor_split(self.world)[self.rank] for chunk in chunks)
+        parts = (chunk.tensor_split(self.world)[self.rank] for chunk in chunks)
+        return (part for part in parts if len(part))
 
 
 def split(

@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint, CheckpointStore, pack
 from .errors import CheckpointWriteError, NonFiniteError
 from .fingerprint import fingerprint
 from .folder import RunFolder, shown
+from .processes import Processes
 
 if TYPE_CHECKING:
     from .run import Run
@@ -61,7 +62,8 @@ class Saving(Callback):
         """Save, unless the epoch was cut short to be gone on with."""
         if not self.run.cut_short:
             self.save()
-        self._attempt(lambda: self.folder.write_history(self.run.state.history.columns))
+        if self.run.accord.processes.main:
+            self._attempt(lambda: self.folder.write_history(self.run.state.history.columns))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Wait until all is written."""
@@ -80,11 +82,14 @@ class Saving(Callback):
         """
         run = self.run
         check_finite(run)
-        parts = pack(arranged(run.state.state_dict()))
+        state = arranged(run.state.state_dict(), run.accord.processes)
+        self._saved = self._place()
+        if state is None:  # the main process writes for all
+            return
+        parts = pack(state)
         if isinstance(self._writer, _Background):
             parts = {name: part.copied() for name, part in parts.items()}
         step, info = run.state.update.completed, info_of(run)
-        self._saved = self._place()
         protected = [path for path in (self.resumed_from,) if path is not None]
 
         def write() -> Checkpoint:
@@ -101,7 +106,8 @@ class Saving(Callback):
             CheckpointError, NonFiniteError: See `save`.
         """
         self._attempt(self._writer.wait)
-        if self.newest is None or self._failures or self._saved != self._place():
+        due = self.newest is None or self._failures > 0 or self._saved != self._place()
+        if self.run.accord.processes.from_main(due):
             self.save(wait=True)
 
     def _place(self) -> tuple[int, ...]:
@@ -114,7 +120,9 @@ class Saving(Callback):
         Raises:
             CheckpointError: One can't; it names the path to it.
         """
-        pack(arranged(self.run.state.state_dict()))
+        state = arranged(self.run.state.state_dict(), self.run.accord.processes)
+        if state is not None:
+            pack(state)
 
     def _written(self, checkpoint: Checkpoint) -> None:
         self.newest, self.newest_step = shown(checkpoint.path), checkpoint.step
@@ -168,8 +176,11 @@ class StepSaving(Saving):
         due = self._every is not None and not step % self._every
         if self._pause is not None and not due:
             due = time.monotonic() - self._saved_at >= self._pause
-        if due:
-            self._saved_at = time.monotonic()
+        accord = self.run.accord
+        if due and accord.processes.several and step % (self._every or step + 1):
+            accord.wants_save, due = accord.processes.main, False  # clocks differ: all decide
+        if due or accord.save:
+            self._saved_at, accord.save = time.monotonic(), False
             self.save()
 
 
@@ -231,8 +242,11 @@ def save_to(path: str | Path, run: Run) -> Path:
     """Save where a fit stands into a folder of its own; what was there makes way."""
     check_finite(run)
     store = CheckpointStore(path, keep=1)
-    parts = arranged(run.state.state_dict())
-    return store.save(run.state.update.completed, parts, info_of(run)).path
+    parts = arranged(run.state.state_dict(), run.accord.processes)
+    written = parts and store.save(run.state.update.completed, parts, info_of(run)).path
+    written = run.accord.processes.from_main(written)
+    assert isinstance(written, Path)
+    return written
 
 
 def info_of(run: Run) -> dict[str, Any]:
@@ -256,18 +270,25 @@ def plain_number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def arranged(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a fit's state by the files that it is stored in."""
+def arranged(state: dict[str, Any], processes: Processes) -> dict[str, Any] | None:
+    """Return a fit's state by the files that it is stored in; None but in the main process.
+
+    Each process has random numbers, running sums and a place in the data of its own.
+    """
     rest = dict(state)
     own = {name: rest.pop(name) for name in ("random", "sums", "feed")}
+    everywhere = processes.gather_to_main(own)
+    if everywhere is None:
+        return None
     net, optimizer = rest.pop("net"), rest.pop("optimizer")
-    return {"model": net, "optimizer": optimizer, "state": rest, "rank-00000": own}
+    ranks = {f"rank-{rank:05d}": each for rank, each in enumerate(everywhere)}
+    return {"model": net, "optimizer": optimizer, "state": rest, **ranks}
 
 
-def rearranged(parts: dict[str, Any]) -> dict[str, Any]:
-    """Return a fit's state out of what `arranged` made of it."""
+def rearranged(parts: dict[str, Any], rank: int = 0) -> dict[str, Any]:
+    """Return the state of a process of a fit out of what `arranged` made of it."""
     whole = {"net": parts["model"], "optimizer": parts["optimizer"]}
-    return {**parts["state"], **whole, **parts["rank-00000"]}
+    return {**parts["state"], **whole, **parts[f"rank-{rank:05d}"]}
 
 
 @torch.no_grad()

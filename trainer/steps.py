@@ -70,6 +70,7 @@ class EvaluationStep:
         self.logs = BatchLogs(prefix, self.figures)
         self.measure = self._first_measure
         self.forward: Forward
+        self.processes = measures.placement.processes
         self._measures = measures
         self._source = source
         self._prefix = prefix
@@ -113,15 +114,25 @@ class EvaluationStep:
     def result(self, where: str) -> dict[str, float]:
         """Return the figures of a stage that is over; say once which metrics are not defined.
 
+        Of several processes, each returns those of all that they counted, each sample once.
+
         Args:
             where: What to call the stage in the message of a metric that fails.
         """
+        own = self.losses, self.metrics
+        processes = self.processes
         try:
+            if processes.several:
+                self.losses = self.losses.gathered(processes.gather)
+                self.metrics = self.metrics.gathered(processes.gather)
             figures = self.figures()
         except MetricError as error:
             annotate(error, f"at the end of {where}")
             raise
-        self.metrics.warn_of_nan(self._prefix)
+        finally:
+            summed, (self.losses, self.metrics) = self.metrics, own
+        if processes.main:
+            summed.warn_of_nan(self._prefix)
         return figures
 
     def _summed(self) -> list[bool]:

@@ -14,6 +14,7 @@ from fitorch.callbacks.progress import Progress
 
 from .history import History
 from .interrupt import in_notebook
+from .plot import HistoryPlot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,9 +116,10 @@ class VLog:
     def log_end(self) -> pd.DataFrame:
         """End; return the history, and draw it where that was asked for."""
         self._display.on_train_end()
-        if self.save_path is not None and len(self.history):
-            Path(self.save_path).parent.mkdir(parents=True, exist_ok=True)
-            self.history.plot(self.save_path)
+        if self.save_path is not None:
+            plot = HistoryPlot(Path(self.save_path))
+            plot.set_model(self._display.model)
+            plot.on_train_end()
         return self.history.frame
 
     def _begin_epoch(self) -> None:

@@ -107,7 +107,13 @@ def make_callbacks(
         progress = _display(arguments, monitor, mode)
         notes = [] if saving is None else saving.folder.notes
         callbacks += [Announcer(progress, [*callbacks, interrupt], notes), progress]
-    return callbacks
+    return callbacks if model.placement.processes.main else on_every_process(callbacks)
+
+
+def on_every_process(callbacks: Iterable[Any]) -> list[Any]:
+    """Return the callbacks that are not for the main process alone, which writes and draws."""
+    each = one_by_one(callbacks)
+    return [c for c in each if getattr(c, "main_process_only", False) is not True]
 
 
 def _display(arguments: FitArguments, monitor: str, mode: str) -> Progress:

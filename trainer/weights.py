@@ -66,6 +66,12 @@ class NetState:
         load_plain(self._net, state)
 
 
+def file_of(path: str | Path) -> Path:
+    """Return the file of weights that a path stands for: itself, or the best in a folder."""
+    path = Path(path)
+    return path / BEST if path.is_dir() else path
+
+
 def save_weights(
     state: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> Path:
@@ -80,8 +86,7 @@ def save_weights(
     Raises:
         TypeError: The state dict holds something that is no tensor.
     """
-    path = Path(path)
-    path = path / BEST if path.is_dir() else path
+    path = file_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -109,8 +114,7 @@ def load_weights(net: nn.Module, path: str | Path) -> Path:
         FileNotFoundError: There is none; the message names the weights beside it.
         RuntimeError: Names or shapes differ (torch's own message, with the file's name).
     """
-    path = Path(path)
-    path = path / BEST if path.is_dir() else path
+    path = file_of(path)
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
         listed = f"; {path.parent} holds {', '.join(beside[:5]) or 'nothing'}"

@@ -3,8 +3,10 @@
 import base64
 import io
 import re
+import sys
 from itertools import pairwise
 
+import matplotlib.figure
 import matplotlib.image
 import nbformat
 import pytest
@@ -100,22 +102,106 @@ def test_no_plot_where_it_is_not_wanted_or_has_nothing_to_show(outputs):
 def test_the_plot_is_drawn_once_a_second_and_takes_a_fiftieth_of_the_time(outputs, monkeypatch):
     now, drawn = [0.0], []
 
-    def draw(history, monitor):
+    def draw(history, monitor, running, dpi):
         drawn.append(now[0])
         now[0] += 0.1
         return ""
 
     monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(module, "thread_time", lambda: now[0])
     monkeypatch.setattr(module, "_picture", draw)
 
     class Wait(Callback):
         def on_epoch_begin(self, epoch, logs=None):
             now[0] += 0.5
 
-    make_model().fit(DATA, DATA, epochs=40, callbacks=[Wait()])
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    make_model().fit(DATA, DATA, epochs=8, callbacks=[Wait()])
+    assert drawn[:2] == [1.0, pytest.approx(2.1)]  # to load matplotlib does not count
+    drawn.clear()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", matplotlib.figure)
+    make_model().fit(DATA, DATA, epochs=80, callbacks=[Wait()])
     pauses = [after - before for before, after in pairwise(drawn[:-1])]
     assert pauses
     assert min(pauses) >= 0.1 / 0.02
+
+
+def test_an_epoch_that_lasts_is_drawn_while_it_runs(outputs, monkeypatch):
+    now, drawn = [0.0], []
+
+    def draw(history, monitor, running, dpi):
+        curve = {name: list(points) for name, points in running.items()}
+        drawn.append((now[0], len(history), curve))
+        return ""
+
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("fitorch.callbacks.progress.perf_counter", lambda: now[0])
+    monkeypatch.setattr(module, "_picture", draw)
+    losses = []
+
+    class Wait(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            now[0] += 0.5
+            losses.append(logs["train_loss"])
+
+    make_model().fit(DATA, epochs=2, batch_size=4, callbacks=[Wait()])
+    pauses = [after[0] - before[0] for before, after in pairwise(drawn[:-1])]
+    assert min(pauses) >= 1.0
+    within = [(epochs, curve) for at, epochs, curve in drawn[:-1] if at % 8.0]
+    assert {epochs for epochs, _ in within} == {0, 1}
+    first = next(curve for epochs, curve in within if epochs == 0)
+    assert set(first) == {"train_loss", "train_mae"}
+    for x, loss in drawn[-1][2]["train_loss"]:  # of the last epoch, up to its last drawing
+        assert 1 < x <= 2
+        assert loss == losses[round(16 * x) - 1]
+
+
+def test_short_epochs_are_drawn_only_once_they_are_over(outputs, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(module, "_picture", lambda *given: drawn.append(given) or "")
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    monkeypatch.setattr(module, "_SHARE", 1e9)
+    monkeypatch.setattr(NotebookProgress, "pause", 0.0)
+    make_model().fit(DATA, epochs=3, batch_size=4)
+    assert len(drawn) > 1
+    assert not any(running for _, _, running, _ in drawn)
+
+
+def test_a_curve_is_thinned():
+    callback = NotebookProgress(plot=True)
+    for batch in range(1, 10_001):
+        callback._add_points(batch / 10_000, {"train_loss": 1.0 / batch, "note": "no number"})
+    (points,) = callback._curve.values()
+    assert 50 <= len(points) <= 121
+    assert points[0] == (1e-4, 1.0)
+    assert points == sorted(points)
+    assert points[-1][0] > 0.97
+
+
+def test_a_plot_that_fails_is_told_once_and_training_goes_on(outputs, monkeypatch):
+    def fail(*given):
+        message = "no font"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(module, "_picture", fail)
+    with pytest.warns(UserWarning, match="no live plot: no font") as told:
+        frame = make_model().fit(DATA, epochs=5)
+    assert len(told) == 1
+    assert len(frame) == 5
+
+
+def test_heads_end_where_their_numbers_end(outputs):
+    make_model().fit(DATA, DATA, epochs=3, seed=0)
+    heads, *epochs = re.findall(r"<tr>(.*?)</tr>", outputs[0].html)
+    room = [re.findall(r"inline-block[^>]*>(.*?)</span></th>", cell) for cell in cells_of(heads)]
+    assert room == [[], [""], [""], [""], [""], [""], []]
+    assert "↓" in epochs[-1]
+    for row in epochs:
+        assert ["inline-block" in cell for cell in cells_of(row)] == list(map(bool, room))
+
+
+def cells_of(row):
+    return re.findall(r"<t[dh].*?</t[dh]>", row)
 
 
 def test_the_output_stays_small(outputs):
@@ -164,8 +250,25 @@ def test_the_live_line_tells_how_the_epoch_gets_on(outputs, monkeypatch):
 def test_text_is_there_for_where_html_is_not_shown(outputs):
     make_model().fit(DATA, DATA, epochs=2)
     text = outputs[0].states[-1]["text/plain"]
-    assert text.splitlines()[0] == "training Linear, 4 parameters, on cpu"
-    assert "best epoch 2" in text
+    first, _, epoch, _, last = text.splitlines()
+    assert first == "training Linear, 4 parameters, on cpu"
+    assert re.fullmatch(r"epoch 2/2  train_loss [\d.]+ .* val_loss [\d.]+ \*  val_mae .* s", epoch)
+    assert last.startswith("best epoch 2")
+
+
+def test_text_has_the_best_and_the_last_epoch(outputs):
+    callback = NotebookProgress(monitor="val_loss")
+    callback.set_params({"epochs": 4})
+    callback.on_train_begin()
+    for epoch, loss in enumerate([3.0, 1.0, 2.0, 4.0]):
+        callback.on_epoch_begin(epoch)
+        callback.on_epoch_end(epoch, {"val_loss": loss})
+    callback.on_train_end()
+    text = outputs[0].states[-1]["text/plain"]
+    assert re.findall(r"^epoch (\d)/4  val_loss ([\d.]+)( \*)?", text, re.MULTILINE) == [
+        ("2", "1.000", " *"),
+        ("4", "4.000", ""),
+    ]
 
 
 def test_an_evaluation_leaves_nothing(outputs):
@@ -200,25 +303,46 @@ from fitorch import KerasModel
 torch.manual_seed(0)
 x = torch.randn(256, 3)
 model = KerasModel(nn.Linear(3, 1), "mse", {"mae": "mae"}, "adam")
-frame = model.fit((x, x[:, :1]), validation_split=0.25, epochs=30, seed=0)
+frame = model.fit((x, x[:, :1]), validation_split=0.25, epochs=200, seed=0)
 """,
     "frame = model.fit((x, x[:, :1]), validation_split=0.25, epochs=2, plot=False)",
     "scores = model.evaluate((x, x[:, :1])); len(frame)",
+    """
+import os, signal
+from fitorch.callbacks import LambdaCallback
+
+stop = LambdaCallback(on_epoch_end=lambda e, logs: e == 203 and os.kill(os.getpid(), signal.SIGINT))
+len(model.fit((x, x[:, :1]), epochs=9, callbacks=[stop]))
+""",
+    """
+fail = LambdaCallback(on_epoch_end=lambda e, logs: e == 206 and 1 / 0)
+model.fit((x, x[:, :1]), epochs=9, callbacks=[fail])
+""",
 )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_on_a_real_kernel(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS])
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
-    first, second, third = ([*cell.outputs] for cell in notebook.cells)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=120, resources=resources, allow_errors=True).execute()
+    first, second, third, interrupted, failed = ([*cell.outputs] for cell in notebook.cells)
     (fit,) = first  # one output, however often it was updated
     assert fit["data"]["text/plain"].startswith("training Linear")
-    assert rows(fit["data"]["text/html"])[-1][0] == "30/30"
+    assert rows(fit["data"]["text/html"])[-1][0] == "200/200"
     assert picture(fit["data"]["text/html"]).std() > 0.05
+    assert len(nbformat.writes(notebook)) < 300_000
     (again,) = second
-    assert [row[0] for row in rows(again["data"]["text/html"])[1:]] == ["31/32", "32/32"]
+    assert [row[0] for row in rows(again["data"]["text/html"])[1:]] == ["201/202", "202/202"]
     assert "<img" not in again["data"]["text/html"]
-    assert third[-1]["data"]["text/plain"] == "32"
+    assert third[-1]["data"]["text/plain"] == "202"
+    page, length = interrupted
+    assert [row[0] for row in rows(page["data"]["text/html"])[1:]] == ["203/211", "204/211"]
+    assert "stopped after epoch 204: interrupted" in page["data"]["text/html"]
+    assert length["data"]["text/plain"] == "204"
+    page, error = failed
+    assert [row[0] for row in rows(page["data"]["text/html"])[1:]][:2] == ["205/213", "206/213"]
+    assert error["ename"] == "ZeroDivisionError"
+    for cell in (fit, again, page, interrupted[0]):
+        assert 'white-space:pre"' not in cell["data"]["text/html"]  # no live line is left
     assert not list(tmp_path.iterdir())

@@ -168,7 +168,7 @@ def test_terms_stand_behind_metrics_and_fold_first(clock, width):
     header = file.lines[0].split()
     wide = ["val_loss", "val_auc", "val_focal", "val_l2", "time"]
     expected = {
-        40: ["epoch", "train_loss", "val_loss", "time"],
+        40: ["epoch", "train_loss", "val_loss"],
         80: ["epoch", "train_loss", "val_loss", "val_auc", "val_focal", "val_l2", "time"],
         200: ["epoch", *list(TERMS)[:6], *wide],
     }[width]
@@ -272,6 +272,39 @@ def test_folds_the_least_important_columns_and_says_how_many(clock):
     shown = file.lines[0].split()
     assert shown[:-1] == ["epoch", "train_loss", "train_m3", "val_m0", "val_m3", "val_loss", "time"]
     assert shown[-1] == f"+{len(names) + 4 - 7}"
+
+
+@WIDTHS
+def test_says_how_many_columns_are_folded_wherever_some_are(clock, width):
+    names = [f"{stage}_m{metric}" for stage in ("train", "val") for metric in range(20)]
+    callback, file = on_terminal(width, monitor="val_m3", mode="max")
+    train(callback, clock, [{"train_loss": 1.0, **dict.fromkeys(names, 0.5), "val_loss": 2.0}])
+    *shown, note = file.lines[0].split()
+    assert note == f"+{len(names) + 4 - len(shown)}"
+
+
+@WIDTHS
+def test_breaks_sentences_between_words_and_leaves_paths_whole(clock, width):
+    callback, file = on_terminal(width)
+    path = "/path/to/the/folder/of/this/run"
+    sentence = f"best epoch 3: val_loss 0.1234, weights restored, saved in {path} for later use"
+    callback.say(sentence)
+    assert " ".join(line.strip() for line in file.lines) == sentence
+    assert path in "".join(file.lines)
+    assert all(len(line) < width for line in file.lines)
+    assert len(file.lines) == {40: 4, 80: 2, 200: 1}[width]
+
+
+def test_keeps_a_number_and_its_unit_together(clock):
+    callback, file = on_terminal(40)
+    callback.say("stopped after epoch 16: no better (1.22 s)")
+    assert file.lines == ["stopped after epoch 16: no better", "  (1.22 s)"]
+
+
+def test_leaves_sentences_whole_in_a_file(clock):
+    callback, file = on_file()
+    callback.say("word " * 50)
+    assert file.getvalue() == "word " * 50 + "\n"
 
 
 def test_keeps_the_monitored_figure_and_the_training_loss_in_40_columns(clock):

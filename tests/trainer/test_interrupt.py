@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,6 +143,18 @@ def test_a_notebooks_fit_returns_what_it_has(monkeypatch):
 
 def test_a_script_is_no_notebook():
     assert not in_notebook()
+
+
+def test_shells_of_jupyter_vs_code_and_colab_are_notebooks(monkeypatch):
+    interactive = type("InteractiveShell", (), {})
+    jupyter = type("ZMQInteractiveShell", (interactive,), {})  # VS Code's kernel has it too
+    colab = type("Shell", (jupyter,), {"__module__": "google.colab._shell"})
+    terminal = type("TerminalInteractiveShell", (interactive,), {})
+    other = type("Shell", (interactive,), {})
+    for kind, expected in [(jupyter, True), (colab, True), (terminal, False), (other, False)]:
+        ipython = SimpleNamespace(get_ipython=kind)
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        assert in_notebook() is expected, kind
 
 
 def test_a_users_own_handler_is_left_alone():

@@ -69,6 +69,14 @@ def test_draws_where_it_is_told_to_and_nowhere_else(tmp_path, monkeypatch, name,
     assert (tmp_path / name).stat().st_size > 1000
 
 
+def test_a_picture_that_cant_be_written_warns_and_keeps_the_history(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="no plot at .*x.png") as told:
+        frame = run(VLog(save_path=tmp_path / "file" / "x.png"), [2.0, 1.0])
+    assert len(told) == 1
+    assert len(frame) == 2
+
+
 def test_no_bar_gives_plain_lines():
     shown = io.StringIO()
     with redirect_stdout(shown):

@@ -1,0 +1,126 @@
+"""What the processes of a fit decide together: to stop, to pause, to save, that one has failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from .interrupt import Interrupt
+    from .processes import Processes
+
+
+class _Wish(NamedTuple):
+    """What one process wants."""
+
+    stop: bool
+    pause: bool
+    reason: str
+    signal: int | None
+    save: bool
+    failure: str | None
+
+
+@dataclass(slots=True)
+class Accord:
+    """One decision for all processes, at moments that all of them reach.
+
+    A process alone decides at once. Of several, each says what it wants when they meet: after each
+    stage, after each epoch, and after an update during which one asked for a meeting. So a wish
+    within an epoch comes true after the next update.
+
+    Args:
+        processes: Who decides.
+        model: Its `stop_training` is a wish, and becomes the decision.
+        interrupt: A signal to any process is one to all.
+        callbacks: Their `stopping_reason` and `pauses` tell why.
+
+    Attributes:
+        wants_save: Whether this process wants where training stands to be saved.
+        save: Whether that was decided; whoever saves takes it back.
+    """
+
+    processes: Processes
+    model: Any
+    interrupt: Interrupt
+    callbacks: list[Any]
+    wants_save: bool = False
+    save: bool = False
+    _stopped: bool = False
+    _pauses: bool = False
+    _reason: str = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training is to stop."""
+        if self.processes.several:
+            return self._stopped
+        return bool(self.model.stop_training)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this process wants a meeting."""
+        return bool(self.model.stop_training) or self.interrupt.pending or self.wants_save
+
+    @property
+    def pauses(self) -> bool:
+        """Whether training stops for a reason that has nothing to do with it, as lack of time."""
+        return self._pauses if self.processes.several else self._wants_pause()
+
+    @property
+    def reason(self) -> str:
+        """Why training stops, "" where nobody told."""
+        return self._reason if self.processes.several else self._own_reason()
+
+    def meet(self, failure: NonFiniteError | None = None) -> None:
+        """Decide; every process must call this at the same moment.
+
+        Args:
+            failure: What went wrong in this process, which ends training in all.
+
+        Raises:
+            NonFiniteError: Something went wrong somewhere.
+        """
+        if not self.processes.several:
+            return
+        told = None if failure is None else str(failure)
+        own = _Wish(
+            bool(self.model.stop_training),
+            self._wants_pause(),
+            self._own_reason(),
+            self.interrupt.pending_signal,
+            self.wants_save,
+            told,
+        )
+        wishes = [_Wish(*wish) for wish in self.processes.gather(tuple(own))]
+        if failure is not None:
+            raise failure
+        for rank, wish in enumerate(wishes):
+            if wish.failure is not None:
+                message = f"process {rank}: {wish.failure}"
+                raise NonFiniteError(message)
+        self._stopped = self.model.stop_training = any(wish.stop for wish in wishes)
+        self._pauses = any(wish.pause for wish in wishes)
+        self._reason = next((wish.reason for wish in wishes if wish.reason), "")
+        self.save, self.wants_save = any(wish.save for wish in wishes), False
+        signal = next((wish.signal for wish in wishes if wish.signal is not None), None)
+        if signal is not None:
+            self.interrupt.adopt(signal)
+
+    def begin(self) -> None:
+        """Have the interrupt wait for meetings, and learn whether training is over already."""
+        self.interrupt.waits = self.processes.several
+        self.meet()
+
+    def _wants_pause(self) -> bool:
+        interrupted = self.interrupt.pending if self.processes.several else self.interrupt.requested
+        return interrupted or any(
+            getattr(callback, "pauses", False) and callback.stopping_reason
+            for callback in self.callbacks
+        )
+
+    def _own_reason(self) -> str:
+        reasons = (getattr(callback, "stopping_reason", "") for callback in self.callbacks)
+        return next(filter(None, reasons), "")

@@ -1,0 +1,97 @@
+"""Go on with another number of processes: the epoch's samples that nobody has seen, once each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .finding import Found
+from .randomness import derive_seed, random_state, seed_everything, undisturbed_randomness
+from .saving import rearranged
+
+if TYPE_CHECKING:
+    from .run import Run
+
+MAY_DIFFER = ("processes", "batch_size", "batches")
+
+
+def state_for(run: Run, found: Found) -> dict[str, Any]:
+    """Return the state of this process out of a checkpoint.
+
+    Of a fit with another number of processes, or another batch size, it is what is left to do: the
+    place in the data is told in samples (or in batches of a user's loader), and what was counted in
+    the epoch so far belongs to the main process.
+    """
+    processes = run.accord.processes
+    saved = int(found.info["run_settings"]["processes"])
+    state = rearranged(found.parts, min(processes.rank, saved - 1))
+    if not run.arguments.elastic or not changed(run, found):
+        return state
+    ranks = [found.parts[f"rank-{rank:05d}"] for rank in range(saved)]
+    state["sums"] = _sums(run, [each["sums"] for each in ranks])
+    state["feed"] = {**ranks[0]["feed"], "own": None}
+    if processes.rank >= saved:
+        state["random"] = _fresh(run, int(found.info["epoch"]))
+    _place(run, found, state)
+    return state
+
+
+def changed(run: Run, found: Found) -> bool:
+    """Say whether batches of all processes are others than when the checkpoint was written."""
+    saved = found.info["run_settings"]
+    sizes = (saved["batch_size"], run.arguments.batch_size)
+    return saved["processes"] != run.accord.processes.count or (
+        sizes[0] is not None and sizes[0] != sizes[1]
+    )
+
+
+def _place(run: Run, found: Found, state: dict[str, Any]) -> None:
+    """Tell the place in the pass in units that are the same for any number of processes."""
+    progress, extent = dict(state["progress"]), run.feed.source.extent
+    saved = found.info["run_settings"]
+    per_round = saved["processes"] * (saved["batch_size"] or 1)
+    behind = state["feed"]["behind"] + progress["position"] * per_round
+    if extent.units is not None:
+        behind = min(behind, extent.units)
+    rounds, left = extent.rounds(), extent.rounds(behind)
+    if rounds is not None and left is not None and progress["batches"]:
+        progress["batches"] = rounds - left
+    progress["position"] = 0
+    state["progress"] = progress
+    state["feed"] = {**state["feed"], "behind": behind}
+
+
+def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what was counted: all of it in the main process, nothing in the others."""
+    step = copy.copy(run.state.sums)
+    step.losses, step.metrics = copy.deepcopy(step.losses), copy.deepcopy(step.metrics)
+    step.reset()
+    empty = step.state_dict()
+    if not run.accord.processes.main:
+        return empty
+    counted: list[Any] = []
+    losses: list[Any] = []
+
+    def note(own: Any) -> list[Any]:
+        counted.append(own)
+        return [own]
+
+    for state in everywhere:
+        each = copy.copy(step)
+        each.losses, each.metrics = copy.deepcopy(step.losses), copy.deepcopy(step.metrics)
+        each.load_state_dict(state)
+        losses.append([mean.sums() for mean in each.losses.parts])
+        each.metrics.gathered(note)
+    union = copy.copy(step)
+    union.losses = step.losses.gathered(lambda _own: losses)
+    union.metrics = step.metrics.gathered(lambda _own: counted)
+    return union.state_dict()
+
+
+def _fresh(run: Run, epoch: int) -> dict[str, Any]:
+    """Return random states for a process that there was not."""
+    with undisturbed_randomness():
+        rank = run.accord.processes.rank
+        seed_everything(derive_seed(run.arguments.seed, "model", epoch, rank))
+        return random_state()

@@ -1,0 +1,74 @@
+"""A model that is trained or measured by several processes of its own."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .launching import launch
+from .layout import align_state
+from .state import Progress
+from .structure import map_tensors
+from .weights import NetState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .model import KerasModel
+
+
+def fit_ddp(model: KerasModel, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
+    """Train in several processes; see `KerasModel.fit_ddp`."""
+    made = launch(_fit, {"model": model, **options}, num_processes)
+    for name, part in _parts(model).items():
+        part.load_state_dict(made["parts"][name])
+    if model.optimizer is not None:
+        align_state(model.optimizer)
+    model.progress = Progress(**made["progress"])
+    model.history.fits.extend(made["fits"])
+    for name, value in made["told"].items():
+        setattr(model, name, value)
+    return model.history.frame
+
+
+def evaluate_ddp(
+    model: KerasModel, num_processes: int, options: dict[str, Any]
+) -> dict[str, float]:
+    """Measure in several processes; see `KerasModel.evaluate_ddp`."""
+    found: dict[str, float] = launch(_evaluate, {"model": model, **options}, num_processes)
+    return found
+
+
+def _fit(model: KerasModel, **options: Any) -> dict[str, Any] | None:
+    """Train, as one of the processes; return what the model has become."""
+    with warnings.catch_warnings():  # a copied schedule has lost track of its optimizer's steps
+        warnings.filterwarnings("ignore", message="Seems like `optimizer.step")
+        model.fit(**options)
+    if not model.is_main_process:
+        return None
+    states = {name: part.state_dict() for name, part in _parts(model).items()}
+    told = ("ckpt_path", "metric_tasks", "run_id", "stop_training")
+    return {
+        "parts": map_tensors(torch.Tensor.cpu, states),
+        "progress": model.progress.state_dict(),
+        "fits": list(model.history.fits),
+        "told": {name: getattr(model, name) for name in told},
+    }
+
+
+def _evaluate(model: KerasModel, **options: Any) -> dict[str, float]:
+    return model.evaluate(**options)
+
+
+def _parts(model: KerasModel) -> dict[str, Any]:
+    """Return all of a model that training changes, by name."""
+    parts = {
+        "net": NetState(model.net),
+        "loss": model.objective,
+        "optimizer": model.optimizer,
+        "lr_scheduler": model.lr_scheduler,
+        "history": model.history,
+    }
+    return {name: part for name, part in parts.items() if part is not None}

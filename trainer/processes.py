@@ -1,0 +1,258 @@
+"""The processes that train together, and what they tell each other."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import distributed, nn
+
+from .errors import NonFiniteError, RankError
+from .randomness import derive_seed
+from .sharing import Share
+
+TIMEOUT = timedelta(minutes=10)  # that a process waits for the others, torch's own being 30
+_GRACE = 3.0  # seconds in which processes that fail tell the others why
+_calls = 0  # of `together`, so far; the same in every process
+
+
+class Processes:
+    """The processes that were launched together; alone, where there is but one.
+
+    What is gathered or sent is pickled. Every process must make the same calls in the same order.
+
+    Attributes:
+        rank: The number of this one, from 0.
+        count: How many there are.
+    """
+
+    def __init__(self) -> None:
+        together = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if together else 0
+        self.count = distributed.get_world_size() if together else 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes and draws."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self.count > 1
+
+    @property
+    def share(self) -> Share:
+        """The part of the data that this one gets."""
+        return Share(self.rank, self.count)
+
+    def own_seed(self, seed: int, *labels: int | str) -> int:
+        """Return a seed that differs between processes; that of the main one is the only one's."""
+        return derive_seed(seed, *labels, *([self.rank] if self.rank else []))
+
+    def gather(self, part: Any) -> list[Any]:
+        """Return what each process passed, in their order."""
+        if not self.several:
+            return [part]
+        parts: list[Any] = [None] * self.count
+        distributed.all_gather_object(parts, _packed(part))
+        return [pickle.loads(each) for each in parts]
+
+    def gather_to_main(self, part: Any) -> list[Any] | None:
+        """Return what each process passed, in their order, to the main one; None to the others."""
+        if not self.several:
+            return [part]
+        parts: list[Any] | None = [None] * self.count if self.main else None
+        distributed.gather_object(_packed(part), parts)
+        return None if parts is None else [pickle.loads(each) for each in parts]
+
+    def from_main(self, thing: Any) -> Any:
+        """Return what the main process passed."""
+        if not self.several:
+            return thing
+        things = [_packed(thing) if self.main else b""]
+        distributed.broadcast_object_list(things)
+        return pickle.loads(things[0])
+
+    @torch.no_grad()
+    def spread(self, module: nn.Module, *, parameters: bool = True) -> None:
+        """Give a module's buffers, and its parameters, the values that they have in the main one.
+
+        Args:
+            module: It has the same parts everywhere.
+            parameters: Whether parameters too.
+        """
+        if not self.several:
+            return
+        tensors = [*module.buffers(), *(module.parameters() if parameters else ())]
+        for tensor in tensors:
+            distributed.broadcast(tensor.data, 0)
+
+    def check_alike(self, facts: dict[str, Any]) -> None:
+        """Refuse to begin where processes were asked for different things.
+
+        Args:
+            facts: What must be the same.
+
+        Raises:
+            RankError: It tells what differs, and the value in each process.
+        """
+        if not self.several:
+            return
+        everywhere = self.gather(facts)
+        apart = [
+            f"  {name}: "
+            + ", ".join(f"{each.get(name)!r} in process {n}" for n, each in enumerate(everywhere))
+            for name in facts
+            if any(each.get(name) != facts[name] for each in everywhere)
+        ]
+        # A name that differs for anybody must be told by everybody, or the others would wait.
+        if any(self.gather(bool(apart))):
+            listed = "\n".join(apart[:10]) or "  see the other processes"
+            message = f"the {self.count} processes were asked for different fits:\n{listed}"
+            raise RankError(message)
+
+
+def _packed(thing: Any) -> bytes:
+    """Pickle something, with classes and functions of a notebook in it."""
+    return cloudpickle.dumps(thing)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def together(processes: Processes, where: str) -> Iterator[None]:
+    """Fail together: an error in one process ends the call in all, each with its message.
+
+    Where all fail, as with a wrong argument, each keeps its error, and they can go on. Where one
+    fails, it tells the others and leaves, which ends whatever they wait for.
+
+    Args:
+        processes: The processes.
+        where: What they are at, as "fit".
+
+    Raises:
+        RankError: Another process failed or vanished; the message tells which and why.
+    """
+    global _calls
+    if not processes.several:
+        yield
+        return
+    _calls += 1
+    board = _Board(processes, _calls)
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, NonFiniteError):  # they have met over it already
+            raise
+        if _of_transport(error):
+            raise RankError(board.why(where, error)) from error
+        board.tell(error)
+        if not board.all_failed():
+            leave()
+        raise
+
+
+class _Board:
+    """Where processes that fail say so, for the others to read when they can't be reached.
+
+    Args:
+        processes: The processes.
+        call: The number of the call that they are in.
+    """
+
+    def __init__(self, processes: Processes, call: int) -> None:
+        self._processes = processes
+        self._store: Any = distributed.distributed_c10d._get_default_store()
+        self._prefix = f"fitorch/{call}"
+
+    def tell(self, error: Exception) -> None:
+        """Say why this process fails."""
+        text = f"{type(error).__name__}: {error}"
+        self._store.set(f"{self._prefix}/failed/{self._processes.rank}", text)
+
+    def all_failed(self) -> bool:
+        """Wait a moment for the others to say so too."""
+        return len(self._told("failed")) == self._processes.count
+
+    def why(self, where: str, error: Exception) -> str:
+        """Return why the others can't be reached."""
+        try:
+            self._store.set(f"{self._prefix}/heard/{self._processes.rank}", "")
+            heard = self._told("heard", "failed")
+            failed = {n: text for n, text in heard.items() if text}
+        except RuntimeError:  # the store was kept by the process that is gone
+            return (
+                f"{where}: process {self._processes.rank} has lost the others, among them the one "
+                f"that kept their addresses: {error}"
+            )
+        if failed:
+            return "; ".join(f"{where} failed in process {n}: {t}" for n, t in failed.items())
+        lost = [n for n in range(self._processes.count) if n not in heard]
+        if lost:
+            listed = ", ".join(map(str, lost))
+            return (
+                f"{where}: process {listed} of {self._processes.count} vanished (killed, or out of "
+                f"memory?); heard from {', '.join(map(str, sorted(heard)))}"
+            )
+        return (
+            f"{where}: the processes have lost each other, or one kept the others waiting for more "
+            f"than {TIMEOUT.total_seconds():.0f} s: {error}"
+        )
+
+    def _told(self, *kinds: str) -> dict[int, str]:
+        """Return what each process has said, waiting for all of them a moment."""
+        found: dict[int, str] = {}
+        end = time.monotonic() + _GRACE
+        while len(found) < self._processes.count and time.monotonic() < end:
+            for rank in range(self._processes.count):
+                for kind in kinds:
+                    key = f"{self._prefix}/{kind}/{rank}"
+                    if not found.get(rank) and self._store.check([key]):
+                        found[rank] = self._store.get(key).decode()
+            time.sleep(0.02)
+        return found
+
+
+def leave() -> None:
+    """Let go of the other processes."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def leave_at_exit() -> None:
+    """Let go of the others when Python ends, which torch warns of where nobody does."""
+    atexit.unregister(leave)
+    atexit.register(leave)
+
+
+def check_launch() -> None:
+    """Refuse a launch of several processes that turns out to be of one.
+
+    Raises:
+        RankError: It tells how to launch several on CPUs.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if launched and "WORLD_SIZE" not in os.environ:
+        message = (
+            "accelerate was asked to launch several processes, but this is the only one: on CPUs "
+            "it starts one. Use torchrun --nproc_per_node 2 script.py, or "
+            "model.fit_ddp(num_processes=2, ...)"
+        )
+        raise RankError(message)
+
+
+def _of_transport(error: Exception) -> bool:
+    """Say whether an error is torch's, about processes that can't be reached."""
+    if isinstance(error, distributed.DistError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(
+        word in said for word in ("gloo/", "Connection closed by peer", "NCCL", "ProcessGroup")
+    )

@@ -1,0 +1,62 @@
+"""What is done once in a fit because there are several processes: before it, and after it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from torch.nn.parameter import is_lazy
+
+from .arguments import FitArguments
+from .processes import Processes
+from .weights import plain_name
+
+if TYPE_CHECKING:
+    from .model import KerasModel
+
+_OWN = ("callbacks", "seed", "class_weight", "verbose")  # arguments that may differ, or are told
+
+
+def check_alike(model: KerasModel, arguments: FitArguments, processes: Processes) -> FitArguments:
+    """Refuse to begin where processes were asked for different fits.
+
+    Returns:
+        The arguments, with the main process' seed where none was given.
+
+    Raises:
+        RankError: It tells what differs, and the value in each process.
+    """
+    if not processes.several:
+        return arguments
+    facts: dict[str, Any] = {
+        each.name: repr(getattr(arguments, each.name))
+        for each in fields(arguments)
+        if each.name not in _OWN
+    }
+    facts["seed"] = arguments.seed if arguments.seeded else None
+    facts["callbacks"] = [type(callback).__name__ for callback in arguments.callbacks]
+    facts |= {
+        f"net.{plain_name(name)}": _form(value) for name, value in model.net.named_parameters()
+    }
+    facts["weights of the net"] = sum(1 for _ in model.net.parameters())
+    facts["optimizer"] = type(model.optimizer).__name__
+    facts["loss"] = repr(model.objective.name)
+    facts["epochs behind"] = model.progress.epochs
+    processes.check_alike(facts)
+    model.run_id = processes.from_main(model.run_id)
+    return replace(arguments, seed=processes.from_main(arguments.seed))
+
+
+def share_results(model: KerasModel, processes: Processes) -> None:
+    """Give all processes the main one's history, whose clock counts, and its weights."""
+    if not processes.several:
+        return
+    history = processes.from_main(model.history.state_dict())
+    if not processes.main:
+        model.history.load_state_dict(history)
+    processes.spread(model.net)
+    processes.spread(model.objective.module)
+
+
+def _form(value: Any) -> Any:
+    return "lazy" if is_lazy(value) else (tuple(value.shape), value.dtype)
