@@ -238,6 +238,7 @@ def _training_step(
             model,
             accord=accord,
             window=arguments.gradient_accumulation_steps,
+            sync_norms=arguments.sync_batchnorm,
             find_unused=arguments.find_unused_parameters,
         )
     if arguments.gradient_accumulation_steps > 1:

@@ -15,6 +15,7 @@ from fitorch.losses.terms import Part
 
 from .accord import Accord
 from .errors import NonFiniteError, RankError, annotate
+from .norms import SyncedNorms
 from .randomness import undisturbed_randomness
 from .steps import TrainingStep
 
@@ -34,15 +35,22 @@ class ReplicaStep(TrainingStep):
     Args:
         accord: What the processes decide together.
         window: Batches of an update.
+        sync_norms: Normalize over the batches of all processes.
         find_unused: Look in each step for parameters that the loss does not depend on.
         *args: As for `TrainingStep`.
     """
 
     def __init__(
-        self, *args: Any, accord: Accord, window: int = 1, find_unused: bool = False
+        self,
+        *args: Any,
+        accord: Accord,
+        window: int = 1,
+        sync_norms: bool = False,
+        find_unused: bool = False,
     ) -> None:
         super().__init__(*args)
         self._accord, self._window, self._find_unused = accord, window, find_unused
+        self._norms = SyncedNorms(self._measures.net) if sync_norms else nullcontext()
         self._replica: _Replica | None = None
         self._ddp: Any = None
         self._trained: list[int] = []  # ids of the parameters that the replica trains
@@ -117,7 +125,7 @@ class ReplicaStep(TrainingStep):
         self._ddp = DistributedDataParallel(self._replica, find_unused_parameters=self._find_unused)
         buffers = [(b, b.clone()) for b in self._replica.buffers()]
         with undisturbed_randomness():
-            parts, signal = self._ddp(batch)
+            parts, signal = self._forward(batch)
             self._reference = self.processes.from_main(float(parts[0][1])) or 1.0
             total = sum(value for value, _ in parts) * 0.0
             self.update.backward(total + 0.0 * signal.sum())
@@ -162,8 +170,11 @@ class ReplicaStep(TrainingStep):
         self.update.backward(total + _told(signal, wants, part))
 
     def _forward(self, batch: Any) -> tuple[list[Part], Tensor]:
+        if isinstance(self._norms, SyncedNorms):
+            self._norms.counts = self._counts
         try:
-            return self._ddp(batch)  # type: ignore[no-any-return]
+            with self._norms:
+                return self._ddp(batch)  # type: ignore[no-any-return]
         except RuntimeError as error:
             if "Expected to have finished reduction" in str(error):
                 annotate(
@@ -200,6 +211,10 @@ class ReplicaStep(TrainingStep):
         if isinstance(share, Tensor):
             share = share.clamp_min(torch.finfo(share.dtype).tiny)
         torch._foreach_div_(gradients, share)
+
+    @property
+    def _smallest_batch(self) -> int | None:
+        return None if isinstance(self._norms, SyncedNorms) else super()._smallest_batch
 
     def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
         if self._counts:

@@ -294,8 +294,13 @@ class TrainingStep(EvaluationStep):
         return NonFiniteError(f"{message}: {wrong}" if wrong else message)
 
     def _first_measure(self, batch: Any) -> list[Part]:
-        with batch_norm_guarded(self._measures.net, self._source.smallest_batch):
+        with batch_norm_guarded(self._measures.net, self._smallest_batch):
             return super()._first_measure(batch)
+
+    @property
+    def _smallest_batch(self) -> int | None:
+        """The samples that a batch norm sees at least, as far as known."""
+        return self._source.smallest_batch
 
     def _check_parts(self, parts: list[Any]) -> None:
         super()._check_parts(parts)

@@ -1,0 +1,71 @@
+"""Training talks to the other processes as often as the same loop written by hand."""
+
+from collections import Counter
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+
+from fitorch import KerasModel
+
+SIZE, LONG, SHORT = 4, 9, 3
+
+
+def net_of(norm):
+    """Return a net, with more than one of DistributedDataParallel's buckets where it is wide."""
+    torch.manual_seed(0)
+    width = 1500 if norm == "wide" else 8
+    norms = [nn.BatchNorm1d(width)] if norm == "norm" else []
+    return nn.Sequential(nn.Linear(6, width), *norms, nn.Linear(width, width), nn.Linear(width, 2))
+
+
+def data(steps):
+    x = torch.randn(2 * SIZE * steps, 6, generator=torch.Generator().manual_seed(1))
+    return x, (x.sum(1) > 0).long()
+
+
+def messages(function, *args, **options):
+    """Return how often which kind of message was sent while a function ran."""
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        function(*args, **options)
+    named = (event.name.partition(":") for event in recorded.events())
+    return Counter(name for head, _, name in named if head == "gloo")
+
+
+def fit(norm, steps, epochs=1, **options):
+    model = KerasModel(net_of(norm), nn.CrossEntropyLoss(), {"acc": "acc"}, "sgd")
+    model.fit(data(steps), epochs=epochs, batch_size=SIZE, seed=0, verbose=0, **options)
+
+
+def by_hand(norm, steps, window=1, **options):
+    """Train as one does without fitorch."""
+    net = net_of(norm)
+    ddp = DistributedDataParallel(net, **options)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    x, y = data(steps)
+    rank = distributed.get_rank()
+    for number, index in enumerate(torch.arange(len(x)).split(2 * SIZE), start=1):
+        own = index.tensor_split(2)[rank]
+        closes = number % window == 0 or number == steps
+        with nullcontext() if closes else ddp.no_sync():
+            nn.functional.cross_entropy(ddp(x[own]), y[own]).backward()
+        if closes:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def of_steps(train, *args, **options):
+    """Return the messages of LONG - SHORT steps: what comes once a fit or an epoch falls out."""
+    counted = messages(train, *args, steps=LONG, **options)
+    counted.subtract(messages(train, *args, steps=SHORT, **options))
+    return {name: count for name, count in counted.items() if count}
+
+
+@pytest.mark.parametrize("norm", ["plain", "norm", "wide"])
+def test_a_step_sends_what_the_loop_by_hand_sends(two, norm):
+    ours, theirs = two.run(of_steps, fit, norm), two.run(of_steps, by_hand, norm)
+    assert ours == theirs
+    print(ours)
