@@ -1,10 +1,11 @@
-"""Make the pictures of the README: a terminal and a notebook that train on scikit-learn's digits.
+"""Make the pictures of the README: what people see of a fit to scikit-learn's digits.
 
     python docs/pictures.py
 
-Both are what a fit really shows. `images/terminal.svg` plays once what was written to a terminal,
+They are what a fit really shows. `images/terminal.svg` plays once what was written to a terminal,
 at its pace, and rests at the end; where nothing moves, the end is all there is. The plot in
-`images/live-plot.png` is the last one that a notebook's kernel got.
+`images/live-plot.png` is the last one that a notebook's kernel got. `images/report.png`, for which
+a Chromium must be there, is the page that `history.to_html` writes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import base64
 import io
 import os
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
@@ -21,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
@@ -70,7 +75,7 @@ class Paced(Callback):
         time.sleep(self.seconds)
 
 
-def fit_digits(pause: float, epochs: int = 30) -> None:
+def fit_digits(pause: float, epochs: int = 30) -> KerasModel:
     """Train a small net until it gets no better."""
     digits = load_digits()
     x, y = digits.data / 16.0, digits.target
@@ -89,6 +94,7 @@ def fit_digits(pause: float, epochs: int = 30) -> None:
         callbacks=[Paced(pause)],
         seed=0,
     )
+    return model
 
 
 class Event(NamedTuple):
@@ -198,7 +204,7 @@ def record_plot() -> bytes:
     from nbclient import NotebookClient
 
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-    code += "import pictures; pictures.fit_digits(pictures.PAUSE)"
+    code += "import pictures; pictures.fit_digits(pictures.PAUSE);"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
@@ -207,12 +213,34 @@ def record_plot() -> bytes:
     return base64.b64decode(re.findall(r'base64,([^"]+)"', pages[-1])[-1])
 
 
+def photograph_report(picture: Path) -> None:
+    """Write a report, and what Chromium shows of its upper part."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        sys.exit(f"no {picture.name}: it needs one of {', '.join(names)}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        page = fit_digits(0.0).history.to_html("report.html").absolute()
+        subprocess.run(
+            [
+                *(browser, "--headless", "--no-sandbox", "--hide-scrollbars"),
+                *("--window-size=1200,1780", f"--screenshot={picture}", page.as_uri()),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        os.chdir(IMAGES)
+    Image.open(picture).quantize(64).save(picture, optimize=True)
+
+
 def main() -> None:
-    """Make both."""
+    """Make all."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     IMAGES.mkdir(exist_ok=True)
     (IMAGES / "terminal.svg").write_text(draw_terminal(record_terminal()), encoding="utf-8")
     (IMAGES / "live-plot.png").write_bytes(record_plot())
+    photograph_report(IMAGES / "report.png")
 
 
 if __name__ == "__main__":

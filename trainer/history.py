@@ -117,6 +117,8 @@ class History(Callback):
     def plot(self, path: str | Path | None = None, metrics: list[str] | None = None) -> Figure:
         """Draw loss and metrics over the epochs, training and validation together.
 
+        The axis is logarithmic where that shows more; see `plot_history`.
+
         Args:
             path: Where to save the picture; its suffix decides the format.
             metrics: Which figures to draw, as ["loss", "acc"]; all by default.

@@ -52,7 +52,7 @@ class KerasModel(Resumable):
 
     Attributes:
         net, optimizer: What was passed, or made of it.
-        history: The `History` of all fits: `.frame`, `.best`, `.plot()`.
+        history: The `History` of all fits: `.frame`, `.best`, `.plot()`, `.to_html()`.
         ckpt_path: The folder with the best weights of the last fit, or None.
         metric_tasks: What metrics given by name turned out to measure, as "multiclass, 10 classes".
         stop_training: Set it to True in a callback to stop after the current batch; likewise

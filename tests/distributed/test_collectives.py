@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fitorch import KerasModel
 
-SIZE, LONG, SHORT = 4, 9, 3
+SIZE, LONG, SHORT = 4, 12, 6  # samples in a batch; steps
 
 
 def net_of(norm):
@@ -35,8 +35,8 @@ def messages(function, *args, **options):
     return Counter(name for head, _, name in named if head == "gloo")
 
 
-def fit(norm, steps, epochs=1, **options):
-    model = KerasModel(net_of(norm), nn.CrossEntropyLoss(), {"acc": "acc"}, "sgd")
+def fit(norm, steps, epochs=1, metrics=None, **options):
+    model = KerasModel(net_of(norm), nn.CrossEntropyLoss(), metrics or {}, "sgd")
     model.fit(data(steps), epochs=epochs, batch_size=SIZE, seed=0, verbose=0, **options)
 
 
@@ -66,6 +66,34 @@ def of_steps(train, *args, **options):
 
 @pytest.mark.parametrize("norm", ["plain", "norm", "wide"])
 def test_a_step_sends_what_the_loop_by_hand_sends(two, norm):
-    ours, theirs = two.run(of_steps, fit, norm), two.run(of_steps, by_hand, norm)
-    assert ours == theirs
-    print(ours)
+    ours = two.run(of_steps, fit, norm)
+    assert ours == two.run(of_steps, by_hand, norm)
+    buckets = 2 if norm == "wide" else 1
+    assert [each["all_reduce"] for each in ours] == [buckets * (LONG - SHORT)] * 2
+    assert all(set(each) <= {"all_reduce", "broadcast"} for each in ours)
+
+
+def test_a_step_with_unused_parameters_sends_what_the_loop_by_hand_sends(two):
+    ours = two.run(of_steps, fit, "plain", find_unused_parameters=True)
+    assert ours == two.run(of_steps, by_hand, "plain", find_unused_parameters=True)
+
+
+@pytest.mark.parametrize("norm", ["plain", "norm"])
+def test_accumulation_sends_once_an_update(two, norm):
+    ours = two.run(of_steps, fit, norm, gradient_accumulation_steps=3)
+    assert ours == two.run(of_steps, by_hand, norm, window=3)
+    assert [each["all_reduce"] for each in ours] == [(LONG - SHORT) // 3] * 2
+
+
+def gathered(**options):
+    """Return how often something is gathered in an epoch, whatever its steps."""
+    four, one = (messages(fit, "plain", SHORT, epochs=n, **options) for n in (4, 1))
+    return (four["all_gather"] - one["all_gather"]) / 2 / 3  # sizes go before what is gathered
+
+
+@pytest.mark.parametrize("sets", [0, 2])
+def test_an_epoch_gathers_a_few_times_more(two, sets):
+    # Two meetings, the losses and the metrics; for each validation its batches, losses, metrics.
+    validation = {f"set {n}": data(2) for n in range(sets)} or None
+    options = {"val_data": validation, "metrics": {"acc": "acc", "other": "acc"}}
+    assert two.run(gathered, **options) == [4 + 3 * sets] * 2
