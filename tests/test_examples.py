@@ -1,12 +1,17 @@
 """Every example runs as a user would run it, and shows what it promises."""
 
+import contextlib
+import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fitorch.randomness import undisturbed_randomness
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISES = {
@@ -50,21 +55,29 @@ SLOW = {"faster.py"}  # it compiles, as docs/faster.md and tests/trainer/test_co
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PROMISES],
 )
-def test_example_keeps_its_promise(name, tmp_path):
+def test_example_keeps_its_promise(name, tmp_path, monkeypatch):
     line, least, files = PROMISES[name]
-    environment = {**os.environ, "PYTHONWARNINGS": "error::UserWarning"}
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(re.search(line, done.stdout, flags=re.MULTILINE)[1]) >= least
+    monkeypatch.chdir(tmp_path)
+    run = in_a_process if name == "digits.py" else in_this_process
+    assert float(re.search(line, run(EXAMPLES / name), flags=re.MULTILINE)[1]) >= least
     for file in files:
         assert (tmp_path / file).stat().st_size > 0
+
+
+def in_a_process(path):
+    """Run a program as a user does; return what it printed."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error::UserWarning"}
+    command = [sys.executable, str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def in_this_process(path):
+    """Run a program without the seconds that a new interpreter takes to import torch."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown, undisturbed_randomness():
+        runpy.run_path(str(path), run_name="__main__")
+    return shown.getvalue()
 
 
 @pytest.mark.parametrize("name", PROMISES)

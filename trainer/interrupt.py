@@ -11,17 +11,19 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from .errors import Preempted
+from .processes import Processes
 
 _AGAIN = 1.0  # seconds after which a second signal is meant: a terminal may send one twice
+_LAST_WORDS = 5.0  # seconds that SIGTERM waits for an error to be told
 
 
 class Interrupt:
     """Turns signals into a request that the loop honours after its step.
 
     Ctrl-C always; where something is saved then also SIGTERM, and SIGUSR1 in a job of SLURM, which
-    sends it some time before the end. A second signal, at least a second later, aborts at once.
-    Only in the main thread, and only in the place of Python's own handlers, which are put back at
-    the end.
+    sends it some time before the end; of several processes, which must end together, always. A
+    second signal, at least a second later, aborts at once. Only in the main thread, and only in the
+    place of Python's own handlers, which are put back at the end.
 
     Args:
         model: Its `stop_training` is set.
@@ -41,13 +43,14 @@ class Interrupt:
         self._signal: int | None = None
         self._model = model
         self._saves = saves
+        self._several = Processes().several
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number, default in self._handled().items():
-                if signal.getsignal(number) is default:
+                if signal.getsignal(number) in (default, _end_later):
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -59,6 +62,8 @@ class Interrupt:
     ) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
+        if self._several and isinstance(error, Exception):
+            await_last_words()
 
     @property
     def requested(self) -> bool:
@@ -96,7 +101,7 @@ class Interrupt:
     def _handled(self) -> dict[int, Any]:
         """Return the signals to handle, each with the handler that may be replaced."""
         handled: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
-        if self._saves:
+        if self._saves or self._several:
             handled[signal.SIGTERM] = signal.SIG_DFL
             if "SLURM_JOB_ID" in os.environ:
                 handled[signal.SIGUSR1] = signal.SIG_DFL
@@ -123,6 +128,32 @@ class Interrupt:
         if number == signal.SIGINT:
             raise KeyboardInterrupt(what)
         raise Preempted(what)
+
+
+def await_last_words() -> None:
+    """Have SIGTERM end this process some seconds later, as it is about to tell an error.
+
+    A launcher sends it to all processes as soon as it sees that one has ended.
+    """
+    _replace_sigterm(signal.SIG_DFL, _end_later)
+
+
+def end_by_sigterm_again() -> None:
+    """Have SIGTERM end this process at once, where it did so before `await_last_words`."""
+    _replace_sigterm(_end_later, signal.SIG_DFL)
+
+
+def _replace_sigterm(before: Any, after: Any) -> None:
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is before:
+        signal.signal(signal.SIGTERM, after)
+
+
+def _end_later(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+    timer = threading.Timer(_LAST_WORDS, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def in_notebook() -> bool:

@@ -5,6 +5,7 @@ which does as torchrun does: it keeps the addresses, starts the processes, and, 
 failed, tells the others to end.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -160,12 +161,10 @@ def be_parent():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.path.insert(0, str(HERE / "scripts"))
-    import accelerate  # noqa: F401
+    for name in ("accelerate", "pandas", "psutil", "torch._dynamo", "torch._inductor.config"):
+        importlib.import_module(name)  # whatever would be imported by each process anew
     import torch
-    import torch.distributed
     import train  # noqa: F401
-
-    import fitorch  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -146,7 +146,7 @@ def main(options):
             "pid": os.getpid(),
             "time": time.time(),
             "updates": model.updates,
-            "epochs": model.epoch,
+            "epochs": model.progress.epochs,
             "digest": digest(model.net),
             "behind the last update": watch.digest,
             "history": model.history.frame.drop(columns="seconds", errors="ignore").to_json(),
