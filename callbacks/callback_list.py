@@ -140,3 +140,9 @@ def one_by_one(callbacks: Iterable[Any]) -> Iterator[Any]:
             yield from one_by_one(callback.callbacks)
         else:
             yield callback
+
+
+def on_every_process(callbacks: Iterable[Any]) -> list[Any]:
+    """Return the callbacks that are not for the main process alone, which writes and draws."""
+    each = one_by_one(callbacks)
+    return [c for c in each if getattr(c, "main_process_only", False) is not True]

@@ -15,6 +15,7 @@ from .errors import (
     NonFiniteError,
     NotBitExactWarning,
     Preempted,
+    RankError,
     ShapeError,
     UnsafeCheckpointError,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "NonFiniteError",
     "NotBitExactWarning",
     "Preempted",
+    "RankError",
     "ShapeError",
     "UnsafeCheckpointError",
     "VLog",

@@ -11,10 +11,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from .errors import Preempted
+from .last_words import await_last_words, end_later
 from .processes import Processes
 
 _AGAIN = 1.0  # seconds after which a second signal is meant: a terminal may send one twice
-_LAST_WORDS = 5.0  # seconds that SIGTERM waits for an error to be told
 
 
 class Interrupt:
@@ -50,7 +50,7 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number, default in self._handled().items():
-                if signal.getsignal(number) in (default, _end_later):
+                if signal.getsignal(number) in (default, end_later):
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -128,32 +128,6 @@ class Interrupt:
         if number == signal.SIGINT:
             raise KeyboardInterrupt(what)
         raise Preempted(what)
-
-
-def await_last_words() -> None:
-    """Have SIGTERM end this process some seconds later, as it is about to tell an error.
-
-    A launcher sends it to all processes as soon as it sees that one has ended.
-    """
-    _replace_sigterm(signal.SIG_DFL, _end_later)
-
-
-def end_by_sigterm_again() -> None:
-    """Have SIGTERM end this process at once, where it did so before `await_last_words`."""
-    _replace_sigterm(_end_later, signal.SIG_DFL)
-
-
-def _replace_sigterm(before: Any, after: Any) -> None:
-    main = threading.current_thread() is threading.main_thread()
-    if main and signal.getsignal(signal.SIGTERM) is before:
-        signal.signal(signal.SIGTERM, after)
-
-
-def _end_later(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
-    timer = threading.Timer(_LAST_WORDS, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
 
 
 def in_notebook() -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
+from fitorch.callbacks.callback_list import on_every_process
 from fitorch.callbacks.hooks import Hooks, with_keras_hooks
 from fitorch.callbacks.notebook import NotebookProgress
 from fitorch.callbacks.progress import Progress as ProgressDisplay
@@ -269,6 +270,7 @@ class Measuring(NetFace):
         """Return the hooks of an evaluation or prediction; within a fit it shows no line."""
         check_choice("verbose", verbose, ("auto", 0, 1, 2))
         found = [with_keras_hooks(callback) for callback in callbacks or ()]
+        found = found if self.is_main_process else on_every_process(found)
         if verbose != 0 and self.run is None and self.placement.processes.main:
             found.append(NotebookProgress() if in_notebook() else ProgressDisplay())
         introduce(found, self, {"epochs": 1, "steps": steps, "verbose": verbose})

@@ -340,7 +340,8 @@ class KerasModel(Resumable):
         self.stop_training = False
         self.ckpt_path = arguments.ckpt_path
         processes = self.place(arguments.mixed_precision, arguments.cpu).processes
-        arguments = check_alike(self, arguments, processes)
+        with together(processes, "fit"):
+            arguments = check_alike(self, arguments, processes)
         with together(processes, "fit"), run_folder(arguments, processes) as folder:
             run = begin(self, train_data, val_data, arguments, folder)
             try:

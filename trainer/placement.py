@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .board import TIMEOUT
 from .forward import Net, in_precision
 from .layout import in_channels_last, lay_out
-from .processes import TIMEOUT, Processes, check_launch, leave_at_exit
+from .processes import Processes, check_launch, leave_at_exit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -5,22 +5,20 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import cloudpickle
 import torch
 from torch import distributed, nn
 
-from .errors import NonFiniteError, RankError
+from .board import Board, of_transport, tell_launcher
+from .errors import RankError
+from .last_words import await_last_words, end_at_once
 from .randomness import derive_seed
 from .sharing import Share
 
-TIMEOUT = timedelta(minutes=10)  # that a process waits for the others, torch's own being 30
-_GRACE = 3.0  # seconds in which processes that fail tell the others why
 _calls = 0  # of `together`, so far; the same in every process
 
 
@@ -130,8 +128,9 @@ def _packed(thing: Any) -> bytes:
 def together(processes: Processes, where: str) -> Iterator[None]:
     """Fail together: an error in one process ends the call in all, each with its message.
 
-    Where all fail, as with a wrong argument, each keeps its error, and they can go on. Where one
-    fails, it tells the others and leaves, which ends whatever they wait for.
+    Where all fail, as with a wrong argument, or a Ctrl-C that all have heard of, each keeps its
+    error, and they can go on. Where one fails, it tells the others and leaves, which ends whatever
+    they wait for.
 
     Args:
         processes: The processes.
@@ -144,80 +143,27 @@ def together(processes: Processes, where: str) -> Iterator[None]:
     if not processes.several:
         yield
         return
+    if not distributed.is_initialized():
+        message = f"{where}: after an error this process has left the others; start all of them anew"
+        raise RankError(message)
     _calls += 1
-    board = _Board(processes, _calls)
+    board = Board(processes.rank, processes.count, _calls)
     try:
         yield
-    except Exception as error:
-        if isinstance(error, NonFiniteError):  # they have met over it already
-            raise
-        if _of_transport(error):
-            raise RankError(board.why(where, error)) from error
+    except BaseException as error:
+        await_last_words()
+        if of_transport(error):
+            leave()  # which tells those who wait for this one
+            lost = RankError(board.why(where, error))
+            tell_launcher(lost)
+            raise lost from error
         board.tell(error)
-        if not board.all_failed():
+        tell_launcher(error)
+        if board.all_failed():
+            end_at_once()
+        else:
             leave()
         raise
-
-
-class _Board:
-    """Where processes that fail say so, for the others to read when they can't be reached.
-
-    Args:
-        processes: The processes.
-        call: The number of the call that they are in.
-    """
-
-    def __init__(self, processes: Processes, call: int) -> None:
-        self._processes = processes
-        self._store: Any = distributed.distributed_c10d._get_default_store()
-        self._prefix = f"fitorch/{call}"
-
-    def tell(self, error: Exception) -> None:
-        """Say why this process fails."""
-        text = f"{type(error).__name__}: {error}"
-        self._store.set(f"{self._prefix}/failed/{self._processes.rank}", text)
-
-    def all_failed(self) -> bool:
-        """Wait a moment for the others to say so too."""
-        return len(self._told("failed")) == self._processes.count
-
-    def why(self, where: str, error: Exception) -> str:
-        """Return why the others can't be reached."""
-        try:
-            self._store.set(f"{self._prefix}/heard/{self._processes.rank}", "")
-            heard = self._told("heard", "failed")
-            failed = {n: text for n, text in heard.items() if text}
-        except RuntimeError:  # the store was kept by the process that is gone
-            return (
-                f"{where}: process {self._processes.rank} has lost the others, among them the one "
-                f"that kept their addresses: {error}"
-            )
-        if failed:
-            return "; ".join(f"{where} failed in process {n}: {t}" for n, t in failed.items())
-        lost = [n for n in range(self._processes.count) if n not in heard]
-        if lost:
-            listed = ", ".join(map(str, lost))
-            return (
-                f"{where}: process {listed} of {self._processes.count} vanished (killed, or out of "
-                f"memory?); heard from {', '.join(map(str, sorted(heard)))}"
-            )
-        return (
-            f"{where}: the processes have lost each other, or one kept the others waiting for more "
-            f"than {TIMEOUT.total_seconds():.0f} s: {error}"
-        )
-
-    def _told(self, *kinds: str) -> dict[int, str]:
-        """Return what each process has said, waiting for all of them a moment."""
-        found: dict[int, str] = {}
-        end = time.monotonic() + _GRACE
-        while len(found) < self._processes.count and time.monotonic() < end:
-            for rank in range(self._processes.count):
-                for kind in kinds:
-                    key = f"{self._prefix}/{kind}/{rank}"
-                    if not found.get(rank) and self._store.check([key]):
-                        found[rank] = self._store.get(key).decode()
-            time.sleep(0.02)
-        return found
 
 
 def leave() -> None:
@@ -246,13 +192,3 @@ def check_launch() -> None:
             "model.fit_ddp(num_processes=2, ...)"
         )
         raise RankError(message)
-
-
-def _of_transport(error: Exception) -> bool:
-    """Say whether an error is torch's, about processes that can't be reached."""
-    if isinstance(error, distributed.DistError):
-        return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(
-        word in said for word in ("gloo/", "Connection closed by peer", "NCCL", "ProcessGroup")
-    )

@@ -14,7 +14,7 @@ from .weights import plain_name
 if TYPE_CHECKING:
     from .model import KerasModel
 
-_OWN = ("callbacks", "seed", "class_weight", "verbose")  # arguments that may differ, or are told
+_OWN = ("callbacks", "seed", "verbose")  # told otherwise, or one's own affair
 
 
 def check_alike(model: KerasModel, arguments: FitArguments, processes: Processes) -> FitArguments:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import lr_scheduler
 
 from fitorch.callbacks.best_weights import BestWeights
-from fitorch.callbacks.callback_list import one_by_one
+from fitorch.callbacks.callback_list import on_every_process, one_by_one
 from fitorch.callbacks.early_stopping import EarlyStopping
 from fitorch.callbacks.foreign import refuse_foreign
 from fitorch.callbacks.max_time import MaxTime
@@ -108,12 +108,6 @@ def make_callbacks(
         notes = [] if saving is None else saving.folder.notes
         callbacks += [Announcer(progress, [*callbacks, interrupt], notes), progress]
     return callbacks if model.placement.processes.main else on_every_process(callbacks)
-
-
-def on_every_process(callbacks: Iterable[Any]) -> list[Any]:
-    """Return the callbacks that are not for the main process alone, which writes and draws."""
-    each = one_by_one(callbacks)
-    return [c for c in each if getattr(c, "main_process_only", False) is not True]
 
 
 def _display(arguments: FitArguments, monitor: str, mode: str) -> Progress:

@@ -102,7 +102,7 @@ class Watch(Callback):
         self.digest, self.began = None, False
 
     def on_train_batch_end(self, batch, logs=None):
-        self.digest = digest(self.model.net)
+        self.digest = digest(self.model.net.named_parameters())
         if not self.began:
             self.told.write_text(str(os.getpid()))
             self.began = True
@@ -113,9 +113,9 @@ class Watch(Callback):
         self.event.at("epoch")
 
 
-def digest(net):
+def digest(named):
     found = hashlib.sha256()
-    for name, value in net.state_dict().items():
+    for name, value in named:
         found.update(name.encode() + value.detach().numpy().tobytes())
     return found.hexdigest()
 
@@ -147,7 +147,8 @@ def main(options):
             "time": time.time(),
             "updates": model.updates,
             "epochs": model.progress.epochs,
-            "digest": digest(model.net),
+            "digest": digest(model.net.state_dict().items()),
+            "weights": digest(model.net.named_parameters()),
             "behind the last update": watch.digest,
             "history": model.history.frame.drop(columns="seconds", errors="ignore").to_json(),
         }

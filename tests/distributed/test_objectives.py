@@ -1,0 +1,113 @@
+"""Nets, losses and batches of every form, trained by several processes as by one."""
+
+import pytest
+import torch
+from torch import nn
+
+from fitorch import KerasModel, RankError
+from fitorch.losses import L2, term
+
+SAMPLES = 50
+
+
+def samples():
+    x = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(1)).double()
+    return x, x[:, :3].argmax(1)
+
+
+class CenterLoss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.centers = nn.Parameter(torch.zeros(3, 8, dtype=torch.float64))
+
+    def forward(self, features, y_true):
+        return 0.5 * (features - self.centers[y_true]).square().sum(1)
+
+
+class Two(nn.Module):
+    """Gives a class and features; a branch is never used."""
+
+    def __init__(self, unused=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        if unused:
+            self.unused = nn.Linear(2, 2)
+        self.double()
+
+    def forward(self, x):
+        features = self.body(x).tanh()
+        return {"digit": self.head(features), "features": features}
+
+
+def model_of(kind):
+    net, hook = Two(unused=kind == "unused"), None
+    loss = {"digit": nn.CrossEntropyLoss()}
+    if kind == "learned":
+        loss["features"] = 0.1 * term(CenterLoss(), per_sample=True)
+    elif kind == "hook":
+        loss = nn.CrossEntropyLoss() + 1e-2 * L2()
+
+        def hook(net, batch):
+            return net(batch["x"])["digit"], batch["y"]
+
+    elif kind == "ignoring":
+        loss["features"] = nn.CrossEntropyLoss(ignore_index=1)
+    return KerasModel(net, loss, None, lambda p: torch.optim.SGD(p, 0.1), forward=hook)
+
+
+def trained(kind, world, **options):
+    model = model_of(kind)
+    x, y = samples()
+    data = {"x": x, "y": y} if kind == "hook" else (x, {"digit": y, "features": y})
+    if kind in ("unused", "plain"):
+        data = x, {"digit": y}
+    frame = model.fit(data, epochs=2, batch_size=12 // world, seed=3, verbose=0, **options)
+    state = {name: value.clone() for name, value in model.net.state_dict().items()}
+    state |= {name: value.clone() for name, value in model.objective.state_dict().items()}
+    return state, frame.drop(columns="seconds")
+
+
+@pytest.mark.parametrize("kind", ["plain", "learned", "hook"])
+def test_losses_of_every_form_train_alike(several, kind):
+    expected, table = trained(kind, 1)
+    for state, figures in several.run(trained, kind, several.count):
+        assert state.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.allclose(state[name], value, rtol=0, atol=1e-10), name
+        assert (figures - table).abs().max().max() < 1e-9
+
+
+def test_unused_parameters_are_allowed_where_that_was_said(two):
+    expected, _ = trained("unused", 1)
+    for state, _ in two.run(trained, "unused", 2, find_unused_parameters=True):
+        for name, value in expected.items():
+            assert torch.allclose(state[name], value, rtol=0, atol=1e-10), name
+
+
+def refused(kind):
+    with pytest.raises((RankError, RuntimeError)) as caught:
+        trained(kind, 2)
+    return str(caught.value), getattr(caught.value, "__notes__", [])
+
+
+def test_an_error_over_unused_parameters_tells_the_way_out(two):
+    for _, notes in two.run(refused, "unused"):
+        assert any("find_unused_parameters=True" in note for note in notes)
+
+
+def test_terms_that_count_differently_are_refused(two):
+    for message, _ in two.run(refused, "ignoring"):
+        assert "means over different numbers of targets" in message
+
+
+def too_few():
+    model = model_of("plain")
+    x, y = samples()
+    with pytest.raises(RankError) as caught:
+        model.fit((x[:2], {"digit": y[:2]}), epochs=1, verbose=0, seed=1)
+    return str(caught.value)
+
+
+def test_fewer_samples_than_processes_are_refused(three):
+    assert any("fewer samples than processes" in message for message in three.run(too_few))
