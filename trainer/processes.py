@@ -19,6 +19,11 @@ from .last_words import await_last_words, end_at_once
 from .randomness import derive_seed
 from .sharing import Share
 
+_SHARDED = {
+    "FSDP": "ACCELERATE_USE_FSDP",
+    "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
+    "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
+}
 _calls = 0  # of `together`, so far; the same in every process
 
 
@@ -179,11 +184,19 @@ def leave_at_exit() -> None:
 
 
 def check_launch() -> None:
-    """Refuse a launch of several processes that turns out to be of one.
+    """Refuse a launch of several processes that turns out to be of one, or of another kind.
 
     Raises:
-        RankError: It tells how to launch several on CPUs.
+        RankError: It tells how to launch several on CPUs, or that the net can't be sharded.
     """
+    for kind, name in _SHARDED.items():
+        if os.environ.get(name, "false").lower() in ("true", "1"):
+            message = (
+                f"accelerate is configured for {kind} ({name}={os.environ[name]}), but fitorch "
+                "keeps the whole net in each process so far; run accelerate config again, with "
+                "distributed training by data parallelism alone"
+            )
+            raise RankError(message)
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if launched and "WORLD_SIZE" not in os.environ:
         message = (
