@@ -408,6 +408,7 @@ def test_a_buffer_that_is_replaced_keeps_its_average():
     assert_weights(model.net, by_hand()[1])
 
 
+@pytest.mark.slow
 def test_with_a_compiled_step(monkeypatch):
     monkeypatch.setattr(region, "_BACKEND", "aot_eager")
     torch._dynamo.reset()

@@ -324,6 +324,7 @@ def test_wandb_shows_figures_of_batches_over_an_axis_of_their_own(wandb_runs):
     assert [row["_step"] for row in rows] == list(range(6))  # none was dropped
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("trackers")
 def test_wandb_gets_the_best_weights_of_this_fit(wandb_runs):
     (run,) = wandb_runs["weights"]["runs"]

@@ -214,9 +214,8 @@ def _process(rank, world, split, address, found):
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    "split", [pytest.param([50, 51], marks=pytest.mark.slow), [60, 0, 41]], ids=str
-)
+@pytest.mark.slow  # tests/distributed has processes that stay
+@pytest.mark.parametrize("split", [[50, 51], [60, 0, 41]], ids=str)
 def test_real_processes(split, tmp_path):
     context = multiprocessing.get_context("spawn")
     found = context.SimpleQueue()

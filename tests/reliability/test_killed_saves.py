@@ -37,6 +37,7 @@ def test_no_kill_while_saving_loses_or_tears_a_checkpoint(tmp_path, kills, megab
     assert_nothing_is_lost(killed(tmp_path, kills, megabytes, "save"), kills)
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [10, 50])
 def test_no_kill_while_old_ones_are_removed_loses_a_checkpoint(tmp_path, kills):
     assert_nothing_is_lost(killed(tmp_path, kills, 1, "prune"), kills)

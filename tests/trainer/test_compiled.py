@@ -82,6 +82,12 @@ def test_generated_code_trains_as_the_loop_does_and_is_compiled_once():
     assert_same(compiled, plain)
 
 
+def most_are_slow(cases, quick):
+    """Return all cases for parametrize, those that are not named `quick` among the slow tests."""
+    marks = {name: () if name in quick else pytest.mark.slow for name in cases}
+    return [pytest.param(case, id=name, marks=marks[name]) for name, case in cases.items()]
+
+
 OPTIMIZERS = {
     "adam": lambda p: optim.Adam(p, 1e-2),
     "fused adamw": lambda p: optim.AdamW(p, 1e-2, fused=True),
@@ -95,7 +101,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", most_are_slow(OPTIMIZERS, {"adam", "two groups"}))
 def test_with_each_optimizer(traced, optimizer):
     compiled = fitted(True, optimizer=optimizer)
     assert graphs() == 1
@@ -130,7 +136,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("loss", OBJECTIVES.values(), ids=OBJECTIVES)
+@pytest.mark.parametrize("loss", most_are_slow(OBJECTIVES, {"penalties", "a function"}))
 def test_with_each_kind_of_objective(traced, loss):
     compiled = fitted(True, loss=loss)
     assert graphs() == 1
@@ -158,7 +164,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", most_are_slow(OPTIONS, {"clipped norm", "sample weights"}))
 def test_with_each_option(traced, options):
     compiled = fitted(True, **options)
     assert graphs() == 1

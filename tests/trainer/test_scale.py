@@ -87,6 +87,7 @@ def test_two_thousand_epochs_keep_nothing_but_their_row():
     assert after - before < 1000  # floats, too, would be thousands; columns grow in place
 
 
+@pytest.mark.slow
 def test_two_thousand_epochs_take_half_a_megabyte_of_the_machine():
     before, after = in_a_new_process(RESIDENT, last=2300)
     assert after - before < 0.5e6
