@@ -45,7 +45,7 @@ class NotebookProgress(Progress):
         self._plots = plot
         self._plot_due = 0.0
         self._curve: dict[str, list[tuple[float, float]]] = {}  # of the running epoch
-        self._drawn = self._curve  # that of the last epoch that lasted
+        self._drawn = self._curve  # the same, once that epoch lasts
 
     @cached_property
     def _screen(self) -> Page:  # type: ignore[override]
@@ -70,8 +70,13 @@ class NotebookProgress(Progress):
         super().on_epoch_begin(epoch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Keep an epoch's figures for the next refresh, and draw where it is time."""
+        """Keep an epoch's figures for the next refresh, and draw where it is time.
+
+        Where there are several epochs, a point each stands for them.
+        """
         super().on_epoch_end(epoch, logs)
+        if self._epoch > 1:
+            self._drawn = {}
         if perf_counter() >= self._plot_due:
             self._draw()
 

@@ -114,6 +114,7 @@ def test_the_bar_moves_and_the_plot_changes_in_place(page, lab, tmp_path):
     page.wait(f"document.querySelector({PICTURE!r}).src != {before.source!r}", 60)
     after = Screen(page, tmp_path, "after")
     page.wait(f"document.querySelector({OUTPUT!r}).innerText.includes('trained 30 epochs')", 60)
+    page.wait(f"{KERNEL}.status === 'idle'", 60)  # the last picture comes behind the last words
     last = Screen(page, tmp_path, "last")
 
     assert before.live.startswith("epoch ")

@@ -151,9 +151,11 @@ def test_an_epoch_that_lasts_is_drawn_while_it_runs(outputs, monkeypatch):
     assert {epochs for epochs, _ in within} == {0, 1}
     first = next(curve for epochs, curve in within if epochs == 0)
     assert set(first) == {"train_loss", "train_mae"}
-    for x, loss in drawn[-1][2]["train_loss"]:  # of the last epoch, up to its last drawing
+    second = next(curve for epochs, curve in reversed(within) if epochs == 1)
+    for x, loss in second["train_loss"]:  # up to its last drawing
         assert 1 < x <= 2
         assert loss == losses[round(16 * x) - 1]
+    assert drawn[-1][1:] == (2, {})  # in the picture that stays a point stands for each epoch
 
 
 def test_short_epochs_are_drawn_only_once_they_are_over(outputs, monkeypatch):
