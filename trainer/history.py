@@ -18,6 +18,7 @@ from fitorch.callbacks.base import Logs
 from fitorch.callbacks.logs import KerasNames
 
 from .fit_record import FitRecord
+from .processes import Processes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +133,7 @@ class History(Callback):
         from .plot import plot_history
 
         figure = plot_history(self.frame, self.monitor, self.best.get("epoch"), metrics, self._sets)
-        if path is not None:
+        if path is not None and Processes().main:
             figure.savefig(path, dpi=150)
         return figure
 
@@ -152,7 +153,6 @@ class History(Callback):
             ValueError: The history is empty.
             OSError: The file can't be written.
         """
-        from .processes import Processes
         from .report import write_report
 
         if not Processes().main:

@@ -15,6 +15,7 @@ from fitorch.losses.terms import Part
 
 from .accord import Accord
 from .errors import NonFiniteError, RankError, annotate
+from .modes import modes_restored
 from .norms import SyncedNorms
 from .randomness import undisturbed_randomness
 from .steps import TrainingStep
@@ -118,8 +119,9 @@ class ReplicaStep(TrainingStep):
         """
         self._counts = False
         if any(is_lazy(p) for p in self._measures.net.parameters()):
-            with undisturbed_randomness(), torch.no_grad():
-                self.measure(batch)  # it learns its shapes
+            with undisturbed_randomness(), modes_restored(self._measures.net):
+                self._measures.net.eval()  # so that batch norms count nothing
+                self.measure(batch)  # the net learns its shapes
         self._last = batch
         self._replica = _Replica(self, self._measures.net, self.objective.module)
         self._ddp = DistributedDataParallel(self._replica, find_unused_parameters=self._find_unused)

@@ -183,10 +183,10 @@ def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many CPUs this process may use, an even part where several share the machine."""
+    known = hasattr(os, "sched_getaffinity")
+    cpus = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def may_share(dataset: Any, batch: Any, count: int) -> bool:
