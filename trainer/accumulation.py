@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .feed import Micro, windows
-from .steps import TrainingStep
 from .structure import sample_count
+from .training import TrainingStep
 
 
 class AccumulatingStep(TrainingStep):

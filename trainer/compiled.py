@@ -8,7 +8,7 @@ from typing import Any
 
 from .region import Region
 from .shadow import CannotCompileError, settings_of
-from .steps import TrainingStep
+from .training import TrainingStep
 
 _ENOUGH = 32  # batches to judge by
 _MANY = 0.5  # the part of them that should be compiled

@@ -14,6 +14,7 @@ from .board import TIMEOUT
 from .forward import Net, in_precision
 from .layout import in_channels_last, lay_out
 from .processes import Processes, check_launch, leave_at_exit
+from .restarts import meeting_point
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,10 +60,11 @@ class Placement:
         self.processes = Processes()
 
     def __str__(self) -> str:
-        name = str(self.device)
+        name = "cpu" if self.device.type == "cpu" else str(self.device)
         if self.device.type == "cuda":
             name = f"{name} ({torch.cuda.get_device_name(self.device)})"
-        return name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
+        name = name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
+        return f"{name}, {self.processes.count} processes" if self.processes.several else name
 
     def cast(self, net: Net) -> Net:
         """Return `net` run in the chosen precision and memory layout, its outputs in float32."""
@@ -130,7 +132,7 @@ def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:
     _settings = (mixed_precision, cpu)
     if not several:
         return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
-    waiting: list[Any] = [InitProcessGroupKwargs(timeout=TIMEOUT)]
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=waiting)
+    meeting: list[Any] = [InitProcessGroupKwargs(timeout=TIMEOUT, init_method=meeting_point())]
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=meeting)
     leave_at_exit()
     return accelerator

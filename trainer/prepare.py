@@ -30,7 +30,8 @@ from .replica import ReplicaStep
 from .run import Run
 from .scheduling import when_to_step
 from .state import FitState, Progress
-from .steps import EvaluationStep, Measures, TrainingStep
+from .steps import EvaluationStep, Measures
+from .training import TrainingStep
 from .update import Update
 from .watching import check_monitors, make_callbacks, make_saving, watched_figure
 

@@ -18,7 +18,7 @@ from .errors import NonFiniteError, RankError, annotate
 from .modes import modes_restored
 from .norms import SyncedNorms
 from .randomness import undisturbed_randomness
-from .steps import TrainingStep
+from .training import TrainingStep
 
 _GLANCE = 16  # updates from one look at an accelerator's answer to the next
 

@@ -24,7 +24,7 @@ from .reading import reading
 from .replica import ReplicaStep
 from .scheduling import step_after_epoch
 from .state import FitState, Progress
-from .steps import TrainingStep
+from .training import TrainingStep
 
 if TYPE_CHECKING:
     from .model import KerasModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from .errors import CheckpointWriteError, NonFiniteError
 from .fingerprint import fingerprint
 from .folder import RunFolder, shown
 from .processes import Processes
+from .writers import Background, Foreground
 
 if TYPE_CHECKING:
     from .run import Run
@@ -56,7 +56,7 @@ class Saving(Callback):
         self.resumed_from: Path | None = None
         self._on_error = on_error
         self._failures = 0
-        self._writer = _Background(self._written) if background else _Foreground(self._written)
+        self._writer = Background(self._written) if background else Foreground(self._written)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Save, unless the epoch was cut short to be gone on with."""
@@ -87,7 +87,7 @@ class Saving(Callback):
         if state is None:  # the main process writes for all
             return
         parts = pack(state)
-        if isinstance(self._writer, _Background):
+        if isinstance(self._writer, Background):
             parts = {name: part.copied() for name, part in parts.items()}
         step, info = run.state.update.completed, info_of(run)
         protected = [path for path in (self.resumed_from,) if path is not None]
@@ -182,60 +182,6 @@ class StepSaving(Saving):
         if due or accord.save:
             self._saved_at, accord.save = time.monotonic(), False
             self.save()
-
-
-class _Foreground:
-    """Writes at once.
-
-    Args:
-        tell: Is told what was written.
-    """
-
-    def __init__(self, tell: Callable[[Checkpoint], None]) -> None:
-        self._tell = tell
-
-    def start(self, write: Callable[[], Checkpoint]) -> None:
-        """Write."""
-        self._tell(write())
-
-    def wait(self) -> None:
-        """Do nothing: all is written."""
-
-
-class _Background:
-    """Writes in a thread, one checkpoint at a time; errors are raised when somebody waits.
-
-    Args:
-        tell: Is told, in the thread of training, what was written.
-    """
-
-    def __init__(self, tell: Callable[[Checkpoint], None]) -> None:
-        self._tell = tell
-        self._thread: threading.Thread | None = None
-        self._result: Checkpoint | BaseException | None = None
-
-    def start(self, write: Callable[[], Checkpoint]) -> None:
-        """Wait for the checkpoint before, and begin with this one."""
-        self.wait()
-        self._thread = threading.Thread(target=self._work, args=(write,), name="fitorch-save")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Wait until all is written."""
-        if self._thread is None:
-            return
-        self._thread.join()
-        self._thread, result, self._result = None, self._result, None
-        if isinstance(result, BaseException):
-            raise result
-        if result is not None:
-            self._tell(result)
-
-    def _work(self, write: Callable[[], Checkpoint]) -> None:
-        try:
-            self._result = write()
-        except BaseException as error:
-            self._result = error
 
 
 def save_to(path: str | Path, run: Run) -> Path:
