@@ -66,6 +66,7 @@ bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/display.py
+	$(BIN)/python benchmarks/scaling.py
 
 bench-peers: $(PEERS_STAMP)
 	mkdir -p docs/images

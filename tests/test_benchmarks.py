@@ -169,3 +169,73 @@ def test_every_contender_has_its_module_and_a_pinned_version(benchmark):
         names = {getattr(node, "name", getattr(node, "id", None)) for node in ast.walk(module)}
         assert peer.build in names
         assert peer.distribution in ("", "fitorch") or f"{peer.distribution.lower()}==" in pins
+
+
+def job(by_hand, ours, steps=10, **changes):
+    """Return what a job of scaling.py tells, of two epochs."""
+    microseconds = {"by hand": [by_hand, 3 * by_hand], "fitorch": [ours, 3 * ours]}
+    made = {"microseconds": microseconds, "steps": steps, "batch_size": 64, "call_ms": 20.0}
+    return made | {"gradient_bytes": 80_000} | changes
+
+
+def turns_of_scaling():
+    pair = {"all_reduce_us": 300.0, "latency_us": 100.0}
+    turn = {
+        "alone": job(1000, 980, steps=20),
+        "weak": job(1500, 1530, **pair),
+        "strong": job(1000, 1100, steps=20, **pair),
+    }
+    for name in ("weak", "strong"):
+        turn[name]["microseconds"]["silent"] = [1000, 1000]
+    return [turn, turn]
+
+
+def test_processes_are_told_with_ratios_within_a_pair_of_epochs(benchmark, capsys):
+    benchmark("scaling").report({"mlp": turns_of_scaling()})
+    tables = [rows(part) for part in capsys.readouterr().out.split("\n\n") if part[0] == "|"]
+    assert [[row[6] for row in tables[0][2:]]] == [
+        ["0.980 (0.98-0.98)", "1.020 (1.02-1.02)", "1.100 (1.10-1.10)"]
+    ]
+    assert tables[1][2:] == [
+        ["mlp", "2, the same batch each", "1.33", "1.28", "4.00"],
+        ["mlp", "2, half the batch each", "1.00", "0.89", "2.00"],
+    ]
+    assert tables[2][2][2:] == ["80", "1,000", "300", "1,300", "3,000", "2.31"]
+
+
+def test_two_processes_train_beside_the_loop_by_hand(benchmark):
+    found = benchmark("scaling").run_job("ring", processes=2, batch_size=250, epochs=2)
+    assert (found["world"], found["steps"]) == (2, 10)
+    assert {name: len(times) for name, times in found["microseconds"].items()} == {
+        "fitorch": 2, "by hand": 2, "silent": 2,
+    }  # fmt: skip
+    assert found["losses"]["fitorch"] == pytest.approx(found["losses"]["by hand"], rel=0.1)
+
+
+def test_the_model_on_paper_agrees_with_a_sum_by_hand(benchmark):
+    model = benchmark("scaling_model")
+    machine = model.Machine(1.0, 1e9, 1e8, 1e-6, 1e-5, node=4)
+    net = model.Net(1e6, 4, compute=0.01)
+    alone, four, eight = (model.step_of(net, machine, n) for n in (1, 4, 8))
+    assert (alone.messages, alone.efficiency) == (0, 1)
+    # In a ring of four each sends 3/4 of 4 MB twice, in six hops: with one bucket nothing hides it.
+    assert four.seconds == pytest.approx(0.01 + 6e-6 + 2 * 3 / 4 * 4e6 / 1e9)
+    assert eight.messages == pytest.approx(12e-6 + 2e-5 + 2 * 7 / 8 * 4e6 / 1e8)
+    # Of four buckets the last is not hidden, or what the backward is too short for.
+    cut = model.Net(1e6, 4, compute=0.01, buckets=4)
+    assert model.step_of(cut, machine, 4).exposed == pytest.approx(6e-6 + 1.5e-3)
+    short = model.step_of(model.Net(1e6, 4, compute=0.001, buckets=4), machine, 4)
+    assert short.exposed == pytest.approx(short.messages - 0.001 * 2 / 3 * 3 / 4)
+
+
+def test_the_model_on_paper_prefers_a_tree_where_messages_are_small(benchmark):
+    model = benchmark("scaling_model")
+    small, large = (model.all_reduce(size, model.H100, 4096) for size in (4, 4e9))
+    assert small == pytest.approx(2 * (3 * 3e-6 + 9 * 1e-5), rel=1e-3)
+    assert large == pytest.approx(2 * 4095 / 4096 * 4e9 / 4.5e10, rel=0.2)
+
+
+def test_the_page_about_scaling_shows_the_tables_of_the_model(benchmark):
+    page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
+    for table in benchmark("scaling_model").tables():
+        assert table in page

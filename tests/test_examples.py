@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -34,6 +35,7 @@ PROMISES = {
         0.8,
         ["runs/resume/best.safetensors", "runs/resume/history.csv"],
     ),
+    "processes.py": (r"accuracy ([\d.]+)$", 0.88, ["runs/processes/best.safetensors"]),
     "tracked.py": (r"val_auc ([\d.]+)$", 0.97, []),
     "autoencoder.py": (r"explained ([\d.]+)$", 0.6, []),
     "ring.py": (
@@ -64,10 +66,10 @@ def test_example_keeps_its_promise(name, tmp_path, monkeypatch):
         assert (tmp_path / file).stat().st_size > 0
 
 
-def in_a_process(path):
+def in_a_process(*command):
     """Run a program as a user does; return what it printed."""
     environment = {**os.environ, "PYTHONWARNINGS": "error::UserWarning"}
-    command = [sys.executable, str(path)]
+    command = [sys.executable, *map(str, command)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -75,9 +77,26 @@ def in_a_process(path):
 
 def in_this_process(path):
     """Run a program without the seconds that a new interpreter takes to import torch."""
-    with contextlib.redirect_stdout(io.StringIO()) as shown, undisturbed_randomness():
+    shown = io.StringIO()
+    with (
+        contextlib.redirect_stdout(shown),
+        undisturbed_randomness(),
+        mock.patch.object(sys, "argv", [str(path)]),
+    ):
         runpy.run_path(str(path), run_name="__main__")
     return shown.getvalue()
+
+
+def test_two_processes_of_torchrun_learn_what_one_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line, *_ = PROMISES["processes.py"]
+    alone = re.search(line, in_this_process(EXAMPLES / "processes.py"), flags=re.MULTILINE)
+    together = in_a_process(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        EXAMPLES / "processes.py",
+    )
+    assert "\n2 with a batch of 30 each" in together
+    assert re.findall(line, together, flags=re.MULTILINE) == [alone[1]]
 
 
 @pytest.mark.parametrize("name", PROMISES)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .interrupt import in_notebook
 from .launching import launch
 from .layout import align_state
 from .state import Progress
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 def fit_ddp(model: KerasModel, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
     """Train in several processes; see `KerasModel.fit_ddp`."""
-    made = launch(_fit, {"model": model, **options}, num_processes)
+    arguments = {"model": model, "tidily": in_notebook(), **options}
+    made = launch(_fit, arguments, num_processes)
     for name, part in _parts(model).items():
         part.load_state_dict(made["parts"][name])
     if model.optimizer is not None:
@@ -41,11 +43,21 @@ def evaluate_ddp(
     return found
 
 
-def _fit(model: KerasModel, **options: Any) -> dict[str, Any] | None:
-    """Train, as one of the processes; return what the model has become."""
+def _fit(model: KerasModel, tidily: bool, **options: Any) -> dict[str, Any] | None:
+    """Train, as one of the processes; return what the model has become.
+
+    Args:
+        model: The model.
+        tidily: Whether an interrupt just ends the fit, as in a notebook.
+        **options: As for `fit`.
+    """
     with warnings.catch_warnings():  # a copied schedule has lost track of its optimizer's steps
         warnings.filterwarnings("ignore", message="Seems like `optimizer.step")
-        model.fit(**options)
+        try:
+            model.fit(**options)
+        except KeyboardInterrupt:
+            if not tidily:
+                raise
     if not model.is_main_process:
         return None
     states = {name: part.state_dict() for name, part in _parts(model).items()}

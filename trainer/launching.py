@@ -24,6 +24,8 @@ from .errors import RankError, annotate
 from .interrupt import in_notebook
 
 PAYLOAD, RESULT = "payload", "result"
+_INTERRUPTIONS = 2  # that are passed on: the second one aborts; a third ends all at once
+_PATIENCE = 5.0  # seconds for the last output of a process that has ended
 _PAUSE = 0.05  # seconds between two looks at the processes
 _GRACE = 10.0  # seconds that the others have to end by themselves, once one has failed
 
@@ -93,28 +95,38 @@ def _can_be_copied(value: Any) -> bool:
 
 @contextmanager
 def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start the processes; none is left at the end."""
+    """Start the processes; none is left at the end, and all is shown that they have printed.
+
+    Each reads a pipe, whose end tells it that this process is gone.
+    """
     piped = in_notebook()
     processes: list[subprocess.Popen[bytes]] = []
+    readers: list[threading.Thread] = []
     try:
         for rank in range(count):
             process = subprocess.Popen(
                 [sys.executable, "-m", "fitorch.launched", str(folder)],
                 env={**os.environ, **_environment(rank, count, port)},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if piped else None,
                 stderr=subprocess.STDOUT if piped else None,
                 start_new_session=piped,
             )
             processes.append(process)
-        for process in processes if piped else ():
-            assert process.stdout is not None
-            threading.Thread(target=_forward, args=(process.stdout,), daemon=True).start()
+            if process.stdout is not None:
+                reader = threading.Thread(target=_forward, args=(process.stdout,), daemon=True)
+                reader.start()
+                readers.append(reader)
         yield processes
     finally:
         for process in processes:
             process.kill()
             process.wait()
+        for process in processes:
+            if process.stdin is not None:
+                process.stdin.close()
+        for reader in readers:
+            reader.join(_PATIENCE)
 
 
 def _environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -135,29 +147,51 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 def _forward(output: IO[bytes]) -> None:
     """Print what a process prints where the notebook shows it."""
-    for line in output:
-        sys.stdout.write(line.decode(errors="replace"))
+    with output:
+        for line in output:
+            sys.stdout.write(line.decode(errors="replace"))
+    sys.stdout.flush()
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Wait until all have ended; once one has failed, the others have a moment to do so."""
+    """Wait until all have ended; once one has failed, the others have a moment to do so.
+
+    Signals to this process are passed on, and what they ask for is done there.
+    """
     failed: float | None = None
-    while any(process.poll() is None for process in processes):
-        try:
-            time.sleep(_PAUSE)
-        except KeyboardInterrupt:  # it also came to those that share the terminal
-            _tell(processes, signal.SIGINT)
-        if failed is None and any(process.poll() for process in processes):
-            failed = time.monotonic()
-        if failed is not None and time.monotonic() - failed > _GRACE:
-            return
+    interruptions = 0
+    with _sigterm_told(processes):
+        while any(process.poll() is None for process in processes):
+            try:
+                time.sleep(_PAUSE)
+            except KeyboardInterrupt:
+                interruptions += 1
+                if interruptions > _INTERRUPTIONS:
+                    raise
+                _tell(processes, signal.SIGINT)
+            if failed is None and any(process.poll() for process in processes):
+                failed = time.monotonic()
+            if failed is not None and time.monotonic() - failed > _GRACE:
+                return
+
+
+@contextmanager
+def _sigterm_told(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _frame: _tell(processes, number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _tell(processes: list[subprocess.Popen[bytes]], number: int) -> None:
     for process in processes:
-        if process.poll() is None and os.getpgid(process.pid) != os.getpgrp():
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
+        with suppress(ProcessLookupError):
+            process.send_signal(number)  # from a terminal it came there too, and counts once
 
 
 def _raise_failure(folder: Path, processes: list[subprocess.Popen[bytes]]) -> None:

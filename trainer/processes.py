@@ -149,7 +149,9 @@ def together(processes: Processes, where: str) -> Iterator[None]:
         yield
         return
     if not distributed.is_initialized():
-        message = f"{where}: after an error this process has left the others; start all of them anew"
+        message = (
+            f"{where}: after an error this process has left the others; start all of them anew"
+        )
         raise RankError(message)
     _calls += 1
     board = Board(processes.rank, processes.count, _calls)

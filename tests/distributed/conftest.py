@@ -2,6 +2,7 @@
 
 import pytest
 from distributed.cluster import Cluster
+from distributed.forks import Parent
 
 _clusters = {}
 
@@ -32,6 +33,13 @@ def three(_all_clusters):
 @pytest.fixture(params=[2, 3], ids=["2 processes", "3 processes"])
 def several(request, _all_clusters):
     return _cluster(request.param)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    parent = Parent()
+    yield parent
+    parent.close()
 
 
 def pytest_collection_modifyitems(items):

@@ -8,9 +8,11 @@ failed, tells the others to end.
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -39,6 +41,15 @@ class Parent:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return Launched(folder, count, int(self.process.stdout.readline()))
+
+    def popen(self, command, env, **_):
+        """Begin a process of fitorch.launching; what has the face of a Popen."""
+        folder = Path(tempfile.mkdtemp(prefix="fitorch-fork-"))
+        request = {"folder": str(folder), "launched": command[-1], "environment": env}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        self.process.stdout.readline()
+        return Forked(folder)
 
     def run(self, folder, count=2, **options):
         """Do a fit; return what became of it."""
@@ -86,6 +97,35 @@ class Launched:
         return "\n".join((self.folder / f"printed-{n}").read_text() for n in ranks)
 
 
+class Forked:
+    """A process of fitorch.launching that was not started anew, but forked."""
+
+    stdin = stdout = None
+
+    def __init__(self, folder):
+        self.folder, self.returncode = folder, None
+        while not (folder / "pid").exists():
+            time.sleep(0.005)
+        self.pid = int((folder / "pid").read_text())
+
+    def poll(self):
+        if self.returncode is None and (self.folder / "codes.json").exists():
+            (self.returncode,) = json.loads((self.folder / "codes.json").read_text())
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self):
+        while self.poll() is None:
+            time.sleep(0.005)
+        shutil.rmtree(self.folder)
+
+
 def outcomes(folder, count):
     """Return what each process has left, None where it had no time to."""
     files = [folder / f"outcome-{rank}.json" for rank in range(count)]
@@ -94,9 +134,11 @@ def outcomes(folder, count):
 
 def be_launcher(request):
     """Start processes, wait for them, and leave their exit codes."""
+    os.setsid()
+    if "launched" in request:
+        be_launching(request)
     from torch.distributed import TCPStore
 
-    os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is told to the processes as well
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder, count = Path(request["folder"]), request["count"]
@@ -118,9 +160,43 @@ def be_launcher(request):
             time.sleep(0.1)
             for other in running:
                 os.kill(other, signal.SIGTERM)
-    (folder / "codes.part").write_text(json.dumps([codes[rank] for rank in range(count)]))
-    (folder / "codes.part").rename(folder / "codes.json")
+    leave(folder / "codes.json", [codes[rank] for rank in range(count)])
     os._exit(0)
+
+
+def be_launching(request):
+    """Start one process of fitorch.launching."""
+    folder = Path(request["folder"])
+    child = os.fork()
+    if not child:
+        os.environ.update(request["environment"])
+        from fitorch import launched
+
+        launched.end_with_parent = lambda: None
+        sys.path.pop(0)
+        code = launched.main(Path(request["launched"]))
+        end(code)
+    leave(folder / "pid", child)
+    leave(folder / "codes.json", [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])])
+    os._exit(0)
+
+
+def leave(file, thing):
+    """Write a file that is whole as soon as it is there."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(thing))
+    part.rename(file)
+
+
+def end(code):
+    """End without what the parent wanted to do at the end."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def be_process(rank, count, port, folder, request):
@@ -147,13 +223,7 @@ def be_process(rank, count, port, folder, request):
 
         traceback.print_exc()
     finally:
-        from torch import distributed
-
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        end(code)
 
 
 def be_parent():
@@ -161,7 +231,7 @@ def be_parent():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.path.insert(0, str(HERE / "scripts"))
-    for name in ("accelerate", "pandas", "psutil", "torch._dynamo", "torch._inductor.config"):
+    for name in ("accelerate", "pandas", "psutil", "torch._dynamo", "torchmetrics"):
         importlib.import_module(name)  # whatever would be imported by each process anew
     import torch
     import train  # noqa: F401

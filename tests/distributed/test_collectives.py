@@ -78,6 +78,12 @@ def test_a_step_with_unused_parameters_sends_what_the_loop_by_hand_sends(two):
     assert ours == two.run(of_steps, by_hand, "plain", find_unused_parameters=True)
 
 
+def test_a_synced_norm_sends_four_times_more(two):
+    more = two.run(of_steps, fit, "norm", sync_batchnorm=True)
+    steps = LONG - SHORT
+    assert [each["all_reduce"] for each in more] == [(1 + 2 + 2) * steps] * 2
+
+
 @pytest.mark.parametrize("norm", ["plain", "norm"])
 def test_accumulation_sends_once_an_update(two, norm):
     ours = two.run(of_steps, fit, norm, gradient_accumulation_steps=3)

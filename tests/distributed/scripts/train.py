@@ -1,4 +1,4 @@
-"""A fit of several processes in which one may fail, or be told to end; each tells what became of it.
+"""A fit of several processes in which one may fail; each tells what became of it.
 
     torchrun --nproc_per_node 2 train.py options.json
 
@@ -104,7 +104,9 @@ class Watch(Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.digest = digest(self.model.net.named_parameters())
         if not self.began:
-            self.told.write_text(str(os.getpid()))
+            part = self.told.with_suffix(".part")
+            part.write_text(str(os.getpid()))
+            part.rename(self.told)
             self.began = True
         time.sleep(self.pace)
         self.event.at("batch")
@@ -120,10 +122,17 @@ def digest(named):
     return found.hexdigest()
 
 
+def hide(folder):
+    """Have a folder not be there, as on another machine."""
+    is_dir = Path.is_dir
+    Path.is_dir = lambda path: is_dir(path) and not (folder and str(path).startswith(folder))
+
+
 def main(options):
     folder = Path(options["folder"])
     rank = int(os.environ.get("RANK", "0"))
     own = {**options, **options.get("ranks", {}).get(str(rank), {})}
+    hide(own.get("hidden"))
     event = Event(own.get("event"), folder)
     model = KerasModel(
         Net(event, **own.get("net", {})), nn.CrossEntropyLoss(), {"acc": "acc"}, "adam"
