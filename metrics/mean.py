@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -182,11 +182,6 @@ class Means:
         self._means = [mean_on(device, summed=each) for each in summed]
 
     @property
-    def parts(self) -> list[Mean]:
-        """The mean of each term."""
-        return self._means
-
-    @property
     def empty(self) -> bool:
         """Whether nothing was counted for any term."""
         return all(mean.empty for mean in self._means)
@@ -211,13 +206,16 @@ class Means:
         counted = [total / count for total, count in sums if count]
         return sum(counted) if counted else math.nan, [_ratio(*each) for each in sums]
 
-    def gathered(self, gather: Callable[[Any], Sequence[Any]]) -> Means:
-        """Return the means over what all processes counted; every process must call this.
+    def sums(self) -> list[tuple[float, float]]:
+        """Return for each term the sum of its values, each times its share, and of the shares."""
+        return [mean.sums() for mean in self._means]
+
+    def joined(self, everywhere: Sequence[Sequence[tuple[float, float]]]) -> Means:
+        """Return the means over what several processes counted.
 
         Args:
-            gather: Gives what each process passed to it, in their order.
+            everywhere: The sums of each of them.
         """
-        everywhere = gather([mean.sums() for mean in self._means])
         union = Means(torch.device("cpu"), [mean.summed for mean in self._means])
         for number, mean in enumerate(union._means):
             total = math.fsum(sums[number][0] for sums in everywhere)

@@ -203,6 +203,7 @@ def test_processes_are_told_with_ratios_within_a_pair_of_epochs(benchmark, capsy
     assert tables[2][2][2:] == ["80", "1,000", "300", "1,300", "3,000", "2.31"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_beside_the_loop_by_hand(benchmark):
     found = benchmark("scaling").run_job("ring", processes=2, batch_size=250, epochs=2)
     assert (found["world"], found["steps"]) == (2, 10)

@@ -81,10 +81,10 @@ def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
         each = copy.copy(step)
         each.losses, each.metrics = copy.deepcopy(step.losses), copy.deepcopy(step.metrics)
         each.load_state_dict(state)
-        losses.append([mean.sums() for mean in each.losses.parts])
+        losses.append(each.losses.sums())
         each.metrics.gathered(note)
     union = copy.copy(step)
-    union.losses = step.losses.gathered(lambda _own: losses)
+    union.losses = step.losses.joined(losses)
     union.metrics = step.metrics.gathered(lambda _own: counted)
     return union.state_dict()
 

@@ -26,6 +26,7 @@ from .modes import training_modes
 from .placement import Placement, floating_dtype, move_optimizer
 from .preflight import check_optimizer, check_trainable
 from .randomness import seed_everything
+from .ranks import check_enough
 from .replica import ReplicaStep
 from .run import Run
 from .scheduling import when_to_step
@@ -171,6 +172,7 @@ def _sources(
     lengths = {"train_data": (source.samples, source.steps)}
     lengths |= {set_name(name): (s.samples, s.steps) for name, s in validation.items()}
     model.placement.processes.check_alike(lengths)
+    check_enough(source, "train_data", model.placement.processes.count)
     return source, validation
 
 

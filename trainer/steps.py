@@ -120,8 +120,7 @@ class EvaluationStep:
         processes = self.processes
         try:
             if processes.several:
-                self.losses = self.losses.gathered(processes.gather)
-                self.metrics = self.metrics.gathered(processes.gather)
+                self.losses, self.metrics = self._gathered()
             figures = self.figures()
         except MetricError as error:
             annotate(error, f"at the end of {where}")
@@ -131,6 +130,18 @@ class EvaluationStep:
         if processes.main:
             summed.warn_of_nan(self._prefix)
         return figures
+
+    def _gathered(self) -> tuple[Means, MetricSet]:
+        """Return losses and metrics over what all processes counted; they send one message."""
+        everywhere: list[Any] = []
+        sums = self.losses.sums()
+
+        def gather(own: Any) -> list[Any]:
+            everywhere.extend(self.processes.gather((sums, own)))
+            return [metrics for _, metrics in everywhere]
+
+        metrics = self.metrics.gathered(gather)
+        return self.losses.joined([sums for sums, _ in everywhere]), metrics
 
     def _summed(self) -> list[bool]:
         """Return for each term that is measured batch by batch whether its values are sums."""

@@ -70,14 +70,11 @@ class Cluster:
 
     def close(self):
         for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
-        for process in self.processes:
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
             process.stdout.close()
         self.errors.close()
 

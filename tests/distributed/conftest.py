@@ -1,4 +1,4 @@
-"""One cluster of each size for all tests, which xdist keeps in one process."""
+"""One cluster of each size for all tests that use one, which xdist keeps in one process."""
 
 import pytest
 from distributed.cluster import Cluster
@@ -30,6 +30,11 @@ def three(_all_clusters):
     return _cluster(3)
 
 
+@pytest.fixture
+def four(_all_clusters):
+    return _cluster(4)
+
+
 @pytest.fixture(params=[2, 3], ids=["2 processes", "3 processes"])
 def several(request, _all_clusters):
     return _cluster(request.param)
@@ -45,4 +50,5 @@ def forks():
 def pytest_collection_modifyitems(items):
     for item in items:
         if "distributed" in item.nodeid.split("/")[:2]:
-            item.add_marker(pytest.mark.xdist_group("distributed"))
+            stays = {"two", "three", "four", "several"} & set(item.fixturenames)
+            item.add_marker(pytest.mark.xdist_group("clusters" if stays else "launches"))

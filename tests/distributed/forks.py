@@ -210,7 +210,7 @@ def be_process(rank, count, port, folder, request):
     printed = os.open(folder / f"printed-{rank}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(printed, 1)
     os.dup2(printed, 2)
-    import train
+    import train  # pyright: ignore[reportMissingImports]
 
     code = 1
     try:
@@ -234,7 +234,7 @@ def be_parent():
     for name in ("accelerate", "pandas", "psutil", "torch._dynamo", "torchmetrics"):
         importlib.import_module(name)  # whatever would be imported by each process anew
     import torch
-    import train  # noqa: F401
+    import train  # noqa: F401  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     for line in sys.stdin:

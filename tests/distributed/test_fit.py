@@ -111,15 +111,15 @@ def check_alike(answers, expected, count, tolerance=1e-10):
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_any_data_gives_the_figures_and_weights_of_one_process(several, data):
-    answers = several.run(trained, data, world=several.count)
-    check_alike(answers, trained(data), several.count)
+def test_any_data_gives_the_figures_and_weights_of_one_process(three, data):
+    answers = three.run(trained, data, world=3)
+    check_alike(answers, trained(data), 3)
 
 
 @pytest.mark.parametrize("loss", ["summed", "ignoring", "weighted", "penalized"])
-def test_any_loss_gives_the_figures_and_weights_of_one_process(several, loss):
-    answers = several.run(trained, "tensors", loss, world=several.count)
-    check_alike(answers, trained("tensors", loss), several.count)
+def test_any_loss_gives_the_figures_and_weights_of_one_process(three, loss):
+    answers = three.run(trained, "tensors", loss, world=3)
+    check_alike(answers, trained("tensors", loss), 3)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,20 @@ def test_any_loss_gives_the_figures_and_weights_of_one_process(several, loss):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_any_option_gives_the_figures_and_weights_of_one_process(several, options):
-    answers = several.run(trained, "tensors", world=several.count, **options)
-    check_alike(answers, trained("tensors", **options), several.count)
+def test_any_option_gives_the_figures_and_weights_of_one_process(three, options):
+    answers = three.run(trained, "tensors", world=3, **options)
+    check_alike(answers, trained("tensors", **options), 3)
+
+
+@pytest.mark.parametrize("data", ["tensors", "shuffled by torch", "stream"])
+def test_two_processes_too(two, data):
+    check_alike(two.run(trained, data, world=2), trained(data), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
+def test_four_processes_too(four, data):
+    check_alike(four.run(trained, data, world=4), trained(data), 4)
 
 
 def stopped_by(monitor, mode):

@@ -228,6 +228,7 @@ print(frame["val_count"].tolist(), model.updates)
 """
 
 
+@pytest.mark.slow  # a notebook does the same, below
 def test_a_plain_script_starts_processes_and_is_not_run_again(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "script.py").write_text(SCRIPT)

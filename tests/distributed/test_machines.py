@@ -93,6 +93,7 @@ def train(machines, folder, *, disk=None, **options):
     return codes, outcomes(folder, 2), printed
 
 
+@pytest.mark.slow
 def test_two_machines_train_what_two_processes_do(machines, forks, tmp_path):
     expected = forks.run(tmp_path / "one")
     codes, found, printed = train(machines, tmp_path / "two")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fitorch import KerasModel, RankError
+from fitorch import DataError, KerasModel, RankError
 from fitorch.losses import L2, term
 
 SAMPLES = 50
@@ -102,12 +102,16 @@ def test_terms_that_count_differently_are_refused(two):
 
 
 def too_few():
-    model = model_of("plain")
+    model, refused = model_of("plain"), []
     x, y = samples()
-    with pytest.raises(RankError) as caught:
-        model.fit((x[:2], {"digit": y[:2]}), epochs=1, verbose=0, seed=1)
-    return str(caught.value)
+    for data in ((x[:2], {"digit": y[:2]}), [(x[:5], {"digit": y[:5]})] * 2):
+        with pytest.raises(DataError) as caught:
+            model.fit(data, epochs=1, verbose=0, seed=1)
+        refused.append(str(caught.value))
+    return refused
 
 
 def test_fewer_samples_than_processes_are_refused(three):
-    assert any("fewer samples than processes" in message for message in three.run(too_few))
+    for samples_told, batches_told in three.run(too_few):
+        assert samples_told.startswith("train_data has 2 samples, fewer than the 3 processes")
+        assert batches_told.startswith("train_data has 2 batches, fewer than the 3 processes")
