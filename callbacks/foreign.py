@@ -26,10 +26,20 @@ def refuse_foreign(callbacks: Iterable[Any]) -> None:
         names = {kind.__name__ for kind in type(callback).__mro__ if _is_keras(kind)}
         if "CallbackList" in names:
             refuse_foreign(callback.callbacks)
+            _call_at_once(callback)
         reason = _reason(callback, names)
         if reason:
             message = f"keras.callbacks.{reason}"
             raise TypeError(message)
+
+
+def _call_at_once(callbacks: Any) -> None:
+    """Have Keras' list call its callbacks in this thread.
+
+    Else it may do so in another one, for which our logs, read when somebody looks at them, have
+    gone on meanwhile.
+    """
+    callbacks._async_train = callbacks._async_test = callbacks._async_predict = False
 
 
 def _reason(callback: Any, names: set[str]) -> str:

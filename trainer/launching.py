@@ -159,16 +159,9 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
     Signals to this process are passed on, and what they ask for is done there.
     """
     failed: float | None = None
-    interruptions = 0
-    with _sigterm_told(processes):
+    with _signals_told(processes):
         while any(process.poll() is None for process in processes):
-            try:
-                time.sleep(_PAUSE)
-            except KeyboardInterrupt:
-                interruptions += 1
-                if interruptions > _INTERRUPTIONS:
-                    raise
-                _tell(processes, signal.SIGINT)
+            time.sleep(_PAUSE)
             if failed is None and any(process.poll() for process in processes):
                 failed = time.monotonic()
             if failed is not None and time.monotonic() - failed > _GRACE:
@@ -176,16 +169,30 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def _sigterm_told(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _signals_told(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Pass Ctrl-C and SIGTERM on, wherever they come; too many Ctrl-C end the waiting."""
+    interruptions = 0
+
+    def tell(number: int, _frame: Any) -> None:
+        nonlocal interruptions
+        interruptions += number == signal.SIGINT
+        if interruptions > _INTERRUPTIONS:
+            raise KeyboardInterrupt
+        _tell(processes, number)
+
+    before: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda number, _frame: _tell(processes, number))
+    ours = [number for number in before if main and signal.getsignal(number) is before[number]]
     try:
+        for number in ours:
+            signal.signal(number, tell)
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, before[number])
 
 
 def _tell(processes: list[subprocess.Popen[bytes]], number: int) -> None:

@@ -42,6 +42,7 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
+            start_new_session=True,  # so that nobody takes it for a worker of a fit
         )
 
     def run(self, function, *args, **options):

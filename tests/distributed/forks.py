@@ -29,6 +29,7 @@ class Parent:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # so that nobody takes it for a worker of a fit
             text=True,
         )
 

@@ -217,8 +217,8 @@ def run_out_of_time():
     return model.updates, limit.stopping_reason
 
 
-def test_a_limit_of_time_stops_all_behind_the_same_update(several):
-    found = several.run(run_out_of_time)
+def test_a_limit_of_time_stops_all_behind_the_same_update(two):
+    found = two.run(run_out_of_time)
     assert len({updates for updates, _ in found}) == 1
     assert 0 < found[0][0] < 1000
     assert any(reason for _, reason in found)
@@ -286,7 +286,7 @@ def last_epoch(figures):
 def test_g29_decisions_are_the_same_for_any_figures(two):
     draw = random.Random(5)
     figure = lambda: draw.choice([math.nan, 0.0, 1.0, draw.random(), -draw.random()])  # noqa: E731
-    tales = [[(figure(), figure()) for _ in range(6)] for _ in range(500 if SOAK else 25)]
+    tales = [[(figure(), figure()) for _ in range(6)] for _ in range(500 if SOAK else 12)]
     first, second = two.run(decide, tales)
     assert first == second
     expected = [last_epoch([a + b for a, b in tale]) for tale in tales]
@@ -386,6 +386,7 @@ def test_g31_clean_starts_end_with_0_and_print_nothing(tmp_path, starts):
         assert [each["world"] for each in found] == [2, 2]
 
 
+@pytest.mark.slow
 def test_g30_torchrun_shows_the_error_of_the_process_that_failed(tmp_path):
     launched, found = run(tmp_path, event=happens("raise"))
     assert launched.code == 1
@@ -396,7 +397,7 @@ def test_g30_torchrun_shows_the_error_of_the_process_that_failed(tmp_path):
     assert "1 (local_rank: 1)" in root or "failed in process 1" in root
 
 
-@pytest.mark.slow  # as the tests with forks, and torchrun itself in the one above
+@pytest.mark.slow
 def test_g30_under_torchrun_the_others_tell_which_process_was_killed(tmp_path):
     launched, found = run(tmp_path, 3, event=happens("SIGKILL", rank=0))
     assert launched.code == 1
@@ -421,7 +422,7 @@ def test_torchrun_starts_again_and_the_fit_goes_on_with_the_same_bits(tmp_path, 
 @pytest.mark.parametrize(
     ("name", "group"),
     [
-        ("SIGTERM", False),
+        pytest.param("SIGTERM", False, marks=pytest.mark.slow),
         pytest.param("SIGINT", True, marks=pytest.mark.slow),
         pytest.param("SIGTERM", True, marks=pytest.mark.slow),
     ],

@@ -228,7 +228,7 @@ print(frame["val_count"].tolist(), model.updates)
 """
 
 
-@pytest.mark.slow  # a notebook does the same, below
+@pytest.mark.slow
 def test_a_plain_script_starts_processes_and_is_not_run_again(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -280,6 +280,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_notebook_starts_processes_shows_what_they_print_and_ends_them(tmp_path):
     cells = [nbformat.v4.new_code_cell(textwrap.dedent(cell)) for cell in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)

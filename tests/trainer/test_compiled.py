@@ -74,6 +74,7 @@ def graphs():
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow  # as docs/faster.md does
 def test_generated_code_trains_as_the_loop_does_and_is_compiled_once():
     compiled = fitted(True, perceptron(nn.Dropout(0.2)), loss=nn.CrossEntropyLoss() + 1e-3 * L2())
     assert graphs() == 1  # 3 epochs, a last batch of 8 samples in each

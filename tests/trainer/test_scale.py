@@ -128,6 +128,7 @@ def test_a_row_of_the_history_costs_the_same_however_many_there_are():
     assert not looked
 
 
+@pytest.mark.slow
 def test_many_steps_hold_no_more_than_few():
     x = torch.randn(40_000, 2)
     held = []
