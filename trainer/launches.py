@@ -17,10 +17,10 @@ from .weights import NetState
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .model import KerasModel
+    from .trainable import Trainable
 
 
-def fit_ddp(model: KerasModel, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
+def fit_ddp(model: Trainable, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
     """Train in several processes; see `KerasModel.fit_ddp`."""
     arguments = {"model": model, "tidily": in_notebook(), **options}
     made = launch(_fit, arguments, num_processes)
@@ -35,15 +35,13 @@ def fit_ddp(model: KerasModel, num_processes: int, options: dict[str, Any]) -> p
     return model.history.frame
 
 
-def evaluate_ddp(
-    model: KerasModel, num_processes: int, options: dict[str, Any]
-) -> dict[str, float]:
+def evaluate_ddp(model: Trainable, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
     """Measure in several processes; see `KerasModel.evaluate_ddp`."""
     found: dict[str, float] = launch(_evaluate, {"model": model, **options}, num_processes)
     return found
 
 
-def _fit(model: KerasModel, tidily: bool, **options: Any) -> dict[str, Any] | None:
+def _fit(model: Trainable, tidily: bool, **options: Any) -> dict[str, Any] | None:
     """Train, as one of the processes; return what the model has become.
 
     Args:
@@ -70,11 +68,11 @@ def _fit(model: KerasModel, tidily: bool, **options: Any) -> dict[str, Any] | No
     }
 
 
-def _evaluate(model: KerasModel, **options: Any) -> dict[str, float]:
+def _evaluate(model: Trainable, **options: Any) -> dict[str, float]:
     return model.evaluate(**options)
 
 
-def _parts(model: KerasModel) -> dict[str, Any]:
+def _parts(model: Trainable) -> dict[str, Any]:
     """Return all of a model that training changes, by name."""
     parts = {
         "net": NetState(model.net),

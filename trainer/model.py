@@ -15,21 +15,19 @@ from .arguments import FitArguments, check_flag, refuse_unknown
 from .compiled import Compilation
 from .fit import fit
 from .interrupt import in_notebook
-from .launches import evaluate_ddp, fit_ddp
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
 from .preflight import check_module, check_optimizer
 from .processes import together
 from .randomness import draw_seed, undisturbed_randomness
-from .range_test import find_lr
 from .ranks import check_alike, share_results
-from .resumable import Resumable
 from .resuming import begin, run_folder
+from .trainable import Trainable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class KerasModel(Resumable):
+class KerasModel(Trainable):
     """Train, evaluate and run any `nn.Module`.
 
     Args:
@@ -259,82 +257,6 @@ class KerasModel(Resumable):
         with undisturbed_randomness():
             self._fit(train_data, val_data, arguments)
         return self.history.frame
-
-    def fit_ddp(
-        self, num_processes: int, train_data: Any, val_data: Any = None, **options: Any
-    ) -> pd.DataFrame:
-        """Train in several new processes, one for each device; then the net here is trained.
-
-        It starts them from a notebook or a plain script, which needs no `if __name__ ==
-        "__main__"`. Model, data and callbacks are copied to them; what callbacks learn stays there.
-
-        Args:
-            num_processes: How many: the number of GPUs, or any number on CPUs. `batch_size` is for
-                each of them.
-            train_data: As for `fit`.
-            val_data: As for `fit`.
-            options: What else `fit` takes.
-
-        Returns:
-            What `fit` returns; net, optimizer and history are as after a fit here.
-
-        Raises:
-            TypeError: Something can't be copied to another process.
-            ValueError: There are fewer devices than processes.
-            RankError: A process vanished. What else a process raised is raised here.
-        """
-        data = {"train_data": train_data, "val_data": val_data}
-        return fit_ddp(self, num_processes, {**data, **options})
-
-    def evaluate_ddp(self, num_processes: int, val_data: Any, **options: Any) -> dict[str, float]:
-        """Measure in several new processes, each a part of the data; see `fit_ddp`.
-
-        Args:
-            num_processes: How many.
-            val_data: As for `evaluate`.
-            options: What else `evaluate` takes.
-
-        Returns:
-            What `evaluate` returns: the same figures as in one process.
-        """
-        return evaluate_ddp(self, num_processes, {"val_data": val_data, **options})
-
-    def find_lr(
-        self,
-        train_data: Any,
-        *,
-        start: float = 1e-7,
-        end: float = 10.0,
-        steps: int = 100,
-        batch_size: int = 32,
-        seed: int | None = None,
-        plot: str | Path | None = None,
-    ) -> pd.DataFrame:
-        """Find a learning rate: train a copy with a rate that grows from batch to batch.
-
-        Model, optimizer, random generators and the data's own generators stay as they are. The test
-        ends early where the loss explodes.
-
-        Args:
-            train_data: As for `fit`, but for generators, which can be read only once.
-            start: The first rate.
-            end: The last rate.
-            steps: Batches to train on, each with a rate of its own on a logarithmic scale.
-            batch_size: Samples in a batch, where batches are ours to make.
-            seed: What everything random in the test follows from.
-            plot: Where to draw loss over rate, or None.
-
-        Returns:
-            The columns lr, loss (of the batch) and smoothed (its exponential mean); a tenth of the
-            rate at which the latter is least is `frame.attrs["suggestion"]`.
-
-        Raises:
-            ValueError: An argument is out of range.
-            TypeError: `train_data` is a generator.
-
-        Source: Smith, 2017, Cyclical learning rates for training neural networks, section 3.3.
-        """
-        return find_lr(self, train_data, start, end, steps, batch_size, seed, plot)
 
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False

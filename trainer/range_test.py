@@ -26,7 +26,7 @@ from .state import Progress
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .model import KerasModel
+    from .trainable import Trainable
 
 _SMOOTHING = 0.9  # of the losses, an exponential mean
 _DIVERGED = 4.0  # times the least loss so far: no need to go on
@@ -68,7 +68,7 @@ class _Ramp(Callback):
 
 
 def find_lr(
-    model: KerasModel,
+    model: Trainable,
     train_data: Any,
     start: float,
     end: float,
@@ -100,7 +100,7 @@ def find_lr(
     return frame
 
 
-def _check(model: KerasModel, data: Any, start: float, end: float, steps: int) -> None:
+def _check(model: Trainable, data: Any, start: float, end: float, steps: int) -> None:
     if not 0 < start < end < math.inf:
         message = f"start={start!r} and end={end!r}; expected rates with 0 < start < end"
         raise ValueError(message)
@@ -118,7 +118,7 @@ def _check(model: KerasModel, data: Any, start: float, end: float, steps: int) -
         raise TypeError(message)
 
 
-def _twin(model: KerasModel) -> KerasModel:
+def _twin(model: Trainable) -> Trainable:
     """Return a copy of a model whose training leaves the model alone."""
     twin = copy.copy(model)
     parts = copy.deepcopy((model.net, model.objective, model.optimizer))
