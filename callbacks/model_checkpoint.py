@@ -198,9 +198,7 @@ class ModelCheckpoint(MonitorCallback):
         while self.save_top_k is not None and len(self._values) > self.save_top_k:
             worst = max(range(len(self._values)), key=lambda i: self._badness(self._values[i]))
             del self._values[worst]
-            path = Path(self.saved.pop(worst))
-            if self.model.is_main_process:
-                _delete(path)
+            _delete(Path(self.saved.pop(worst)), self.model)
 
     @property
     def _whole(self) -> bool:
@@ -274,9 +272,7 @@ class EpochCheckpoint(Callback):
         path = self.model.save_ckpt(self.ckpt_dir / f"epoch_{epoch + 1:04d}.safetensors")
         self.saved = [name for name in self.saved if name != str(path)] + [str(path)]
         while len(self.saved) > self.max_ckpt:
-            oldest = Path(self.saved.pop(0))
-            if self.model.is_main_process:
-                oldest.unlink(missing_ok=True)
+            _delete(Path(self.saved.pop(0)), self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was saved."""
@@ -287,8 +283,10 @@ class EpochCheckpoint(Callback):
         self.saved = list(state["saved"])
 
 
-def _delete(path: Path) -> None:
-    """Remove a file of weights, or a checkpoint."""
+def _delete(path: Path, model: Any) -> None:
+    """Remove a file of weights, or a checkpoint; of several processes the main one does."""
+    if not model.is_main_process:
+        return
     if path.is_dir():
         remove(path)
     else:
