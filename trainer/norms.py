@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SyncedNorms:
-    """A context in which the batch norms of a net take the batches of all processes for one.
+    """The batch norms of a net, where they take the batches of all processes for one.
 
     torch's `SyncBatchNorm` does so on GPUs alone, and replaces the modules. Here they stay the
     objects they are, and each sample counts alike, however unequal the batches are.
@@ -29,19 +30,16 @@ class SyncedNorms:
         self._norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
         self.counts = True
 
-    def __enter__(self) -> SyncedNorms:
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Have the norms do so within."""
         for norm in self._norms:
             norm.__dict__["forward"] = partial(self._forward, norm)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for norm in self._norms:
-            del norm.__dict__["forward"]
+        try:
+            yield
+        finally:
+            for norm in self._norms:
+                del norm.__dict__["forward"]
 
     def _forward(self, norm: _BatchNorm, features: Tensor) -> Tensor:
         if not norm.training:

@@ -51,7 +51,7 @@ class ReplicaStep(TrainingStep):
     ) -> None:
         super().__init__(*args)
         self._accord, self._window, self._find_unused = accord, window, find_unused
-        self._norms = SyncedNorms(self._measures.net) if sync_norms else nullcontext()
+        self._norms = SyncedNorms(self._measures.net) if sync_norms else None
         self._replica: _Replica | None = None
         self._ddp: Any = None
         self._trained: list[int] = []  # ids of the parameters that the replica trains
@@ -172,10 +172,10 @@ class ReplicaStep(TrainingStep):
         self.update.backward(total + _told(signal, wants, part))
 
     def _forward(self, batch: Any) -> tuple[list[Part], Tensor]:
-        if isinstance(self._norms, SyncedNorms):
+        if self._norms is not None:
             self._norms.counts = self._counts
         try:
-            with self._norms:
+            with nullcontext() if self._norms is None else self._norms.applied():
                 return self._ddp(batch)  # type: ignore[no-any-return]
         except RuntimeError as error:
             if "Expected to have finished reduction" in str(error):
@@ -216,7 +216,7 @@ class ReplicaStep(TrainingStep):
 
     @property
     def _smallest_batch(self) -> int | None:
-        return None if isinstance(self._norms, SyncedNorms) else super()._smallest_batch
+        return super()._smallest_batch if self._norms is None else None
 
     def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
         if self._counts:

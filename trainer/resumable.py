@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from torch.optim import Optimizer
 
 from .history import History
@@ -24,11 +22,8 @@ class Resumable(Measuring):
     """A model with a history, whose state can be saved and put back.
 
     Args:
-        net: The module.
-        loss_fn: What `KerasModel` takes.
-        metrics_dict: What `KerasModel` takes.
-        forward: What `KerasModel` takes.
-        channels_last: Keep images, and weights of convolutions, in channels-last memory.
+        *args: As for `Measuring`.
+        **options: As for `Measuring`.
 
     Attributes:
         progress: How far training has come, over all fits.
@@ -39,16 +34,8 @@ class Resumable(Measuring):
     lr_scheduler: Any
     compilation: Compilation | None
 
-    def __init__(
-        self,
-        net: nn.Module,
-        loss_fn: Any,
-        metrics_dict: Mapping[str, Any] | None,
-        forward: Callable[[Any, Any], tuple[Any, Any]] | None,
-        *,
-        channels_last: bool = False,
-    ) -> None:
-        super().__init__(net, loss_fn, metrics_dict, forward, channels_last=channels_last)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.history = History()
         self.progress = Progress()
         self.run_id = uuid.uuid4().hex
