@@ -60,6 +60,14 @@ class History(Callback):
     def __len__(self) -> int:
         return self._rows + (self._last is not None)
 
+    def __getitem__(self, name: str) -> list[float]:
+        """Return a column, a float for each epoch.
+
+        Raises:
+            KeyError: There is no such column.
+        """
+        return list(self._complete()[name])
+
     @property
     def frame(self) -> pd.DataFrame:
         """The table as a DataFrame, NaN where nothing was measured."""
@@ -115,7 +123,12 @@ class History(Callback):
         """What the figures of each validation set begin with."""
         return self._sets
 
-    def plot(self, path: str | Path | None = None, metrics: list[str] | None = None) -> Figure:
+    def plot(
+        self,
+        path: str | Path | None = None,
+        metrics: list[str] | None = None,
+        figsize: tuple[float, float] | None = None,
+    ) -> Figure:
         """Draw loss and metrics over the epochs, training and validation together.
 
         The axis is logarithmic where that shows more; see `plot_history`.
@@ -123,6 +136,7 @@ class History(Callback):
         Args:
             path: Where to save the picture; its suffix decides the format.
             metrics: Which figures to draw, as ["loss", "acc"]; all by default.
+            figsize: Width and height in inches; None for what the panels need.
 
         Returns:
             The matplotlib figure.
@@ -133,6 +147,8 @@ class History(Callback):
         from .plot import plot_history
 
         figure = plot_history(self.frame, self.monitor, self.best.get("epoch"), metrics, self._sets)
+        if figsize is not None:
+            figure.set_size_inches(figsize)
         if path is not None and Processes().main:
             figure.savefig(path, dpi=150)
         return figure

@@ -44,12 +44,14 @@ class HistoryPlot(Callback):
     Args:
         path: The file; its suffix decides the format. Where it can't be written, a warning says so
             and training's result is kept.
+        figsize: Width and height in inches; None for what the panels need.
     """
 
     main_process_only: ClassVar[bool] = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, figsize: tuple[float, float] | None = None) -> None:
         self.path = path
+        self.figsize = figsize
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Draw."""
@@ -57,7 +59,7 @@ class HistoryPlot(Callback):
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.model.history.plot(self.path)
+            self.model.history.plot(self.path, figsize=self.figsize)
         except Exception as error:  # training is done: no picture is a reason to lose it
             warnings.warn(f"no plot at {self.path}: {error}", stacklevel=2)
 

@@ -36,7 +36,7 @@ def peek_seed() -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
 
-def seed_everything(seed: int) -> int:
+def seed_everything(seed: int = 42) -> int:
     """Seed Python's, NumPy's and torch's global generators (every device); return `seed`."""
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -31,6 +31,7 @@ class VLog:
         monitor_metric: The figure whose best value is marked.
         monitor_mode: "min" or "max", what is best.
         save_path: Where to draw the history at the end; None draws nothing.
+        figsize: Width and height of that in inches; None for what it needs.
         bar: Whether to show batches too, not only epochs.
         steps: Batches in an epoch, or None.
 
@@ -61,12 +62,14 @@ class VLog:
         monitor_metric: str = "val_loss",
         monitor_mode: str = "min",
         save_path: str | Path | None = None,
+        figsize: tuple[float, float] | None = None,
         bar: bool = True,
         steps: int | None = None,
     ) -> None:
         self.history = History()
         self.history.begin(monitor_metric, check_mode(monitor_mode), 0, sets=["val_"])
         self.save_path = save_path
+        self.figsize = figsize
         self._epochs = epochs
         self._steps = steps
         self._display = self._make_display(monitor_metric, monitor_mode, bar)
@@ -117,7 +120,7 @@ class VLog:
         """End; return the history, and draw it where that was asked for."""
         self._display.on_train_end()
         if self.save_path is not None:
-            plot = HistoryPlot(Path(self.save_path))
+            plot = HistoryPlot(Path(self.save_path), self.figsize)
             plot.set_model(self._display.model)
             plot.on_train_end()
         return self.history.frame

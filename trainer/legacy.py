@@ -1,0 +1,132 @@
+"""Model: the API of torchkeras 2, for scripts that subclass it. New code takes KerasModel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .arguments import check_count
+from .model import KerasModel
+from .summary import Summary, summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Model(nn.Module):
+    """A module with the `compile`, `fit`, `evaluate` and `predict` of torchkeras 2.
+
+    Subclass it and define `forward`, or wrap a module: `Model(net)`. A `KerasModel` does the work.
+    Figures are exact means over the samples, where torchkeras averaged batches.
+
+    Args:
+        net: The module to call, where `forward` is not defined in a subclass.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(64, 2)
+        >>> loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x[:, :1]), 16)
+        >>> model = Model(torch.nn.Linear(2, 1))
+        >>> model.compile(loss_func=torch.nn.MSELoss())
+        >>> frame = model.fit(2, loader, loader, verbose=0)
+        >>> list(frame)
+        ['loss', 'val_loss']
+    """
+
+    _keras: KerasModel | None = None
+
+    def __init__(self, net: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Any) -> Any:
+        """Call the net; a subclass has its own.
+
+        Raises:
+            NotImplementedError: There is neither a net nor a `forward` of a subclass.
+        """
+        if self.net is None:
+            message = f"{type(self).__name__} has no forward; define it, or pass Model(net)"
+            raise NotImplementedError(message)
+        return self.net(x)
+
+    def compile(
+        self,
+        loss_func: Any,
+        optimizer: torch.optim.Optimizer | None = None,
+        metrics_dict: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Say what to train with.
+
+        Args:
+            loss_func: Maps `(y_pred, y_true)` to a scalar.
+            optimizer: Over the model's parameters; None is `Adam(lr=1e-3)`.
+            metrics_dict: Name to function `(y_pred, y_true) -> scalar`, or what `KerasModel` takes.
+            device: "cpu" to stay there; else accelerate decides.
+
+        Raises:
+            ValueError: A certain GPU is asked for.
+        """
+        if device is not None and torch.device(device).index:
+            message = f"device is {device}; choose the GPU with CUDA_VISIBLE_DEVICES"
+            raise ValueError(message)
+        if optimizer is None:
+            optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+        self._cpu = device is not None and torch.device(device).type == "cpu"
+        self._keras = KerasModel(self, loss_func, metrics_dict, optimizer)
+        self._keras.place(cpu=self._cpu)
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Each column of the history as a list."""
+        return {str(name): list(values) for name, values in self._frame().items()}
+
+    def fit(
+        self, epochs: int, dl_train: Any, dl_val: Any = None, log_step_freq: int = 1, **options: Any
+    ) -> pd.DataFrame:
+        """Train; return the history of all fits since `compile`, a row for each epoch.
+
+        Args:
+            epochs: How many epochs to train.
+            dl_train: What to train on: a DataLoader, or what else `KerasModel.fit` takes.
+            dl_val: What to validate on, or None.
+            log_step_freq: Kept for old scripts: the live line is written by the clock.
+            options: What else `KerasModel.fit` takes.
+
+        Returns:
+            The columns loss, <metric>, val_loss and val_<metric>.
+        """
+        check_count("log_step_freq", log_step_freq)
+        options = {"cpu": self._cpu, **options} if self._keras is not None else options
+        self._trainer().fit(dl_train, dl_val, epochs, **options)
+        return self._frame()
+
+    def evaluate(self, dl_val: Any, **options: Any) -> dict[str, float]:
+        """Return `val_loss` and `val_<metric>` over the data."""
+        return self._trainer().evaluate(dl_val, **options)
+
+    def predict(self, dl: Any, **options: Any) -> Tensor:
+        """Return the outputs for the first element of each batch, as one tensor on the CPU."""
+        output: Tensor = self._trainer().predict(dl, **options)
+        return output
+
+    def summary(self, input_shape: Any, input_dtype: Any = None, batch_size: int = -1) -> Summary:
+        """Show the layers for inputs of a shape, without its batch dimension; see `summary`."""
+        return summary(
+            self, input_shape=input_shape, input_dtype=input_dtype, batch_size=batch_size
+        )
+
+    def _trainer(self) -> KerasModel:
+        if self._keras is None:
+            message = f"call compile(loss_func=...) before {type(self).__name__} trains or measures"
+            raise RuntimeError(message)
+        return self._keras
+
+    def _frame(self) -> pd.DataFrame:
+        frame = self._trainer().history.frame
+        frame = frame.drop(columns=["epoch", "lr", "seconds"], errors="ignore")
+        return frame.rename(columns=lambda name: name.removeprefix("train_"))

@@ -1,0 +1,476 @@
+"""Steps that a user's own `StepRunner` takes: torchkeras' extension point.
+
+`KerasModel.StepRunner = StepRunner`, a class `StepRunner(net, loss_fn, accelerator, stage,
+metrics_dict, optimizer, lr_scheduler, **kwargs)`. One is made for each epoch of a stage; called
+with a batch it does all of a step and returns `(step_losses, step_metrics)`: floats by name, each
+name beginning with the stage, as `train_loss`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from torch import nn, optim
+
+from fitorch.callbacks.callback_list import one_by_one
+from fitorch.callbacks.monitor import MonitorCallback
+from fitorch.losses import Composition
+from fitorch.metrics.state import put_back, state_of
+
+from .arguments import FitArguments
+from .data import Source
+from .errors import NonFiniteError
+from .steps import EvaluationStep, Measures
+from .structure import sample_count
+from .training import TrainingStep
+from .update import Update
+
+if TYPE_CHECKING:
+    from .model import KerasModel
+
+_FORM = (
+    "StepRunner(net, loss_fn, accelerator=None, stage='train', metrics_dict=None, optimizer=None, "
+    "lr_scheduler=None, **kwargs)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerKit:
+    """What step runners are made of, whatever their stage.
+
+    Args:
+        kind: The user's class.
+        loss_fn: What compares predictions and targets, or None.
+        extra: Other keyword arguments of `KerasModel`, for the runner.
+    """
+
+    kind: Callable[..., Any]
+    loss_fn: Any
+    extra: Mapping[str, Any]
+
+    def make(
+        self,
+        measures: Measures,
+        stage: str,
+        metrics: Mapping[str, Any],
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+    ) -> Callable[[Any], Any]:
+        """Return the step runner of a stage."""
+        arguments = {
+            "net": measures.net,
+            "loss_fn": self.loss_fn,
+            "accelerator": measures.placement.accelerator,
+            "stage": stage,
+            "metrics_dict": metrics,
+            "optimizer": optimizer,
+            "lr_scheduler": lr_scheduler,
+            **self.extra,
+        }
+        runner: Callable[[Any], Any] = self.kind(**arguments)
+        return runner
+
+    def check(self) -> None:
+        """Refuse a class that can't be called with what it will get.
+
+        Raises:
+            TypeError: It says what is wrong with its arguments.
+        """
+        names = ("net", "loss_fn", "accelerator", "stage", "metrics_dict")
+        given = dict.fromkeys((*names, "optimizer", "lr_scheduler", *self.extra))
+        try:
+            inspect.signature(self.kind).bind(**given)
+        except TypeError as error:
+            message = f"{_called(self.kind)} can't be made: {error}; expected {_FORM}"
+            raise TypeError(message) from error
+
+
+def runner_kit(model: KerasModel, loss_fn: Any, extra: Mapping[str, Any]) -> RunnerKit | None:
+    """Return what a model's step runners are made of, None where it has no class for them.
+
+    Raises:
+        ValueError: There is an `EpochRunner`, or a `forward=` too.
+        TypeError: The class takes other arguments.
+    """
+    if model.EpochRunner is not None:
+        message = (
+            "EpochRunner is set, but fit goes over the batches itself; put what it does with a "
+            "batch into a StepRunner or forward=, and what it does around them into callbacks"
+        )
+        raise ValueError(message)
+    if model.StepRunner is None:
+        return None
+    if model.forward_hook is not None:
+        message = "forward= and StepRunner both say what to do with a batch; keep one of them"
+        raise ValueError(message)
+    kit = RunnerKit(model.StepRunner, _comparing(model, loss_fn), extra)
+    kit.check()
+    return kit
+
+
+def evaluation_step(
+    measures: Measures, source: Source, prefix: str, stopped: Callable[[], bool]
+) -> EvaluationStep:
+    """Return what measures the batches of a pass: the user's step runner where there is one."""
+    kind = EvaluationStep if measures.runner is None else RunnerEvaluationStep
+    return kind(measures, source, prefix, stopped)
+
+
+def awaited(model: KerasModel, figures: list[str], arguments: FitArguments) -> list[str]:
+    """Return `figures`, and all that is monitored where a step runner decides what is measured.
+
+    A figure that it does not return is refused after the first epoch, by who looks for it.
+    """
+    if model.StepRunner is None:
+        return figures
+    watching = [c for c in one_by_one(arguments.callbacks) if isinstance(c, MonitorCallback)]
+    monitors = [arguments.monitor, *(callback.monitor for callback in watching)]
+    stages = {name.partition("_")[0] for name in figures} & {"train", "val"}
+    found = [name for name in monitors if name.partition("_")[0] in stages]
+    return list(dict.fromkeys([*figures, *found]))
+
+
+class StageLog:
+    """What a step runner returned over a stage.
+
+    Losses are means over the samples, where batches tell how many they have. Metrics are those of
+    `metrics_dict`, computed over the epoch, or averaged where they are functions; any other is what
+    the last batch gave.
+
+    Args:
+        stage: What all names begin with.
+        metrics: Name to metric, those that the runner updates.
+    """
+
+    def __init__(self, stage: str, metrics: Mapping[str, Any]) -> None:
+        self._stage = stage
+        self._metrics = {f"{stage}_{name}": metric for name, metric in metrics.items()}
+        self._computed = [name for name, m in self._metrics.items() if hasattr(m, "compute")]
+        self.reset()
+
+    def add(self, returned: Any, samples: int) -> None:
+        """Count in what the runner returned for a batch.
+
+        Raises:
+            TypeError: It is no pair of mappings.
+            ValueError: A name does not begin with the stage, or a value is no number.
+        """
+        losses, metrics = self._checked(returned)
+        for name, value in (*losses.items(), *metrics.items()):
+            if name in losses or (name in self._metrics and name not in self._computed):
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = total + value * samples, count + samples
+            elif name not in self._computed:
+                self._last[name] = value
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures so far, in the order in which they came."""
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        seen = (n for n in self._computed if getattr(self._metrics[n], "update_called", True))
+        computed = {name: float(self._metrics[name].compute()) for name in seen if self._sums}
+        return means | computed | self._last
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, float] = {}
+        for name in self._computed:
+            self._metrics[name].reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted."""
+        metrics = {name: state_of(self._metrics[name]) for name in self._computed}
+        return {"sums": dict(self._sums), "last": dict(self._last), "metrics": metrics}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
+        self._last = dict(state["last"])
+        for name in self._computed:
+            put_back(self._metrics[name], state["metrics"][name])
+
+    def _checked(self, returned: Any) -> tuple[dict[str, float], dict[str, float]]:
+        pair = isinstance(returned, (tuple, list)) and len(returned) == 2
+        if not pair or not all(isinstance(part, Mapping) for part in returned):
+            message = (
+                "StepRunner must return (step_losses, step_metrics), two dicts of floats by name; "
+                f"it returned {returned!r:.200}"
+            )
+            raise TypeError(message)
+        losses, metrics = returned
+        return self._numbers(losses), self._numbers(metrics)
+
+    def _numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Return the values as floats; `lr` is left out: the history has it from the optimizer."""
+        numbers = {}
+        for name, value in values.items():
+            if name == "lr":
+                continue
+            if not str(name).startswith(f"{self._stage}_"):
+                message = (
+                    f"StepRunner returned {name!r} in stage {self._stage!r}; expected a name that "
+                    f"begins with the stage: self.stage + '_{name}'"
+                )
+                raise ValueError(message)
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                message = f"StepRunner returned {name!r} as {value!r:.200}; expected a number"
+                raise ValueError(message) from error
+        return numbers
+
+
+class _Logged:
+    """A step whose figures are those of a log."""
+
+    log: StageLog
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures so far."""
+        return self.log.figures()
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self.log.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted in the epoch so far."""
+        return self.log.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self.log.load_state_dict(state)
+
+
+class RunnerEvaluationStep(_Logged, EvaluationStep):
+    """What the user's step runner makes of a batch of validation data."""
+
+    def __init__(
+        self,
+        measures: Measures,
+        source: Source,
+        prefix: str = "val_",
+        stopped: Callable[[], bool] | None = None,
+    ) -> None:
+        super().__init__(replace(measures, metrics={}), source, prefix, stopped)
+        _refuse_several(measures)
+        stage, metrics = prefix.removesuffix("_"), _copies(measures)
+        self.log = StageLog(stage, metrics)
+        kit = _placed(measures)
+        self._make = partial(kit.make, measures, stage, metrics)
+        self._runner: Callable[[Any], Any] | None = None
+
+    def __call__(self, batch: Any) -> None:
+        """Measure a batch."""
+        if self._runner is None:  # made here: it may change modes, which are put back after a pass
+            self._runner = self._make()
+        self.log.add(self._runner(batch), _samples_in(batch))
+
+    def reset(self) -> None:
+        """Begin a pass."""
+        super().reset()
+        self._runner = None
+
+
+class RunnerTrainingStep(_Logged, TrainingStep):
+    """What the user's step runner makes of a batch: forward, backward, update and schedule.
+
+    Args:
+        measures: What to measure; its metrics are given to the runner.
+        source: Where the batches come from.
+        update: Holds optimizer and schedule; the runner calls them itself.
+        model: Its `stop_training` ends the epoch early.
+        arguments: What was asked for.
+
+    Raises:
+        ValueError: An argument of fit asks for what only fit's own step does.
+    """
+
+    _runner: Callable[[Any], Any]  # of the epoch
+
+    def __init__(
+        self,
+        measures: Measures,
+        source: Source,
+        update: Update,
+        model: KerasModel,
+        arguments: FitArguments,
+    ) -> None:
+        super().__init__(replace(measures, metrics={}), source, update, None, model)
+        _refuse_several(measures)
+        check_arguments(model, source, arguments)
+        update.scheduler_step = "update"  # the runner steps it: nobody does after an epoch
+        accelerator = measures.placement.accelerator
+        self._window = arguments.gradient_accumulation_steps
+        accelerator.gradient_accumulation_steps = self._window
+        self._accelerator = accelerator
+        self._steps = arguments.steps_per_epoch or source.steps
+        self._open = 0  # batches since the last update
+        self._taken = 0  # batches of the epoch
+        metrics = _copies(measures)
+        self.log = StageLog("train", metrics)
+        kit = _placed(measures, accelerator)
+        optimizer, scheduler = accelerator.prepare_optimizer(update.optimizer), update.scheduler
+        if scheduler is not None:
+            scheduler = accelerator.prepare_scheduler(scheduler)
+        self._make = partial(kit.make, measures, "train", metrics, optimizer, scheduler)
+
+    def __call__(self, batch: Any) -> None:
+        """Train on a batch; the accelerator lets the optimizer update at the end of a window."""
+        self._open, self._taken = self._open + 1, self._taken + 1
+        closes = self._open == self._window or self._taken == self._steps
+        self._accelerator.sync_gradients = closes
+        try:
+            returned = self._runner(batch)
+        finally:
+            self._accelerator.sync_gradients = True
+        self.log.add(returned, _samples_in(batch))
+        if closes:
+            self._open = 0
+            self.update.completed += 1
+
+    def begin_epoch(self) -> None:
+        """Make the runner of the epoch."""
+        self.update.zero_grad()
+        self._runner = self._make()
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether all batches that it took are in the weights."""
+        return not self._open
+
+    @property
+    def done(self) -> bool:
+        """Whether somebody asked to stop; a window that has begun is finished first."""
+        return not self._open and super().done
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures so far.
+
+        Raises:
+            NonFiniteError: The loss is NaN or infinite.
+        """
+        values = super().figures()
+        loss = values.get("train_loss", 0.0)
+        if not isfinite(loss):
+            message = f"the training loss (of {_called(self.model.StepRunner)}) is {loss}"
+            raise NonFiniteError(message)
+        return values
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        super().reset()
+        self._taken = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted in the epoch so far."""
+        return {**super().state_dict(), "taken": self._taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        super().load_state_dict(state)
+        self._taken = state["taken"]
+
+
+def check_arguments(model: KerasModel, source: Source, arguments: FitArguments) -> None:
+    """Refuse what only fit's own step does.
+
+    Raises:
+        ValueError: It says what to do instead.
+    """
+    schedule = "let it call self.lr_scheduler.step(), which it alone does"
+    scaled_by_us = model.placement.scaler is not None and model.accelerator.scaler is None
+    loose = arguments.gradient_accumulation_steps > 1 and not (
+        arguments.steps_per_epoch or source.steps
+    )
+    wishes: dict[str, tuple[bool, str]] = {
+        "class_weight": (arguments.class_weight is not None, "weigh the loss in it"),
+        "clip_grad_norm": (
+            arguments.clip_grad_norm is not None,
+            "call self.accelerator.clip_grad_norm_(self.net.parameters(), 1.0) in it",
+        ),
+        "clip_grad_value": (
+            arguments.clip_grad_value is not None,
+            "call self.accelerator.clip_grad_value_(self.net.parameters(), 1.0) in it",
+        ),
+        "scheduler_step": (arguments.scheduler_step != "auto", schedule),
+        "jit_compile": (model.compilation is not None, "call torch.compile in it"),
+        "mixed_precision='fp16' on a CPU": (scaled_by_us, "use 'bf16'"),
+        "gradient_accumulation_steps": (loose, "pass data with a length, or steps_per_epoch"),
+        "a loss with weights that change by the epoch": (
+            bool(model.objective.weights),
+            "compute them in it",
+        ),
+    }
+    for wish, (wanted, instead) in wishes.items():
+        if wanted:
+            message = f"{wish} can't go with {_called(model.StepRunner)}, a StepRunner: {instead}"
+            raise ValueError(message)
+
+
+def _refuse_several(measures: Measures) -> None:
+    if measures.placement.processes.several:
+        message = (
+            "a StepRunner works in one process, but "
+            f"{measures.placement.processes.count} were launched; pass forward= instead"
+        )
+        raise ValueError(message)
+
+
+def _placed(measures: Measures, accelerator: Any = None) -> RunnerKit:
+    """Return the kit with what it holds beside the net on the device, and prepared to train."""
+    kit, device = measures.runner, measures.placement.device
+    assert kit is not None
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return value.to(device)
+        if accelerator is not None and isinstance(value, optim.Optimizer):
+            return accelerator.prepare_optimizer(value)
+        return value
+
+    return replace(kit, extra={name: placed(value) for name, value in kit.extra.items()})
+
+
+def _copies(measures: Measures) -> dict[str, Any]:
+    """Return metrics with states of their own, on the device.
+
+    Raises:
+        TypeError: One is a name, or of one of several outputs.
+    """
+    found = {}
+    for name, metric in measures.metrics.items():
+        if isinstance(metric, (str, Mapping)):
+            message = (
+                f"metrics_dict[{name!r}] is {metric!r}, but a StepRunner calls its metrics itself; "
+                "pass an object, as torchmetrics.Accuracy(task='binary'), or a function"
+            )
+            raise TypeError(message)
+        own = copy.deepcopy(metric)
+        found[name] = own.to(measures.placement.device) if isinstance(own, nn.Module) else own
+    return found
+
+
+def _comparing(model: KerasModel, loss_fn: Any) -> Any:
+    """Return what a runner calls as `loss_fn(preds, labels)`; None where there is none."""
+    if loss_fn is None or (callable(loss_fn) and not isinstance(loss_fn, Composition)):
+        return loss_fn
+    return partial(model.objective.module, net=model.net)
+
+
+def _samples_in(batch: Any) -> int:
+    """Return how many samples a batch has, 1 where it does not tell: batches then count alike."""
+    try:
+        return sample_count(batch) or 1
+    except ValueError:
+        return 1
+
+
+def _called(kind: Any) -> str:
+    return getattr(kind, "__name__", "StepRunner")
