@@ -2,6 +2,7 @@
 # make bench  what a step costs, beside hand-written loops    make test-slow  the tests that take long
 # make test-soak  hundreds of kills, signals, cuts and mutations, half an hour
 # make test-distributed  what needs several processes, a part of make test
+# make test-oldest  the suite with the oldest versions that are allowed (6 GB: their torch has CUDA)
 # make coverage  the test suite, counting which lines run
 # make test-browser  reports and notebooks in Chromium, and JupyterLab itself
 # make bench-peers  the same beside nine other trainers, in an environment of their own
@@ -17,8 +18,10 @@ BROWSER_STAMP := $(VENV)/.browser
 # The peers stay out of .venv: they bring a hundred packages, and CI must do without.
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.peers
+OLDEST := .venv-oldest
+OLDEST_STAMP := $(OLDEST)/.oldest
 
-.PHONY: demo test lint types pytest coverage test-distributed test-slow test-soak test-browser bench bench-peers pictures clean
+.PHONY: demo test lint types pytest coverage test-oldest test-distributed test-slow test-soak test-browser bench bench-peers pictures clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/digits.py
@@ -41,6 +44,10 @@ pytest: $(TEST_STAMP)
 # The same, counting lines, which takes half as long again: at least 95 % must run.
 coverage: $(TEST_STAMP)
 	$(PYTEST) --cov --cov-report=term
+
+# With old versions of what it depends on; what they warn of has been deprecated since.
+test-oldest: $(OLDEST_STAMP)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup -W ignore::DeprecationWarning -m "not slow and not gpu and not browser"
 
 # What needs several processes, by itself.
 test-distributed: $(TEST_STAMP)
@@ -76,7 +83,7 @@ pictures: $(TEST_STAMP)
 	$(BIN)/python docs/pictures.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(PEERS) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -87,6 +94,11 @@ $(DEMO_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(TEST_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e ".[demo,dev]" "setuptools>=77"
+	touch $@
+
+$(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install -q -c constraints-oldest.txt -e ".[demo,test]" "setuptools>=77"
 	touch $@
 
 $(BROWSER_STAMP): $(VENV)/bin/python pyproject.toml constraints.txt

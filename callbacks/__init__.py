@@ -3,6 +3,8 @@
 Any object with Keras' hooks is a callback; `Callback` documents them.
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from .backup_and_restore import BackupAndRestore
 from .base import Callback
 from .best_weights import BestWeights
@@ -54,3 +56,12 @@ __all__ = [  # noqa: RUF022 - plainly sorted: EMA is no constant
     "VisDisplay",
     "WandbCallback",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        if name in ("VisProgress", "VisMetric"):
+            message = f"fitorch.callbacks has no {name}: fit shows progress and plots by itself"
+            raise ImportError(message)
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)

@@ -98,5 +98,8 @@ def _reduced(states: list[Any], reduction: Any) -> Any:
         if reduction is None or getattr(reduction, "__name__", "") == "dim_zero_cat":
             return joined
         return reduction(joined)
+    if len({state.numel() for state in states}) == 1:  # () and (1,), in Pearson's of some versions
+        shape = min((state.shape for state in states), key=len)
+        states = [state.reshape(shape) for state in states]
     stacked = torch.stack(states)
     return stacked if reduction is None else reduction(stacked)

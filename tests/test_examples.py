@@ -24,6 +24,7 @@ PROMISES = {
     ),
     "by_hand.py": (r"with val_acc ([\d.]+)$", 0.95, ["by_hand.png"]),
     "centers.py": (r"digit_acc ([\d.]+)$", 0.9, []),
+    "grid_search.py": (r"on the test set: ([\d.]+)$", 0.97, []),
     "imbalanced.py": (r"val_auc ([\d.]+)$", 0.97, []),
     "shifted.py": (r"clean acc ([\d.]+)$", 0.95, []),
     "two_inputs.py": (r"severe_acc ([\d.]+)$", 0.8, []),

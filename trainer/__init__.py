@@ -3,6 +3,8 @@
 `KerasModel(net, loss_fn, metrics_dict, optimizer).fit(train, val)`.
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from .errors import (
     CheckpointCorruptedError,
     CheckpointError,
@@ -11,6 +13,7 @@ from .errors import (
     CheckpointVersionError,
     CheckpointWriteError,
     DataError,
+    ExportError,
     FitorchError,
     NonFiniteError,
     NotBitExactWarning,
@@ -21,8 +24,10 @@ from .errors import (
 )
 from .flops import flop_summary
 from .history import History
+from .legacy import Model
 from .listing import list_checkpoints
 from .model import KerasModel
+from .moved import look_up
 from .pictures import plot_metric
 from .randomness import seed_everything
 from .schedules import WarmupCosine
@@ -39,9 +44,11 @@ __all__ = [
     "CheckpointVersionError",
     "CheckpointWriteError",
     "DataError",
+    "ExportError",
     "FitorchError",
     "History",
     "KerasModel",
+    "Model",
     "NonFiniteError",
     "NotBitExactWarning",
     "Preempted",
@@ -57,3 +64,8 @@ __all__ = [
     "seed_everything",
     "summary",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        look_up(name)

@@ -1,9 +1,13 @@
-"""`python -m fitorch`: look at checkpoints, verify them, take the weights out."""
+"""`python -m fitorch`: see what there is to train with, and check that it works.
+
+With a command: look at checkpoints, verify them, take the weights out.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +19,7 @@ from .weights import save_weights
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -31,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fitorch", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser.set_defaults(run=_check)
+    commands = parser.add_subparsers(metavar="command")
     for name, run, text in (
         ("checkpoints", _show, "list the checkpoints of a run"),
         ("verify", _verify, "compare every file with what was written; 1 where one differs"),
@@ -43,6 +49,47 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("target", type=Path, help="a .safetensors or .pt file")
         command.set_defaults(run=run)
     return parser
+
+
+def _check(_: argparse.Namespace) -> int:
+    """Print what there is to train with, and whether training works; 1 where it does not."""
+    from rich.console import Console
+
+    from .selfcheck import outcomes
+    from .surroundings import hardware, versions
+
+    console, failed = Console(highlight=False), 0
+    for facts in (versions(), hardware()):
+        wide = max(map(len, facts))
+        _print_rows(console, [(f"{name:<{wide}}", value, "") for name, value in facts.items()])
+    begun = time.perf_counter()
+    for outcome in outcomes():
+        word, style = ("failed", "bold red") if outcome.error else ("ok", "green")
+        text = f"{outcome.name}: {outcome.error}" if outcome.error else outcome.name
+        _print_rows(console, [(f"{word:<6}", text, style)], end="")
+        failed += bool(outcome.error)
+    told = f"{failed} of the checks failed" if failed else "everything works"
+    console.print(f"\n{told}, checked in {time.perf_counter() - begun:.1f} s")
+    return int(failed > 0)
+
+
+def _print_rows(console: Console, rows: Sequence[tuple[str, str, str]], end: str = "\n") -> None:
+    """Print names and values; on a terminal, long values are folded under themselves."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not console.is_terminal:
+        for name, value, _ in rows:
+            print(f"{name}  {value}")
+        print(end=end)
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value, style in rows:
+        table.add_row(Text(name, style or "cyan"), Text(value))
+    console.print(table)
+    console.print(end=end)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -83,7 +130,7 @@ def _export(options: argparse.Namespace) -> int:
         )
         return 1
     facts = {name: str(found.info.get(name)) for name in ("epoch", "monitor", "value")}
-    print(save_weights(found.parts["model"], options.target, facts))
+    print(save_weights(found.filled(found.parts["model"]), options.target, facts))
     return 0
 
 

@@ -68,6 +68,10 @@ class RankError(FitorchError, RuntimeError):
     """Another of several processes failed, vanished, or was asked for something else."""
 
 
+class ExportError(FitorchError, RuntimeError):
+    """A net can't be exported; the original error is its cause."""
+
+
 class Preempted(SystemExit):
     """The process was told to end (SIGTERM); a checkpoint was written. The exit code is 143."""
 

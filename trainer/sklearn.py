@@ -1,0 +1,12 @@
+"""Nets as scikit-learn's estimators: in pipelines, in searches, in cross-validation."""
+
+from __future__ import annotations
+
+try:
+    from .sklearn_classifier import KerasClassifier
+    from .sklearn_regressor import KerasRegressor
+except ImportError as error:
+    message = f"fitorch.sklearn needs scikit-learn 1.6 or later, pip install scikit-learn: {error}"
+    raise ImportError(message) from error
+
+__all__ = ["KerasClassifier", "KerasRegressor"]

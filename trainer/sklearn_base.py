@@ -1,0 +1,230 @@
+"""What a classifier and a regressor share: parameters, checked data, a model for each fit."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from . import estimator
+from .model import KerasModel
+from .optimizers import OptimizerLike
+from .placement import floating_dtype
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Factory = nn.Module | Callable[..., nn.Module]
+_PASSED_ON = (
+    "batch_size",
+    "shuffle",
+    "clip_grad_norm",
+    "max_time",
+    "mixed_precision",
+    "cpu",
+    "verbose",
+)
+
+
+class KerasEstimator(BaseEstimator):  # type: ignore[misc]
+    """A net with what it is trained with; see `KerasClassifier` for the arguments."""
+
+    n_features_in_: int
+
+    def __init__(  # noqa: PLR0913 - scikit-learn wants each by its name
+        self,
+        net: Factory,
+        loss_fn: Any = None,
+        metrics_dict: Mapping[str, Any] | None = None,
+        optimizer: OptimizerLike = None,
+        lr_scheduler: Any = None,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        patience: int | None = None,
+        validation_split: float = 0.0,
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        callbacks: Sequence[Any] | None = None,
+        clip_grad_norm: float | None = None,
+        max_time: timedelta | float | str | None = None,
+        mixed_precision: str | None = None,
+        cpu: bool = False,
+        dtype: Any = None,
+        verbose: int | str = 0,
+        random_state: Any = None,
+        **prefixed: Any,
+    ) -> None:
+        estimator.check_prefixes(prefixed, type(self).__name__)
+        self.net = net
+        self.loss_fn = loss_fn
+        self.metrics_dict = metrics_dict
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.patience = patience
+        self.validation_split = validation_split
+        self.monitor = monitor
+        self.mode = mode
+        self.callbacks = callbacks
+        self.clip_grad_norm = clip_grad_norm
+        self.max_time = max_time
+        self.mixed_precision = mixed_precision
+        self.cpu = cpu
+        self.dtype = dtype
+        self.verbose = verbose
+        self.random_state = random_state
+        self.__dict__.update(prefixed)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return all parameters by name, those for net and optimizer among them.
+
+        Args:
+            deep: Whether to ask parameters that are estimators for theirs.
+        """
+        own = vars(self).items()
+        chosen = {name: value for name, value in own if name.startswith(estimator.PREFIXES)}
+        return {**super().get_params(deep=deep), **chosen}
+
+    def set_params(self, **params: Any) -> KerasEstimator:
+        """Set parameters by name, as `epochs=20` or `net__hidden=64`; return this estimator."""
+        chosen = {n: v for n, v in params.items() if n.startswith(estimator.PREFIXES)}
+        super().set_params(**{n: v for n, v in params.items() if n not in chosen})
+        self.__dict__.update(chosen)
+        return self
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KerasEstimator:
+        """Train a new net.
+
+        Args:
+            X: The features, (N, n_features), or with more dimensions; an array or a DataFrame.
+            y: The targets.
+            sample_weight: The weight of each sample, (N,).
+
+        Returns:
+            This estimator.
+
+        Raises:
+            ValueError: Features or targets are not what they should be; a DataError where they do
+                not go with the net.
+        """
+        X, y = self._checked(X, y, reset=True)
+        self._build(X, y)
+        train, val = self._split(self._data(X, y, sample_weight), y)
+        watched = {name: getattr(self, name) for name in ("patience", "monitor", "mode")}
+        self._train(train, y, val_data=val, epochs=self.epochs, **watched)
+        return self
+
+    @property
+    def history_(self) -> pd.DataFrame:
+        """The figures of each epoch."""
+        check_is_fitted(self, "model_")
+        return self.model_.history.frame
+
+    @abstractmethod
+    def _check_targets(self, y: Any) -> np.ndarray:
+        """Return targets as an array, unless they are none."""
+
+    @abstractmethod
+    def _learn(self, y: np.ndarray) -> int:
+        """Learn from the targets what there is to learn; return how many outputs that takes."""
+
+    @abstractmethod
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        """Return targets in the form that goes with the net's outputs."""
+
+    @abstractmethod
+    def _weights(self, y: np.ndarray) -> dict[int, float] | None:
+        """Return the weights of classes, by their numbers."""
+
+    @abstractmethod
+    def _loss(self) -> str:
+        """Return the loss where the user chose none."""
+
+    def _go_on(self, X: Any, y: Any, weight: Any, classes: Any = None) -> None:
+        """Train one more epoch, a new net where there is none."""
+        first = not hasattr(self, "model_")
+        X, y = self._checked(X, y, reset=first)
+        if first:
+            self._build(X, y if classes is None else classes)
+        self._train(tuple(self._data(X, y, weight)), y, epochs=1)
+
+    def _checked(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+        if y is None:
+            message = f"{type(self).__name__} requires y to be passed, but the target y is None"
+            raise ValueError(message)
+        X = validate_data(self, X, reset=reset, allow_nd=True)
+        y = self._check_targets(y)
+        check_consistent_length(X, y)
+        return X, y
+
+    def _build(self, X: np.ndarray, targets: np.ndarray) -> None:
+        """Make a net and a model for the data."""
+        sizes = {"n_features": self.n_features_in_, "n_outputs": self._learn(targets)}
+        own = vars(self)
+        self._seed = _seed_of(self.random_state)
+        with estimator.seeded(self._seed):
+            net = estimator.make_net(self.net, sizes, estimator.prefixed(own, "net__"))
+            self._output_shape = estimator.output_shape(net, self._features(X[:2], net))
+            options = estimator.prefixed(own, "optimizer__")
+            self.model_ = KerasModel(
+                net,
+                copy.deepcopy(self._loss() if self.loss_fn is None else self.loss_fn),
+                copy.deepcopy(self.metrics_dict),
+                estimator.optimizer_for(net, self.optimizer, options),
+                self.lr_scheduler,
+            )
+
+    def _features(self, X: np.ndarray, net: nn.Module) -> np.ndarray:
+        wide = floating_dtype(net.parameters()) == torch.float64
+        return X.astype(self.dtype or (np.float64 if wide else np.float32), copy=False)
+
+    def _data(self, X: np.ndarray, y: np.ndarray, weight: Any) -> list[np.ndarray]:
+        data = [self._features(X, self.model_.net), self._targets(y)]
+        return data if weight is None else [*data, _check_sample_weight(weight, X)]
+
+    def _split(self, data: list[np.ndarray], y: np.ndarray) -> tuple[Any, Any]:
+        """Return what to train and what to validate on."""
+        if not self.validation_split:
+            return tuple(data), None
+        parts = train_test_split(
+            *data,
+            test_size=self.validation_split,
+            stratify=y if is_classifier(self) else None,
+            random_state=self._seed,
+        )
+        return tuple(parts[::2]), tuple(parts[1::2])
+
+    def _train(self, train: Any, y: np.ndarray, **options: Any) -> None:
+        chosen = {name: getattr(self, name) for name in _PASSED_ON}
+        chosen |= {"seed": self._seed, "class_weight": self._weights(y), "plot": False}
+        chosen |= {"callbacks": copy.deepcopy(self.callbacks), **options}
+        self.model_.fit(train, **{**chosen, **estimator.prefixed(vars(self), "fit__")})
+
+    def _outputs(self, X: Any) -> Tensor:
+        """Return what the net gives."""
+        check_is_fitted(self, "model_")
+        X = validate_data(self, X, reset=False, allow_nd=True)
+        features = self._features(X, self.model_.net)
+        outputs: Tensor = self.model_.predict(features, batch_size=self.batch_size, verbose=0)
+        return outputs
+
+
+def _seed_of(random_state: Any) -> int | None:
+    """Return an int as it is, a draw from a RandomState, None for torch's global generator."""
+    if random_state is None or isinstance(random_state, int):
+        return random_state
+    return int(check_random_state(random_state).randint(2**31 - 1))

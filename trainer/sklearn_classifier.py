@@ -1,0 +1,228 @@
+"""A net that tells classes, as an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+
+from . import estimator
+from .optimizers import OptimizerLike
+from .sklearn_base import Factory, KerasEstimator
+
+
+class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
+    """A net that tells classes, as an estimator of scikit-learn.
+
+    Args:
+        net: A function or class that returns a net, called with keywords: `n_features` and
+            `n_outputs` (the number of classes) where it has such parameters, and what is given here
+            as `net__hidden=32`. Or a module, which is copied for each fit with the weights it has.
+            For two classes it may give one logit as well as two.
+        loss_fn: What `KerasModel` takes; a module is copied for each fit. None is the cross entropy
+            of logits, for one logit the binary one.
+        metrics_dict: What `KerasModel` takes.
+        optimizer: A name, a class (with `optimizer__lr=0.01` and the like), a function
+            `params -> Optimizer`, or None for Adam; no instance, since each fit makes a net.
+        lr_scheduler: A function `optimizer -> scheduler`, or None.
+        epochs: As for `KerasModel.fit`, likewise those that follow.
+        batch_size: Samples in a batch, in predictions too.
+        shuffle: Draw a new order for each epoch.
+        patience: Stop after so many epochs without improvement.
+        validation_split: The fraction to validate on, drawn at random with the same share of each
+            class, as scikit-learn's own estimators do it.
+        monitor: The figure that decides what is best; without validation `train_loss`.
+        mode: "min", "max" or "auto".
+        callbacks: Objects with Keras' hooks; they are copied for each fit.
+        class_weight: Class to weight in the training loss, by the label as it is in `y`; or
+            "balanced" for weights that make up for how often each class occurs.
+        clip_grad_norm: Scale gradients down to this 2-norm.
+        max_time: Stop after so many seconds.
+        mixed_precision: "no", "fp16" or "bf16".
+        cpu: Train on the CPU whatever there is.
+        dtype: What features become; None is the net's own precision, also for whole numbers. A net
+            that begins with an embedding wants "int64".
+        verbose: 0 silent, 1 a live line, 2 a line per epoch.
+        random_state: An int, from which weights, order and all else random follow, as of
+            `torch.manual_seed(s)` before the net is made, and `fit(seed=s)`; a RandomState; or None
+            for torch's global generator.
+        prefixed: What begins with `net__`, `optimizer__` or `fit__` (what else `KerasModel.fit`
+            takes).
+
+    Attributes:
+        classes_: The labels, sorted.
+        n_features_in_: The length of dimension 1 of the features.
+        feature_names_in_: The columns of a DataFrame.
+        model_: The `KerasModel`.
+        history_: The DataFrame of all epochs.
+
+    Raises:
+        TypeError: A parameter is unknown.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> from torch import nn
+        >>> def mlp(n_features, n_outputs, hidden=16):
+        ...     return nn.Sequential(
+        ...         nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, n_outputs)
+        ...     )
+        >>> net = KerasClassifier(mlp, optimizer="adam", optimizer__lr=0.01, random_state=0)
+        >>> pipeline = make_pipeline(StandardScaler(), net)
+        >>> pipeline.fit(*load_iris(return_X_y=True)).score(*load_iris(return_X_y=True)) > 0.9
+        True
+    """
+
+    classes_: np.ndarray
+
+    def __init__(  # noqa: PLR0913 - scikit-learn wants each by its name
+        self,
+        net: Factory,
+        loss_fn: Any = None,
+        metrics_dict: Mapping[str, Any] | None = None,
+        optimizer: OptimizerLike = None,
+        lr_scheduler: Any = None,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        patience: int | None = None,
+        validation_split: float = 0.0,
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        callbacks: Sequence[Any] | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        clip_grad_norm: float | None = None,
+        max_time: timedelta | float | str | None = None,
+        mixed_precision: str | None = None,
+        cpu: bool = False,
+        dtype: Any = None,
+        verbose: int | str = 0,
+        random_state: Any = None,
+        **prefixed: Any,
+    ) -> None:
+        super().__init__(
+            net,
+            loss_fn,
+            metrics_dict,
+            optimizer,
+            lr_scheduler,
+            epochs=epochs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            patience=patience,
+            validation_split=validation_split,
+            monitor=monitor,
+            mode=mode,
+            callbacks=callbacks,
+            clip_grad_norm=clip_grad_norm,
+            max_time=max_time,
+            mixed_precision=mixed_precision,
+            cpu=cpu,
+            dtype=dtype,
+            verbose=verbose,
+            random_state=random_state,
+            **prefixed,
+        )
+        self.class_weight = class_weight
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        classes: Any = None,
+        sample_weight: Any = None,
+    ) -> KerasClassifier:
+        """Train for one more epoch, on this data alone and without validation.
+
+        Args:
+            X: The features.
+            y: The labels.
+            classes: All labels that there will be; the first call needs them where `y` lacks some.
+            sample_weight: The weight of each sample, (N,).
+
+        Returns:
+            This estimator.
+
+        Raises:
+            ValueError: A label is none of `classes`, or `class_weight` is "balanced".
+        """
+        if self.class_weight == "balanced":
+            message = (
+                "class_weight='balanced' needs all labels, which partial_fit has not; pass weights "
+                "by class"
+            )
+            raise ValueError(message)
+        self._go_on(X, y, sample_weight, classes)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class of each sample, (N,).
+
+        Args:
+            X: The features.
+        """
+        scores = self.decision_function(X)
+        codes = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)
+        return np.asarray(self.classes_[codes])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class, (N, C), in the order of `classes_`.
+
+        It is the softmax or sigmoid of what the net gives, unless the loss says that these are
+        probabilities already.
+
+        Args:
+            X: The features.
+        """
+        outputs = self._outputs(X)
+        return estimator.probabilities(outputs, self.model_.objective.scale()).numpy()
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the logit of each class, (N, C); of two classes that of the second, (N,).
+
+        Args:
+            X: The features.
+        """
+        outputs = self._outputs(X)
+        return estimator.decisions(outputs, self.model_.objective.scale()).numpy()
+
+    def _check_targets(self, y: Any) -> np.ndarray:
+        y = check_array(y, ensure_2d=False, dtype=None, estimator=self, input_name="y")
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        return np.asarray(y)
+
+    def _learn(self, y: np.ndarray) -> int:
+        self.classes_ = np.unique(y)
+        if len(self.classes_) < 2:
+            message = f"y has one class, {self.classes_[0]!r}; a classifier needs two or more"
+            raise ValueError(message)
+        return len(self.classes_)
+
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        foreign = np.setdiff1d(y, self.classes_)
+        if len(foreign):
+            message = (
+                f"y has {foreign.tolist()[0]!r}, which is none of the classes "
+                f"{self.classes_.tolist()}; pass all to the first partial_fit: classes=..."
+            )
+            raise ValueError(message)
+        codes = np.searchsorted(self.classes_, y)
+        return estimator.class_targets(self._output_shape, codes, len(self.classes_))
+
+    def _weights(self, y: np.ndarray) -> dict[int, float] | None:
+        if self.class_weight is None:
+            return None
+        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+        return dict(enumerate(weights.tolist()))
+
+    def _loss(self) -> str:
+        return "bce_with_logits" if self._output_shape in ((), (1,)) else "cross_entropy"

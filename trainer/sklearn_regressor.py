@@ -1,0 +1,89 @@
+"""A net that tells numbers, as an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.utils import check_array, column_or_1d
+
+from . import estimator
+from .sklearn_base import KerasEstimator
+
+
+class KerasRegressor(RegressorMixin, KerasEstimator):  # type: ignore[misc]
+    """A net that tells numbers, as an estimator of scikit-learn.
+
+    Args:
+        net: As for `KerasClassifier`; `n_outputs` is the number of targets.
+        loss_fn: What `KerasModel` takes; None is the mean squared error.
+        metrics_dict: As for `KerasClassifier`, likewise all else.
+
+    Attributes:
+        n_outputs_: The number of targets.
+        n_features_in_: The length of dimension 1 of the features.
+        feature_names_in_: The columns of a DataFrame.
+        model_: The `KerasModel`.
+        history_: The DataFrame of all epochs.
+
+    Raises:
+        TypeError: A parameter is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> x = np.linspace(-1, 1, 64)[:, None]
+        >>> line = KerasRegressor(nn.Linear(1, 1), optimizer="sgd", optimizer__lr=0.1, epochs=50)
+        >>> print(f"{line.fit(x, 3 * x[:, 0] + 1).predict([[2.0]])[0]:.1f}")
+        7.0
+    """
+
+    n_outputs_: int
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> KerasRegressor:
+        """Train for one more epoch, on this data alone and without validation.
+
+        Args:
+            X: The features.
+            y: The targets.
+            sample_weight: The weight of each sample, (N,).
+
+        Returns:
+            This estimator.
+        """
+        self._go_on(X, y, sample_weight)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return what is expected for each sample: (N,), or (N, C) where `y` had two dimensions.
+
+        Args:
+            X: The features.
+        """
+        outputs = self._outputs(X).numpy()
+        return np.asarray(outputs.reshape(len(outputs), *self._target_shape))
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn what this can do."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _check_targets(self, y: Any) -> np.ndarray:
+        y = check_array(y, ensure_2d=False, dtype="numeric", estimator=self, input_name="y")
+        return np.asarray(y, np.float64) if y.ndim <= 2 else column_or_1d(y)
+
+    def _learn(self, y: np.ndarray) -> int:
+        self._target_shape = y.shape[1:]
+        self.n_outputs_ = y.shape[1] if y.ndim == 2 else 1
+        return self.n_outputs_
+
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        return estimator.number_targets(self._output_shape, y)
+
+    def _weights(self, y: np.ndarray) -> None:
+        return None
+
+    def _loss(self) -> str:
+        return "mse"
