@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fitorch.shards import local
 
 Slot = tuple[dict[str, Any], str]  # a module's own table of tensors, and a name in it
 
@@ -73,8 +75,8 @@ class AveragedWeights:
         weights = self._weights()
         if self._means:
             means = list(self._means.values())
-            near = [w.to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
-            torch._foreach_lerp_(means, near, share)
+            near = [local(w).to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
+            torch._foreach_lerp_(_parts(means), near, share)
         else:
             self._means = {name: _copy(weight) for name, weight in weights.items()}
         self.count += 1
@@ -85,13 +87,13 @@ class AveragedWeights:
         if self._means and not self._held:
             weights = self._weights()
             self._held = {name: weight.detach().clone() for name, weight in weights.items()}
-            torch._foreach_copy_(list(weights.values()), list(self._means.values()))
+            torch._foreach_copy_(_parts(weights.values()), _parts(self._means.values()))
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Put the weights back that are held; where there are none, do nothing."""
         if self._held:
-            torch._foreach_copy_(list(self._weights().values()), list(self._held.values()))
+            torch._foreach_copy_(_parts(self._weights().values()), _parts(self._held.values()))
             self._held = {}
 
     def settle(self) -> None:
@@ -155,6 +157,11 @@ def _stored(module: nn.Module, *, buffers: bool) -> Iterator[Slot]:
 def _averages(tensor: Tensor) -> bool:
     """Say whether a tensor is a weight, or a buffer that is finite."""
     return isinstance(tensor, nn.Parameter) or bool(tensor.isfinite().all())
+
+
+def _parts(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return what this process holds of each tensor."""
+    return [local(tensor) for tensor in tensors]
 
 
 def _copy(weight: Tensor) -> Tensor:

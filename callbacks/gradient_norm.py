@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.shards import is_split, whole
+
 from .base import Callback, Logs
 from .learning_rate import groups_of
 
@@ -104,6 +106,8 @@ def total_norm(parameters: list[Tensor], norm_type: float) -> Tensor | None:
     gradients = [_values(p.grad) for p in parameters if p.grad is not None]
     if not gradients:
         return None
+    if any(map(is_split, gradients)):
+        return whole(torch.nn.utils.get_total_norm(gradients, norm_type))
     norms = torch.stack(torch._foreach_norm(gradients, norm_type))
     dtype = torch.promote_types(norms.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=dtype)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fitorch.sharding import is_sharded
+
 from .base import Logs
 from .tracker import Tracker
 
@@ -41,6 +43,17 @@ class TensorBoardCallback(Tracker):
         super().__init__("tensorboard", model_name, logging_dir=save_dir)
         self.log_weight = log_weight
         self.log_weight_freq = log_weight_freq
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Begin a run.
+
+        Raises:
+            ValueError: Weights are wanted of a net that is sharded.
+        """
+        super().on_train_begin(logs)
+        if self.log_weight and is_sharded(self.model.net):
+            message = "log_weight=True needs whole weights, but the net is sharded; pass False"
+            raise ValueError(message)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write the figures, and histograms where they are due."""

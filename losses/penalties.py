@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.shards import local, whole
+
 from .compose import Composable
 from .names import write
 from .selection import choose, nothing_chosen
@@ -44,15 +46,19 @@ class Penalty(Composable):
         weights = self.choose(net)
         if not weights:
             raise ValueError(nothing_chosen(write(self), net))
-        return self.value(weights)
+        return self.value([whole(weight) for weight in weights])
 
     def choose(self, net: nn.Module) -> list[nn.Parameter]:
         """Return the parameters of `net` to penalize: trainable ones, each once."""
         return choose(net, self.include, self.exclude)
 
-    def value(self, weights: list[nn.Parameter]) -> Tensor:
+    def value(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the penalty on these parameters, a scalar."""
         raise NotImplementedError
+
+    def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
+        """Return the same where each process holds a part of each; all must call this."""
+        return self.value([whole(weight) for weight in weights])
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add the gradient of `factor` times the penalty to the `.grad` that the parameters have.
@@ -62,9 +68,9 @@ class Penalty(Composable):
             factor: The weight of the penalty, a number or a tensor without dimensions.
         """
         with torch.enable_grad():
-            value = self.value(weights)
+            value = self.value([whole(weight) for weight in weights])
         found = torch.autograd.grad(value, weights, materialize_grads=True)
-        _add([weight.grad for weight in weights], found, factor)
+        _add([local(weight.grad) for weight in weights], [local(each) for each in found], factor)
 
 
 class _NormPenalty(Penalty):
@@ -83,7 +89,7 @@ class _NormPenalty(Penalty):
                 raise ValueError(message)
         self.l1, self.l2 = float(l1), float(l2)
 
-    def value(self, weights: list[nn.Parameter]) -> Tensor:
+    def value(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the penalty on these parameters, a scalar."""
         if not torch.is_grad_enabled():  # as in fit, where apply() would take most of the time
             return _Norms.forward(self.l1, self.l2, *weights)
@@ -92,11 +98,19 @@ class _NormPenalty(Penalty):
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add `factor * (l1 * sign(w) + l2 * w)` to the gradients, in place."""
-        gradients: list[Any] = [weight.grad for weight in weights]
+        gradients: list[Any] = [local(weight.grad) for weight in weights]
+        own = [local(weight) for weight in weights]
         if self.l1:
-            _add(gradients, _signs(weights), factor * self.l1)
+            _add(gradients, _signs(own), factor * self.l1)
         if self.l2:
-            _add(gradients, weights, factor * self.l2)
+            _add(gradients, own, factor * self.l2)
+
+    @torch.no_grad()
+    def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
+        """Return the penalty, a sum over all elements, wherever they are."""
+        value = self.value([local(weight) for weight in weights])
+        torch.distributed.all_reduce(value)
+        return value
 
     def _repr(self, *factors: str) -> str:
         chosen = [

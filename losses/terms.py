@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.shards import is_split
+
 from .calls import call_of, parameter_of, per_label, reduction_of
 from .check import ignored_class
 from .compose import Term
@@ -213,7 +215,9 @@ class PenaltyTerm(Weighted):
         """Return what the penalty adds, weight and all; 0 where there is nothing to penalize."""
         if not self._parameters:
             return torch.zeros(())
-        return self.weigh(self.penalty.value(self._parameters))
+        split = any(map(is_split, self._parameters))
+        value = self.penalty.value_of_shards if split else self.penalty.value
+        return self.weigh(value(self._parameters))
 
     @torch.no_grad()
     def add_gradients(self) -> None:

@@ -20,14 +20,14 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from . import disk
+from . import disk, shards
 from .disk import Entry
 from .encoding import decode
 from .errors import (
@@ -83,19 +83,41 @@ class Checkpoint:
         """
         manifest = self.manifest()
         for name, entry in manifest.files.items():
-            disk.read(self.path / name, entry)
+            disk.check(self.path / name, entry)
         return manifest
 
     def read(self) -> dict[str, Any]:
         """Return all parts, verified: nothing is returned unless everything is whole.
 
+        Tensors of a net that was split are put together.
+
         Raises:
             CheckpointCorruptedError: A file is missing, differs, or can't be decoded.
             CheckpointError: See `manifest`.
         """
+        self._verify_shards()
+        parts: dict[str, Any] = shards.filled(self.parts(), self.path / shards.FOLDER)
+        return parts
+
+    def parts(self, *, verified: bool = True) -> dict[str, Any]:
+        """Return all parts, with a `Shard` in the place of each tensor that was split.
+
+        Args:
+            verified: Whether the files of those tensors were compared, or are not to be used.
+
+        Raises:
+            CheckpointError: See `read`.
+        """
+        if not verified:
+            self._verify_shards()
         files = self.manifest().files
-        names = sorted({name.rpartition(".")[0] for name in files})
+        names = sorted({name.rpartition(".")[0] for name in files if "/" not in name})
         return {name: self._part(name, files) for name in names}
+
+    def _verify_shards(self) -> None:
+        for name, entry in self.manifest().files.items():
+            if "/" in name:
+                disk.check(self.path / name, entry)
 
     def _part(self, name: str, files: Mapping[str, Entry]) -> Any:
         tensors: dict[str, Tensor] = {}
@@ -156,8 +178,14 @@ class CheckpointStore:
         parts: Mapping[str, Part],
         info: Mapping[str, Any],
         protected: Collection[Path] = (),
+        write_shards: Callable[[Path], Mapping[str, Entry]] | None = None,
     ) -> Checkpoint:
-        """Write parts that are packed already; see `save`."""
+        """Write parts that are packed already; see `save`.
+
+        Args:
+            step, parts, info, protected: See there.
+            write_shards: Writes tensors that are split into a folder; returns what it wrote.
+        """
         temporary = self.folder / f".tmp-{step:010d}-{uuid.uuid4().hex[:8]}"
         checkpoint = Checkpoint(self.folder)
         try:
@@ -165,6 +193,10 @@ class CheckpointStore:
             checkpoint = Checkpoint(self._free_name(step))
             temporary.mkdir()
             files = dict(write_parts(temporary, parts))
+            if write_shards is not None:
+                (temporary / shards.FOLDER).mkdir()
+                files |= write_shards(temporary / shards.FOLDER)
+                disk.sync_folder(temporary / shards.FOLDER)
             manifest = Manifest(step, _version(), time.time(), files, dict(info))
             disk.write(temporary / MANIFEST, [manifest.seal()])
             disk.sync_folder(temporary)

@@ -14,10 +14,12 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import CheckpointCorruptedError, CheckpointWriteError, UnsafeCheckpointError
 
 Bytes = bytes | memoryview
+_PIECE = 2**20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,18 @@ def write(path: Path, parts: Iterable[Bytes]) -> Entry:
         file.flush()
         os.fsync(file.fileno())
     return Entry(size, digest.hexdigest())
+
+
+def settle(path: Path) -> Entry:
+    """Wait until a file that somebody else wrote is on the disk; return what it is.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        size = os.fstat(file.fileno()).st_size
+        return Entry(size, _digest(file))
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -118,6 +132,33 @@ def read(path: Path, entry: Entry | None = None) -> bytes:
         CheckpointCorruptedError: It is missing, or another size or content than `entry` says.
         UnsafeCheckpointError: It is a link, or something else that is no plain file.
     """
+    _look_at(path, entry)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if entry is not None:
+        _compare(path, hashlib.sha256(content).hexdigest(), entry)
+    return content
+
+
+def check(path: Path, entry: Entry) -> None:
+    """Compare a file with what was written, without having all of it in memory.
+
+    Raises:
+        CheckpointCorruptedError, UnsafeCheckpointError: See `read`.
+    """
+    _look_at(path, entry)
+    try:
+        with path.open("rb") as file:
+            digest = _digest(file)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    _compare(path, digest, entry)
+
+
+def _look_at(path: Path, entry: Entry | None) -> None:
+    """Refuse what is no plain file, or of another size."""
     try:
         found = path.lstat()
     except OSError as error:
@@ -129,16 +170,23 @@ def read(path: Path, entry: Entry | None = None) -> bytes:
     if entry is not None and found.st_size != entry.bytes:
         message = f"{path} has {found.st_size:,} bytes, but {entry.bytes:,} were written"
         raise CheckpointCorruptedError(message)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        message = f"{path} can't be read: {error.strerror}"
-        raise CheckpointCorruptedError(message) from error
-    digest = hashlib.sha256(content).hexdigest() if entry is not None else ""
-    if entry is not None and digest != entry.sha256:
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    for piece in iter(lambda: file.read(_PIECE), b""):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _compare(path: Path, digest: str, entry: Entry) -> None:
+    if digest != entry.sha256:
         message = (
             f"{path} is not what was written: its sha256 is {digest[:12]}..., expected "
             f"{entry.sha256[:12]}..."
         )
         raise CheckpointCorruptedError(message)
-    return content
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointCorruptedError:
+    return CheckpointCorruptedError(f"{path} can't be read: {error.strerror}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .finding import Found
 from .randomness import derive_seed, random_state, seed_everything, undisturbed_randomness
-from .saving import rearranged
+from .snapshot import rearranged
 
 if TYPE_CHECKING:
     from .run import Run

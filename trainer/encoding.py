@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import CheckpointCorruptedError, CheckpointError
 from .formats import holds
+from .shards import Shard
 
 _TAG = "$"  # marks an object of JSON that stands for something else than a dict
 _PLAIN = (bool, int, str, type(None))
@@ -72,6 +73,8 @@ class Encoder:
         kind = type(value)
         if kind is list:
             return self._items(value, path)
+        if kind is Shard:
+            return _tagged("shard", value.name)
         if kind in (np.ndarray, np.memmap) or isinstance(value, np.generic):
             return self._array(value, path)
         if kind in (tuple, torch.Size):
@@ -186,6 +189,7 @@ _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "float": _number,
     "frozenset": lambda value, tensors: frozenset(_decode(value, tensors)),
     "int": lambda value, _: int(value, 16),
+    "shard": lambda value, _: Shard(str(value)),
     "set": lambda value, tensors: set(_decode(value, tensors)),
     "tensor": lambda value, tensors: tensors[value],
     "tuple": lambda value, tensors: tuple(_decode(value, tensors)),

@@ -17,10 +17,12 @@ from .data import Source
 from .errors import DataError
 from .fit import run_stage
 from .forward import choose_call, features_of
+from .lockstep import in_lockstep
 from .modes import modes_restored
 from .processes import Processes
 from .randomness import derive_seed, seed_everything, undisturbed_randomness
 from .reading import reading
+from .sharding import let_go
 from .steps import EvaluationStep, Measures
 from .structure import join, map_tensors
 
@@ -82,6 +84,7 @@ class Evaluation:
     def _measure(self, where: str) -> dict[str, float]:
         hooks, step, processes = self._hooks, self._step, self._step.processes
         step.reset()
+        step.measure_penalties()
         processes.spread(self._net, parameters=False)  # in training each has buffers of its own
         with inference(self._net, step.objective.module):
             taken = islice(opened(self._source, processes), self._steps)
@@ -89,7 +92,8 @@ class Evaluation:
             batches = reading(taken, self._name, where, samples_in)
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
             kind = "validation" if self._name == "val_data" else self._name
-            count = run_stage(self._net, step, batches, begin, end, f"{where}{kind} batch")
+            taken_by, batches = in_lockstep(self._net, step, batches)
+            count = run_stage(self._net, taken_by, batches, begin, end, f"{where}{kind} batch")
         if not any(processes.gather(count)) and not step.done:
             message = (
                 f"{self._name} is empty: the validation data gave no batch; a generator gives its "
@@ -161,6 +165,10 @@ class PredictionStep:
         """Return the user's batch in what the step takes, for messages."""
         return batch
 
+    def run_only(self, batch: Any) -> None:
+        """Run the net, and keep nothing."""
+        self._output(batch)
+
     def _output(self, batch: Any) -> Any:
         if self._hooked:
             return self._call(batch)[0]
@@ -191,7 +199,8 @@ def predict(
             taken = islice(opened(source, step.processes), steps)
             batches = reading(taken, "data", "", partial(source.samples_in, 0))
             begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
-            run_stage(net, step, batches, begin, end, "prediction batch")
+            taken_by, batches = in_lockstep(net, step, batches)
+            run_stage(net, taken_by, batches, begin, end, "prediction batch")
     finally:
         source.close()
         emit_all(hooks.on_predict_end, {})
@@ -245,4 +254,8 @@ def inference(*modules: nn.Module) -> Iterator[None]:
     with undisturbed_randomness(), modes_restored(*modules), torch.no_grad():
         for module in modules:
             module.eval()
-        yield
+        try:
+            yield
+        finally:
+            for module in modules:
+                let_go(module)

@@ -13,6 +13,7 @@ from fitorch.metrics import MetricError
 
 from .errors import DataError, NonFiniteError, ShapeError, annotate
 from .loaders import dead_worker, worker_died
+from .shards import local
 from .structure import describe, leaves
 
 _SHAPES = re.compile(
@@ -53,7 +54,7 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
 
 def circumstances(net: nn.Module, rates: list[float], updates: int, samples: list[int]) -> str:
     """Return what helps to find the cause of a loss that is not finite."""
-    broken = [name for name, p in net.named_parameters() if not p.detach().isfinite().all()]
+    broken = [name for name, p in net.named_parameters() if not local(p.detach()).isfinite().all()]
     listed = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
     weights = f"; weights that are not finite: {listed}" if broken else ""
     first = f"; first samples {samples}" if samples else ""

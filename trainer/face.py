@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from fitorch.losses import Objective
 
 from .placement import Placement
 from .processes import Processes
+from .sharding import follow
+from .shards import joined
 from .weights import file_of, load_weights, plain_state, save_weights
 
 if TYPE_CHECKING:
@@ -28,32 +31,44 @@ class NetFace:
         net: The module.
         objective: Its loss, which goes where the net goes.
         channels_last: Keep images, and weights of convolutions, in channels-last memory.
+        fsdp: Whether to spread the net over processes; see `KerasModel`.
     """
 
+    optimizer: Optimizer | None = None
+    ckpt_path: str | Path | None = None
+
     def __init__(
-        self, net: nn.Module, objective: Objective, *, channels_last: bool = False
+        self, net: nn.Module, objective: Objective, *, channels_last: bool = False, fsdp: Any = None
     ) -> None:
         self.net = net
         self.objective = objective
         self.channels_last = channels_last
+        self.fsdp = fsdp
         self._placement: Placement | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what makes the model, without what belongs to this process."""
         return {**vars(self), "_placement": None, "run": None}
 
-    def save_ckpt(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
-        """Write the net's weights to `path`, replaced only once all is written.
+    def save_ckpt(
+        self, ckpt_path: str | Path | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write the net's weights to a file, replaced only once all is written.
 
         Args:
-            path: A file: safetensors, or torch's format for `.pt`, `.pth` and `.bin`; or a folder,
-                which gets a `best.safetensors`. Both load in plain torch, without fitorch.
+            ckpt_path: A file: safetensors, or torch's format for `.pt`, `.pth` and `.bin`; or a
+                folder, which gets a `best.safetensors`. Both load in plain torch, without fitorch.
+                None is the folder of the last fit.
             metadata: Strings to keep in a safetensors file.
 
         Returns:
             The file. Where the loss has parameters of its own, they are beside it:
             `best.loss.safetensors`. Of several processes the main one writes.
+
+        Raises:
+            ValueError: There is no path, and no fit had one.
         """
+        path = self._path_or_last(ckpt_path)
         states = {"net": plain_state(self.net), "loss": self.objective.module.state_dict()}
         return self.save_states(states, path, metadata)
 
@@ -61,26 +76,40 @@ class NetFace:
         self, states: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
     ) -> Path:
         """Write weights as `save_ckpt` does, given as state dicts of "net" and "loss"."""
-        if not self.is_main_process:
+        main = self.is_main_process
+        states = {name: joined(state, keep=main) for name, state in states.items()}
+        if not main:
             return file_of(path)
         file = save_weights(states["net"], path, metadata)
         if self._loss_learns:
             save_weights(states["loss"], _beside(file), metadata)
         return file
 
-    def load_ckpt(self, path: str | Path) -> Path:
+    def load_ckpt(self, ckpt_path: str | Path | None = None) -> Path:
         """Load weights that `save_ckpt`, `fit(ckpt_path=...)` or `torch.save` wrote.
 
         Parameters of the loss, where it has some, come from the file beside it.
 
+        Args:
+            ckpt_path: The file, or a folder with a `best.safetensors`; None is the folder of the
+                last fit.
+
         Raises:
+            ValueError: There is no path, and no fit had one.
             FileNotFoundError: There is no such file.
             RuntimeError: Names or shapes differ from the net's.
         """
-        file = load_weights(self.net, path)
+        file = load_weights(self.net, self._path_or_last(ckpt_path))
         if self._loss_learns:
             self._load_loss(_beside(file))
         return file
+
+    def _path_or_last(self, path: str | Path | None) -> str | Path:
+        last = self.ckpt_path if path is None else path
+        if last is None:
+            message = "there is no path, and no fit of this model had a ckpt_path; pass one"
+            raise ValueError(message)
+        return last
 
     def _load_loss(self, file: Path) -> None:
         if file.is_file():
@@ -90,6 +119,19 @@ class NetFace:
                 f"there are no parameters of the loss at {file}; it keeps those it has",
                 stacklevel=3,
             )
+
+    def _check_shardable(self) -> None:
+        """Refuse a loss with parameters where the net is spread.
+
+        Raises:
+            ValueError: It has some; an optimizer can't mix them with those of a sharded net.
+        """
+        if self._loss_learns:
+            message = (
+                f"{self.objective.name} has parameters of its own, which a sharded net's optimizer "
+                "can't train beside it; move them into the net, or pass fsdp=False"
+            )
+            raise ValueError(message)
 
     @property
     def _loss_learns(self) -> bool:
@@ -122,6 +164,46 @@ class NetFace:
 
         return summary(self.net, features, **how)
 
+    def export(self, path: str | Path, features: Any = None) -> Path:
+        """Write the net to a file that runs without its code, for any number of samples.
+
+        It is followed through one batch, in eval mode and on the CPU; modes and device are as
+        before afterwards. The file is replaced only once all is written.
+
+        Args:
+            path: A file. `.pt2` is torch's own (`torch.export.load(path).module()(x)`), `.onnx`
+                runs anywhere (needs onnx and onnxscript), `.safetensors` holds the weights alone,
+                as `save_ckpt` writes them.
+            features: A batch of features as the net takes them: a tensor, an array, a tuple or list
+                for several inputs, a mapping for named ones; or a DataLoader or Dataset, whose
+                first batch is taken. Weights need none.
+
+        Returns:
+            The file. Of several processes the main one writes.
+
+        Raises:
+            ValueError: The suffix is none of these, or there are no features.
+            ImportError: A package is missing; it says which.
+            ExportError: The net can't be followed, as where its code looks at values; a
+                RuntimeError that says why.
+        """
+        from .exporting import export
+
+        return export(self, path, features)
+
+    def card(self: Any) -> dict[str, Any]:
+        """Return what a model card needs: net, objective, figures, data, settings, versions.
+
+        Returns:
+            Plain values that json takes: net, parameters, trainable_parameters, loss, metrics,
+            optimizer, epochs, best (monitor, mode, epoch, value, figures) and seed; after a fit of
+            this process also data, settings, environment (versions, device), git (commit, branch,
+            changed), trained (when it began, UTC), seconds, status, reason and weights_of_epoch.
+        """
+        from .card import card
+
+        return card(self)
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Give the net's parameters."""
         return self.net.parameters()
@@ -152,8 +234,11 @@ class NetFace:
             mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
             cpu: Stay on the CPU whatever there is.
         """
-        self._placement = Placement(mixed_precision, cpu, channels_last=self.channels_last)
-        self._placement.place(self.net)
+        how: dict[str, Any] = {"channels_last": self.channels_last, "fsdp": self.fsdp}
+        self._placement = Placement(mixed_precision, cpu, **how)
+        if self._placement.sharding is not None:
+            self._check_shardable()
+        follow(self.optimizer, self._placement.place(self.net))
         self.objective.to(self._placement.device)
         return self._placement
 

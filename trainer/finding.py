@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from .checkpoint import Checkpoint, CheckpointStore
 from .errors import CheckpointError, CheckpointNotFoundError, RankError, UnsafeCheckpointError
 from .folder import RunFolder
 from .listing import checkpoints_at
 from .manifest import Manifest
 from .processes import Processes
+from .sharding import mesh_of
+from .shards import FOLDER, filled
 
 _FOREIGN = {
     "trainer_state.json": "a checkpoint of Hugging Face's Trainer",
@@ -38,6 +42,16 @@ class Found:
     checkpoint: Checkpoint
     manifest: Manifest
     parts: dict[str, Any]
+
+    def filled(self, state: Any, net: nn.Module | None = None) -> Any:
+        """Return a state out of its parts, with the tensors that are split in their places.
+
+        Args:
+            state: The state.
+            net: Where this is sharded, they are split as it is; whole otherwise.
+        """
+        mesh = None if net is None else mesh_of(net)
+        return filled(state, self.checkpoint.path / FOLDER, mesh)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -75,8 +89,15 @@ def find_together(
         CheckpointError: See `find`.
         RankError: A process does not find it, as its machine does not share the folder.
     """
-    found = find(resume, folder) if processes.main else None
-    path = processes.from_main(None if found is None else found.checkpoint.path)
+    found, fault = None, None
+    if processes.main:
+        try:
+            found = find(resume, folder)
+        except CheckpointError as error:
+            fault = error
+    path, told = processes.from_main((None if found is None else found.checkpoint.path, fault))
+    if told is not None:
+        raise fault or told  # by all, who can then go on
     if path is None:
         return None
     there = processes.gather(path.is_dir())
@@ -87,7 +108,7 @@ def find_together(
             "folder; all machines must share it: copy it, or use a shared file system"
         )
         raise RankError(message)
-    return found or read(Checkpoint(path))
+    return found or read(Checkpoint(path), verified=True)
 
 
 def newest(store: CheckpointStore) -> Found:
@@ -95,13 +116,17 @@ def newest(store: CheckpointStore) -> Found:
     return read(store.newest_good())
 
 
-def read(checkpoint: Checkpoint) -> Found:
-    """Return a checkpoint of a fit, read and verified.
+def read(checkpoint: Checkpoint, *, verified: bool = False) -> Found:
+    """Return a checkpoint of a fit, read and verified; split tensors are left where they are.
+
+    Args:
+        checkpoint: The checkpoint.
+        verified: Whether the files of those tensors were compared already, by another process.
 
     Raises:
         CheckpointError: It is broken, or was written by something else than a fit.
     """
-    found = Found(checkpoint, checkpoint.manifest(), checkpoint.read())
+    found = Found(checkpoint, checkpoint.manifest(), checkpoint.parts(verified=verified))
     lacking = [name for name, kind in _INFO.items() if not isinstance(found.info.get(name), kind)]
     lacking += [name for name in _PARTS if not isinstance(found.parts.get(name), dict)]
     if lacking:

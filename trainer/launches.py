@@ -10,6 +10,7 @@ import torch
 from .interrupt import in_notebook
 from .launching import launch
 from .layout import align_state
+from .shards import joined
 from .state import Progress
 from .structure import map_tensors
 from .weights import NetState
@@ -56,9 +57,10 @@ def _fit(model: Trainable, tidily: bool, **options: Any) -> dict[str, Any] | Non
         except KeyboardInterrupt:
             if not tidily:
                 raise
-    if not model.is_main_process:
+    main = model.is_main_process
+    states = joined({name: part.state_dict() for name, part in _parts(model).items()}, keep=main)
+    if not main:
         return None
-    states = {name: part.state_dict() for name, part in _parts(model).items()}
     told = ("ckpt_path", "metric_tasks", "run_id", "stop_training")
     return {
         "parts": map_tensors(torch.Tensor.cpu, states),

@@ -19,10 +19,11 @@ from .errors import (
     UnsafeCheckpointError,
 )
 from .formats import read_json, refuse_pickle
+from .shards import FOLDER
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.(safetensors|json)")
+_FILE = re.compile(rf"({FOLDER}/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}\.(safetensors|json)")
 _LARGEST = 2**23  # bytes
 
 
@@ -99,15 +100,19 @@ class Manifest:
 
 
 def is_file_name(name: str) -> bool:
-    """Say whether a checkpoint may have a file of this name: a plain one, of a known kind."""
+    """Say whether a checkpoint may have a file of this name: a plain one, of a known kind.
+
+    Those with parts of split tensors are in a folder of their own.
+    """
     return _FILE.fullmatch(name) is not None and name != MANIFEST
 
 
 def _refuse_others(folder: Path) -> None:
     """Raise an error that says what `folder` is, unless it is a folder with a table."""
-    if folder.is_symlink():
-        message = f"{folder} is a link; a checkpoint is a plain folder"
-        raise UnsafeCheckpointError(message)
+    for path in (folder, folder / FOLDER):
+        if path.is_symlink():
+            message = f"{path} is a link; a checkpoint is a plain folder"
+            raise UnsafeCheckpointError(message)
     if not folder.exists():
         beside = sorted(path.name for path in folder.parent.glob("*"))[:10]
         message = f"{folder} ({folder.absolute()}) is not there; beside it are {beside}"

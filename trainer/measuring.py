@@ -29,7 +29,8 @@ from .preflight import check_distinct, check_metrics_dict
 from .prepare import introduce
 from .processes import together
 from .randomness import peek_seed
-from .steps import EvaluationStep, Measures
+from .runner_step import evaluation_step
+from .steps import Measures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ class Measuring(NetFace):
         loss_fn: What `KerasModel` takes.
         metrics_dict: What `KerasModel` takes.
         forward: What `KerasModel` takes.
-        channels_last: Keep images, and weights of convolutions, in channels-last memory.
+        **placing: `channels_last` and `fsdp`, as `KerasModel` takes them.
     """
 
     def __init__(
@@ -54,13 +55,12 @@ class Measuring(NetFace):
         loss_fn: Any,
         metrics_dict: Mapping[str, Any] | None,
         forward: Callable[[Any, Any], tuple[Any, Any]] | None,
-        *,
-        channels_last: bool = False,
+        **placing: Any,
     ) -> None:
         self.metrics_dict = check_metrics_dict(metrics_dict)
         check_names((name, metric) for name, _, metric in flat(self.metrics_dict))
         objective = Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)])
-        super().__init__(net, objective, channels_last=channels_last)
+        super().__init__(net, objective, **placing)
         self.forward_hook = forward
         self.stop_evaluating = False
         self.stop_predicting = False
@@ -97,12 +97,12 @@ class Measuring(NetFace):
         refuse_unknown(unknown, "evaluate")
         self.objective.bind(self.net)
         self.stop_evaluating = False
-        passes = []
+        measures, passes = self.measures(), []
         with together(self.placement.processes, "evaluate"):
             for prefix, data in validation_sets(val_data).items():
                 source = self._source(data, set_name(prefix), batch_size, steps, num_workers)
                 hooks = self._hooks(callbacks, verbose, steps or source.steps)
-                step = EvaluationStep(self.measures(), source, prefix, lambda: self.stop_evaluating)
+                step = evaluation_step(measures, source, prefix, lambda: self.stop_evaluating)
                 passes.append(Evaluation(self.net, step, source, hooks, steps, set_name(prefix)))
             validation = Validation(passes)
             try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
@@ -21,6 +22,9 @@ from .processes import together
 from .randomness import draw_seed, undisturbed_randomness
 from .ranks import check_alike, share_results
 from .resuming import begin, run_folder
+from .runner_step import runner_kit
+from .sharding import check_plugin
+from .steps import Measures
 from .trainable import Trainable
 
 if TYPE_CHECKING:
@@ -47,6 +51,9 @@ class KerasModel(Trainable):
             before it pays; where that can't be, a warning says why, and training goes on without.
         channels_last: Keep images (N, C, H, W), and weights of convolutions, in channels-last
             memory, which is faster for most convolutional nets; figures differ by rounding.
+        fsdp: Of several processes: True spreads the net over them, a part of each weight in each
+            (FSDP2), for nets that one device can't hold; or an accelerate
+            `FullyShardedDataParallelPlugin` that says how. None is as accelerate is configured.
 
     Attributes:
         net, optimizer: What was passed, or made of it.
@@ -55,6 +62,9 @@ class KerasModel(Trainable):
         metric_tasks: What metrics given by name turned out to measure, as "multiclass, 10 classes".
         stop_training: Set it to True in a callback to stop after the current batch; likewise
             `stop_evaluating` and `stop_predicting`.
+        StepRunner: torchkeras' extension point, a class that does all of a step; None, unless set
+            on the class or a subclass. It gets keyword arguments that the constructor does not
+            know.
 
     Raises:
         TypeError: An argument is not what it should be.
@@ -71,6 +81,9 @@ class KerasModel(Trainable):
         ['epoch', 'train_loss', 'train_acc', 'lr', 'seconds']
     """
 
+    StepRunner: ClassVar[Any] = None
+    EpochRunner: ClassVar[Any] = None  # torchkeras has it; told what to do instead
+
     def __init__(
         self,
         net: nn.Module,
@@ -82,13 +95,17 @@ class KerasModel(Trainable):
         forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
         jit_compile: bool = False,
         channels_last: bool = False,
+        fsdp: Any = None,
         **unknown: Any,
     ) -> None:
-        refuse_unknown(unknown, "KerasModel")
+        if self.StepRunner is None:
+            refuse_unknown(unknown, "KerasModel")
         check_flag("jit_compile", jit_compile)
         check_flag("channels_last", channels_last)
+        check_plugin(fsdp)
         check_module(net)
-        super().__init__(net, loss_fn, metrics_dict, forward, channels_last=channels_last)
+        placing = {"channels_last": channels_last, "fsdp": fsdp}
+        super().__init__(net, loss_fn, metrics_dict, forward, **placing)
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
         self.lr_scheduler = None
@@ -98,6 +115,8 @@ class KerasModel(Trainable):
         self.compilation = Compilation() if jit_compile else None
         self.ckpt_path: str | Path | None = None
         self.stop_training = False
+        self.loss_fn = loss_fn
+        self.kwargs = unknown  # for a StepRunner
         self.metric_tasks: dict[str, str] = {}
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
@@ -276,3 +295,7 @@ class KerasModel(Trainable):
             finally:
                 run.close()
             share_results(self, processes)
+
+    def measures(self) -> Measures:
+        """Return what a step measures, and what makes the user's step runners."""
+        return replace(super().measures(), runner=runner_kit(self, self.loss_fn, self.kwargs))

@@ -43,7 +43,7 @@ def pack(parts: Mapping[str, Any]) -> dict[str, Part]:
     """
     packed = {}
     for name, state in parts.items():
-        if not is_file_name(f"{name}.json"):
+        if "/" in name or not is_file_name(f"{name}.json"):
             message = f"a part of a checkpoint can't be called {name!r}; use letters and digits"
             raise CheckpointError(message)
         encoder = Encoder()

@@ -15,6 +15,7 @@ from .forward import Net, in_precision
 from .layout import in_channels_last, lay_out
 from .processes import Processes, check_launch, leave_at_exit
 from .restarts import meeting_point
+from .sharding import Moved, Sharding, plugin_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,13 +34,15 @@ class Placement:
         mixed_precision: "no", "fp16" or "bf16"; None for what accelerate is configured to.
         cpu: Stay on the CPU even where there is an accelerator.
         channels_last: Keep images, and weights of convolutions, in channels-last memory.
+        fsdp: Whether to spread nets over the processes; see `KerasModel`.
 
     Attributes:
         processes: Those that were launched together; where torchrun or accelerate launched several,
             they meet here.
+        sharding: How nets are spread over them; None where each has the whole net.
 
     Raises:
-        ValueError: The precision is unknown.
+        ValueError: The precision is unknown, or can't be had with a sharded net.
         RankError: Several processes were launched, but this is the only one.
     """
 
@@ -49,6 +52,7 @@ class Placement:
         cpu: bool = False,
         *,
         channels_last: bool = False,
+        fsdp: Any = None,
     ) -> None:
         self.channels_last = channels_last
         self.accelerator = _accelerator(mixed_precision, cpu)
@@ -58,21 +62,31 @@ class Placement:
         if self.dtype is torch.float16 and self.scaler is None:  # accelerate has none for CPUs
             self.scaler = torch.amp.GradScaler(self.device.type)
         self.processes = Processes()
+        plugin = plugin_of(fsdp, self.accelerator) if self.processes.several else None
+        self.sharding: Sharding | None = None
+        if plugin is not None:
+            self.sharding = Sharding(plugin, self.accelerator, self.processes)
 
     def __str__(self) -> str:
         name = "cpu" if self.device.type == "cpu" else str(self.device)
         if self.device.type == "cuda":
             name = f"{name} ({torch.cuda.get_device_name(self.device)})"
         name = name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
-        return f"{name}, {self.processes.count} processes" if self.processes.several else name
+        if not self.processes.several:
+            return name
+        spread = "sharded over" if self.sharding is not None else ""
+        return f"{name}, {spread} {self.processes.count} processes".replace(",  ", ", ")
 
     def cast(self, net: Net) -> Net:
         """Return `net` run in the chosen precision and memory layout, its outputs in float32."""
         call = in_precision(net, self.device, self.dtype)
         return in_channels_last(call) if self.channels_last else call
 
-    def place(self, net: nn.Module) -> None:
-        """Move the net to the device, its parameters staying the objects they are.
+    def place(self, net: nn.Module) -> Moved:
+        """Move the net to the device, its parameters staying the objects they are; or spread it.
+
+        Returns:
+            What became of each parameter, where the net was spread over processes.
 
         Raises:
             ValueError: The net is spread over several devices, or has no weights (meta device).
@@ -85,9 +99,12 @@ class Placement:
         if devices == {torch.device("meta")}:
             message = "the net lies on the meta device, without weights; build it on 'cpu'"
             raise ValueError(message)
-        net.to(self.device)
         if self.channels_last:
             lay_out(net)
+        if self.sharding is not None:
+            return self.sharding.spread(net)
+        net.to(self.device)
+        return {}
 
 
 def move_optimizer(optimizer: torch.optim.Optimizer) -> None:

@@ -29,9 +29,11 @@ from .randomness import seed_everything
 from .ranks import check_enough
 from .replica import ReplicaStep
 from .run import Run
+from .runner_step import RunnerTrainingStep, awaited, evaluation_step
 from .scheduling import when_to_step
+from .sharded import ShardedStep
 from .state import FitState, Progress
-from .steps import EvaluationStep, Measures
+from .steps import Measures
 from .training import TrainingStep
 from .update import Update
 from .watching import check_monitors, make_callbacks, make_saving, watched_figure
@@ -65,6 +67,7 @@ def prepare(
     source, validation_sources = _sources(model, train_data, val_data, arguments)
     sets = list(validation_sources)
     figures = model.figure_names(sets, train_metrics=arguments.train_metrics)
+    figures = awaited(model, figures, arguments)
     monitor, mode = watched_figure(model, arguments, figures, sets)
     interrupt, saving = Interrupt(model, saves=folder is not None), make_saving(folder, arguments)
     callbacks = make_callbacks(model, arguments, monitor, mode, interrupt, saving)
@@ -186,7 +189,7 @@ def _validation(
     passes = []
     for prefix, source in sources.items():
         placed = source.to(measures.placement.device)
-        step = EvaluationStep(measures, placed, prefix, stopped)
+        step = evaluation_step(measures, placed, prefix, stopped)
         steps, name = arguments.validation_steps, set_name(prefix)
         passes.append(Evaluation(measures.net, step, placed, hooks, steps, name))
     return Validation(passes) if passes else None
@@ -215,6 +218,13 @@ def _update(
     return update
 
 
+def _class_weights(model: KerasModel, arguments: FitArguments) -> ClassWeights | None:
+    if arguments.class_weight is None:
+        return None
+    floating = floating_dtype(model.net.parameters())
+    return ClassWeights(arguments.class_weight, model.placement.device, floating)
+
+
 def _training_step(
     model: KerasModel,
     measures: Measures,
@@ -223,27 +233,17 @@ def _training_step(
     arguments: FitArguments,
     accord: Accord,
 ) -> TrainingStep:
-    class_weights = None
-    if arguments.class_weight is not None:
-        floating = floating_dtype(model.net.parameters())
-        class_weights = ClassWeights(arguments.class_weight, measures.placement.device, floating)
+    class_weights = _class_weights(model, arguments)
     if not arguments.train_metrics:
         measures = replace(measures, metrics={})
+    if measures.runner is not None:
+        return RunnerTrainingStep(measures, source, update, model, arguments)
     compilation = model.compilation
     if accord.processes.several:
         if compilation is not None:
             compilation.refuse(f"{accord.processes.count} processes")
-        return ReplicaStep(
-            measures,
-            source,
-            update,
-            class_weights,
-            model,
-            accord=accord,
-            window=arguments.gradient_accumulation_steps,
-            sync_norms=arguments.sync_batchnorm,
-            find_unused=arguments.find_unused_parameters,
-        )
+        common = (measures, source, update, class_weights, model)
+        return _joint_step(arguments, accord, *common)
     if arguments.gradient_accumulation_steps > 1:
         if compilation is not None:
             compilation.refuse(
@@ -256,6 +256,18 @@ def _training_step(
     step.compilation = compilation
     model.objective.compilable()
     return step
+
+
+def _joint_step(arguments: FitArguments, accord: Accord, *common: Any) -> TrainingStep:
+    """Return the step of one of several processes."""
+    options: dict[str, Any] = {
+        "accord": accord,
+        "window": arguments.gradient_accumulation_steps,
+        "sync_norms": arguments.sync_batchnorm,
+    }
+    if accord.model.placement.sharding is not None:
+        return ShardedStep(*common, **options)
+    return ReplicaStep(*common, **options, find_unused=arguments.find_unused_parameters)
 
 
 def introduce(callbacks: list[Any], model: Any, params: dict[str, Any]) -> None:

@@ -18,10 +18,10 @@ from .board import Board, of_transport, tell_launcher
 from .errors import RankError
 from .last_words import await_last_words, end_at_once
 from .randomness import derive_seed
+from .shards import is_split
 from .sharing import Share
 
 _SHARDED = {
-    "FSDP": "ACCELERATE_USE_FSDP",
     "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
     "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
 }
@@ -90,6 +90,8 @@ class Processes:
     def spread(self, module: nn.Module, *, parameters: bool = True) -> None:
         """Give a module's buffers, and its parameters, the values that they have in the main one.
 
+        What is split stays: of that each process has a part of its own.
+
         Args:
             module: It has the same parts everywhere.
             parameters: Whether parameters too.
@@ -98,7 +100,8 @@ class Processes:
             return
         tensors = [*module.buffers(), *(module.parameters() if parameters else ())]
         for tensor in tensors:
-            distributed.broadcast(tensor.data, 0)
+            if not is_split(tensor):
+                distributed.broadcast(tensor.data, 0)
 
     def check_alike(self, facts: dict[str, Any]) -> None:
         """Refuse to begin where processes were asked for different things.
@@ -221,14 +224,15 @@ def check_launch() -> None:
     """Refuse a launch of several processes that turns out to be of one, or of another kind.
 
     Raises:
-        RankError: It tells how to launch several on CPUs, or that the net can't be sharded.
+        RankError: It tells how to launch several on CPUs, or that it is configured for
+            what fitorch does not run.
     """
     for kind, name in _SHARDED.items():
         if os.environ.get(name, "false").lower() in ("true", "1"):
             message = (
-                f"accelerate is configured for {kind} ({name}={os.environ[name]}), but fitorch "
-                "keeps the whole net in each process so far; run accelerate config again, with "
-                "distributed training by data parallelism alone"
+                f"accelerate is configured for {kind} ({name}={os.environ[name]}), which fitorch "
+                "does not run; FSDP2 shards nets as DeepSpeed's ZeRO does: run accelerate config "
+                "again and choose FSDP with version 2, or pass KerasModel(..., fsdp=True)"
             )
             raise RankError(message)
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _SMOOTHING = 0.9  # of the losses, an exponential mean
 _DIVERGED = 4.0  # times the least loss so far: no need to go on
 _LEAST = 10  # batches, before that is looked at
+_OWN = ("net", "objective", "optimizer", "loss_fn", "kwargs")  # what training may change
 
 
 class _Ramp(Callback):
@@ -121,8 +122,8 @@ def _check(model: Trainable, data: Any, start: float, end: float, steps: int) ->
 def _twin(model: Trainable) -> Trainable:
     """Return a copy of a model whose training leaves the model alone."""
     twin = copy.copy(model)
-    parts = copy.deepcopy((model.net, model.objective, model.optimizer))
-    twin.net, twin.objective, twin.optimizer = parts
+    own = {name: getattr(model, name) for name in _OWN if hasattr(model, name)}
+    vars(twin).update(copy.deepcopy(own))
     twin.lr_scheduler, twin.compilation, twin.metrics_dict = None, None, {}
     twin.history, twin.progress = History(), Progress()
     return twin

@@ -23,7 +23,7 @@ from .folder import RunFolder, shown
 from .layout import align_state
 from .prepare import prepare
 from .processes import Processes
-from .saving import rearranged
+from .snapshot import rearranged
 from .state import Progress
 from .weights import NetState, plain_state
 
@@ -110,7 +110,7 @@ def restore(run: Run, found: Found) -> None:
         CheckpointMismatchError: It is of another net, optimizer or data; all that differs is told.
         ValueError: It stands behind the last epoch that is asked for.
     """
-    state = state_for(run, found)
+    state = found.filled(state_for(run, found), run.net)
     _check_epochs(run, found)
     _check(run, found, state)
     before = copy.deepcopy(run.state.state_dict())
@@ -139,7 +139,7 @@ def _put(run: Run, state: Mapping[str, Any]) -> None:
 def restore_model(model: Resumable, path: str | Path) -> Path:
     """Put a checkpoint into a model that is not at work; see `KerasModel.restore`."""
     found = read(checkpoint_at(path))
-    state = rearranged(found.parts)
+    state = found.filled(rearranged(found.parts), model.net)
     wrong = _table_differences(state["net"], plain_state(model.net))
     kinds = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}
     given = {name: None if part is None else type(part).__name__ for name, part in kinds.items()}

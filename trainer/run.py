@@ -19,9 +19,9 @@ from .errors import CheckpointError, FitorchError, NonFiniteError
 from .evaluation import Validation
 from .feed import Feed
 from .interrupt import Interrupt
+from .joint import JointStep
 from .modes import Modes
 from .reading import reading
-from .replica import ReplicaStep
 from .scheduling import step_after_epoch
 from .state import FitState, Progress
 from .training import TrainingStep
@@ -186,7 +186,7 @@ class Run:
         """Give the batches of the next epoch, as the step takes them."""
         where = f"epoch {self.progress.epochs + 1}, training "
         batches = reading(self.feed.epoch(), "train_data", where, self._samples_in_next)
-        if isinstance(self.step, ReplicaStep):
+        if isinstance(self.step, JointStep):
             window = self.arguments.gradient_accumulation_steps
             return self.step.windows(batches) if window > 1 else batches
         if isinstance(self.step, AccumulatingStep):

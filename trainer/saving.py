@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ import torch
 from fitorch.callbacks import Callback
 from fitorch.callbacks.base import Logs
 
-from .checkpoint import Checkpoint, CheckpointStore, pack
+from .checkpoint import Checkpoint, CheckpointStore
 from .errors import CheckpointWriteError, NonFiniteError
 from .fingerprint import fingerprint
 from .folder import RunFolder, shown
-from .processes import Processes
+from .sharding import is_sharded
+from .shards import local
+from .snapshot import Snapshot
 from .writers import Background, Foreground
 
 if TYPE_CHECKING:
@@ -82,20 +85,20 @@ class Saving(Callback):
         """
         run = self.run
         check_finite(run)
-        state = arranged(run.state.state_dict(), run.accord.processes)
+        snapshot = Snapshot.of(run.state.state_dict(), run.accord.processes)
         self._saved = self._place()
-        if state is None:  # the main process writes for all
-            return
-        parts = pack(state)
-        if isinstance(self._writer, Background):
+        parts, writer = snapshot.packed(), self._writer
+        if isinstance(writer, Background):
             parts = {name: part.copied() for name, part in parts.items()}
+        if snapshot.split:  # all processes write, which must not send messages in a thread
+            writer = Foreground(self._written)
         step, info = run.state.update.completed, info_of(run)
         protected = [path for path in (self.resumed_from,) if path is not None]
 
-        def write() -> Checkpoint:
-            return self.folder.store.write(step, parts, info, protected)
+        def write() -> Checkpoint | None:
+            return snapshot.write(self.folder.store, step, parts, info, protected)
 
-        self._attempt(lambda: self._writer.start(write))
+        self._attempt(lambda: writer.start(write))
         if wait:
             self._attempt(self._writer.wait)
 
@@ -120,11 +123,11 @@ class Saving(Callback):
         Raises:
             CheckpointError: One can't; it names the path to it.
         """
-        state = arranged(self.run.state.state_dict(), self.run.accord.processes)
-        if state is not None:
-            pack(state)
+        Snapshot.of(self.run.state.state_dict(), self.run.accord.processes).packed()
 
-    def _written(self, checkpoint: Checkpoint) -> None:
+    def _written(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is None:  # the main process writes for all
+            return
         self.newest, self.newest_step = shown(checkpoint.path), checkpoint.step
         self._failures = 0
         for callback in self.run.state.callbacks:
@@ -188,9 +191,9 @@ def save_to(path: str | Path, run: Run) -> Path:
     """Save where a fit stands into a folder of its own; what was there makes way."""
     check_finite(run)
     store = CheckpointStore(path, keep=1)
-    parts = arranged(run.state.state_dict(), run.accord.processes)
-    written = parts and store.save(run.state.update.completed, parts, info_of(run)).path
-    written = run.accord.processes.from_main(written)
+    snapshot = Snapshot.of(run.state.state_dict(), run.accord.processes)
+    made = snapshot.write(store, run.state.update.completed, snapshot.packed(), info_of(run))
+    written = run.accord.processes.from_main(None if made is None else made.path)
     assert isinstance(written, Path)
     return written
 
@@ -216,27 +219,6 @@ def plain_number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def arranged(state: dict[str, Any], processes: Processes) -> dict[str, Any] | None:
-    """Return a fit's state by the files that it is stored in; None but in the main process.
-
-    Each process has random numbers, running sums and a place in the data of its own.
-    """
-    rest = dict(state)
-    own = {name: rest.pop(name) for name in ("random", "sums", "feed")}
-    everywhere = processes.gather_to_main(own)
-    if everywhere is None:
-        return None
-    net, optimizer = rest.pop("net"), rest.pop("optimizer")
-    ranks = {f"rank-{rank:05d}": each for rank, each in enumerate(everywhere)}
-    return {"model": net, "optimizer": optimizer, "state": rest, **ranks}
-
-
-def rearranged(parts: dict[str, Any], rank: int = 0) -> dict[str, Any]:
-    """Return the state of a process of a fit out of what `arranged` made of it."""
-    whole = {"net": parts["model"], "optimizer": parts["optimizer"]}
-    return {**parts["state"], **whole, **parts[f"rank-{rank:05d}"]}
-
-
 @torch.no_grad()
 def check_finite(run: Run) -> None:
     """Refuse weights that are no numbers: a checkpoint of them is of no use to anybody.
@@ -244,11 +226,15 @@ def check_finite(run: Run) -> None:
     Raises:
         NonFiniteError: It names the parameters.
     """
-    named = [(name, p) for name, p in run.net.named_parameters() if p.requires_grad]
+    named = [(name, local(p)) for name, p in run.net.named_parameters() if p.requires_grad]
     wrong = [~p.isfinite().all() for _, p in named]
-    if not wrong or not bool(torch.stack(wrong).any()):
+    names = []
+    if wrong and bool(torch.stack(wrong).any()):
+        names = [name for (name, _), each in zip(named, wrong, strict=True) if each]
+    if is_sharded(run.net):  # each has seen a part
+        names = list(dict.fromkeys(chain(*run.accord.processes.gather(names))))
+    if not names:
         return
-    names = [name for (name, _), each in zip(named, wrong, strict=True) if each]
     message = (
         f"after update {run.state.update.completed} the parameters {', '.join(names[:5])} "
         f"{'and others ' if len(names) > 5 else ''}are NaN or infinite; they are not saved"

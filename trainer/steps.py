@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from .placement import Placement
 from .preflight import check_sample_weight
 from .structure import describe
 
+if TYPE_CHECKING:
+    from .runner_step import RunnerKit
+
 
 @dataclass(frozen=True, slots=True)
 class Measures:
@@ -34,6 +37,7 @@ class Measures:
         metrics: Name to metric, copied for each stage.
         placement: Device and precision.
         forward: The user's `forward(net, batch)`, or None.
+        runner: What makes the user's step runners, or None.
     """
 
     net: nn.Module
@@ -41,6 +45,7 @@ class Measures:
     metrics: dict[str, Any]
     placement: Placement
     forward: Hook | None = None
+    runner: RunnerKit | None = None
 
 
 class EvaluationStep:
@@ -66,6 +71,7 @@ class EvaluationStep:
         self.metrics = MetricSet(measures.metrics, device, measures.objective.scale)
         self.logs = BatchLogs(prefix, self.figures)
         self.measure = self._first_measure
+        self._fixed: list[float] = []  # figures that do not depend on batches
         self.forward: Forward
         self.processes = measures.placement.processes
         self._measures = measures
@@ -86,6 +92,15 @@ class EvaluationStep:
         """Return the user's batch in what the step takes, for messages."""
         return batch
 
+    def run_only(self, batch: Any) -> None:
+        """Run the net on a batch, and count nothing."""
+        self._choose_forward(batch)(batch)
+
+    @torch.no_grad()
+    def measure_penalties(self) -> None:
+        """Measure the penalties, which stay the same as long as the net does."""
+        self._fixed = [penalty().item() for penalty in self.objective.penalties]
+
     def reset(self) -> None:
         """Begin an epoch."""
         self.losses.reset()
@@ -103,9 +118,8 @@ class EvaluationStep:
     def figures(self) -> dict[str, float]:
         """Return the loss and the metrics so far; on an accelerator this waits for the device."""
         loss, losses = self.losses.compute()
-        penalties = self._penalties()
-        named = zip(self.objective.names, [*losses, *penalties], strict=False)
-        values = {"loss": sum(penalties, start=loss), **self.metrics.compute(), **dict(named)}
+        named = zip(self.objective.names, [*losses, *self._fixed], strict=False)
+        values = {"loss": sum(self._fixed, start=loss), **self.metrics.compute(), **dict(named)}
         return {self._prefix + name: value for name, value in values.items()}
 
     def result(self, where: str) -> dict[str, float]:
@@ -147,11 +161,6 @@ class EvaluationStep:
         """Return for each term that is measured batch by batch whether its values are sums."""
         return self.objective.summed
 
-    @torch.no_grad()
-    def _penalties(self) -> list[float]:
-        """Return the figures of the penalties, which stay the same as long as the net does."""
-        return [penalty().item() for penalty in self.objective.penalties]
-
     def _measure(self, batch: Any) -> list[Part]:
         y_pred, y_true, weight = self.forward(batch)
         parts = self.objective.compare(y_pred, y_true, self._weigh(y_true, weight))
@@ -168,10 +177,14 @@ class EvaluationStep:
         self._check_fit(y_pred, y_true)
         check_sample_weight(weight, by_output=self.objective.by_output)
         parts = self.objective.compare(y_pred, y_true, self._weigh(y_true, weight))
-        self._check_parts([*parts, *self.objective.penalize(parts)])
+        self._check_parts([*parts, *self._first_penalties(parts)])
         self._record(y_pred, y_true, weight, parts)
         self.measure = self._measure
         return parts
+
+    def _first_penalties(self, parts: list[Part]) -> list[Part]:
+        """Return the penalties to be checked beside the losses of the first batch."""
+        return []
 
     def _weigh(self, y_true: Any, weight: Any) -> Any:
         """Return the samples' weights in the loss."""

@@ -82,8 +82,8 @@ class TrainingStep(EvaluationStep):
     def _summed(self) -> list[bool]:
         return [*self.objective.summed, *[False] * len(self.objective.penalties)]
 
-    def _penalties(self) -> list[float]:
-        return []  # they change with each update, and are among the losses
+    def _first_penalties(self, parts: list[Part]) -> list[Part]:
+        return self.objective.penalize(parts)
 
     def _weigh(self, y_true: Any, weight: Any) -> Any:
         return weight if self._class_weights is None else self._class_weights(y_true, weight)

@@ -12,6 +12,7 @@ from fitorch.losses.terms import PenaltyTerm
 
 from .errors import NonFiniteError
 from .optimizers import bare_step
+from .shards import whole
 
 _SKIPS = 100  # updates in a row that a gradient scaler may skip
 
@@ -103,7 +104,7 @@ class Update:
         largest_norm, largest = self.clipping
         norm = None
         if largest_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self.parameters, largest_norm)
+            norm = whole(nn.utils.clip_grad_norm_(self.parameters, largest_norm))
         if largest is not None:
             nn.utils.clip_grad_value_(self.parameters, largest)
         return norm

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import annotate
+from .shards import like
 
 _TORCH = (".pt", ".pth", ".bin")
 BEST = "best.safetensors"
@@ -40,11 +41,13 @@ def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
         RuntimeError: Names or shapes differ (torch's own message).
     """
     inner = unwrapped(net)
-    own = {plain_name(name): name for name in inner.state_dict()}
+    table = inner.state_dict()
+    own = {plain_name(name): name for name in table}
     plain = {plain_name(name): value for name, value in state.items()}
     if all(name.startswith("module.") and name not in own for name in plain):
         plain = {name.removeprefix("module."): value for name, value in plain.items()}
-    inner.load_state_dict({own.get(name, name): value for name, value in plain.items()})
+    named = {own.get(name, name): value for name, value in plain.items()}
+    inner.load_state_dict({name: like(value, table.get(name)) for name, value in named.items()})
 
 
 class NetState:

@@ -12,13 +12,13 @@ class Foreground:
     """Writes at once.
 
     Args:
-        tell: Is told what was written.
+        tell: Is told what was written: None where another process does so.
     """
 
-    def __init__(self, tell: Callable[[Checkpoint], None]) -> None:
+    def __init__(self, tell: Callable[[Checkpoint | None], None]) -> None:
         self._tell = tell
 
-    def start(self, write: Callable[[], Checkpoint]) -> None:
+    def start(self, write: Callable[[], Checkpoint | None]) -> None:
         """Write."""
         self._tell(write())
 
@@ -33,12 +33,12 @@ class Background:
         tell: Is told, in the thread of training, what was written.
     """
 
-    def __init__(self, tell: Callable[[Checkpoint], None]) -> None:
+    def __init__(self, tell: Callable[[Checkpoint | None], None]) -> None:
         self._tell = tell
         self._thread: threading.Thread | None = None
         self._result: Checkpoint | BaseException | None = None
 
-    def start(self, write: Callable[[], Checkpoint]) -> None:
+    def start(self, write: Callable[[], Checkpoint | None]) -> None:
         """Wait for the checkpoint before, and begin with this one."""
         self.wait()
         self._thread = threading.Thread(target=self._work, args=(write,), name="fitorch-save")
@@ -52,10 +52,9 @@ class Background:
         self._thread, result, self._result = None, self._result, None
         if isinstance(result, BaseException):
             raise result
-        if result is not None:
-            self._tell(result)
+        self._tell(result)
 
-    def _work(self, write: Callable[[], Checkpoint]) -> None:
+    def _work(self, write: Callable[[], Checkpoint | None]) -> None:
         try:
             self._result = write()
         except BaseException as error:

@@ -34,6 +34,7 @@ class Cluster:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": self.store.port,
             "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": 0,
             "OMP_NUM_THREADS": 1,
         }
         return subprocess.Popen(
@@ -63,9 +64,9 @@ class Cluster:
     def _answer(self, process, end):
         ready, _, _ = select.select([process.stdout], [], [], max(0, end - time.monotonic()))
         if not ready:
-            self.close()
             self.errors.seek(0)
             message = f"no answer: {self.errors.read()[-3000:].decode(errors='replace')}"
+            self.close()
             raise TimeoutError(message)
         return _receive(process.stdout)
 

@@ -206,7 +206,8 @@ def be_process(rank, count, port, folder, request):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", **request.get("environment", {})}
+    told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": 0}
+    told |= request.get("environment", {})
     os.environ.update({name: str(value) for name, value in told.items()})
     printed = os.open(folder / f"printed-{rank}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(printed, 1)

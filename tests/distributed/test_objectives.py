@@ -53,6 +53,8 @@ def model_of(kind):
 
     elif kind == "ignoring":
         loss["features"] = nn.CrossEntropyLoss(ignore_index=1)
+    elif kind == "summed":
+        loss["features"] = 0.01 * term(nn.CrossEntropyLoss(reduction="sum"))
     return KerasModel(net, loss, None, lambda p: torch.optim.SGD(p, 0.1), forward=hook)
 
 
@@ -68,7 +70,7 @@ def trained(kind, world, **options):
     return state, frame.drop(columns="seconds")
 
 
-@pytest.mark.parametrize("kind", ["plain", "learned", "hook"])
+@pytest.mark.parametrize("kind", ["plain", "learned", "hook", "ignoring", "summed"])
 def test_losses_of_every_form_train_alike(several, kind):
     expected, table = trained(kind, 1)
     for state, figures in several.run(trained, kind, several.count):
@@ -96,9 +98,16 @@ def test_an_error_over_unused_parameters_tells_the_way_out(two):
         assert any("find_unused_parameters=True" in note for note in notes)
 
 
-def test_terms_that_count_differently_are_refused(two):
-    for message, _ in two.run(refused, "ignoring"):
+def refused_windows():
+    with pytest.raises(RankError) as caught:
+        trained("ignoring", 2, gradient_accumulation_steps=2)
+    return str(caught.value)
+
+
+def test_terms_that_count_differently_are_refused_where_several_batches_make_an_update(two):
+    for message in two.run(refused_windows):
         assert "means over different numbers of targets" in message
+        assert "use gradient_accumulation_steps=1" in message
 
 
 def too_few():
