@@ -283,7 +283,10 @@ class KerasModel(Trainable):
         processes = self.place(arguments.mixed_precision, arguments.cpu).processes
         with together(processes, "fit"):
             arguments = check_alike(self, arguments, processes)
-        with together(processes, "fit"), run_folder(arguments, processes) as folder:
+        with (
+            together(processes, "fit", self._place),
+            run_folder(arguments, processes) as folder,
+        ):
             run = begin(self, train_data, val_data, arguments, folder)
             try:
                 fit(run)
@@ -295,6 +298,9 @@ class KerasModel(Trainable):
             finally:
                 run.close()
             share_results(self, processes)
+
+    def _place(self) -> str:
+        return f"epoch {self.progress.epochs + 1}, with {self.updates} updates completed"
 
     def measures(self) -> Measures:
         """Return what a step measures, and what makes the user's step runners."""

@@ -6,7 +6,7 @@ import atexit
 import os
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -154,7 +154,9 @@ def _packed(thing: Any) -> bytes:
 
 
 @contextmanager
-def together(processes: Processes, where: str) -> Iterator[None]:
+def together(
+    processes: Processes, where: str, place: Callable[[], str] | None = None
+) -> Iterator[None]:
     """Fail together: an error in one process ends the call in all, each with its message.
 
     Where all fail, as with a wrong argument, or a Ctrl-C that all have heard of, each keeps its
@@ -164,6 +166,7 @@ def together(processes: Processes, where: str) -> Iterator[None]:
     Args:
         processes: The processes.
         where: What they are at, as "fit".
+        place: Tells how far this process has come, or None.
 
     Raises:
         RankError: Another process failed or vanished; the message tells which and why.
@@ -185,7 +188,8 @@ def together(processes: Processes, where: str) -> Iterator[None]:
         await_last_words()
         if of_transport(error):
             leave()  # which tells those who wait for this one
-            lost = RankError(board.why(where, error))
+            reached = "" if place is None else f"; this process was at {place()}"
+            lost = RankError(board.why(where, error) + reached)
             tell_launcher(lost)
             raise lost from error
         board.tell(error)

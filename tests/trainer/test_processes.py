@@ -25,7 +25,7 @@ def test_alone_everything_is_ones_own():
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM"])
 def test_kinds_of_training_that_are_not_there_are_refused(monkeypatch, kind):
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(RankError, match=f"ACCELERATE_USE_{kind}=true"):
