@@ -151,3 +151,33 @@ def test_images_in_channels_last_memory():
     frame = model.fit((images, Y[:64]), epochs=3, verbose=0)
     assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert frame["train_loss"].iloc[-1] < frame["train_loss"].iloc[0]
+
+
+def test_two_fits_give_the_same_bits_where_that_is_wanted():
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 1))
+        images = torch.randn(64, 3, 8, 8)
+        model = KerasModel(net, "mse", optimizer="adam")
+        model.fit((images, Y[:64]), epochs=3, seed=1, deterministic=True, verbose=0)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("fsdp", [True, False], ids=["sharded", "replicas"])
+def test_two_gpus_train_what_one_does(fsdp):
+    weights = []
+    for count in (1, 2):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(X.shape[1], 32), nn.Tanh(), nn.Linear(32, 1)).double()
+        model = KerasModel(net, "mse", optimizer=lambda p: torch.optim.SGD(p, 0.1), fsdp=fsdp)
+        data = (X.double(), Y.double())
+        options = {"epochs": 2, "batch_size": 64 // count, "seed": 1, "verbose": 0}
+        if count == 1:
+            model.fit(data, **options)
+        else:
+            model.fit_ddp(2, data, **options)
+        weights.append(torch.cat([p.detach().cpu().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-10)

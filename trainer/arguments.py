@@ -71,6 +71,8 @@ FOREIGN = {
     "X": "train_data=(x, y)",
     "y": "train_data=(x, y)",
 }
+_FLAGS = ("elastic", "sync_batchnorm", "find_unused_parameters", "deterministic")
+_OURS = ("seeded",)  # no argument of fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,7 @@ class FitArguments:
     elastic: bool
     sync_batchnorm: bool
     find_unused_parameters: bool
+    deterministic: bool
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):
@@ -127,7 +130,7 @@ class FitArguments:
             check_count(name, getattr(self, name), optional=True)
         check_count("initial_epoch", self.initial_epoch, least=0, optional=True)
         check_workers(self.num_workers)
-        for name in ("elastic", "sync_batchnorm", "find_unused_parameters"):
+        for name in _FLAGS:
             check_flag(name, getattr(self, name))
         self._check_numbers()
         self._check_choices()
@@ -289,7 +292,8 @@ def refuse_unknown(unknown: Mapping[str, Any], verb: str) -> None:
         TypeError: There is one.
     """
     for name in unknown:
-        known = [field.name for field in fields(FitArguments)] if verb == "fit" else []
+        known = [each.name for each in fields(FitArguments)] if verb == "fit" else []
+        known = [name for name in known if name not in _OURS]
         if name in FOREIGN:
             message = f"{verb} has no argument {name!r}; ours is {FOREIGN[name]}"
         else:

@@ -19,7 +19,7 @@ from .interrupt import in_notebook
 from .optimizers import OptimizerLike, make_optimizer, make_scheduler
 from .preflight import check_module, check_optimizer
 from .processes import together
-from .randomness import draw_seed, undisturbed_randomness
+from .randomness import deterministic_algorithms, draw_seed, undisturbed_randomness
 from .ranks import check_alike, share_results
 from .resuming import begin, run_folder
 from .runner_step import runner_kit
@@ -160,6 +160,7 @@ class KerasModel(Trainable):
         elastic: bool = False,
         sync_batchnorm: bool = False,
         find_unused_parameters: bool = False,
+        deterministic: bool = False,
         **unknown: Any,
     ) -> pd.DataFrame:
         """Train the net; return the history of all fits, one row per epoch.
@@ -218,6 +219,8 @@ class KerasModel(Trainable):
             sync_batchnorm: Of several processes: normalize over the batches of all.
             find_unused_parameters: Of several processes: allow parameters that the loss does not
                 depend on in every step, which costs a look for them in each.
+            deterministic: On a GPU, the same bits each time: torch's deterministic algorithms, for
+                this fit. They are slower, and torch raises an error where there is none.
 
         Returns:
             The columns epoch (from 1), train_loss, train_<metric>, train_<term of the objective>,
@@ -272,8 +275,9 @@ class KerasModel(Trainable):
             elastic=elastic,
             sync_batchnorm=sync_batchnorm,
             find_unused_parameters=find_unused_parameters,
+            deterministic=deterministic,
         )
-        with undisturbed_randomness():
+        with undisturbed_randomness(), deterministic_algorithms(deterministic):
             self._fit(train_data, val_data, arguments)
         return self.history.frame
 

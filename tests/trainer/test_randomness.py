@@ -182,3 +182,30 @@ def test_derived_seeds_differ_by_every_label():
     }
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+class Modes(Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        cudnn = torch.backends.cudnn
+        self.seen = (
+            torch.are_deterministic_algorithms_enabled(),
+            cudnn.deterministic,
+            cudnn.benchmark,
+        )
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_algorithms_are_used_in_the_fit_alone(monkeypatch, wanted):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    modes = Modes()
+    make_model().fit(data(), epochs=1, deterministic=wanted, callbacks=[modes], verbose=0)
+    assert modes.seen == ((True, True, False) if wanted else (False, False, True))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.deterministic
+
+
+def test_deterministic_is_a_flag():
+    with pytest.raises(TypeError, match="deterministic is 1"):
+        make_model().fit(data(), deterministic=1)
