@@ -186,6 +186,17 @@ def test_g32_g33_a_signal_ends_all_at_the_same_update_and_the_fit_goes_on(
     assert_same(forks.run(tmp_path, fit=saved_to(tmp_path, resume=True)), whole)
 
 
+def test_g32_a_signal_to_the_workers_of_a_users_loader_too_loses_nothing(forks, tmp_path):
+    options = {"loader workers": 2, "pace": 0.01}
+    expected = forks.run(tmp_path / "whole", fit=saved_to(tmp_path / "whole"), **options)
+    event = happens("group SIGTERM", "batch", 1, 3)
+    launched = forks.start(tmp_path, fit=saved_to(tmp_path), event=event, **options)
+    found = launched.wait()
+    assert launched.codes == [143, 143]
+    assert list_checkpoints(tmp_path / "run").iloc[0]["step"] == found[0]["updates"] in (3, 4)
+    assert_same(forks.run(tmp_path, fit=saved_to(tmp_path, resume=True), **options), expected)
+
+
 def test_sigterm_without_a_folder_ends_all_at_the_same_update(forks, tmp_path):
     launched = forks.start(tmp_path, event=happens("SIGTERM"))
     found = launched.wait()

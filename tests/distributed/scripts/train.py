@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node 2 train.py options.json
 
-Options: `folder`, where `outcome-RANK.json` is left; `fit`, what `fit` is given; `event`, what
-happens: `rank`, `place` and `update` say where, `act` what, `once` that it does not happen again.
+Options: `folder`, where `outcome-RANK.json` is left; `fit`, what `fit` is given; `loader workers`,
+those of a user's DataLoader, in the place of a Dataset; `event`, what happens: `rank`, `place` and `update` say where, `act` what, `once` that it does not happen again.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
@@ -141,6 +141,8 @@ def main(options):
     watch = Watch(event, own.get("pace", 0.0), folder / f"began-{rank}")
     callbacks = [watch, *(Callback() for _ in range(own.get("more callbacks", 0)))]
     data = Pairs(event, own.get("samples", SAMPLES)), Pairs(event, 20)
+    if workers := own.get("loader workers"):
+        data = tuple(DataLoader(each, 5, num_workers=workers) for each in data)
     asked = {"epochs": 3, "batch_size": 5, "seed": 3, "verbose": 0, "callbacks": callbacks}
     asked |= {"num_workers": 0} | own.get("fit", {})
     found = {"error": None}
