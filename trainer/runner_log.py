@@ -1,0 +1,98 @@
+"""What the user's `StepRunner` returned, batch by batch, as figures of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fitorch.metrics.state import put_back, state_of
+
+
+class StageLog:
+    """What a step runner returned over a stage.
+
+    Losses are means over the samples, where batches tell how many they have. Metrics are those of
+    `metrics_dict`, computed over the epoch, or averaged where they are functions; any other is what
+    the last batch gave.
+
+    Args:
+        stage: What all names begin with.
+        metrics: Name to metric, those that the runner updates.
+    """
+
+    def __init__(self, stage: str, metrics: Mapping[str, Any]) -> None:
+        self._stage = stage
+        self._metrics = {f"{stage}_{name}": metric for name, metric in metrics.items()}
+        self._computed = [name for name, m in self._metrics.items() if hasattr(m, "compute")]
+        self.reset()
+
+    def add(self, returned: Any, samples: int) -> None:
+        """Count in what the runner returned for a batch.
+
+        Raises:
+            TypeError: It is no pair of mappings.
+            ValueError: A name does not begin with the stage, or a value is no number.
+        """
+        losses, metrics = self._checked(returned)
+        for name, value in (*losses.items(), *metrics.items()):
+            if name in losses or (name in self._metrics and name not in self._computed):
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = total + value * samples, count + samples
+            elif name not in self._computed:
+                self._last[name] = value
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures so far, in the order in which they came."""
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        seen = (n for n in self._computed if getattr(self._metrics[n], "update_called", True))
+        computed = {name: float(self._metrics[name].compute()) for name in seen if self._sums}
+        return means | computed | self._last
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, float] = {}
+        for name in self._computed:
+            self._metrics[name].reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted."""
+        metrics = {name: state_of(self._metrics[name]) for name in self._computed}
+        return {"sums": dict(self._sums), "last": dict(self._last), "metrics": metrics}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
+        self._last = dict(state["last"])
+        for name in self._computed:
+            put_back(self._metrics[name], state["metrics"][name])
+
+    def _checked(self, returned: Any) -> tuple[dict[str, float], dict[str, float]]:
+        pair = isinstance(returned, (tuple, list)) and len(returned) == 2
+        if not pair or not all(isinstance(part, Mapping) for part in returned):
+            message = (
+                "StepRunner must return (step_losses, step_metrics), two dicts of floats by name; "
+                f"it returned {returned!r:.200}"
+            )
+            raise TypeError(message)
+        losses, metrics = returned
+        return self._numbers(losses), self._numbers(metrics)
+
+    def _numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Return the values as floats; `lr` is left out: the history has it from the optimizer."""
+        numbers = {}
+        for name, value in values.items():
+            if name == "lr":
+                continue
+            if not str(name).startswith(f"{self._stage}_"):
+                message = (
+                    f"StepRunner returned {name!r} in stage {self._stage!r}; expected a name that "
+                    f"begins with the stage: self.stage + '_{name}'"
+                )
+                raise ValueError(message)
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                message = f"StepRunner returned {name!r} as {value!r:.200}; expected a number"
+                raise ValueError(message) from error
+        return numbers
