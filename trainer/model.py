@@ -22,7 +22,7 @@ from .processes import together
 from .randomness import deterministic_algorithms, draw_seed, undisturbed_randomness
 from .ranks import check_alike, share_results
 from .resuming import begin, run_folder
-from .runner_step import runner_kit
+from .runner import runner_kit
 from .sharding import check_plugin
 from .steps import Measures
 from .trainable import Trainable

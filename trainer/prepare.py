@@ -29,7 +29,8 @@ from .randomness import seed_everything
 from .ranks import check_enough
 from .replica import ReplicaStep
 from .run import Run
-from .runner_step import RunnerTrainingStep, awaited, evaluation_step
+from .runner import awaited
+from .runner_step import RunnerTrainingStep, evaluation_step
 from .scheduling import when_to_step
 from .sharded import ShardedStep
 from .state import FitState, Progress

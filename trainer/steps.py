@@ -24,7 +24,7 @@ from .preflight import check_sample_weight
 from .structure import describe
 
 if TYPE_CHECKING:
-    from .runner_step import RunnerKit
+    from .runner import RunnerKit
 
 
 @dataclass(frozen=True, slots=True)

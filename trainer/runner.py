@@ -1,0 +1,130 @@
+"""What a user's own `StepRunner` is made of: torchkeras' extension point.
+
+`KerasModel.StepRunner = StepRunner`, a class `StepRunner(net, loss_fn, accelerator, stage,
+metrics_dict, optimizer, lr_scheduler, **kwargs)`. One is made for each epoch of a stage; called
+with a batch it does all of a step and returns `(step_losses, step_metrics)`: floats by name, each
+name beginning with the stage, as `train_loss`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fitorch.callbacks.callback_list import one_by_one
+from fitorch.callbacks.monitor import MonitorCallback
+from fitorch.losses import Composition
+
+from .arguments import FitArguments
+from .steps import Measures
+
+if TYPE_CHECKING:
+    from .model import KerasModel
+
+_FORM = (
+    "StepRunner(net, loss_fn, accelerator=None, stage='train', metrics_dict=None, optimizer=None, "
+    "lr_scheduler=None, **kwargs)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerKit:
+    """What step runners are made of, whatever their stage.
+
+    Args:
+        kind: The user's class.
+        loss_fn: What compares predictions and targets, or None.
+        extra: Other keyword arguments of `KerasModel`, for the runner.
+    """
+
+    kind: Callable[..., Any]
+    loss_fn: Any
+    extra: Mapping[str, Any]
+
+    def make(
+        self,
+        measures: Measures,
+        stage: str,
+        metrics: Mapping[str, Any],
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+    ) -> Callable[[Any], Any]:
+        """Return the step runner of a stage."""
+        arguments = {
+            "net": measures.net,
+            "loss_fn": self.loss_fn,
+            "accelerator": measures.placement.accelerator,
+            "stage": stage,
+            "metrics_dict": metrics,
+            "optimizer": optimizer,
+            "lr_scheduler": lr_scheduler,
+            **self.extra,
+        }
+        runner: Callable[[Any], Any] = self.kind(**arguments)
+        return runner
+
+    def check(self) -> None:
+        """Refuse a class that can't be called with what it will get.
+
+        Raises:
+            TypeError: It says what is wrong with its arguments.
+        """
+        names = ("net", "loss_fn", "accelerator", "stage", "metrics_dict")
+        given = dict.fromkeys((*names, "optimizer", "lr_scheduler", *self.extra))
+        try:
+            inspect.signature(self.kind).bind(**given)
+        except TypeError as error:
+            message = f"{called(self.kind)} can't be made: {error}; expected {_FORM}"
+            raise TypeError(message) from error
+
+
+def runner_kit(model: KerasModel, loss_fn: Any, extra: Mapping[str, Any]) -> RunnerKit | None:
+    """Return what a model's step runners are made of, None where it has no class for them.
+
+    Raises:
+        ValueError: There is an `EpochRunner`, or a `forward=` too.
+        TypeError: The class takes other arguments.
+    """
+    if model.EpochRunner is not None:
+        message = (
+            "EpochRunner is set, but fit goes over the batches itself; put what it does with a "
+            "batch into a StepRunner or forward=, and what it does around them into callbacks"
+        )
+        raise ValueError(message)
+    if model.StepRunner is None:
+        return None
+    if model.forward_hook is not None:
+        message = "forward= and StepRunner both say what to do with a batch; keep one of them"
+        raise ValueError(message)
+    kit = RunnerKit(model.StepRunner, _comparing(model, loss_fn), extra)
+    kit.check()
+    return kit
+
+
+def awaited(model: KerasModel, figures: list[str], arguments: FitArguments) -> list[str]:
+    """Return `figures`, and all that is monitored where a step runner decides what is measured.
+
+    A figure that it does not return is refused after the first epoch, by who looks for it.
+    """
+    if model.StepRunner is None:
+        return figures
+    watching = [c for c in one_by_one(arguments.callbacks) if isinstance(c, MonitorCallback)]
+    monitors = [arguments.monitor, *(callback.monitor for callback in watching)]
+    stages = {name.partition("_")[0] for name in figures} & {"train", "val"}
+    found = [name for name in monitors if name.partition("_")[0] in stages]
+    return list(dict.fromkeys([*figures, *found]))
+
+
+def _comparing(model: KerasModel, loss_fn: Any) -> Any:
+    """Return what a runner calls as `loss_fn(preds, labels)`; None where there is none."""
+    if loss_fn is None or (callable(loss_fn) and not isinstance(loss_fn, Composition)):
+        return loss_fn
+    return partial(model.objective.module, net=model.net)
+
+
+def called(kind: Any) -> str:
+    """Return what to call a class of the user's in a message."""
+    return getattr(kind, "__name__", "StepRunner")
