@@ -2,16 +2,22 @@
 
 Start it with `python examples/processes.py`, with `torchrun --nproc_per_node 2
 examples/processes.py`, or with `python examples/processes.py 2`, which starts two with fit_ddp.
+`--fsdp` spreads the net over the processes: each keeps a part of every weight.
 """
 
+import argparse
 import os
-import sys
 
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
 from fitorch import KerasModel
+
+parser = argparse.ArgumentParser()
+parser.add_argument("own", type=int, nargs="?", default=1, help="processes to start here")
+parser.add_argument("--fsdp", action="store_true", help="spread the net over the processes")
+given = parser.parse_args()
 
 digits = load_digits()
 x = torch.tensor(digits.images / 16, dtype=torch.float32).unsqueeze(1)
@@ -22,13 +28,13 @@ torch.manual_seed(0)
 net = nn.Sequential(
     nn.Conv2d(1, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(144, 10)
 )  # fmt: skip
-model = KerasModel(net, "cross_entropy", {"acc": "acc"}, torch.optim.Adam(net.parameters(), 0.01))
+optimizer = torch.optim.Adam(net.parameters(), 0.01)
+model = KerasModel(net, "cross_entropy", {"acc": "acc"}, optimizer, fsdp=given.fsdp or None)
 
-own = int(sys.argv[1]) if len(sys.argv) > 1 else 1  # processes to start here
-count = own * int(os.environ.get("WORLD_SIZE", "1"))  # or that torchrun started
+count = given.own * int(os.environ.get("WORLD_SIZE", "1"))  # or what torchrun started
 options = {"epochs": 8, "batch_size": 60 // count, "seed": 0, "ckpt_path": "runs/processes"}
-if own > 1:
-    model.fit_ddp(own, train, test, **options)
+if given.own > 1:
+    model.fit_ddp(given.own, train, test, **options)
 else:
     model.fit(train, test, **options)
 

@@ -17,12 +17,22 @@ from fitorch.randomness import undisturbed_randomness
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISES = {
     # the line to find, the least figure in it, the files it leaves
+    "quickstart.py": (r"test accuracy ([\d.]+)$", 0.95, []),
     "digits.py": (
         r"test accuracy ([\d.]+)",
         0.97,
         ["history.png", "runs/digits/best.safetensors", "runs/digits/report.html"],
     ),
     "by_hand.py": (r"with val_acc ([\d.]+)$", 0.95, ["by_hand.png"]),
+    "diabetes.py": (
+        r"test R2 ([\d.]+)$",
+        0.3,
+        ["runs/diabetes/history.png", "runs/diabetes/residuals.png"],
+    ),
+    "find_lr.py": (r"as suggested: test accuracy ([\d.]+)$", 0.94, ["runs/find_lr/rates.png"]),
+    "gan.py": (r"near made points: ([\d.]+)$", 0.95, ["runs/gan/ring.png"]),
+    "transformer.py": (r"without a fault: ([\d.]+)$", 0.95, []),
+    "text_classifier.py": (r"test accuracy ([\d.]+)$", 0.98, []),
     "centers.py": (r"digit_acc ([\d.]+)$", 0.9, []),
     "grid_search.py": (r"on the test set: ([\d.]+)$", 0.97, []),
     "imbalanced.py": (r"val_auc ([\d.]+)$", 0.97, []),

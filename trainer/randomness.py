@@ -95,7 +95,8 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it on GPUs
-    mode, cudnn = torch.get_deterministic_debug_mode(), torch.backends.cudnn
+    mode = torch.get_deterministic_debug_mode()
+    cudnn: Any = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False
