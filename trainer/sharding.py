@@ -5,6 +5,7 @@ accelerate's plugin says how; `torch.distributed.fsdp.fully_shard` does it, in p
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .processes import Processes
 
 ENVIRONMENT = "ACCELERATE_USE_FSDP"  # what accelerate launch sets where it is configured so
-_OLDEST = (2, 6)  # torch
 
 Moved = dict[nn.Parameter, nn.Parameter]  # what became of each parameter
 
@@ -55,8 +55,10 @@ class Sharding:
                 "FullyShardedDataParallelPlugin(fsdp_version=2)"
             )
             raise RankError(message)
-        if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST:
-            message = f"FSDP2 needs torch 2.6 or later, this is {torch.__version__}"
+        if not can_shard():
+            message = (
+                f"torch {torch.__version__} can't shard a net so that it can be stored; 2.13 can"
+            )
             raise RankError(message)
         if accelerator.mixed_precision == "fp16":
             message = "mixed_precision is 'fp16', which a sharded net can't have; use 'bf16'"
@@ -160,6 +162,15 @@ def check_plugin(fsdp: Any) -> None:
 def is_sharded(net: nn.Module) -> bool:
     """Say whether a net is spread over processes."""
     return any(map(is_split, net.parameters()))
+
+
+def can_shard() -> bool:
+    """Say whether torch has what it takes: FSDP2, and safetensors of many processes."""
+    from torch.distributed import checkpoint, fsdp
+
+    writer = getattr(checkpoint, "HuggingFaceStorageWriter", None)
+    stores = writer is not None and "save_distributed" in inspect.signature(writer).parameters
+    return stores and hasattr(fsdp, "fully_shard")
 
 
 def mesh_of(net: nn.Module) -> Any:
