@@ -3,6 +3,7 @@
 # make test-soak  hundreds of kills, signals, cuts and mutations, half an hour
 # make test-distributed  what needs several processes, a part of make test
 # make test-oldest  the suite with the oldest versions that are allowed (6 GB: their torch has CUDA)
+# make docs   build the documentation's site into build/site
 # make coverage  the test suite, counting which lines run
 # make test-browser  reports and notebooks in Chromium, and JupyterLab itself
 # make bench-peers  the same beside nine other trainers, in an environment of their own
@@ -21,12 +22,12 @@ PEERS_STAMP := $(PEERS)/.peers
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.oldest
 
-.PHONY: demo test lint types pytest coverage test-oldest test-distributed test-slow test-soak test-browser bench bench-peers pictures clean
+.PHONY: demo test lint types pytest docs coverage test-oldest test-distributed test-slow test-soak test-browser bench bench-peers pictures clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/digits.py
 
-test: lint types pytest
+test: lint types docs pytest
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .
@@ -41,7 +42,13 @@ types: $(TEST_STAMP)
 pytest: $(TEST_STAMP)
 	$(PYTEST)
 
-# The same, counting lines, which takes half as long again: at least 95 % must run.
+# Strictly, and without a network. mkdocstrings reads the package as it is installed: trainer/ is fitorch.
+docs: $(TEST_STAMP)
+	rm -rf build/site-lib build/lib
+	$(BIN)/pip install -q --no-deps --no-build-isolation --target build/site-lib .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+
+# As pytest, counting lines, which takes half as long again: at least 95 % must run.
 coverage: $(TEST_STAMP)
 	$(PYTEST) --cov --cov-report=term
 
@@ -60,7 +67,7 @@ test-soak: $(TEST_STAMP)
 	FITORCH_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu" tests/reliability tests/trainer/test_checkpoint.py tests/trainer/test_encoding.py tests/trainer/test_disk.py
 
 # Without a Chromium these tests skip: so get one, where that is allowed, or stop.
-test-browser: $(BROWSER_STAMP)
+test-browser: $(BROWSER_STAMP) docs
 	command -v chromium || command -v chromium-browser || command -v google-chrome || apt-get install -y chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from .base import Logs
 from .monitor import MonitorCallback
@@ -25,8 +26,11 @@ class StopAt(MonitorCallback):
 
     def __init__(self, value: float, monitor: str = "val_loss", mode: str = "auto") -> None:
         super().__init__(monitor, mode)
-        if isinstance(value, bool) or not math.isfinite(value):
-            message = f"value is {value!r}; expected a finite number"
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            message = (
+                f"value is {value!r}; expected a finite number, and then the figure, as in "
+                "StopAt(0.9, 'val_acc')"
+            )
             raise ValueError(message)
         self.value = float(value)
         self.stopping_reason = ""

@@ -50,7 +50,7 @@ class WholeEpoch:
         if not self._kept:
             return math.nan
         y_pred, y_true = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
-        if getattr(self.function, "__module__", "").startswith("sklearn."):
+        if (getattr(self.function, "__module__", None) or "").startswith("sklearn."):
             return self.function(y_true.numpy(), y_pred.numpy())
         return self.function(y_pred, y_true)
 

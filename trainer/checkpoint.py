@@ -183,7 +183,10 @@ class CheckpointStore:
         """Write parts that are packed already; see `save`.
 
         Args:
-            step, parts, info, protected: See there.
+            step: See there.
+            parts: See there.
+            info: See there.
+            protected: See there.
             write_shards: Writes tensors that are split into a folder; returns what it wrote.
         """
         temporary = self.folder / f".tmp-{step:010d}-{uuid.uuid4().hex[:8]}"

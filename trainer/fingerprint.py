@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fitorch.metrics.base import flat
+
 from .weights import plain_name, unwrapped
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def fingerprint(run: Run) -> dict[str, dict[str, Any]]:
 
 def _of_run(run: Run) -> dict[str, Any]:
     update, source, arguments = run.state.update, run.feed.source, run.arguments
+    objective = run.state.objective
     ours = type(source).__name__ in ("DatasetSource", "MemorySource") and not source.order_owners
     return {
         "optimizer": type(update.optimizer).__name__,
@@ -43,6 +46,8 @@ def _of_run(run: Run) -> dict[str, Any]:
         "steps_per_epoch": arguments.steps_per_epoch,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
         "processes": run.accord.processes.count,
+        "loss": objective.names or [objective.name],
+        "metrics": [name for name, _, _ in flat(run.model.metrics_dict)],
     }
 
 

@@ -56,7 +56,8 @@ class KerasModel(Trainable):
             `FullyShardedDataParallelPlugin` that says how. None is as accelerate is configured.
 
     Attributes:
-        net, optimizer: What was passed, or made of it.
+        net: What was passed; of several processes with `fsdp`, spread over them.
+        optimizer: What was passed, or made of it.
         history: The `History` of all fits: `.frame`, `.best`, `.plot()`, `.to_html()`.
         ckpt_path: The folder with the best weights of the last fit, or None.
         metric_tasks: What metrics given by name turned out to measure, as "multiclass, 10 classes".

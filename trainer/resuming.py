@@ -115,7 +115,7 @@ def restore(run: Run, found: Found) -> None:
     _check(run, found, state)
     before = copy.deepcopy(run.state.state_dict())
     try:
-        _put(run, state)
+        _put(run, _without_other_sums(run, found, state))
     except Exception as error:
         lost = run.state.put_back(before)
         keep_dtypes(run.state.update.optimizer, before["optimizer"])
@@ -128,10 +128,16 @@ def restore(run: Run, found: Found) -> None:
     run.model.stop_training = bool(stopped)
 
 
+def _without_other_sums(run: Run, found: Found, state: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what was counted, which between epochs is nothing, where it is by other metrics."""
+    same = found.info["run_settings"].get("metrics") == fingerprint(run)["run_settings"]["metrics"]
+    return {name: part for name, part in state.items() if same or name != "sums"}
+
+
 def _put(run: Run, state: Mapping[str, Any]) -> None:
     history, sets = run.state.history, run.state.history.sets
     monitor, mode = history.monitor, history.mode
-    run.state.load_state_dict(state, strict=False)  # callbacks may have come or gone
+    run.state.load_state_dict(state, strict=False)  # callbacks may have come or gone, or metrics
     history.begin(monitor, mode, run.progress.seed, sets=sets)
     keep_dtypes(run.state.update.optimizer, state["optimizer"])
 
@@ -204,6 +210,8 @@ def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
     """Refuse the checkpoint of another run; warn of what may change the bits."""
     given = fingerprint(run)
     free = MAY_DIFFER if run.arguments.elastic else ()
+    if not found.info["batch"]:
+        free = (*free, "metrics")  # nothing is counted yet
     settings = (found.info["run_settings"], given["run_settings"])
     wrong = differences(*({n: v for n, v in each.items() if n not in free} for each in settings))
     wrong += _table_differences(state["net"], plain_state(run.net))
@@ -213,12 +221,13 @@ def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
     if not run.accord.processes.main:  # it has not the callbacks that write
         state = {name: part for name, part in state.items() if not name.startswith("callbacks.")}
         parts = {name for name in parts if not name.startswith("callbacks.")}
-    wrong += [f"{name} is missing" for name in sorted(parts - {*state}) if not _may_differ(name)]
+    lacking = sorted(parts - {*state})
+    wrong += [f"{name} is missing" for name in lacking if not _may_differ(name)]
     _refuse(found, wrong)
     odd = [f"{name} has no state there, and begins afresh" for name in sorted(parts - {*state})]
     odd += [f"{name} is not in this fit" for name in sorted({*state} - parts)]
     odd += differences(found.info["machine"], given["machine"])
-    odd += ["there are other batches (elastic=True)"] if free and changed(run, found) else []
+    odd += ["there are other batches (elastic=True)"] if run.arguments.elastic and changed(run, found) else []
     if odd:
         warnings.warn(
             f"going on from {found.checkpoint.path}, but the bits may differ from those of a run "

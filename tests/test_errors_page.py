@@ -1,0 +1,45 @@
+"""docs/errors.md has every message that the package raises, and no other."""
+
+from collections import Counter
+
+from messages import INTERNAL, in_code, not_followed, on_page
+
+# What is raised with a text that the source does not show where it is raised.
+NOT_FOLLOWED = {
+    "callbacks/logs.py: name": "a KeyError of a mapping",
+    "trainer/checkpoint.py: errno.ENOSPC": "the system's own words",
+    "trainer/disk.py: message": "what `write_error` is given, which is followed",
+    "trainer/interrupt.py: what": "Ctrl-C and SIGTERM: where training stands",
+    "trainer/prepare.py: model": "no text, but a call that is named like an error",
+    "trainer/region.py: _reason(error)": "torch's reason, inside a warning that is on the page",
+    "trainer/region.py: reason": "likewise",
+    "trainer/report.py: error.errno": "the system's number, before the message",
+    "trainer/saving.py: str(error)": "an error that was raised before, as a warning",
+}
+
+
+def test_every_message_of_the_code_is_on_the_page():
+    page = set(on_page())
+    missing = {
+        text: where for text, where in in_code().items() if text not in page | INTERNAL.keys()
+    }
+    listed = "\n".join(f"{where}\n    {text}" for text, where in missing.items())
+    assert not missing, f"put these into a ```text block of docs/errors.md:\n{listed}"
+
+
+def test_every_message_of_the_page_is_raised_somewhere():
+    code = in_code()
+    gone = "\n".join(line for line in on_page() if line not in code)
+    assert not gone, f"nothing raises these any more; take them off docs/errors.md:\n{gone}"
+
+
+def test_no_message_stands_on_the_page_twice():
+    assert [line for line, count in Counter(on_page()).items() if count > 1] == []
+
+
+def test_what_is_internal_is_raised():
+    assert INTERNAL.keys() <= in_code().keys()
+
+
+def test_every_message_can_be_followed_to_its_text():
+    assert not_followed() == NOT_FOLLOWED.keys()
