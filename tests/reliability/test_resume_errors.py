@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.optim import lr_scheduler
 
 import fitorch
@@ -27,6 +28,7 @@ from fitorch.errors import (
     NotBitExactWarning,
     UnsafeCheckpointError,
 )
+from fitorch.losses import L2
 from reliability.resume_worker import (
     BadState,
     Exploding,
@@ -628,3 +630,39 @@ def test_the_manifest_tells_where_training_stands(run):
     sealed = json.loads((run / "checkpoints" / "step-0000000003" / "manifest.json").read_text())
     info = json.loads(sealed["body"])["info"]
     assert (info["epoch"], info["batch"], info["seed"], info["epochs"]) == (0, 3, 3, 2)
+
+
+def fitted(folder, loss, metrics, **options):
+    torch.manual_seed(0)
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+    model = KerasModel(nn.Linear(4, 3), loss, metrics, "sgd")
+    given = {"ckpt_path": folder, "seed": 1, "batch_size": 8, "verbose": 0} | options
+    return model.fit((x, x[:, :3].argmax(1)), **given)
+
+
+def test_another_loss_is_refused_by_its_terms(tmp_path):
+    fitted(tmp_path / "run", "cross_entropy", {}, epochs=1)
+    loss = nn.CrossEntropyLoss() + 1e-3 * L2()
+    with pytest.raises(CheckpointMismatchError) as caught:
+        fitted(tmp_path / "run", loss, {}, epochs=2, resume=True)
+    told = "loss: saved ['CrossEntropyLoss'], given ['cross_entropy', 'l2']"
+    assert told in str(caught.value)
+
+
+def test_metrics_may_change_between_epochs_but_not_within_one(tmp_path):
+    fitted(tmp_path / "run", "cross_entropy", {"acc": "acc", "f1": "f1"}, epochs=1)
+    frame = fitted(tmp_path / "run", "cross_entropy", {"mcc": "mcc"}, epochs=2, resume=True)
+    assert frame["train_f1"].isna().tolist() == [False, True]
+    assert frame["train_mcc"].isna().tolist() == [True, False]
+    stop = StopInTheMiddle()
+    with pytest.raises(ZeroDivisionError):
+        fitted(tmp_path / "cut", "cross_entropy", {"acc": "acc"}, epochs=1, callbacks=[stop],
+               save_every_n_steps=1)  # fmt: skip
+    with pytest.raises(CheckpointMismatchError, match=r"metrics: saved \['acc'\], given \['f1'\]"):
+        fitted(tmp_path / "cut", "cross_entropy", {"f1": "f1"}, epochs=1, resume=True)
+
+
+class StopInTheMiddle(Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 3:
+            raise ZeroDivisionError
