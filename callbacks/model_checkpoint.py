@@ -124,7 +124,8 @@ class ModelCheckpoint(MonitorCallback):
         if self.every_n_steps is not None and not self._batches % self.every_n_steps:
             self._due = True
         elif self.every_minutes is not None:
-            self._due = self._due or time.monotonic() - self._last >= 60 * self.every_minutes
+            late = time.monotonic() - self._last >= 60 * self.every_minutes
+            self._due = self._due or self.model.placement.processes.from_main(late)
         if self._due and not (self._whole and self.model.within_update):
             self._due, self._last = False, time.monotonic()
             self._save(batch + 1, logs or {})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from typing import Any
+
+import numpy as np
 
 from .base import Logs
 from .monitor import MonitorCallback
@@ -26,7 +28,9 @@ class StopAt(MonitorCallback):
 
     def __init__(self, value: float, monitor: str = "val_loss", mode: str = "auto") -> None:
         super().__init__(monitor, mode)
-        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        given: Any = value
+        number = isinstance(given, (int, float, np.number)) and not isinstance(given, bool)
+        if not number or not math.isfinite(given):
             message = (
                 f"value is {value!r}; expected a finite number, and then the figure, as in "
                 "StopAt(0.9, 'val_acc')"

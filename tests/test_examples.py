@@ -98,13 +98,14 @@ def in_this_process(path):
     return shown.getvalue()
 
 
-def test_two_processes_of_torchrun_learn_what_one_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [[], pytest.param(["--fsdp"], marks=pytest.mark.slow)])
+def test_two_processes_of_torchrun_learn_what_one_does(options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line, *_ = PROMISES["processes.py"]
     alone = re.search(line, in_this_process(EXAMPLES / "processes.py"), flags=re.MULTILINE)
     together = in_a_process(
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-        EXAMPLES / "processes.py",
+        *(EXAMPLES / "processes.py", *options),
     )
     assert "\n2 with a batch of 30 each" in together
     assert re.findall(line, together, flags=re.MULTILINE) == [alone[1]]

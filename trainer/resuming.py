@@ -227,7 +227,8 @@ def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
     odd = [f"{name} has no state there, and begins afresh" for name in sorted(parts - {*state})]
     odd += [f"{name} is not in this fit" for name in sorted({*state} - parts)]
     odd += differences(found.info["machine"], given["machine"])
-    odd += ["there are other batches (elastic=True)"] if run.arguments.elastic and changed(run, found) else []
+    if run.arguments.elastic and changed(run, found):
+        odd.append("there are other batches (elastic=True)")
     if odd:
         warnings.warn(
             f"going on from {found.checkpoint.path}, but the bits may differ from those of a run "

@@ -195,7 +195,8 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return estimator.decisions(outputs, self.model_.objective.scale()).numpy()
 
     def _check_targets(self, y: Any) -> np.ndarray:
-        y = check_array(y, ensure_2d=False, dtype=None, estimator=self, input_name="y")
+        as_it_is: Any = None
+        y = check_array(y, ensure_2d=False, dtype=as_it_is, estimator=self, input_name="y")
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         return np.asarray(y)

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,10 +18,19 @@ from fitorch import (
     RankError,
     UnsafeCheckpointError,
 )
-from fitorch.callbacks import EMA, Callback, EarlyStopping, GradientNorm
+from fitorch.callbacks import (
+    EMA,
+    Callback,
+    EarlyStopping,
+    GradientNorm,
+    ModelCheckpoint,
+    best_weights,
+    model_checkpoint,
+)
 from fitorch.checkpoint import Checkpoint
 from fitorch.losses import L1, L2
 from fitorch.sharding import can_shard, is_sharded
+from fitorch.weights import metadata_of
 
 pytestmark = pytest.mark.skipif(not can_shard(), reason="this torch can't shard nets")
 SAMPLES, VALIDATED = 50, 13
@@ -358,3 +369,23 @@ def test_fit_ddp_returns_whole_weights(tmp_path):
     for name, value in model.net.state_dict().items():
         assert torch.allclose(value, expected[name], rtol=0, atol=1e-10)
     model.fit(samples(), epochs=1, verbose=0)
+
+
+def told_differently(folder):
+    """Fit where the second process finds a better file than the first, and another time."""
+    if torch.distributed.get_rank():
+        best_weights.metadata_of = lambda _path: {"monitor": "train_loss", "value": "-1.0"}
+        model_checkpoint.time = SimpleNamespace(monotonic=lambda: 0.0)
+    try:
+        model = model_of(fsdp=True)
+        each = ModelCheckpoint(folder / "each" / "{epoch}", every_minutes=1e-9)
+        model.fit(samples(), epochs=2, batch_size=6, verbose=0, ckpt_path=folder, callbacks=[each])
+    finally:
+        best_weights.metadata_of, model_checkpoint.time = metadata_of, time
+    return model.history.best["epoch"], sorted(path.name for path in (folder / "each").iterdir())
+
+
+def test_what_processes_see_apart_is_decided_by_the_main_one(two, tmp_path):
+    assert two.run(told_differently, tmp_path) == [(2, ["1", "2"])] * 2
+    told = metadata_of(tmp_path / "best.safetensors")
+    assert (told["epoch"], told["monitor"]) == ("2", "train_loss")

@@ -3,7 +3,8 @@
     torchrun --nproc_per_node 2 train.py options.json
 
 Options: `folder`, where `outcome-RANK.json` is left; `fit`, what `fit` is given; `loader workers`,
-those of a user's DataLoader, in the place of a Dataset; `event`, what happens: `rank`, `place` and `update` say where, `act` what, `once` that it does not happen again.
+those of a user's DataLoader, in the place of a Dataset; `event`, what happens: `rank`, `place` and
+`update` say where, `act` what, `once` that it does not happen again.
 """
 
 import hashlib
