@@ -98,7 +98,8 @@ def in_this_process(path):
     return shown.getvalue()
 
 
-@pytest.mark.parametrize("options", [[], pytest.param(["--fsdp"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--fsdp"]])
 def test_two_processes_of_torchrun_learn_what_one_does(options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line, *_ = PROMISES["processes.py"]

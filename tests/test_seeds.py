@@ -124,7 +124,11 @@ EXAMPLES = {
 
 @pytest.mark.parametrize(
     ("name", "seed"),
-    [(name, seed) for name, seeds in zip(EXAMPLES, [(1, 3), (0,)], strict=True) for seed in seeds],
+    [
+        ("loaders and early stopping", 1),
+        pytest.param("loaders and early stopping", 3, marks=pytest.mark.slow),
+        pytest.param("few positives", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_a_formula_trains_as_the_closures_do(name, seed, tmp_path, one_thread):
     """In 64 bits: what is rounded in 32 grows in some runs, whichever way it is written."""

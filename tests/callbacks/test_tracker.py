@@ -300,6 +300,7 @@ def wandb_runs(elsewhere):
     return elsewhere["wandb"]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("trackers")
 def test_wandb_holds_the_history_with_the_epoch_as_step(wandb_runs):
     first, second = wandb_runs["two fits"]["runs"]
@@ -313,6 +314,7 @@ def test_wandb_holds_the_history_with_the_epoch_as_step(wandb_runs):
     assert second["config"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("trackers")
 def test_wandb_shows_figures_of_batches_over_an_axis_of_their_own(wandb_runs):
     (run,) = wandb_runs["batches"]["runs"]
@@ -333,6 +335,7 @@ def test_wandb_gets_the_best_weights_of_this_fit(wandb_runs):
     assert wandb_runs["old weights"]["runs"][0]["artifacts"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("trackers")
 def test_wandb_learns_name_and_code(wandb_runs):
     (run,) = wandb_runs["old weights"]["runs"]
@@ -341,6 +344,7 @@ def test_wandb_learns_name_and_code(wandb_runs):
     assert wandb_runs["batches"]["runs"][0]["code"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("trackers")
 def test_wandb_learns_how_a_fit_ended(wandb_runs):
     exits = {name: [run["exit"] for run in found["runs"]] for name, found in wandb_runs.items()}
@@ -350,6 +354,7 @@ def test_wandb_learns_how_a_fit_ended(wandb_runs):
     assert exits["open run"] == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("trackers")
 def test_a_run_of_wandb_that_was_open_stays_open(wandb_runs):
     (run,) = wandb_runs["open run"]["runs"]
@@ -358,6 +363,7 @@ def test_a_run_of_wandb_that_was_open_stays_open(wandb_runs):
     assert run["rows"][-1]["mine"] == 7
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("trackers")
 def test_mlflow_holds_the_history_with_the_epoch_as_step(elsewhere):
     if "mlflow" not in elsewhere:
@@ -372,6 +378,7 @@ def test_mlflow_holds_the_history_with_the_epoch_as_step(elsewhere):
     assert both["params"]["optimizer"] == "SGD"
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("trackers")
 def test_mlflow_learns_how_a_fit_ended(elsewhere):
     if "mlflow" not in elsewhere:

@@ -371,6 +371,7 @@ def test_fewer_samples_than_processes_are_refused(forks, tmp_path):
         assert "train_data has 1 samples, fewer than the 2 processes" in each["message"]
 
 
+@pytest.mark.slow
 def test_accelerate_that_starts_but_one_process_is_refused(tmp_path):
     told = tmp_path / "options.json"
     told.write_text(f'{{"folder": "{tmp_path}"}}')
