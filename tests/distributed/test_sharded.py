@@ -389,3 +389,27 @@ def test_what_processes_see_apart_is_decided_by_the_main_one(two, tmp_path):
     assert two.run(told_differently, tmp_path) == [(2, ["1", "2"])] * 2
     told = metadata_of(tmp_path / "best.safetensors")
     assert (told["epoch"], told["monitor"]) == ("2", "train_loss")
+
+
+@pytest.mark.parametrize(
+    ("act", "codes"), [("raise", [1, 1]), ("SIGKILL", [1, -9]), ("SIGTERM", [143, 143])]
+)
+def test_whatever_ends_one_process_ends_all_and_nothing_is_lost(forks, tmp_path, act, codes):
+    event = {"act": act, "place": "batch", "rank": 1, "update": 4}
+    kept = {"save_every_n_steps": 1, "ckpt_path": str(tmp_path / "run")}
+    launched = forks.start(tmp_path, fsdp=True, fit=kept, event=event)
+    first, second = launched.wait()
+    assert launched.codes == codes
+    if act == "SIGTERM":
+        assert (first["error"], second["error"]) == ("Preempted", "Preempted")
+        assert first["updates"] == second["updates"] in (4, 5)
+    else:
+        assert first["error"] == "RankError"
+        told = "LookupError: the seventeenth sheep" if act == "raise" else "1 of 2 vanished"
+        assert told in first["message"]
+    resumed = forks.run(tmp_path, fsdp=True, fit={**kept, "resume": True})
+    kept["ckpt_path"] = str(tmp_path / "whole" / "run")
+    whole = forks.run(tmp_path / "whole", fsdp=True, fit=kept)
+    for own, expected in zip(resumed, whole, strict=True):
+        assert own["error"] is None
+        assert (own["digest"], own["history"]) == (expected["digest"], expected["history"])

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+import fitorch.shards
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
 
@@ -119,7 +120,8 @@ class Watch(Callback):
 def digest(named):
     found = hashlib.sha256()
     for name, value in named:
-        found.update(name.encode() + value.detach().numpy().tobytes())
+        own = fitorch.shards.local(value.detach())
+        found.update(name.encode() + own.numpy().tobytes())
     return found.hexdigest()
 
 
@@ -135,9 +137,8 @@ def main(options):
     own = {**options, **options.get("ranks", {}).get(str(rank), {})}
     hide(own.get("hidden"))
     event = Event(own.get("event"), folder)
-    model = KerasModel(
-        Net(event, **own.get("net", {})), nn.CrossEntropyLoss(), {"acc": "acc"}, "adam"
-    )
+    net = Net(event, **own.get("net", {}))
+    model = KerasModel(net, nn.CrossEntropyLoss(), {"acc": "acc"}, "adam", fsdp=own.get("fsdp"))
     event.model = model
     watch = Watch(event, own.get("pace", 0.0), folder / f"began-{rank}")
     callbacks = [watch, *(Callback() for _ in range(own.get("more callbacks", 0)))]
