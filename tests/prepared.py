@@ -24,6 +24,7 @@ _CHOSEN = {
     "elastic": False,
     "sync_batchnorm": False,
     "find_unused_parameters": False,
+    "deterministic": False,
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fitorch
+from versions import since_torch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +25,13 @@ MODULES = (
         for module in pkgutil.iter_modules(importlib.import_module(f"fitorch.{package}").__path__)
     ]
 )
+
+
+def pages():
+    """Return the documents for parametrize; some compile or shard nets."""
+    marks = {"distributed.md": since_torch("2.13"), "faster.md": since_torch("2.13")}
+    found = sorted((ROOT / "docs").glob("*.md"))
+    return [pytest.param(page, id=page.name, marks=marks.get(page.name, ())) for page in found]
 
 
 def test_the_readmes_programs_run(tmp_path, monkeypatch):
@@ -40,7 +48,7 @@ def test_the_readmes_programs_run(tmp_path, monkeypatch):
     assert (tmp_path / "runs/first/best.safetensors").is_file()
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", pages())
 def test_the_pages_programs_run_and_their_links_lead_somewhere(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

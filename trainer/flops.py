@@ -173,10 +173,6 @@ def _countable(net: nn.Module) -> Iterator[None]:
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if recurrent else ()
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.callback(
-            torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
-        )
-        torch.backends.mha.set_fastpath_enabled(False)
         for backend in backends:
             stack.callback(setattr, backend, "enabled", backend.enabled)
             backend.enabled = False

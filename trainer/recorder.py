@@ -59,7 +59,11 @@ class Recorder:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hook into all modules, and let go of them at the end, whatever happens."""
+        attention: Any = torch.backends.mha
         with ExitStack() as hooks:
+            # Its shortcut calls no layers, and some releases of torch take it in spite of hooks.
+            hooks.callback(attention.set_fastpath_enabled, attention.get_fastpath_enabled())
+            attention.set_fastpath_enabled(False)
             for module in self._net.modules():
                 if not isinstance(module, torch.jit.ScriptModule):  # it takes no such hooks
                     begin = module.register_forward_pre_hook(self._begin, with_kwargs=True)

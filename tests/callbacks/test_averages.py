@@ -24,6 +24,7 @@ from fitorch.fit import fit
 from fitorch.losses import term
 from fitorch.prepare import prepare
 from prepared import fit_arguments
+from versions import since_torch
 
 X = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -386,7 +387,7 @@ def test_half_precision_is_averaged_in_single():
 
     net = nn.Linear(3, 1).to(torch.bfloat16)
     nn.init.zeros_(net.bias)
-    model = KerasModel(net, "mse", optimizer=optim.SGD(net.parameters(), 0.0))
+    model = KerasModel(net, "mae", optimizer=optim.SGD(net.parameters(), 0.0))
     ema = EMA(0.999, warmup=False)
     data = DataLoader(TensorDataset(X.bfloat16(), Y.bfloat16()), batch_size=1)
     train(model, [ema, Fill()], data=data, epochs=2)
@@ -409,6 +410,7 @@ def test_a_buffer_that_is_replaced_keeps_its_average():
 
 
 @pytest.mark.slow
+@since_torch("2.13")
 def test_with_a_compiled_step(monkeypatch):
     monkeypatch.setattr(region, "_BACKEND", "aot_eager")
     torch._dynamo.reset()

@@ -7,6 +7,7 @@ from torch import nn, optim
 from fitorch import KerasModel, region
 from fitorch.callbacks import Callback, Freeze, GradualUnfreeze
 from fitorch.losses import L2
+from versions import since_torch
 
 X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -173,6 +174,7 @@ def test_penalties_leave_out_what_is_frozen():
     assert frame["train_l2"][0] < frame["train_l2"][1]
 
 
+@since_torch("2.13")
 def test_with_a_compiled_step(monkeypatch):
     monkeypatch.setattr(region, "_BACKEND", "aot_eager")
     torch._dynamo.reset()

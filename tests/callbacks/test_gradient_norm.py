@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fitorch import KerasModel, region
 from fitorch.callbacks import Callback, GradientNorm
 from fitorch.callbacks.gradient_norm import total_norm
+from versions import since_torch
 
 X = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -72,6 +73,7 @@ def test_it_is_taken_after_clipping():
     assert frame["grad_norm_max"].max() <= 0.5 + 1e-6
 
 
+@since_torch("2.13")
 def test_with_a_compiled_step(monkeypatch):
     monkeypatch.setattr(region, "_BACKEND", "aot_eager")
     torch._dynamo.reset()

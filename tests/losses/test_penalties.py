@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import seeds
 from fitorch.losses import L1, L1L2, L2, Objective, Penalty, term
+from versions import since_torch
 
 
 def seeds_both(model, beta, alpha):
@@ -350,6 +351,7 @@ def test_a_penalty_can_be_copied_pickled_and_saved():
 # In company
 
 
+@since_torch("2.13")
 # torch's own, as it traces a Function
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_compiled_step_has_the_same_value_and_gradient():

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fitorch import KerasModel, NonFiniteError, region
 from fitorch.callbacks import Callback
 from fitorch.losses import L1, L2, term
+from versions import since_torch
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, :3].sum(1) > 0).long()
@@ -33,6 +34,8 @@ def one_thread():
 @pytest.fixture
 def traced(monkeypatch):
     """Trace the step, but run it by torch's own operations."""
+    if torch.__version__ < "2.13":
+        pytest.skip("needs torch 2.13")
     monkeypatch.setattr(region, "_BACKEND", "aot_eager")
 
 
@@ -73,6 +76,7 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
+@since_torch("2.13")
 @pytest.mark.filterwarnings("error")
 @pytest.mark.slow  # as docs/faster.md does
 def test_generated_code_trains_as_the_loop_does_and_is_compiled_once():
@@ -361,6 +365,13 @@ def test_what_cannot_be_compiled_is_told_once_and_trained_as_without(traced, opt
     assert frame.equals(expected)
     for p, q in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def test_torch_that_is_too_old_is_told_and_trains_as_without(monkeypatch):
+    monkeypatch.delattr(torch._dynamo.config, "trace_autograd_ops", raising=False)
+    with pytest.warns(UserWarning, match=r"runs as without: torch .*, older than 2\.13"):
+        _, frame = fitted(True)
+    assert frame.equals(fitted(False)[1])
 
 
 def test_hooks_on_parameters_and_on_the_optimizer_are_not_left_out(traced):

@@ -790,7 +790,7 @@ def test_metrics_of_a_bfloat16_net_are_computed_in_float32():
     x, y = (part.bfloat16() for part in values())
     net = linear().bfloat16()
     metrics = {"error": error, "mae": "mae", "r2": "r2"}
-    row = row_of(KerasModel(net, "mse", metrics, still), (x, y), SAMPLES)
+    row = row_of(KerasModel(net, "mae", metrics, still), (x, y), SAMPLES)
     scores = predicted(net, x).float()
     assert set(seen) == {torch.float32}
     assert both(row, "error") == close((scores - y.float()).abs().mean())

@@ -4,6 +4,7 @@ import base64
 import platform
 import re
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -191,7 +192,7 @@ def test_the_environment_is_this_one(tmp_path, undrawn):
     fit(model)
     facts = read(model.history, tmp_path / "report.html").facts
     assert facts["python"] == platform.python_version()
-    assert facts["torch"] == torch.__version__
+    assert facts["torch"] == metadata.version("torch")
     assert facts["accelerate"] == accelerate.__version__
     assert facts["device"] == str(model.placement)
     assert facts["processes"] == "1"

@@ -113,6 +113,8 @@ def test_without_a_schedule_nothing_happens():
     step_after_epoch(None, when_to_step(None, "auto"), "val_loss", {"val_loss": 1.0})
 
 
+# torch 2.4 itself passes it an epoch
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
 def test_a_chained_schedule_goes_on_as_a_whole():
     def chain(optimizer):
         warm = lr_scheduler.LinearLR(optimizer, 0.1, total_iters=2)

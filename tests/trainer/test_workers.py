@@ -95,11 +95,15 @@ def fit(data, num_workers="auto", net=None, **arguments):
     return model, frame.drop(columns="seconds")
 
 
+STAY = ("resource_tracker", "compile_worker")  # torch.compile starts the latter, older ones at once
+
+
 def children():
-    """The processes that this one started and that run, but for those of other tests."""
+    """The processes that this one started and that run, but for those of other tests and torch."""
     running = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
     own = [p for p in running if os.getsid(p.pid) == os.getsid(0)]
-    return [p.pid for p in own if "resource_tracker" not in str(p.cmdline())]
+    stay = {p.pid for p in own for name in STAY if name in str(p.cmdline())}
+    return [p.pid for p in own if p.pid not in stay]
 
 
 @pytest.fixture
