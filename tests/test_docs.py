@@ -28,8 +28,9 @@ MODULES = (
 
 
 def pages():
-    """Return the documents for parametrize; some compile or shard nets."""
-    marks = {"distributed.md": since_torch("2.13"), "faster.md": since_torch("2.13")}
+    """Return the documents for parametrize; some compile or shard nets, or start processes."""
+    since = since_torch("2.13")
+    marks = {"distributed.md": [since, pytest.mark.slow], "faster.md": [since]}
     found = sorted((ROOT / "docs").glob("*.md"))
     return [pytest.param(page, id=page.name, marks=marks.get(page.name, ())) for page in found]
 
