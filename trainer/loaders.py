@@ -133,11 +133,18 @@ class LoaderSource:
                 yield from self._prepared(first, batches)
                 return  # some loaders begin anew when asked again
         except (RuntimeError, OSError, EOFError) as error:
-            died = _died(self._processes(batches)) or dead_worker(error)
+            died = self._dead(batches) or dead_worker(error)
             if not died:
                 raise
             of = f" of {self.name} died (num_workers={self.worker_count})"
             raise DataError(worker_died(died, of)) from error
+
+    def _dead(self, batches: Any) -> str:
+        """Return which workers behind an iterator died, "" for none."""
+        for _ in range(3):
+            with suppress(RuntimeError):  # torch's handler of SIGCHLD raises one wherever it comes
+                return _died(self._processes(batches))
+        return ""
 
     def _prepared(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
         """Turn arrays into tensors, move them, and copy what may change, where there is a need."""
@@ -168,9 +175,8 @@ def _died(processes: Iterable[Any]) -> str:
     Its own error depends on what it was doing at that moment: a lost connection tells no more.
     """
     workers = {worker.sentinel: worker for worker in processes}
-    with suppress(RuntimeError):  # torch's handler of SIGCHLD raises one, here or where it was
-        for sentinel in wait(list(workers), timeout=0.2) if workers else ():
-            workers[sentinel].join(1)
+    for sentinel in wait(list(workers), timeout=0.2) if workers else ():
+        workers[sentinel].join(1)
     return ", ".join(
         f"pid {worker.pid}, {_signal(worker.exitcode)}"
         for worker in workers.values()

@@ -174,6 +174,7 @@ def test_penalties_leave_out_what_is_frozen():
     assert frame["train_l2"][0] < frame["train_l2"][1]
 
 
+@pytest.mark.slow
 @since_torch("2.13")
 def test_with_a_compiled_step(monkeypatch):
     monkeypatch.setattr(region, "_BACKEND", "aot_eager")

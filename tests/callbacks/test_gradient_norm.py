@@ -73,6 +73,7 @@ def test_it_is_taken_after_clipping():
     assert frame["grad_norm_max"].max() <= 0.5 + 1e-6
 
 
+@pytest.mark.slow
 @since_torch("2.13")
 def test_with_a_compiled_step(monkeypatch):
     monkeypatch.setattr(region, "_BACKEND", "aot_eager")

@@ -92,6 +92,7 @@ def test_nobody_listens_and_no_picture_can_be_drawn(start, tmp_path):
     assert not (tmp_path / "a.png").exists()
 
 
+@pytest.mark.slow
 def test_a_dumb_terminal_and_a_window_without_a_display(start, tmp_path):
     written, warnings, status = on_terminal(start, "a.png", TERM="dumb", MPLBACKEND="tkagg")
     assert (status, warnings) == (0, "")

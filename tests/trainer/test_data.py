@@ -757,6 +757,14 @@ def die():
     os.kill(os.getpid(), 9)
 
 
+# torch tries whether it can still open files when a connection breaks, and closes none of them.
+unclosed = pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning",
+    "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@unclosed
 @pytest.mark.usefixtures("impatient")
 def test_a_worker_that_was_killed_is_told_by_pid_signal_and_number_of_workers():
     loader = DataLoader(Faulty(die), SIZE, num_workers=1)
@@ -777,6 +785,7 @@ def test_knows_torchs_own_words_for_a_dead_worker(pids):
         fit(Faulty(fault))
 
 
+@unclosed
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", [ConnectionResetError, EOFError])
 def test_a_lost_connection_is_no_dead_worker_while_all_of_them_live(kind):

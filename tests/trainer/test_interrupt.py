@@ -86,7 +86,9 @@ def to_group(process):
     os.killpg(process.pid, signal.SIGINT)
 
 
-@pytest.mark.parametrize(("workers", "send"), [(0, to_process), (2, to_group)])
+@pytest.mark.parametrize(
+    ("workers", "send"), [(0, to_process), pytest.param(2, to_group, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_keeps_history_and_best_weights_and_raises(tmp_path, workers, send):
     found, err, code = run(tmp_path, workers, send)
     assert int(found["rows"]) >= 2
