@@ -274,7 +274,7 @@ def test_messages_tell_device_best_epoch_and_why_it_stopped(model, loaders, caps
 
 
 ELSEWHERE = {
-    "EpochRunner": "callbacks",
+    "EpochRunner": "KerasModel.EpochRunner",
     "HugModel": "KerasModel",
     "LightModel": "KerasModel",
     "StepRunner": "KerasModel.StepRunner",

@@ -92,6 +92,7 @@ class Evaluation:
             batches = reading(taken, self._name, where, samples_in)
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
             kind = "validation" if self._name == "val_data" else self._name
+            batches = step.arranged(batches, self._steps or self._source.steps)
             taken_by, batches = in_lockstep(self._net, step, batches)
             count = run_stage(self._net, taken_by, batches, begin, end, f"{where}{kind} batch")
         if not any(processes.gather(count)) and not step.done:

@@ -66,6 +66,7 @@ class KerasModel(Trainable):
         StepRunner: torchkeras' extension point, a class that does all of a step; None, unless set
             on the class or a subclass. It gets keyword arguments that the constructor does not
             know.
+        EpochRunner: Likewise, a class that goes over the batches of an epoch with a step runner.
 
     Raises:
         TypeError: An argument is not what it should be.
@@ -83,7 +84,7 @@ class KerasModel(Trainable):
     """
 
     StepRunner: ClassVar[Any] = None
-    EpochRunner: ClassVar[Any] = None  # torchkeras has it; told what to do instead
+    EpochRunner: ClassVar[Any] = None
 
     def __init__(
         self,

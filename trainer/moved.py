@@ -10,7 +10,7 @@ _DISPLAY = "fit shows progress and, in a notebook, a live plot itself: fit(verbo
 _BESIDE = "it is no part of training; torchkeras can be installed beside fitorch"
 
 MOVED = {
-    "EpochRunner": "what it does around the batches goes into callbacks",
+    "EpochRunner": "write the class and set KerasModel.EpochRunner beside StepRunner",
     "HugModel": "KerasModel(net) takes a Hugging Face model and its batches as they are",
     "LightModel": "KerasModel trains by itself, without Lightning",
     "StepRunner": "write the class and set KerasModel.StepRunner; see docs/from_torchkeras.md",

@@ -30,7 +30,7 @@ from .ranks import check_enough
 from .replica import ReplicaStep
 from .run import Run
 from .runner import awaited
-from .runner_step import RunnerTrainingStep, evaluation_step
+from .runner_step import evaluation_step, training_step
 from .scheduling import when_to_step
 from .sharded import ShardedStep
 from .state import FitState, Progress
@@ -238,7 +238,7 @@ def _training_step(
     if not arguments.train_metrics:
         measures = replace(measures, metrics={})
     if measures.runner is not None:
-        return RunnerTrainingStep(measures, source, update, model, arguments)
+        return training_step(measures, source, update, model, arguments)
     compilation = model.compilation
     if accord.processes.several:
         if compilation is not None:

@@ -191,7 +191,7 @@ class Run:
             return self.step.windows(batches) if window > 1 else batches
         if isinstance(self.step, AccumulatingStep):
             return self.step.windows(batches, self.arguments.gradient_accumulation_steps)
-        return batches
+        return self.step.arranged(batches, self.feed.steps)
 
     def _samples_in_next(self, _number: int) -> list[int]:
         return self.feed.source.samples_in(self.feed.pass_index, self.feed.position)

@@ -30,6 +30,9 @@ _FORM = (
 )
 
 
+_EPOCH_FORM = "EpochRunner(step_runner, quiet=False)"
+
+
 @dataclass(frozen=True, slots=True)
 class RunnerKit:
     """What step runners are made of, whatever their stage.
@@ -38,11 +41,13 @@ class RunnerKit:
         kind: The user's class.
         loss_fn: What compares predictions and targets, or None.
         extra: Other keyword arguments of `KerasModel`, for the runner.
+        epoch_kind: The user's class that goes over an epoch, or None.
     """
 
     kind: Callable[..., Any]
     loss_fn: Any
     extra: Mapping[str, Any]
+    epoch_kind: Callable[..., Any] | None = None
 
     def make(
         self,
@@ -66,6 +71,12 @@ class RunnerKit:
         runner: Callable[[Any], Any] = self.kind(**arguments)
         return runner
 
+    def over(self, runner: Any) -> Callable[[Any], Any]:
+        """Return what goes over the batches of an epoch with a step runner."""
+        assert self.epoch_kind is not None
+        going: Callable[[Any], Any] = self.epoch_kind(runner, quiet=True)
+        return going
+
     def check(self) -> None:
         """Refuse a class that can't be called with what it will get.
 
@@ -74,24 +85,22 @@ class RunnerKit:
         """
         names = ("net", "loss_fn", "accelerator", "stage", "metrics_dict")
         given = dict.fromkeys((*names, "optimizer", "lr_scheduler", *self.extra))
-        try:
-            inspect.signature(self.kind).bind(**given)
-        except TypeError as error:
-            message = f"{called(self.kind)} can't be made: {error}; expected {_FORM}"
-            raise TypeError(message) from error
+        _check_call(self.kind, _FORM, (), given)
+        if self.epoch_kind is not None:
+            _check_call(self.epoch_kind, _EPOCH_FORM, (None,), {"quiet": True})
 
 
 def runner_kit(model: KerasModel, loss_fn: Any, extra: Mapping[str, Any]) -> RunnerKit | None:
     """Return what a model's step runners are made of, None where it has no class for them.
 
     Raises:
-        ValueError: There is an `EpochRunner`, or a `forward=` too.
+        ValueError: There is an `EpochRunner` alone, or a `forward=` too.
         TypeError: The class takes other arguments.
     """
-    if model.EpochRunner is not None:
+    if model.EpochRunner is not None and model.StepRunner is None:
         message = (
-            "EpochRunner is set, but fit goes over the batches itself; put what it does with a "
-            "batch into a StepRunner or forward=, and what it does around them into callbacks"
+            "EpochRunner is set, but no StepRunner, which it calls with each batch; set both, or "
+            "put what it does around the batches into callbacks"
         )
         raise ValueError(message)
     if model.StepRunner is None:
@@ -99,7 +108,7 @@ def runner_kit(model: KerasModel, loss_fn: Any, extra: Mapping[str, Any]) -> Run
     if model.forward_hook is not None:
         message = "forward= and StepRunner both say what to do with a batch; keep one of them"
         raise ValueError(message)
-    kit = RunnerKit(model.StepRunner, _comparing(model, loss_fn), extra)
+    kit = RunnerKit(model.StepRunner, _comparing(model, loss_fn), extra, model.EpochRunner)
     kit.check()
     return kit
 
@@ -123,6 +132,16 @@ def _comparing(model: KerasModel, loss_fn: Any) -> Any:
     if loss_fn is None or (callable(loss_fn) and not isinstance(loss_fn, Composition)):
         return loss_fn
     return partial(model.objective.module, net=model.net)
+
+
+def _check_call(
+    kind: Callable[..., Any], form: str, args: tuple[Any, ...], given: Mapping[str, Any]
+) -> None:
+    try:
+        inspect.signature(kind).bind(*args, **given)
+    except TypeError as error:
+        message = f"{called(kind)} can't be made: {error}; expected {form}"
+        raise TypeError(message) from error
 
 
 def called(kind: Any) -> str:

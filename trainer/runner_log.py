@@ -23,6 +23,7 @@ class StageLog:
     def __init__(self, stage: str, metrics: Mapping[str, Any]) -> None:
         self._stage = stage
         self._metrics = {f"{stage}_{name}": metric for name, metric in metrics.items()}
+        self._last: dict[str, float]
         self._computed = [name for name, m in self._metrics.items() if hasattr(m, "compute")]
         self.reset()
 
@@ -41,6 +42,20 @@ class StageLog:
             elif name not in self._computed:
                 self._last[name] = value
 
+    def tell(self, returned: Any) -> None:
+        """Take what an epoch runner returned for all batches.
+
+        Raises:
+            TypeError: It is no mapping.
+            ValueError: See `add`.
+        """
+        if not isinstance(returned, Mapping):
+            message = (
+                f"EpochRunner must return a dict of floats by name; it returned {returned!r:.200}"
+            )
+            raise TypeError(message)
+        self._last = self._numbers(returned)
+
     def figures(self) -> dict[str, float]:
         """Return the figures so far, in the order in which they came."""
         means = {name: total / count for name, (total, count) in self._sums.items()}
@@ -51,7 +66,7 @@ class StageLog:
     def reset(self) -> None:
         """Forget everything."""
         self._sums: dict[str, tuple[float, int]] = {}
-        self._last: dict[str, float] = {}
+        self._last = {}
         for name in self._computed:
             self._metrics[name].reset()
 

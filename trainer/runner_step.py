@@ -28,9 +28,24 @@ if TYPE_CHECKING:
 def evaluation_step(
     measures: Measures, source: Source, prefix: str, stopped: Callable[[], bool]
 ) -> EvaluationStep:
-    """Return what measures the batches of a pass: the user's step runner where there is one."""
-    kind = EvaluationStep if measures.runner is None else RunnerEvaluationStep
-    return kind(measures, source, prefix, stopped)
+    """Return what measures the batches of a pass: the user's runner where there is one."""
+    if measures.runner is None:
+        return EvaluationStep(measures, source, prefix, stopped)
+    if measures.runner.epoch_kind is None:
+        return RunnerEvaluationStep(measures, source, prefix, stopped)
+    from .runner_epoch import EpochEvaluationStep
+
+    return EpochEvaluationStep(measures, source, prefix, stopped)
+
+
+def training_step(measures: Measures, *args: Any) -> TrainingStep:
+    """Return what trains with the user's runner; see `RunnerTrainingStep`."""
+    assert measures.runner is not None
+    if measures.runner.epoch_kind is None:
+        return RunnerTrainingStep(measures, *args)
+    from .runner_epoch import EpochTrainingStep
+
+    return EpochTrainingStep(measures, *args)
 
 
 class _Logged:

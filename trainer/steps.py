@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,15 @@ class EvaluationStep:
     def user_batch(self, batch: Any) -> Any:
         """Return the user's batch in what the step takes, for messages."""
         return batch
+
+    def arranged(self, batches: Iterator[Any], steps: int | None) -> Iterator[Any]:
+        """Give the batches of a stage as the step takes them.
+
+        Args:
+            batches: The batches.
+            steps: How many there are, None where that is not known.
+        """
+        return batches
 
     def run_only(self, batch: Any) -> None:
         """Run the net on a batch, and count nothing."""
