@@ -71,8 +71,8 @@ SLOW = {"faster.py"}  # it compiles, as docs/faster.md and tests/trainer/test_co
 def test_example_keeps_its_promise(name, tmp_path, monkeypatch):
     line, least, files = PROMISES[name]
     monkeypatch.chdir(tmp_path)
-    run = in_a_process if name == "digits.py" else in_this_process
-    assert float(re.search(line, run(EXAMPLES / name), flags=re.MULTILINE)[1]) >= least
+    shown = in_this_process(EXAMPLES / name)
+    assert float(re.search(line, shown, flags=re.MULTILINE)[1]) >= least
     for file in files:
         assert (tmp_path / file).stat().st_size > 0
 

@@ -35,7 +35,7 @@ def rings(n_positive, n_negative):
     return TensorDataset(torch.cat([positive, negative], axis=0), targets)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_ring_example_reaches_its_auc_within_20_epochs(seed, tmp_path):
     torch.manual_seed(seed)
     ds = rings(1000, 6000)
