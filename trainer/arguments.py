@@ -1,9 +1,9 @@
-"""What `fit` was asked to do: names of other trainers refused, values checked, nothing done yet."""
+"""What `fit` was asked to do: values checked, nothing done yet."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,67 +12,7 @@ from fitorch.callbacks.backup_and_restore import BackupAndRestore
 from fitorch.callbacks.max_time import seconds_of
 from fitorch.callbacks.monitor import check_mode
 
-FOREIGN = {
-    "accelerator": "cpu=True; else accelerate finds what there is",
-    "accumulate_grad_batches": "gradient_accumulation_steps",
-    "batches_per_step": "gradient_accumulation_steps",
-    "check_val_every_n_epoch": "validation_freq",
-    "compute_loss_func": "loss_fn of KerasModel(...)",
-    "criterion": "loss_fn of KerasModel(...)",
-    "default_root_dir": "ckpt_path",
-    "devices": "fit_ddp(num_processes, ...), or torchrun",
-    "dl_train": "train_data",
-    "dl_val": "val_data",
-    "early_stopping": "patience",
-    "enable_progress_bar": "verbose=0",
-    "eval_dataset": "val_data",
-    "eval_strategy": "validation_freq",
-    "fast_dev_run": "epochs=1, steps_per_epoch=1, validation_steps=1",
-    "grad_clip": "clip_grad_norm",
-    "gradient_clip_algorithm": "clip_grad_norm or clip_grad_value",
-    "gradient_clip_val": "clip_grad_norm or clip_grad_value",
-    "learning_rate": "optimizer of KerasModel(...)",
-    "limit_train_batches": "steps_per_epoch",
-    "limit_val_batches": "validation_steps",
-    "log_step_freq": "verbose",
-    "logger": "callbacks, as fitorch.callbacks.TensorBoardCallback()",
-    "loss": "loss_fn of KerasModel(...)",
-    "loss_fn": "loss_fn of KerasModel(...)",
-    "loss_func": "loss_fn of KerasModel(...)",
-    "loss_function": "loss_fn of KerasModel(...)",
-    "loss_weights": "loss_fn={'output': 0.3 * fitorch.losses.term(loss)} of KerasModel(...)",
-    "lr": "optimizer of KerasModel(...)",
-    "max_epochs": "epochs",
-    "max_grad_norm": "clip_grad_norm",
-    "max_steps": "epochs, with steps_per_epoch",
-    "metrics": "metrics_dict of KerasModel(...)",
-    "metrics_dict": "metrics_dict of KerasModel(...)",
-    "n_epochs": "epochs",
-    "num_epochs": "epochs",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
-    "precision": "mixed_precision",
-    "quiet": "verbose=0",
-    "sample_weight": "train_data=(x, y, sample_weight)",
-    "save_total_limit": "keep",
-    "strategy": "fit_ddp(num_processes, ...), or torchrun",
-    "train_dataloader": "train_data",
-    "train_dataloaders": "train_data",
-    "train_dataset": "train_data",
-    "train_generator": "train_data",
-    "train_split": "validation_split, or val_data",
-    "val_dataloader": "val_data",
-    "val_dataloaders": "val_data",
-    "valid_generator": "val_data",
-    "validation_batch_size": "val_data as a DataLoader with its own batch_size",
-    "validation_data": "val_data",
-    "workers": "num_workers",
-    "x": "train_data=(x, y)",
-    "X": "train_data=(x, y)",
-    "y": "train_data=(x, y)",
-}
 _FLAGS = ("elastic", "sync_batchnorm", "find_unused_parameters", "deterministic")
-_OURS = ("seeded",)  # no argument of fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,20 +223,3 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     if isinstance(value, bool) or value not in allowed:
         message = f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}"
         raise ValueError(message)
-
-
-def refuse_unknown(unknown: Mapping[str, Any], verb: str) -> None:
-    """Refuse arguments that `verb` doesn't have, naming ours for those of other trainers.
-
-    Raises:
-        TypeError: There is one.
-    """
-    for name in unknown:
-        known = [each.name for each in fields(FitArguments)] if verb == "fit" else []
-        known = [name for name in known if name not in _OURS]
-        if name in FOREIGN:
-            message = f"{verb} has no argument {name!r}; ours is {FOREIGN[name]}"
-        else:
-            listed = f"; it has {', '.join(known)}" if known else ""
-            message = f"{verb} got an unexpected argument {name!r}{listed}"
-        raise TypeError(message)

@@ -15,123 +15,28 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from . import disk, shards
 from .disk import Entry
-from .encoding import decode
 from .errors import (
     CheckpointCorruptedError,
     CheckpointError,
     CheckpointNotFoundError,
 )
-from .formats import read_json, read_tensors
 from .manifest import MANIFEST, Manifest
 from .parts import Part, pack, size_of_parts, write_parts
+from .stored import NAME, Checkpoint
 
 __all__ = ["Checkpoint", "CheckpointStore", "Part", "pack"]
 
-_NAME = re.compile(r"step-([0-9]{10,})(?:\.([0-9]+))?")
 _SPARE = 1.1  # of what is to be written must be free
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A folder that claims to be a checkpoint.
-
-    Args:
-        path: The folder.
-    """
-
-    path: Path
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """What newer checkpoints have more of: the updates, then the times they were saved."""
-        found = _NAME.fullmatch(self.path.name)
-        return (int(found[1]), int(found[2] or 0)) if found else (-1, 0)
-
-    @property
-    def step(self) -> int:
-        """Optimizer updates that were completed."""
-        return self.order[0]
-
-    def manifest(self) -> Manifest:
-        """Return its table of contents.
-
-        Raises:
-            CheckpointError: There is none that is whole.
-        """
-        return Manifest.open(self.path)
-
-    def verify(self) -> Manifest:
-        """Compare every file with what was written; return the table of contents.
-
-        Raises:
-            CheckpointCorruptedError: A file is missing, or differs.
-            CheckpointError: See `manifest`.
-        """
-        manifest = self.manifest()
-        for name, entry in manifest.files.items():
-            disk.check(self.path / name, entry)
-        return manifest
-
-    def read(self) -> dict[str, Any]:
-        """Return all parts, verified: nothing is returned unless everything is whole.
-
-        Tensors of a net that was split are put together.
-
-        Raises:
-            CheckpointCorruptedError: A file is missing, differs, or can't be decoded.
-            CheckpointError: See `manifest`.
-        """
-        self._verify_shards()
-        parts: dict[str, Any] = shards.filled(self.parts(), self.path / shards.FOLDER)
-        return parts
-
-    def parts(self, *, verified: bool = True) -> dict[str, Any]:
-        """Return all parts, with a `Shard` in the place of each tensor that was split.
-
-        Args:
-            verified: Whether the files of those tensors were compared, or are not to be used.
-
-        Raises:
-            CheckpointError: See `read`.
-        """
-        if not verified:
-            self._verify_shards()
-        files = self.manifest().files
-        names = sorted({name.rpartition(".")[0] for name in files if "/" not in name})
-        return {name: self._part(name, files) for name in names}
-
-    def _verify_shards(self) -> None:
-        for name, entry in self.manifest().files.items():
-            if "/" in name:
-                disk.check(self.path / name, entry)
-
-    def _part(self, name: str, files: Mapping[str, Entry]) -> Any:
-        tensors: dict[str, Tensor] = {}
-        path = self.path / f"{name}.safetensors"
-        if path.name in files:
-            tensors = read_tensors(disk.read(path, files[path.name]), path)
-        path = self.path / f"{name}.json"
-        if path.name not in files:
-            return tensors
-        try:
-            return decode(read_json(disk.read(path, files[path.name]), path), tensors)
-        except CheckpointCorruptedError as error:
-            message = f"{path}: {error}"
-            raise CheckpointCorruptedError(message) from error
 
 
 class CheckpointStore:
@@ -222,7 +127,7 @@ class CheckpointStore:
         """Return what claims to be a checkpoint, the newest first; nothing is verified."""
         if not self.folder.is_dir():
             return []
-        found = [Checkpoint(path) for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        found = [Checkpoint(path) for path in self.folder.iterdir() if NAME.fullmatch(path.name)]
         return sorted(found, key=lambda checkpoint: checkpoint.order, reverse=True)
 
     def newest_good(self) -> Checkpoint:

@@ -17,8 +17,7 @@ from fitorch.metrics.task import Scale
 from .errors import DataError
 from .features import first_features
 from .forward import choose_call
-from .optimizers import _kind as named
-from .optimizers import can_fuse
+from .optimizers import can_fuse, kind_named
 from .preflight import check_module
 from .randomness import seed_everything, undisturbed_randomness
 from .structure import describe
@@ -104,7 +103,7 @@ def optimizer_for(net: nn.Module, optimizer: Any, options: Mapping[str, Any]) ->
         return optimizer
     if optimizer is None:
         optimizer, options = "adam", {"lr": 3e-4, **options}
-    kind: Any = named(optimizer) if isinstance(optimizer, str) else optimizer
+    kind: Any = kind_named(optimizer) if isinstance(optimizer, str) else optimizer
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         fused = isinstance(kind, type) and can_fuse(kind, net, parameters)

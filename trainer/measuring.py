@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
@@ -19,7 +19,7 @@ from fitorch.metrics.base import flat
 from fitorch.metrics.registry import check_names
 
 from . import pictures
-from .arguments import check_choice, check_count, check_workers, refuse_unknown
+from .arguments import check_choice, check_count, check_workers
 from .data import Batching, Source, as_source, set_name, validation_sets
 from .evaluation import Evaluation, PredictionStep, Validation, predict
 from .face import NetFace
@@ -29,8 +29,10 @@ from .preflight import check_distinct, check_metrics_dict
 from .prepare import introduce
 from .processes import together
 from .randomness import peek_seed
+from .runner import runner_kit
 from .runner_step import evaluation_step
 from .steps import Measures
+from .unknown import refuse_unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,8 +48,12 @@ class Measuring(NetFace):
         loss_fn: What `KerasModel` takes.
         metrics_dict: What `KerasModel` takes.
         forward: What `KerasModel` takes.
+        extra: Other keyword arguments, for a `StepRunner`.
         **placing: `channels_last` and `fsdp`, as `KerasModel` takes them.
     """
+
+    StepRunner: ClassVar[Any] = None
+    EpochRunner: ClassVar[Any] = None
 
     def __init__(
         self,
@@ -55,13 +61,17 @@ class Measuring(NetFace):
         loss_fn: Any,
         metrics_dict: Mapping[str, Any] | None,
         forward: Callable[[Any, Any], tuple[Any, Any]] | None,
+        extra: Mapping[str, Any],
         **placing: Any,
     ) -> None:
+        if self.StepRunner is None:
+            refuse_unknown(extra, "KerasModel")
         self.metrics_dict = check_metrics_dict(metrics_dict)
         check_names((name, metric) for name, _, metric in flat(self.metrics_dict))
         objective = Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)])
         super().__init__(net, objective, **placing)
         self.forward_hook = forward
+        self.loss_fn, self.kwargs = loss_fn, extra
         self.stop_evaluating = False
         self.stop_predicting = False
         self.run: Run | None = None  # the fit that is under way
@@ -95,9 +105,9 @@ class Measuring(NetFace):
             DataError: The data is empty or malformed.
         """
         refuse_unknown(unknown, "evaluate")
-        self.objective.bind(self.net)
         self.stop_evaluating = False
         measures, passes = self.measures(), []
+        self.objective.bind(self.net)  # which has been placed, and may have been spread, by now
         with together(self.placement.processes, "evaluate"):
             for prefix, data in validation_sets(val_data).items():
                 source = self._source(data, set_name(prefix), batch_size, steps, num_workers)
@@ -235,8 +245,9 @@ class Measuring(NetFace):
 
     def measures(self) -> Measures:
         """Return what a step measures."""
-        placement = self.placement
-        return Measures(self.net, self.objective, self.metrics_dict, placement, self.forward_hook)
+        kit = runner_kit(self)
+        parts = self.net, self.objective, self.metrics_dict, self.placement, self.forward_hook, kit
+        return Measures(*parts)
 
     def figure_names(self, sets: Sequence[str], *, train_metrics: bool = True) -> list[str]:
         """Return the names of all figures that a fit measures.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fitorch.callbacks.hooks import with_keras_hooks
 
-from .arguments import FitArguments, check_flag, refuse_unknown
+from .arguments import FitArguments, check_flag
 from .compiled import Compilation
 from .fit import fit
 from .interrupt import in_notebook
@@ -22,10 +21,9 @@ from .processes import together
 from .randomness import deterministic_algorithms, draw_seed, undisturbed_randomness
 from .ranks import check_alike, share_results
 from .resuming import begin, run_folder
-from .runner import runner_kit
 from .sharding import check_plugin
-from .steps import Measures
 from .trainable import Trainable
+from .unknown import refuse_unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,9 +81,6 @@ class KerasModel(Trainable):
         ['epoch', 'train_loss', 'train_acc', 'lr', 'seconds']
     """
 
-    StepRunner: ClassVar[Any] = None
-    EpochRunner: ClassVar[Any] = None
-
     def __init__(
         self,
         net: nn.Module,
@@ -100,14 +95,12 @@ class KerasModel(Trainable):
         fsdp: Any = None,
         **unknown: Any,
     ) -> None:
-        if self.StepRunner is None:
-            refuse_unknown(unknown, "KerasModel")
         check_flag("jit_compile", jit_compile)
         check_flag("channels_last", channels_last)
         check_plugin(fsdp)
         check_module(net)
         placing = {"channels_last": channels_last, "fsdp": fsdp}
-        super().__init__(net, loss_fn, metrics_dict, forward, **placing)
+        super().__init__(net, loss_fn, metrics_dict, forward, unknown, **placing)
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
         self.lr_scheduler = None
@@ -117,8 +110,6 @@ class KerasModel(Trainable):
         self.compilation = Compilation() if jit_compile else None
         self.ckpt_path: str | Path | None = None
         self.stop_training = False
-        self.loss_fn = loss_fn
-        self.kwargs = unknown  # for a StepRunner
         self.metric_tasks: dict[str, str] = {}
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
@@ -289,10 +280,8 @@ class KerasModel(Trainable):
         processes = self.place(arguments.mixed_precision, arguments.cpu).processes
         with together(processes, "fit"):
             arguments = check_alike(self, arguments, processes)
-        with (
-            together(processes, "fit", self._place),
-            run_folder(arguments, processes) as folder,
-        ):
+        going = together(processes, "fit", self.reached)
+        with going, run_folder(arguments, processes) as folder:
             run = begin(self, train_data, val_data, arguments, folder)
             try:
                 fit(run)
@@ -304,10 +293,3 @@ class KerasModel(Trainable):
             finally:
                 run.close()
             share_results(self, processes)
-
-    def _place(self) -> str:
-        return f"epoch {self.progress.epochs + 1}, with {self.updates} updates completed"
-
-    def measures(self) -> Measures:
-        """Return what a step measures, and what makes the user's step runners."""
-        return replace(super().measures(), runner=runner_kit(self, self.loss_fn, self.kwargs))

@@ -51,7 +51,7 @@ def make_optimizer(
     if not parameters:
         return None
     if optimizer is None or isinstance(optimizer, str):
-        kind = optim.Adam if optimizer is None else _kind(optimizer)
+        kind = optim.Adam if optimizer is None else kind_named(optimizer)
         options: dict[str, Any] = {"lr": 3e-4} if optimizer is None else {}
         if can_fuse(kind, net, parameters):
             options["fused"] = True
@@ -145,7 +145,12 @@ def make_scheduler(scheduler: Any, optimizer: optim.Optimizer) -> Any:
     return scheduler
 
 
-def _kind(name: str) -> type[optim.Optimizer]:
+def kind_named(name: str) -> type[optim.Optimizer]:
+    """Return the optimizer of a name, as "adamw".
+
+    Raises:
+        ValueError: The name is unknown.
+    """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
     close = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1)

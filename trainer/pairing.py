@@ -11,11 +11,11 @@ from torch import Tensor
 from fitorch.metrics.feeding import detached
 from fitorch.metrics.task import Scale, Task, infer_task, outside, shaped, to_probabilities
 
-from .arguments import refuse_unknown
 from .errors import DataError
 from .evaluation import PredictionStep, predict
 from .forward import choose_forward
 from .structure import describe
+from .unknown import refuse_unknown
 
 if TYPE_CHECKING:
     from .measuring import Measuring

@@ -45,6 +45,10 @@ class Resumable(Measuring):
         """How many updates the optimizer made, over all fits and in the one under way."""
         return self.progress.updates if self.run is None else self.run.state.update.completed
 
+    def reached(self) -> str:
+        """Return how far training has come, in words."""
+        return f"epoch {self.progress.epochs + 1}, with {self.updates} updates completed"
+
     def restore(self, path: str | Path) -> Path:
         """Put a checkpoint into the model: weights, optimizer, schedule, history, counters.
 

@@ -22,7 +22,7 @@ from .arguments import FitArguments
 from .steps import Measures
 
 if TYPE_CHECKING:
-    from .model import KerasModel
+    from .measuring import Measuring
 
 _FORM = (
     "StepRunner(net, loss_fn, accelerator=None, stage='train', metrics_dict=None, optimizer=None, "
@@ -90,7 +90,7 @@ class RunnerKit:
             _check_call(self.epoch_kind, _EPOCH_FORM, (None,), {"quiet": True})
 
 
-def runner_kit(model: KerasModel, loss_fn: Any, extra: Mapping[str, Any]) -> RunnerKit | None:
+def runner_kit(model: Measuring) -> RunnerKit | None:
     """Return what a model's step runners are made of, None where it has no class for them.
 
     Raises:
@@ -108,12 +108,12 @@ def runner_kit(model: KerasModel, loss_fn: Any, extra: Mapping[str, Any]) -> Run
     if model.forward_hook is not None:
         message = "forward= and StepRunner both say what to do with a batch; keep one of them"
         raise ValueError(message)
-    kit = RunnerKit(model.StepRunner, _comparing(model, loss_fn), extra, model.EpochRunner)
+    kit = RunnerKit(model.StepRunner, _comparing(model), model.kwargs, model.EpochRunner)
     kit.check()
     return kit
 
 
-def awaited(model: KerasModel, figures: list[str], arguments: FitArguments) -> list[str]:
+def awaited(model: Measuring, figures: list[str], arguments: FitArguments) -> list[str]:
     """Return `figures`, and all that is monitored where a step runner decides what is measured.
 
     A figure that it does not return is refused after the first epoch, by who looks for it.
@@ -127,8 +127,9 @@ def awaited(model: KerasModel, figures: list[str], arguments: FitArguments) -> l
     return list(dict.fromkeys([*figures, *found]))
 
 
-def _comparing(model: KerasModel, loss_fn: Any) -> Any:
+def _comparing(model: Measuring) -> Any:
     """Return what a runner calls as `loss_fn(preds, labels)`; None where there is none."""
+    loss_fn = model.loss_fn
     if loss_fn is None or (callable(loss_fn) and not isinstance(loss_fn, Composition)):
         return loss_fn
     return partial(model.objective.module, net=model.net)
