@@ -16,10 +16,16 @@ from .training import TrainingStep
 class AccumulatingStep(TrainingStep):
     """A training step that updates once per window of batches.
 
-    It takes what `windows` gives: a batch, what to divide its losses by, whether it ends a window.
+    It takes what `arranged` gives: a batch, what to divide its losses by, whether it ends a window.
+
+    Args:
+        window: Batches of an update.
+        *args: As for `TrainingStep`.
     """
 
-    _open = False
+    def __init__(self, *args: Any, window: int) -> None:
+        super().__init__(*args)
+        self._window = window
 
     def __call__(self, batch: Micro) -> None:
         """Train on a batch, updating at the end of its window."""
@@ -34,23 +40,13 @@ class AccumulatingStep(TrainingStep):
         if closes:
             self.update()
 
-    @property
-    def at_boundary(self) -> bool:
-        """Whether all batches that it took are in the weights."""
-        return not self._open
-
-    @property
-    def done(self) -> bool:
-        """Whether somebody asked to stop; a window that has begun is finished first."""
-        return not self._open and super().done
-
     def user_batch(self, batch: Micro) -> Any:
         """Return the user's batch in what the step takes, for messages."""
         return batch[0]
 
-    def windows(self, batches: Iterator[Any], size: int) -> Iterator[Micro]:
-        """Group batches to windows of `size`."""
-        return windows(batches, size, self._count)
+    def arranged(self, batches: Iterator[Any], steps: int | None) -> Iterator[Micro]:
+        """Group batches to windows."""
+        return windows(batches, self._window, self._count)
 
     def _targets_of(self, batch: Any) -> tuple[Any, Any]:
         """Return targets and sample weights, None where they are not known before the forward."""

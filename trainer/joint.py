@@ -15,7 +15,6 @@ from fitorch.losses.terms import Part
 from .accord import Accord
 from .errors import NonFiniteError, RankError
 from .norms import SyncedNorms
-from .shards import local
 from .training import TrainingStep
 
 _GLANCE = 16  # updates from one look at an accelerator's answer to the next
@@ -26,7 +25,7 @@ class JointStep(TrainingStep):
 
     The gradients of a process count by the samples (or weights) that its losses are means over, so
     unequal batches count as what they are. It takes batches, None where this process has none, or
-    what `windows` makes of them.
+    what `arranged` makes of them.
 
     Args:
         accord: What the processes decide together.
@@ -45,7 +44,7 @@ class JointStep(TrainingStep):
         self._last: Any = None  # a batch to stand in where there is none
         self._counts = True  # whether the batch at work is one
         self._failure: NonFiniteError | None = None
-        self._open = False
+        self._apart: bool | None = None  # whether terms count differently, once one has been seen
         self._unlooked = 0
 
     def __call__(self, batch: Any) -> None:
@@ -84,11 +83,6 @@ class JointStep(TrainingStep):
         """Return the means over processes of what they want, and of their parts."""
 
     @property
-    def at_boundary(self) -> bool:
-        """Whether all batches that it took are in the weights."""
-        return not self._open
-
-    @property
     def done(self) -> bool:
         """Whether the processes have decided to stop; a window that has begun is finished first."""
         return not self._open and self._accord.stopped
@@ -97,8 +91,11 @@ class JointStep(TrainingStep):
         """Return the user's batch in what the step takes, for messages."""
         return batch[0] if self._window > 1 else batch
 
-    def windows(self, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
-        """Give each batch, and whether it is the last of its update."""
+    def arranged(self, batches: Iterator[Any], steps: int | None) -> Iterator[Any]:
+        """Give each batch; where several make an update, also whether it is the last of them."""
+        return self._windows(batches) if self._window > 1 else batches
+
+    def _windows(self, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
         window: list[Any] = []
         for batch in batches:
             window.append(batch)
@@ -136,6 +133,13 @@ class JointStep(TrainingStep):
         self._counts = batch is not None
         taken = self._last = self._last if batch is None else batch
         parts = self._measured(taken)
+        if not self._apart and _count_apart(parts):
+            message = (
+                f"the terms of {self.objective.name} counted alike in the first batch, but in this "
+                f"one {', '.join(str(share) for _, share in parts)}; of several processes, begin "
+                "with a batch in which they differ, or make one output of them"
+            )
+            raise RankError(message)
         total, part = self._weighed_apart(parts) if self._apart else self._weighed(parts)
         wants = float(self._failure is not None or self._accord.wanted)
         self._backward(total, wants, part)
@@ -188,10 +192,14 @@ class JointStep(TrainingStep):
 
     def _divide(self, share: Any) -> None:
         """Divide the gradients of means by what they are means over."""
-        gradients = [local(p.grad) for p in self.update.parameters if p.grad is not None]
+        gradients = self._gradients()
         if isinstance(share, Tensor):
             share = share.clamp_min(torch.finfo(share.dtype).tiny)
         torch._foreach_div_(gradients, share)
+
+    def _gradients(self) -> list[Tensor]:
+        """Return what this process holds of the gradients."""
+        return [p.grad for p in self.update.parameters if p.grad is not None]
 
     @property
     def _smallest_batch(self) -> int | None:

@@ -250,7 +250,8 @@ def _training_step(
             compilation.refuse(
                 f"gradient_accumulation_steps={arguments.gradient_accumulation_steps}"
             )
-        return AccumulatingStep(measures, source, update, class_weights, model)
+        window = arguments.gradient_accumulation_steps
+        return AccumulatingStep(measures, source, update, class_weights, model, window=window)
     if compilation is None:
         return TrainingStep(measures, source, update, class_weights, model)
     step = CompiledStep(measures, source, update, class_weights, model)

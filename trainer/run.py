@@ -13,13 +13,11 @@ from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.logs import EpochLogs
 
 from .accord import Accord
-from .accumulation import AccumulatingStep
 from .arguments import FitArguments
 from .errors import CheckpointError, FitorchError, NonFiniteError
 from .evaluation import Validation
 from .feed import Feed
 from .interrupt import Interrupt
-from .joint import JointStep
 from .modes import Modes
 from .reading import reading
 from .scheduling import step_after_epoch
@@ -186,11 +184,6 @@ class Run:
         """Give the batches of the next epoch, as the step takes them."""
         where = f"epoch {self.progress.epochs + 1}, training "
         batches = reading(self.feed.epoch(), "train_data", where, self._samples_in_next)
-        if isinstance(self.step, JointStep):
-            window = self.arguments.gradient_accumulation_steps
-            return self.step.windows(batches) if window > 1 else batches
-        if isinstance(self.step, AccumulatingStep):
-            return self.step.windows(batches, self.arguments.gradient_accumulation_steps)
         return self.step.arranged(batches, self.feed.steps)
 
     def _samples_in_next(self, _number: int) -> list[int]:

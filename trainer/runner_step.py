@@ -73,16 +73,10 @@ class _Logged:
 class RunnerEvaluationStep(_Logged, EvaluationStep):
     """What the user's step runner makes of a batch of validation data."""
 
-    def __init__(
-        self,
-        measures: Measures,
-        source: Source,
-        prefix: str = "val_",
-        stopped: Callable[[], bool] | None = None,
-    ) -> None:
-        super().__init__(replace(measures, metrics={}), source, prefix, stopped)
+    def __init__(self, measures: Measures, *args: Any) -> None:
+        super().__init__(replace(measures, metrics={}), *args)
         _refuse_several(measures)
-        stage, metrics = prefix.removesuffix("_"), _copies(measures)
+        stage, metrics = self._prefix.removesuffix("_"), _copies(measures)
         self.log = StageLog(stage, metrics)
         kit = _placed(measures)
         self._make = partial(kit.make, measures, stage, metrics)
@@ -161,16 +155,6 @@ class RunnerTrainingStep(_Logged, TrainingStep):
         """Make the runner of the epoch."""
         self.update.zero_grad()
         self._runner = self._make()
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether all batches that it took are in the weights."""
-        return not self._open
-
-    @property
-    def done(self) -> bool:
-        """Whether somebody asked to stop; a window that has begun is finished first."""
-        return not self._open and super().done
 
     def figures(self) -> dict[str, float]:
         """Return the figures so far.

@@ -11,6 +11,7 @@ from torch import Tensor, distributed
 from fitorch.losses.terms import Part
 
 from .joint import JointStep
+from .shards import local
 
 
 class ShardedStep(JointStep):
@@ -20,8 +21,6 @@ class ShardedStep(JointStep):
     its part of the gradients. What processes count and want goes in a message of its own, one an
     update.
     """
-
-    _referred = False
 
     def _begin(self, batch: Any) -> None:
         self.update.zero_grad()
@@ -34,9 +33,8 @@ class ShardedStep(JointStep):
 
     def _forward(self, batch: Any) -> list[Part]:
         parts = self.measure(batch)
-        if not self._referred:
+        if self._apart is None:
             self._refer(parts)
-            self._referred = True
         return parts
 
     def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
@@ -49,6 +47,9 @@ class ShardedStep(JointStep):
         self.update.backward(total)
         self._told.append([wants, part])
         self._like = total
+
+    def _gradients(self) -> list[Tensor]:
+        return [local(gradient) for gradient in super()._gradients()]
 
     def _answer(self) -> Tensor:
         dtype = torch.promote_types(self._like.dtype, torch.float32)

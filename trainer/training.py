@@ -29,6 +29,8 @@ class TrainingStep(EvaluationStep):
         model: Its `stop_training` ends the epoch early.
     """
 
+    _open: bool | int = False  # whether a window of several batches has begun that is one update
+
     def __init__(
         self,
         measures: Measures,
@@ -54,12 +56,12 @@ class TrainingStep(EvaluationStep):
     @property
     def at_boundary(self) -> bool:
         """Whether all batches that it took are in the weights."""
-        return True
+        return not self._open
 
     @property
     def done(self) -> bool:
-        """Whether somebody asked to stop."""
-        return bool(self.model.stop_training)
+        """Whether somebody asked to stop; a window that has begun is finished first."""
+        return not self._open and bool(self.model.stop_training)
 
     def figures(self) -> dict[str, float]:
         """Return the loss and the metrics so far.

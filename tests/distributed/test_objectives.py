@@ -124,3 +124,31 @@ def test_fewer_samples_than_processes_are_refused(three):
     for samples_told, batches_told in three.run(too_few):
         assert samples_told.startswith("train_data has 2 samples, fewer than the 3 processes")
         assert batches_told.startswith("train_data has 2 batches, fewer than the 3 processes")
+
+
+def counted_otherwise_later():
+    """Train where the second term has a target for each sample, and later for five of them."""
+    x, _ = samples()
+    first = (x[:8], x[:8, :3])
+    torch.manual_seed(0)
+    model = KerasModel(
+        nn.Linear(x.shape[1], 3).to(x.dtype),
+        {"all": nn.MSELoss(), "some": nn.MSELoss()},
+        None,
+        lambda p: torch.optim.SGD(p, 0.1),
+        forward=lambda net, batch: take(net, batch, 8 if batch[0][0, 0] == x[0, 0] else 5),
+    )
+    model.fit([first] * 2, epochs=1, verbose=0, seed=1)
+    with pytest.raises(RankError) as caught:
+        model.fit([first] * 2 + [(x[8:16], x[8:16, :3])] * 2, epochs=1, verbose=0, seed=1)
+    return str(caught.value)
+
+
+def take(net, batch, count):
+    outputs = net(batch[0])
+    return {"all": outputs, "some": outputs[:count]}, {"all": batch[1], "some": batch[1][:count]}
+
+
+def test_terms_that_begin_to_count_differently_are_told(two):
+    for message in two.run(counted_otherwise_later):
+        assert "counted alike in the first batch, but in this one 8, 5" in message
