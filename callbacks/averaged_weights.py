@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.shards import local
+from fitorch.shards import is_split, local
 
 Slot = tuple[dict[str, Any], str]  # a module's own table of tensors, and a name in it
 
@@ -35,6 +35,7 @@ class AveragedWeights:
         self._slots: dict[str, Slot] = {}
         self._means: dict[str, Tensor] = {}
         self._held: dict[str, Tensor] = {}  # the weights, while the means are in their place
+        self._split = False  # whether each process holds a part of them
 
     @property
     def applied(self) -> bool:
@@ -48,6 +49,7 @@ class AveragedWeights:
             ValueError: There are means of other weights already.
         """
         found = dict(_slots(model, buffers=self._buffers))
+        self._split = any(is_split(store[key]) for store, key in found.values())
         if not self._means:
             self._slots = found
             return
@@ -75,8 +77,8 @@ class AveragedWeights:
         weights = self._weights()
         if self._means:
             means = list(self._means.values())
-            near = [local(w).to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
-            torch._foreach_lerp_(_parts(means), near, share)
+            near = [w.to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
+            torch._foreach_lerp_(self._parts(means), self._parts(near), share)
         else:
             self._means = {name: _copy(weight) for name, weight in weights.items()}
         self.count += 1
@@ -87,13 +89,15 @@ class AveragedWeights:
         if self._means and not self._held:
             weights = self._weights()
             self._held = {name: weight.detach().clone() for name, weight in weights.items()}
-            torch._foreach_copy_(_parts(weights.values()), _parts(self._means.values()))
+            means = self._parts(self._means.values())
+            torch._foreach_copy_(self._parts(weights.values()), means)
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Put the weights back that are held; where there are none, do nothing."""
         if self._held:
-            torch._foreach_copy_(_parts(self._weights().values()), _parts(self._held.values()))
+            held = self._parts(self._held.values())
+            torch._foreach_copy_(self._parts(self._weights().values()), held)
             self._held = {}
 
     def settle(self) -> None:
@@ -127,6 +131,10 @@ class AveragedWeights:
         self._means = {name: mean.clone() for name, mean in state["means"].items()}
         self._held = {name: weight.clone() for name, weight in state["held"].items()}
 
+    def _parts(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Return what this process holds of each tensor."""
+        return [local(tensor) for tensor in tensors] if self._split else list(tensors)
+
     def _weights(self) -> dict[str, Tensor]:
         """Return the weights, which a module may have replaced by other tensors."""
         if not self._means:
@@ -157,11 +165,6 @@ def _stored(module: nn.Module, *, buffers: bool) -> Iterator[Slot]:
 def _averages(tensor: Tensor) -> bool:
     """Say whether a tensor is a weight, or a buffer that is finite."""
     return isinstance(tensor, nn.Parameter) or bool(tensor.isfinite().all())
-
-
-def _parts(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return what this process holds of each tensor."""
-    return [local(tensor) for tensor in tensors]
 
 
 def _copy(weight: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class GradientNorm(Callback):
         self._scaled = False
         self._seen = 0
         self._parameters: list[Tensor] = []
+        self._split = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Forget an earlier fit."""
@@ -55,6 +56,7 @@ class GradientNorm(Callback):
         self._scaled = self.model.placement.scaler is not None
         groups = groups_of(self.model)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._split = any(map(is_split, self._parameters))
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Begin anew, unless it is an epoch that goes on."""
@@ -67,7 +69,7 @@ class GradientNorm(Callback):
         if updates == self._seen:
             return
         self._seen = updates
-        norm = total_norm(self._parameters, self.norm_type)
+        norm = total_norm(self._parameters, self.norm_type, split=self._split)
         if norm is not None:
             self._add(norm)
 
@@ -101,12 +103,18 @@ class GradientNorm(Callback):
 
 
 @torch.no_grad()
-def total_norm(parameters: list[Tensor], norm_type: float) -> Tensor | None:
-    """Return the norm of all gradients as one vector, None where there are none."""
+def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = False) -> Tensor | None:
+    """Return the norm of all gradients as one vector, None where there are none.
+
+    Args:
+        parameters: Those with the gradients.
+        norm_type: The p of the p-norm.
+        split: Whether each process holds a part of them; then all must call this.
+    """
     gradients = [_values(p.grad) for p in parameters if p.grad is not None]
     if not gradients:
         return None
-    if any(map(is_split, gradients)):
+    if split:
         return whole(torch.nn.utils.get_total_norm(gradients, norm_type))
     norms = torch.stack(torch._foreach_norm(gradients, norm_type))
     dtype = torch.promote_types(norms.dtype, torch.float32)

@@ -68,6 +68,13 @@ class Penalty(Composable):
             factor: The weight of the penalty, a number or a tensor without dimensions.
         """
         with torch.enable_grad():
+            value = self.value(weights)
+        found = torch.autograd.grad(value, weights, materialize_grads=True)
+        _add([weight.grad for weight in weights], found, factor)
+
+    def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
+        """Do the same where each process holds a part of each; all must call this."""
+        with torch.enable_grad():
             value = self.value([whole(weight) for weight in weights])
         found = torch.autograd.grad(value, weights, materialize_grads=True)
         _add([local(weight.grad) for weight in weights], [local(each) for each in found], factor)
@@ -98,12 +105,12 @@ class _NormPenalty(Penalty):
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add `factor * (l1 * sign(w) + l2 * w)` to the gradients, in place."""
-        gradients: list[Any] = [local(weight.grad) for weight in weights]
-        own = [local(weight) for weight in weights]
-        if self.l1:
-            _add(gradients, _signs(own), factor * self.l1)
-        if self.l2:
-            _add(gradients, own, factor * self.l2)
+        self._shrink(weights, [weight.grad for weight in weights], factor)
+
+    def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
+        """Do the same with the parts that this process holds."""
+        gradients = [local(weight.grad) for weight in weights]
+        self._shrink([local(weight) for weight in weights], gradients, factor)
 
     @torch.no_grad()
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
@@ -111,6 +118,14 @@ class _NormPenalty(Penalty):
         value = self.value([local(weight) for weight in weights])
         torch.distributed.all_reduce(value)
         return value
+
+    def _shrink(
+        self, weights: Sequence[Tensor], gradients: list[Any], factor: float | Tensor
+    ) -> None:
+        if self.l1:
+            _add(gradients, _signs(weights), factor * self.l1)
+        if self.l2:
+            _add(gradients, weights, factor * self.l2)
 
     def _repr(self, *factors: str) -> str:
         chosen = [

@@ -200,6 +200,7 @@ class PenaltyTerm(Weighted):
         super().__init__(term, name)
         self.penalty: Penalty = term.fn
         self._parameters: list[nn.Parameter] = []
+        self._split = False  # whether each process holds a part of them
 
     def bind(self, net: nn.Module, *, strictly: bool = False) -> None:
         """Choose the parameters to penalize.
@@ -208,6 +209,7 @@ class PenaltyTerm(Weighted):
             ValueError: There are none, and that is not allowed.
         """
         self._parameters = self.penalty.choose(net)
+        self._split = any(map(is_split, self._parameters))
         if strictly and not self._parameters:
             raise ValueError(nothing_chosen(write(self.penalty), net))
 
@@ -215,8 +217,7 @@ class PenaltyTerm(Weighted):
         """Return what the penalty adds, weight and all; 0 where there is nothing to penalize."""
         if not self._parameters:
             return torch.zeros(())
-        split = any(map(is_split, self._parameters))
-        value = self.penalty.value_of_shards if split else self.penalty.value
+        value = self.penalty.value_of_shards if self._split else self.penalty.value
         return self.weigh(value(self._parameters))
 
     @torch.no_grad()
@@ -232,7 +233,8 @@ class PenaltyTerm(Weighted):
             elif parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()
         if trained:
-            self.penalty.add_gradients(trained, self.factor)
+            add = self.penalty.add_to_shards if self._split else self.penalty.add_gradients
+            add(trained, self.factor)
 
 
 def first_length(tree: Any) -> int:
