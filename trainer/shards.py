@@ -6,7 +6,6 @@ stores them, each process its own parts, as safetensors that any number of proce
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from . import disk
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .processes import Processes
 
 FOLDER = "shards"  # in that of a checkpoint
+# What torch raises over files that are not what they should be, or a disk that is full.
+_FAULTS = (LookupError, TypeError, ValueError, AttributeError, OSError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ def taken_out(state: Any) -> tuple[Any, dict[str, Tensor]]:
         if not is_split(value):
             return value
         name = ".".join(path)
+        while name in found:  # {"a": {"b": ...}, "a.b": ...}
+            name += "'"
         found[name] = value.detach()
         return Shard(name)
 
@@ -105,10 +109,12 @@ def write(folder: Path, tensors: dict[str, Tensor], processes: Processes) -> dic
     Raises:
         CheckpointWriteError: A process can't write; all tell so.
     """
-    dcp = _library()
-    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _errors(CheckpointWriteError, f"the shards can't be written to {folder}"):
-        dcp.save(tensors, storage_writer=writer)
+        save(tensors, storage_writer=writer)
     own = folder.glob(f"shard-{processes.rank + 1:05d}-*.safetensors")
     everywhere = processes.gather({f"{FOLDER}/{path.name}": disk.settle(path) for path in own})
     return {name: entry for each in everywhere for name, entry in each.items()}
@@ -136,12 +142,14 @@ def filled(state: Any, folder: Path, mesh: Any = None) -> Any:
     _mapped(state, note)
     if not names:
         return state
-    dcp = _library()
-    reader = dcp.HuggingFaceStorageReader(str(folder))
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    reader = HuggingFaceStorageReader(str(folder))
     with _errors(CheckpointCorruptedError, f"the shards in {folder} can't be read"):
         table = reader.read_metadata().state_dict_metadata
         tensors = {name: _empty(name, table, mesh) for name in names}
-        dcp.load(tensors, storage_reader=reader, no_dist=mesh is None)
+        load(tensors, storage_reader=reader, no_dist=mesh is None)
     return _mapped(state, lambda each, _: tensors[each.name] if isinstance(each, Shard) else each)
 
 
@@ -152,7 +160,8 @@ def _empty(name: str, table: Any, mesh: Any) -> Tensor:
         raise CheckpointCorruptedError(message)
     found = table[name]
     stored = sum(chunk.sizes.numel() for chunk in found.chunks)
-    if stored != found.size.numel():
+    placed = all(len(chunk.offsets) == len(chunk.sizes) for chunk in found.chunks)
+    if not placed or stored != found.size.numel():
         message = f"of {name} {stored:,} elements are there, of {tuple(found.size)}"
         raise CheckpointCorruptedError(message)
     dtype = found.properties.dtype
@@ -177,20 +186,19 @@ def _mapped(
     return change(value, path)
 
 
-def _library() -> Any:
-    """Return torch.distributed.checkpoint, which takes long to import."""
-    return importlib.import_module("torch.distributed.checkpoint")
-
-
 @contextmanager
 def _errors(kind: type[Exception], what: str) -> Iterator[None]:
-    """Raise errors of torch.distributed.checkpoint, which are no Exceptions, as ours."""
-    exception = _library().CheckpointException
+    """Raise errors of torch.distributed.checkpoint, some of which are no Exceptions, as ours."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated calls within torch
         try:
             yield
-        except exception as error:
+        except CheckpointException as error:
             causes = [f"process {rank}: {cause[0]}" for rank, cause in error.failures.items()]
             message = f"{what}: {'; '.join(causes)}"
+            raise kind(message) from error
+        except _FAULTS as error:
+            message = f"{what}: {type(error).__name__}: {error}"
             raise kind(message) from error

@@ -16,6 +16,8 @@ import time
 import zipfile
 from pathlib import Path
 
+from fitorch.sharding import can_shard
+
 MARK = "touched"  # what a payload would leave in the working folder
 
 
@@ -165,6 +167,70 @@ def huge_manifest(folder):
     os.truncate(folder / "manifest.json", 2**40)
 
 
+def shards(files, name="w", unnamed=()):
+    """Make a checkpoint whose one tensor is in parts: content by the name of its file."""
+
+    def make(folder):
+        folder.mkdir(parents=True)
+        (folder / "shards").mkdir()
+        contents = {"model.json": json.dumps({"w": {"$": "shard", "value": name}}).encode()}
+        contents |= {f"shards/{file}": content for file, content in files.items()}
+        entries = {}
+        for file, content in contents.items():
+            (folder / file).write_bytes(content)
+            if file not in unnamed:
+                digest = hashlib.sha256(content).hexdigest()
+                entries[file] = {"bytes": len(content), "sha256": digest}
+        body = {"format": 1, "step": 1, "version": "0.1", "created": 1.0, "info": {}}
+        seal(folder, {**body, "files": entries})
+
+    return make
+
+
+def shard(offset=(0,), *, dtype="F32", data=b"1234", **changes):
+    """Return a part of the tensor w, one number; or what claims to be one."""
+    told = {"w": {"saved_offsets": list(offset)}}
+    notes = {"format": "pt", "DCP_SHARDING_INFO": json.dumps(told), **changes}
+    return tensors({"__metadata__": notes, "w": entry(dtype)}, data)
+
+
+def linked_shards(folder):
+    shards({"a.safetensors": shard()})(folder)
+    (folder / "shards").rename(folder.parent / "outside")
+    (folder / "shards").symlink_to(folder.parent / "outside")
+
+
+def linked_shard(folder):
+    shards({"a.safetensors": shard()})(folder)
+    (folder / "shards" / "a.safetensors").rename(folder.parent / "outside")
+    (folder / "shards" / "a.safetensors").symlink_to(folder.parent / "outside")
+
+
+SHARDS = {
+    "linked folder": linked_shards,
+    "linked file": linked_shard,
+    "one that the table does not name": shards(
+        {"a.safetensors": shard(), "b.safetensors": shard([1])}, unnamed=["shards/b.safetensors"]
+    ),
+    "a pickle beside": shards(
+        {"a.safetensors": shard(), ".metadata": pickled(2)}, unnamed=["shards/.metadata"]
+    ),
+    "pickle": shards({"a.safetensors": pickled(2)}),
+    "empty": shards({"a.safetensors": b""}),
+    "no file": shards({}),
+    "another tensor": shards({"a.safetensors": shard()}, name="v"),
+    "offset of 2**60": shards({"a.safetensors": shard([2**60])}),
+    "negative offset": shards({"a.safetensors": shard([-1])}),
+    "two offsets": shards({"a.safetensors": shard([0, 0])}),
+    "text offset": shards({"a.safetensors": shard(["1"])}),
+    "the same twice": shards({"a.safetensors": shard(), "b.safetensors": shard()}),
+    "unknown dtype": shards({"a.safetensors": shard(dtype="F4")}),
+    "pickled notes": shards({"a.safetensors": shard(DCP_SHARDING_INFO="\x80\x04.")}),
+    "notes of another tensor": shards({"a.safetensors": shard(DCP_SHARDING_INFO="{}")}),
+    "list as notes": shards({"a.safetensors": shard(DCP_SHARDING_INFO="[1]")}),
+}
+
+
 def pickled_file(folder):
     folder.parent.mkdir(parents=True)
     folder.write_bytes(pickled(4))
@@ -194,6 +260,7 @@ FOLDERS = {
 def cases():
     """Return what makes each case's folder, by its name."""
     made = {f"folder: {name}": make for name, make in FOLDERS.items()}
+    made |= {f"shards: {name}": make for name, make in SHARDS.items() if can_shard()}
     for name, content in FILES.items():
         made[f"tensors: {name}"] = lambda folder, content=content: write(
             folder, {"model.safetensors": content}
@@ -267,6 +334,10 @@ def main():
         },
     )
     assert Checkpoint(root / "good").read()["s"] == {"a": [1, float("inf")]}  # and all is imported
+    halves = {"a.safetensors": shard(data=bytes(4)), "b.safetensors": shard([1], data=bytes(4))}
+    if can_shard():
+        shards(halves)(root / "split")
+        assert Checkpoint(root / "split").read()["model"]["w"].tolist() == [0, 0]
     for i, (name, make) in enumerate(cases().items()):
         folder = root / str(i) / "step-0000000001"
         folder.parent.mkdir()
@@ -275,7 +346,7 @@ def main():
         make(folder)
         size = 0
         if not folder.is_symlink() and folder.is_dir():
-            size = sum(path.lstat().st_size for path in folder.iterdir())
+            size = sum(path.lstat().st_size for path in folder.rglob("*"))
         before = sorted(str(path) for path in folder.parent.rglob("*"))
         sys.stdout.flush()
         child = os.fork()

@@ -11,7 +11,17 @@ from reliability import malicious
 pytestmark = pytest.mark.xdist_group("malicious")  # they share what one process reports
 SCRIPT = Path(malicious.__file__)
 TRAINER = Path(__file__).parents[2] / "trainer"
-MODULES = ["checkpoint", "disk", "encoding", "manifest", "lock", "parts", "formats"]
+MODULES = [
+    "checkpoint",
+    "disk",
+    "encoding",
+    "formats",
+    "lock",
+    "manifest",
+    "parts",
+    "shards",
+    "stored",
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +81,7 @@ def test_a_malicious_checkpoint_is_refused_fast_small_and_without_side_effects(r
         "folder: pipe",
         "folder: piped manifest",
         "folder: device",
+        *(name for name in malicious.cases() if name.startswith("shards: linked")),
     ],
 )
 def test_what_means_harm_is_called_unsafe(reports, name):
