@@ -18,6 +18,7 @@ from . import disk
 from .errors import ExportError
 from .features import first_features
 from .recorder import Recorder
+from .sharding import is_sharded
 from .structure import leaves, map_tensors, sample_count
 from .tryout import try_out, undisturbed
 from .weights import unwrapped
@@ -47,7 +48,7 @@ def export(model: NetFace, path: str | Path, features: Any) -> Path:
         message = f"{path.suffix} needs a batch of features to follow through the net; pass them"
         raise ValueError(message)
     net = unwrapped(model.net)
-    if any(hasattr(parameter, "full_tensor") for parameter in net.parameters()):
+    if is_sharded(net):
         message = (
             "the net is spread over processes; export its weights to a .safetensors file, load "
             "them in one process, and export there"

@@ -90,7 +90,7 @@ class Saving(Callback):
         parts, writer = snapshot.packed(), self._writer
         if isinstance(writer, Background):
             parts = {name: part.copied() for name, part in parts.items()}
-        if snapshot.split:  # all processes write, which must not send messages in a thread
+        if snapshot.split or snapshot.parts is None:  # a thread must send no messages to the others
             writer = Foreground(self._written)
         step, info = run.state.update.completed, info_of(run)
         protected = [path for path in (self.resumed_from,) if path is not None]

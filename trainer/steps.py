@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +108,9 @@ class EvaluationStep:
     @torch.no_grad()
     def measure_penalties(self) -> None:
         """Measure the penalties, which stay the same as long as the net does."""
-        self._fixed = [penalty().item() for penalty in self.objective.penalties]
+        values = {penalty.name: penalty() for penalty in self.objective.penalties}
+        _check_scalars(values.items())
+        self._fixed = [value.item() for value in values.values()]
 
     def reset(self) -> None:
         """Begin an epoch."""
@@ -224,11 +226,20 @@ class EvaluationStep:
 
     def _check_parts(self, parts: list[Any]) -> None:
         names = self.objective.names or [self.objective.name]
-        for name, (value, _) in zip(names, parts, strict=False):
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                message = (
-                    f"{name} gave {describe(value)}, but a loss must be a scalar tensor; reduce "
-                    "it, with .mean() or reduction='mean', or tell that it gives a loss per "
-                    "sample: fitorch.losses.term(loss_fn, per_sample=True)"
-                )
-                raise ValueError(message)
+        _check_scalars(zip(names, (value for value, _ in parts), strict=False))
+
+
+def _check_scalars(named: Iterable[tuple[str, Any]]) -> None:
+    """Refuse losses and penalties that are no scalars.
+
+    Raises:
+        ValueError: It tells which, and what it gave.
+    """
+    for name, value in named:
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            message = (
+                f"{name} gave {describe(value)}, but a loss must be a scalar tensor; reduce it, "
+                "with .mean() or reduction='mean', or tell that it gives a loss per sample: "
+                "fitorch.losses.term(loss_fn, per_sample=True)"
+            )
+            raise ValueError(message)
