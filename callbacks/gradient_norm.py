@@ -47,7 +47,17 @@ class GradientNorm(Callback):
         self._split = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier fit."""
+        """Forget an earlier fit.
+
+        Raises:
+            ValueError: DeepSpeed spreads the gradients, and has let go of them after an update.
+        """
+        if self.model.placement.zero is not None:
+            message = (
+                "GradientNorm can't see gradients that DeepSpeed spreads over the processes; leave "
+                "it out, or use fsdp=True in the place of deepspeed"
+            )
+            raise ValueError(message)
         if not self._restored:
             self._epoch = -1
             self._total = None

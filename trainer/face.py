@@ -32,18 +32,25 @@ class NetFace:
         objective: Its loss, which goes where the net goes.
         channels_last: Keep images, and weights of convolutions, in channels-last memory.
         fsdp: Whether to spread the net over processes; see `KerasModel`.
+        deepspeed: Whether DeepSpeed spreads what training needs; see `KerasModel`.
     """
 
     optimizer: Optimizer | None = None
     ckpt_path: str | Path | None = None
 
     def __init__(
-        self, net: nn.Module, objective: Objective, *, channels_last: bool = False, fsdp: Any = None
+        self,
+        net: nn.Module,
+        objective: Objective,
+        *,
+        channels_last: bool = False,
+        fsdp: Any = None,
+        deepspeed: Any = None,
     ) -> None:
         self.net = net
         self.objective = objective
         self.channels_last = channels_last
-        self.fsdp = fsdp
+        self.fsdp, self.deepspeed = fsdp, deepspeed
         self._placement: Placement | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -234,8 +241,13 @@ class NetFace:
             mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
             cpu: Stay on the CPU whatever there is.
         """
-        how: dict[str, Any] = {"channels_last": self.channels_last, "fsdp": self.fsdp}
-        self._placement = Placement(mixed_precision, cpu, **how)
+        self._placement = Placement(
+            mixed_precision,
+            cpu,
+            channels_last=self.channels_last,
+            fsdp=self.fsdp,
+            deepspeed=self.deepspeed,
+        )
         if self._placement.sharding is not None:
             self._check_shardable()
         follow(self.optimizer, self._placement.place(self.net))

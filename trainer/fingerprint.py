@@ -65,6 +65,7 @@ def machine(run: Run) -> dict[str, Any]:
         "matmul precision": torch.get_float32_matmul_precision(),
         "jit_compile": run.model.compilation is not None,
         "channels_last": run.model.channels_last,
+        "ZeRO": None if run.model.placement.zero is None else run.model.placement.zero.stage,
     }
 
 

@@ -38,6 +38,7 @@ def fit(run: Run) -> None:
                 raise
         finally:
             emit_all(run.hooks.on_train_end, run.logs)
+        run.state.update.collect()
         run.raise_signal()
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from fitorch.losses.terms import Part
 
@@ -214,6 +214,59 @@ class JointStep(TrainingStep):
             super()._tally(y_pred, y_true, weight, parts)
         except NonFiniteError as error:
             self._failure = error  # told to the others when they settle
+
+
+class TellingStep(JointStep):
+    """One whose processes tell each other what they count and want in a message of its own.
+
+    That is one an update, beside those of the gradients.
+    """
+
+    def _begin(self, batch: Any) -> None:
+        self._told: list[list[Any]] = []
+
+    def _forward(self, batch: Any) -> list[Part]:
+        parts = self._run(batch)
+        if self._apart is None:
+            self._refer(parts)
+        return parts
+
+    def _run(self, batch: Any) -> list[Part]:
+        """Run the net and compare."""
+        return self.measure(batch)
+
+    def _note(self, total: Tensor, wants: float, part: Any) -> None:
+        """Keep what is to be told."""
+        self._told.append([wants, part])
+        self._like = total
+
+    def _answer(self) -> Tensor:
+        dtype = torch.promote_types(self._like.dtype, torch.float32)
+        answer = torch.zeros(2, dtype=dtype, device=self._like.device)
+        for wants, part in self._told:
+            answer[0] += wants
+            answer[1] += part
+        distributed.all_reduce(answer)
+        return answer / self.processes.count
+
+
+class Measured(nn.Module):
+    """Net and loss as one module, which gives the terms of a batch's loss.
+
+    Args:
+        net: The net.
+        losses: The loss' own module.
+    """
+
+    step: Any = None  # what measures a batch
+
+    def __init__(self, net: nn.Module, losses: nn.Module) -> None:
+        super().__init__()
+        self.net, self.losses = net, losses
+
+    def forward(self, batch: Any) -> Any:
+        """Return the terms."""
+        return self.step.measure(batch)
 
 
 def _count_apart(parts: list[Part]) -> bool:

@@ -49,7 +49,7 @@ class Measuring(NetFace):
         metrics_dict: What `KerasModel` takes.
         forward: What `KerasModel` takes.
         extra: Other keyword arguments, for a `StepRunner`.
-        **placing: `channels_last` and `fsdp`, as `KerasModel` takes them.
+        **placing: `channels_last`, `fsdp` and `deepspeed`, as `KerasModel` takes them.
     """
 
     StepRunner: ClassVar[Any] = None

@@ -24,6 +24,7 @@ from .resuming import begin, run_folder
 from .sharding import check_plugin
 from .trainable import Trainable
 from .unknown import refuse_unknown
+from .zero import check_plugin as check_deepspeed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,9 @@ class KerasModel(Trainable):
         fsdp: Of several processes: True spreads the net over them, a part of each weight in each
             (FSDP2), for nets that one device can't hold; or an accelerate
             `FullyShardedDataParallelPlugin` that says how. None is as accelerate is configured.
+        deepspeed: Of several processes: True has DeepSpeed spread gradients and the optimizer's
+            state over them (ZeRO-2), the net staying whole in each; or DeepSpeed's configuration,
+            its file, or an accelerate `DeepSpeedPlugin`. None is as accelerate is configured.
 
     Attributes:
         net: What was passed; of several processes with `fsdp`, spread over them.
@@ -68,7 +72,8 @@ class KerasModel(Trainable):
 
     Raises:
         TypeError: An argument is not what it should be.
-        ValueError: The optimizer is another net's, or a name is unknown.
+        ValueError: The optimizer is another net's, a name is unknown, or both fsdp and deepspeed
+            are asked for.
 
     Example:
         >>> import torch
@@ -93,13 +98,15 @@ class KerasModel(Trainable):
         jit_compile: bool = False,
         channels_last: bool = False,
         fsdp: Any = None,
+        deepspeed: Any = None,
         **unknown: Any,
     ) -> None:
         check_flag("jit_compile", jit_compile)
         check_flag("channels_last", channels_last)
         check_plugin(fsdp)
+        check_deepspeed(deepspeed, fsdp)
         check_module(net)
-        placing = {"channels_last": channels_last, "fsdp": fsdp}
+        placing = {"channels_last": channels_last, "fsdp": fsdp, "deepspeed": deepspeed}
         super().__init__(net, loss_fn, metrics_dict, forward, unknown, **placing)
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())

@@ -16,6 +16,8 @@ from .layout import in_channels_last, lay_out
 from .processes import Processes, check_launch, leave_at_exit
 from .restarts import meeting_point
 from .sharding import Moved, Sharding, plugin_of
+from .zero import Zero, unconfigured
+from .zero import plugin_of as deepspeed_plugin_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,14 +37,17 @@ class Placement:
         cpu: Stay on the CPU even where there is an accelerator.
         channels_last: Keep images, and weights of convolutions, in channels-last memory.
         fsdp: Whether to spread nets over the processes; see `KerasModel`.
+        deepspeed: Whether DeepSpeed spreads what training needs over them; see `KerasModel`.
 
     Attributes:
         processes: Those that were launched together; where torchrun or accelerate launched several,
             they meet here.
         sharding: How nets are spread over them; None where each has the whole net.
+        zero: How DeepSpeed spreads gradients and the optimizer's state; None where it does not.
 
     Raises:
-        ValueError: The precision is unknown, or can't be had with a sharded net.
+        ValueError: The precision is unknown, or can't be had with a sharded net or DeepSpeed; or
+            DeepSpeed's configuration can't be followed.
         RankError: Several processes were launched, but this is the only one.
     """
 
@@ -53,6 +58,7 @@ class Placement:
         *,
         channels_last: bool = False,
         fsdp: Any = None,
+        deepspeed: Any = None,
     ) -> None:
         self.channels_last = channels_last
         self.accelerator = _accelerator(mixed_precision, cpu)
@@ -66,6 +72,11 @@ class Placement:
         self.sharding: Sharding | None = None
         if plugin is not None:
             self.sharding = Sharding(plugin, self.accelerator, self.processes)
+        self.zero: Zero | None = None
+        spreads = self.processes.several and self.sharding is None
+        spreading = deepspeed_plugin_of(deepspeed) if spreads else None
+        if spreading is not None:
+            self.zero = Zero(spreading, self.accelerator.mixed_precision, self.processes)
 
     def __str__(self) -> str:
         name = "cpu" if self.device.type == "cpu" else str(self.device)
@@ -74,8 +85,10 @@ class Placement:
         name = name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
         if not self.processes.several:
             return name
-        spread = "sharded over" if self.sharding is not None else ""
-        return f"{name}, {spread} {self.processes.count} processes".replace(",  ", ", ")
+        if self.zero is not None:
+            return f"{name}, {self.zero}"
+        spread = "sharded over " if self.sharding is not None else ""
+        return f"{name}, {spread}{self.processes.count} processes"
 
     def cast(self, net: Net) -> Net:
         """Return `net` run in the chosen precision and memory layout, its outputs in float32."""
@@ -103,6 +116,8 @@ class Placement:
             lay_out(net)
         if self.sharding is not None:
             return self.sharding.spread(net)
+        if self.zero is not None:
+            self.zero.check_net(net)
         net.to(self.device)
         return {}
 
@@ -147,9 +162,10 @@ def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
     _settings = (mixed_precision, cpu)
-    if not several:
-        return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
-    meeting: list[Any] = [InitProcessGroupKwargs(timeout=TIMEOUT, init_method=meeting_point())]
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=meeting)
+    with unconfigured():
+        if not several:
+            return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
+        meeting: list[Any] = [InitProcessGroupKwargs(timeout=TIMEOUT, init_method=meeting_point())]
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=meeting)
     leave_at_exit()
     return accelerator

@@ -21,8 +21,10 @@ from .feed import Feed
 from .folder import RunFolder
 from .forward import ClassWeights
 from .interrupt import Interrupt
+from .joint import Measured
 from .layout import align_state
 from .modes import training_modes
+from .partitioned import PartitionedOptimizer, PartitionedUpdate
 from .placement import Placement, floating_dtype, move_optimizer
 from .preflight import check_optimizer, check_trainable
 from .randomness import seed_everything
@@ -38,6 +40,7 @@ from .steps import Measures
 from .training import TrainingStep
 from .update import Update
 from .watching import check_monitors, make_callbacks, make_saving, watched_figure
+from .zero_step import ZeroStep
 
 if TYPE_CHECKING:
     from .model import KerasModel
@@ -77,8 +80,9 @@ def prepare(
     hooks = Hooks.collect(callbacks)
 
     placement = model.placement
-    move_optimizer(optimizer)
-    align_state(optimizer)
+    if placement.zero is None:
+        move_optimizer(optimizer)
+        align_state(optimizer)
     measures = model.measures()
     feed = Feed(
         source.to(placement.device),
@@ -206,8 +210,7 @@ def _validation_steps(sources: dict[str, Source], arguments: FitArguments) -> in
 def _update(
     model: KerasModel, optimizer: Optimizer, placement: Placement, arguments: FitArguments
 ) -> Update:
-    update = Update(
-        optimizer,
+    settings = (
         placement.scaler,
         arguments.clip_grad_norm,
         arguments.clip_grad_value,
@@ -215,6 +218,16 @@ def _update(
         when_to_step(model.lr_scheduler, arguments.scheduler_step),
         model.objective.penalties,
     )
+    if placement.zero is None:
+        update = Update(optimizer, *settings)
+    else:
+        placement.zero.check_optimizer(optimizer)
+        placement.zero.check_arguments(arguments)
+        module = Measured(model.net, model.objective.module)
+        clip = arguments.clip_grad_norm
+        update = PartitionedUpdate(
+            PartitionedOptimizer(placement.zero, optimizer, module, clip), *settings
+        )
     update.completed = model.progress.updates
     return update
 
@@ -269,6 +282,8 @@ def _joint_step(arguments: FitArguments, accord: Accord, *common: Any) -> Traini
     }
     if accord.model.placement.sharding is not None:
         return ShardedStep(*common, **options)
+    if accord.model.placement.zero is not None:
+        return ZeroStep(*common, **options)
     return ReplicaStep(*common, **options, find_unused=arguments.find_unused_parameters)
 
 

@@ -21,10 +21,7 @@ from .randomness import derive_seed
 from .shards import is_split
 from .sharing import Share
 
-_SHARDED = {
-    "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
-    "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
-}
+_MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
 _ROW = 4096  # bytes of what is gathered at once
 _REST = 0.05  # seconds
 _calls = 0  # of `together`, so far; the same in every process
@@ -231,14 +228,13 @@ def check_launch() -> None:
         RankError: It tells how to launch several on CPUs, or that it is configured for
             what fitorch does not run.
     """
-    for kind, name in _SHARDED.items():
-        if os.environ.get(name, "false").lower() in ("true", "1"):
-            message = (
-                f"accelerate is configured for {kind} ({name}={os.environ[name]}), which fitorch "
-                "does not run; FSDP2 shards nets as DeepSpeed's ZeRO does: run accelerate config "
-                "again and choose FSDP with version 2, or pass KerasModel(..., fsdp=True)"
-            )
-            raise RankError(message)
+    if os.environ.get(_MEGATRON, "false").lower() in ("true", "1"):
+        message = (
+            f"accelerate is configured for Megatron-LM ({_MEGATRON}={os.environ[_MEGATRON]}), "
+            "which fitorch does not run; run accelerate config again and choose FSDP with version "
+            "2, or DeepSpeed"
+        )
+        raise RankError(message)
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if launched and "WORLD_SIZE" not in os.environ:
         message = (

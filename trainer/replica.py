@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from fitorch.losses.terms import Part
 
 from .errors import annotate
-from .joint import JointStep
+from .joint import JointStep, Measured
 from .modes import modes_restored
 from .randomness import undisturbed_randomness
 
@@ -108,7 +107,7 @@ class ReplicaStep(JointStep):
         return answer if scaler is None else answer / scaler.get_scale()
 
 
-class _Replica(nn.Module):
+class _Replica(Measured):
     """Net, loss, and two numbers whose gradients tell the other processes something.
 
     Args:
@@ -118,13 +117,12 @@ class _Replica(nn.Module):
     """
 
     def __init__(self, step: ReplicaStep, net: nn.Module, losses: nn.Module) -> None:
-        super().__init__()
-        self.net, self.losses = net, losses
+        super().__init__(net, losses)
         like = next(p for p in (*net.parameters(), *losses.parameters()) if p.requires_grad)
         wide = like.dtype if like.dtype is torch.float64 else torch.float32
         self.signal = nn.Parameter(torch.zeros(2, dtype=wide, device=like.device))
-        self._measure: Callable[[Any], list[Part]] = lambda batch: step.measure(batch)
+        self.step = step
 
     def forward(self, batch: Any) -> tuple[list[Part], Tensor]:
         """Return the terms of a batch's loss, and the two numbers."""
-        return self._measure(batch), self.signal * 1.0
+        return super().forward(batch), self.signal * 1.0

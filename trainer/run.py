@@ -219,7 +219,7 @@ class Run:
         """Let go of gradients, iterators and workers; leave the counters with the model."""
         self.state.count()
         self.model.run = None
-        self.state.update.zero_grad()
+        self.state.update.close()
         self.feed.close()
         if self.validation is not None:
             self.validation.close()

@@ -104,7 +104,7 @@ class FitState:
             "net": NetState(self.net),
             "loss": self.objective,
             "update": self.update,
-            "optimizer": self.update.optimizer,
+            "optimizer": self.update.stored,
             "scheduler": self.update.scheduler,
             "scaler": self.update.scaler,
             "history": self.history,

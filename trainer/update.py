@@ -41,6 +41,7 @@ class Update:
         penalties: Sequence[PenaltyTerm] = (),
     ) -> None:
         self.optimizer = optimizer
+        self.stored: Any = optimizer  # what has its state
         self.completed = 0
         self.scaler = scaler
         self.clipping = clip_grad_norm, clip_grad_value
@@ -120,6 +121,13 @@ class Update:
         if not norm.isfinite():
             message = f"the gradients' norm is {norm.item()}"
             raise NonFiniteError(message)
+
+    def collect(self) -> None:
+        """Take back what others hold of the optimizer's state, at a fit's regular end."""
+
+    def close(self) -> None:
+        """Let go of all gradients, at any end."""
+        self.zero_grad()
 
     def _rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]

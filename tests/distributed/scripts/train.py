@@ -131,6 +131,15 @@ def hide(folder):
     Path.is_dir = lambda path: is_dir(path) and not (folder and str(path).startswith(folder))
 
 
+def spread(options):
+    """Return how a net is spread over processes."""
+    if options.get("deepspeed"):
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it compiles for a minute
+    return {name: options.get(name) for name in ("fsdp", "deepspeed")}
+
+
 def main(options):
     folder = Path(options["folder"])
     rank = int(os.environ.get("RANK", "0"))
@@ -138,7 +147,7 @@ def main(options):
     hide(own.get("hidden"))
     event = Event(own.get("event"), folder)
     net = Net(event, **own.get("net", {}))
-    model = KerasModel(net, nn.CrossEntropyLoss(), {"acc": "acc"}, "adam", fsdp=own.get("fsdp"))
+    model = KerasModel(net, nn.CrossEntropyLoss(), {"acc": "acc"}, "adam", **spread(own))
     event.model = model
     watch = Watch(event, own.get("pace", 0.0), folder / f"began-{rank}")
     callbacks = [watch, *(Callback() for _ in range(own.get("more callbacks", 0)))]

@@ -1,0 +1,60 @@
+"""Training steps of one of several processes, whose update DeepSpeed spreads over them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor
+
+from fitorch.losses.terms import Part
+
+from .joint import TellingStep
+from .partitioned import PartitionedUpdate
+
+
+class ZeroStep(TellingStep):
+    """A training step whose backward and update are those of DeepSpeed's engine.
+
+    The engine adds gradients up over the processes and keeps of them what each updates. So what
+    would change gradients afterwards comes before: penalties are a part of the loss, and what the
+    gradients of means are divided by goes into the update.
+    """
+
+    update: PartitionedUpdate
+
+    def begin_epoch(self) -> None:
+        """Have DeepSpeed train what callbacks have left to be trained."""
+        self.update.partitioned.follow()
+        self.update.partitioned.module.step = self
+
+    def _begin(self, batch: Any) -> None:
+        super()._begin(batch)
+        self.update.divisor = 1.0
+
+    def _syncing(self, *, closes: bool) -> AbstractContextManager[Any]:
+        self._closes = closes
+        self.update.partitioned.engine.set_gradient_accumulation_boundary(closes)
+        return nullcontext()
+
+    def _run(self, batch: Any) -> list[Part]:
+        parts: list[Part] = self.update.partitioned.engine(batch)
+        return parts
+
+    def _backward(self, total: Tensor, wants: float, part: Any) -> None:
+        self._note(total, wants, part)
+        if self._closes:
+            self._told_all = super()._answer()
+            share = self._divisor(self._told_all[1])
+            for penalty in self.objective.penalties:
+                total = total + penalty() * share
+        self.update.backward(total)
+
+    def _answer(self) -> Tensor:
+        return self._told_all
+
+    def _divide(self, share: Any) -> None:
+        self.update.divisor = self._divisor(share)
+
+    def _divisor(self, share: Any) -> float:
+        return 1.0 if self._sums else float(share) or 1.0
