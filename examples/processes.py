@@ -2,7 +2,8 @@
 
 Start it with `python examples/processes.py`, with `torchrun --nproc_per_node 2
 examples/processes.py`, or with `python examples/processes.py 2`, which starts two with fit_ddp.
-`--fsdp` spreads the net over the processes: each keeps a part of every weight.
+`--fsdp` spreads the net over the processes: each keeps a part of every weight. `--deepspeed` has
+DeepSpeed spread gradients and the optimizer's state.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from fitorch import KerasModel
 parser = argparse.ArgumentParser()
 parser.add_argument("own", type=int, nargs="?", default=1, help="processes to start here")
 parser.add_argument("--fsdp", action="store_true", help="spread the net over the processes")
+parser.add_argument("--deepspeed", action="store_true", help="spread the optimizer's state")
 given = parser.parse_args()
 
 digits = load_digits()
@@ -29,7 +31,8 @@ net = nn.Sequential(
     nn.Conv2d(1, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(144, 10)
 )  # fmt: skip
 optimizer = torch.optim.Adam(net.parameters(), 0.01)
-model = KerasModel(net, "cross_entropy", {"acc": "acc"}, optimizer, fsdp=given.fsdp or None)
+spread = {"fsdp": given.fsdp or None, "deepspeed": given.deepspeed or None}
+model = KerasModel(net, "cross_entropy", {"acc": "acc"}, optimizer, **spread)
 
 count = given.own * int(os.environ.get("WORLD_SIZE", "1"))  # or what torchrun started
 options = {"epochs": 8, "batch_size": 60 // count, "seed": 0, "ckpt_path": "runs/processes"}

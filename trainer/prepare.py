@@ -222,12 +222,10 @@ def _update(
         update = Update(optimizer, *settings)
     else:
         placement.zero.check_optimizer(optimizer)
-        placement.zero.check_arguments(arguments)
         module = Measured(model.net, model.objective.module)
-        clip = arguments.clip_grad_norm
-        update = PartitionedUpdate(
-            PartitionedOptimizer(placement.zero, optimizer, module, clip), *settings
-        )
+        clip = placement.zero.clipping(arguments)
+        spread = PartitionedOptimizer(placement.zero, optimizer, module, clip)
+        update = PartitionedUpdate(spread, *settings)
     update.completed = model.progress.updates
     return update
 

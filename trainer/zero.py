@@ -83,7 +83,7 @@ class Zero:
                 )
                 raise ValueError(message)
         for name in ("train_batch_size", "train_micro_batch_size_per_gpu"):
-            if told.get(name, _AUTO) != _AUTO:
+            if self._told(name) is not None:
                 message = (
                     f"DeepSpeed's configuration says {name}: {told[name]}; write 'auto' there, and "
                     "pass fit(batch_size=...), which is that of each process"
@@ -145,11 +145,11 @@ class Zero:
             )
             raise ValueError(message)
 
-    def check_arguments(self, arguments: FitArguments) -> None:
-        """Refuse what a fit asks for and DeepSpeed can't do, or is configured otherwise.
+    def clipping(self, arguments: FitArguments) -> float | None:
+        """Return the largest norm of gradients: what a fit says, or else the configuration.
 
         Raises:
-            ValueError: It names the argument.
+            ValueError: A fit asks for what DeepSpeed can't do, or is configured otherwise.
         """
         if arguments.clip_grad_value is not None:
             message = (
@@ -157,20 +157,19 @@ class Zero:
                 "clips by the norm; use clip_grad_norm"
             )
             raise ValueError(message)
-        given = {
-            "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-            "gradient_clipping": arguments.clip_grad_norm,
-        }
-        for name, value in given.items():
-            told = self._settings.get(name, _AUTO)
-            default = (1 if name == "gradient_accumulation_steps" else None, value)
-            if told not in (_AUTO, 0.0, *default):
-                argument = "clip_grad_norm" if name == "gradient_clipping" else name
-                message = (
-                    f"DeepSpeed's configuration says {name}: {told}, but the fit {argument}="
-                    f"{value}; pass fit({argument}={told}), or write 'auto' there"
-                )
-                raise ValueError(message)
+        steps, clip = self._told("gradient_accumulation_steps"), self._told("gradient_clipping")
+        if steps != 1:  # as accelerate fills it in
+            given = arguments.gradient_accumulation_steps
+            _compare("gradient_accumulation_steps", steps, "gradient_accumulation_steps", given)
+        if arguments.clip_grad_norm is None:
+            return clip or None
+        _compare("gradient_clipping", clip, "clip_grad_norm", arguments.clip_grad_norm)
+        return arguments.clip_grad_norm
+
+    def _told(self, name: str) -> Any:
+        """Return a setting, None where it is left to the fit."""
+        value = self._settings.get(name, _AUTO)
+        return None if value == _AUTO else value
 
     def engine(self, module: nn.Module, optimizer: Optimizer, clip: float | None) -> Any:
         """Return a DeepSpeedEngine, which spreads `optimizer` over the processes from now on.
@@ -195,6 +194,20 @@ class Zero:
             model=module, optimizer=optimizer, config=config, dist_init_required=False
         )
         return engine
+
+
+def _compare(name: str, told: Any, argument: str, given: float) -> None:
+    """Refuse an argument of a fit that the configuration contradicts.
+
+    Raises:
+        ValueError: It tells both.
+    """
+    if told is not None and told != given:
+        message = (
+            f"DeepSpeed's configuration says {name}: {told}, but the fit {argument}={given}; "
+            f"pass fit({argument}={told}), or write 'auto' there"
+        )
+        raise ValueError(message)
 
 
 def plugin_of(deepspeed: Any) -> Any:

@@ -125,6 +125,18 @@ def test_the_optimizers_state_can_lie_on_the_cpu(two):
     check_alike(answers, trained("adam", clip_grad_norm=0.1))
 
 
+def clipped_as_configured():
+    model = model_of("adam", deepspeed=zero() | {"gradient_clipping": 0.1})
+    model.fit(samples(), epochs=3, batch_size=6, seed=3, verbose=0)
+    return outcome(model, model.history.frame)
+
+
+def test_clipping_can_be_left_to_the_configuration(two):
+    model = model_of("adam")
+    model.fit(samples(), epochs=3, batch_size=12, seed=3, verbose=0, clip_grad_norm=0.1)
+    check_alike(two.run(clipped_as_configured), outcome(model, model.history.frame))
+
+
 def counted_apart(world=1):
     model = KerasModel(
         Net(),

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -25,11 +27,18 @@ def test_alone_everything_is_ones_own():
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM"])
-def test_kinds_of_training_that_are_not_there_are_refused(monkeypatch, kind):
-    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
-    with pytest.raises(RankError, match=f"ACCELERATE_USE_{kind}=true"):
+def test_megatron_which_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_MEGATRON_LM", "true")
+    with pytest.raises(RankError, match="ACCELERATE_USE_MEGATRON_LM=true"):
         KerasModel(nn.Linear(1, 1), "mse").fit((torch.zeros(2, 1), torch.zeros(2, 1)), verbose=0)
+
+
+def test_one_process_alone_has_nothing_to_spread(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    model = KerasModel(nn.Linear(1, 1), "mse", deepspeed=True)
+    model.fit((torch.zeros(2, 1), torch.zeros(2, 1)), epochs=1, verbose=0)
+    assert model.placement.zero is None
+    assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 
 def test_a_launch_of_several_that_starts_one_is_refused(monkeypatch):
