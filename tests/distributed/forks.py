@@ -240,9 +240,12 @@ def be_parent():
 
     torch.set_num_threads(1)
     for line in sys.stdin:
+        request = json.loads(line)
+        if request.get("deepspeed"):
+            importlib.import_module("deepspeed")  # three seconds, for who needs it
         child = os.fork()
         if not child:
-            be_launcher(json.loads(line))
+            be_launcher(request)
         print(child, file=answers, flush=True)
         while os.waitpid(-1, os.WNOHANG)[0] if _has_children() else False:
             pass
