@@ -58,7 +58,7 @@ test-oldest: $(OLDEST_STAMP)
 
 # What needs several processes, by itself.
 test-distributed: $(TEST_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" tests/distributed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" tests/distributed
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -47,6 +47,7 @@ def forks():
     parent.close()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks, also where only this folder runs
 def pytest_collection_modifyitems(items):
     for item in items:
         if "distributed" in item.nodeid.split("/")[:2]:

@@ -390,7 +390,12 @@ def test_what_processes_see_apart_is_decided_by_the_main_one(two, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("act", "codes"), [("raise", [1, 1]), ("SIGKILL", [1, -9]), ("SIGTERM", [143, 143])]
+    ("act", "codes"),
+    [
+        pytest.param("raise", [1, 1], marks=pytest.mark.slow),
+        ("SIGKILL", [1, -9]),
+        ("SIGTERM", [143, 143]),
+    ],
 )
 def test_whatever_ends_one_process_ends_all_and_nothing_is_lost(forks, tmp_path, act, codes):
     event = {"act": act, "place": "batch", "rank": 1, "update": 4}
