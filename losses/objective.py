@@ -12,8 +12,9 @@ from .check import check, check_targets
 from .compose import Composition, Term, terms_of
 from .fits import MisfitError
 from .names import called, names_of
+from .penalty_term import PenaltyTerm
 from .scale import Scale, scale_of
-from .terms import LossTerm, OwnLoss, Part, PenaltyTerm
+from .terms import LossTerm, OwnLoss, Part
 
 
 class Objective:

@@ -66,8 +66,7 @@ class KerasModel(Trainable):
         stop_training: Set it to True in a callback to stop after the current batch; likewise
             `stop_evaluating` and `stop_predicting`.
         StepRunner: torchkeras' extension point, a class that does all of a step; None, unless set
-            on the class or a subclass. It gets keyword arguments that the constructor does not
-            know.
+            on the class or a subclass. It gets keyword arguments that are unknown here.
         EpochRunner: Likewise, a class that goes over the batches of an epoch with a step runner.
 
     Raises:
@@ -191,8 +190,8 @@ class KerasModel(Trainable):
             validation_steps: Batches to validate on, always from the first.
             initial_epoch: Epochs to count as completed.
             class_weight: Class number to weight, in the training loss.
-            verbose: 0 silent, 1 a live line and a table, 2 a line per epoch, "auto" 1 on a
-                terminal and 2 elsewhere.
+            verbose: 0 silent, 1 a live line and a table, 2 a line per epoch; "auto": 1 or, where
+                there is no terminal, 2.
             mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
             cpu: Train on the CPU whatever there is.
             gradient_accumulation_steps: Batches per update.
@@ -203,8 +202,7 @@ class KerasModel(Trainable):
             clip_grad_value: Clamp each gradient to [-value, value] before an update.
             scheduler_step: When the schedule goes on: "update", "epoch", "validation", or "auto".
             train_metrics: Whether to measure the metrics in training too; the loss always is.
-            num_workers: How many processes read samples out of a Dataset; "auto" reads in this one
-                until more are worth their while. A DataLoader keeps its own.
+            num_workers: Processes that read samples out of a Dataset; "auto": none until they pay.
             resume: True goes on with the newest whole checkpoint in `ckpt_path`, also in the middle
                 of an epoch, and ends with the same bits as a run without interruption; it begins
                 afresh where there is none, and returns the history of a run that is complete. A
@@ -217,8 +215,8 @@ class KerasModel(Trainable):
                 failure in a row does.
             elastic: Let `resume` go on with another number of processes, or another batch size.
             sync_batchnorm: Of several processes: normalize over the batches of all.
-            find_unused_parameters: Of several processes: allow parameters that the loss does not
-                depend on in every step, which costs a look for them in each.
+            find_unused_parameters: Of several processes: allow parameters that a step's loss does
+                not depend on, which costs a look for them in each.
             deterministic: On a GPU, the same bits each time: torch's deterministic algorithms, for
                 this fit. They are slower, and torch raises an error where there is none.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from torch.optim import Optimizer
 
 from .errors import NonFiniteError
 from .joint import Measured
-from .update import Update
 from .zero import Zero
 
 State = dict[str, Any]  # what an optimizer keeps of one parameter
@@ -272,43 +270,3 @@ def _piece(parameter: Any) -> _Piece | None:
         return None
     vector, own = mapping.hp_fragment_address, mapping.lp_fragment_address
     return _Piece(vector.start, own.start, own.numel)
-
-
-class PartitionedUpdate(Update):
-    """An update that DeepSpeed makes, of which each process makes a part.
-
-    Args:
-        partitioned: The optimizer.
-        *args: As for `Update`, but for its optimizer.
-    """
-
-    divisor: float = 1.0  # of the gradients
-
-    def __init__(self, partitioned: PartitionedOptimizer, *args: Any) -> None:
-        super().__init__(partitioned.optimizer, *args)
-        self.stored = self.partitioned = partitioned
-        self._step = self._spread_step
-
-    def backward(self, loss: Tensor) -> None:
-        """Have DeepSpeed add the gradients of `loss` to those that are there."""
-        self.partitioned.engine.backward(loss)
-
-    def collect(self) -> None:
-        """Take the optimizer's state back from DeepSpeed; all processes must call this."""
-        self.partitioned.collect()
-
-    def close(self) -> None:
-        """Let go of DeepSpeed; after an error the processes can't put its state together."""
-        super().close()
-        if self.partitioned.holds:
-            warnings.warn(
-                f"the optimizer's state was lost with the fit that failed after {self.completed} "
-                "updates, since DeepSpeed had spread it over the processes; another fit begins "
-                "with a new one, and resume=True goes on from a checkpoint",
-                stacklevel=2,
-            )
-        self.partitioned.close()
-
-    def _spread_step(self) -> None:
-        self.partitioned.step(self.divisor)
-        self.optimizer._opt_called = True  # type: ignore[attr-defined] # for the schedule

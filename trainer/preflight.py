@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from .errors import DataError
 from .structure import describe, leaves
@@ -26,6 +27,25 @@ def check_module(net: object) -> None:
     if not isinstance(net, nn.Module):
         message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
         raise TypeError(message)
+
+
+def refuse_lazy(net: nn.Module, waiting: str) -> None:
+    """Refuse a net whose layers get their shapes only with the first batch.
+
+    Args:
+        net: The net.
+        waiting: What can't wait for that, for the message.
+
+    Raises:
+        ValueError: It names the parameters.
+    """
+    lazy = [name for name, parameter in net.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        message = (
+            f"{', '.join(lazy[:5])} get their shapes with the first batch, which {waiting} can't "
+            "wait for; give them their sizes, or call the net once before"
+        )
+        raise ValueError(message)
 
 
 def check_metrics_dict(metrics: Any) -> dict[Any, Any]:

@@ -24,7 +24,7 @@ from .interrupt import Interrupt
 from .joint import Measured
 from .layout import align_state
 from .modes import training_modes
-from .partitioned import PartitionedOptimizer, PartitionedUpdate
+from .partitioned import PartitionedOptimizer
 from .placement import Placement, floating_dtype, move_optimizer
 from .preflight import check_optimizer, check_trainable
 from .randomness import seed_everything
@@ -40,7 +40,7 @@ from .steps import Measures
 from .training import TrainingStep
 from .update import Update
 from .watching import check_monitors, make_callbacks, make_saving, watched_figure
-from .zero_step import ZeroStep
+from .zero_step import PartitionedUpdate, ZeroStep
 
 if TYPE_CHECKING:
     from .model import KerasModel

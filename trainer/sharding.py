@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .errors import RankError
+from .preflight import refuse_lazy
 from .shards import is_split, like
 
 if TYPE_CHECKING:
@@ -92,13 +92,7 @@ class Sharding:
 
     def _check(self, net: nn.Module) -> None:
         named: list[tuple[str, Any]] = [*net.named_parameters()]
-        lazy = [name for name, parameter in named if is_lazy(parameter)]
-        if lazy:
-            message = (
-                f"{', '.join(lazy[:5])} get their shapes with the first batch, which a sharded net "
-                "can't wait for; give them their sizes, or call the net once before"
-            )
-            raise ValueError(message)
+        refuse_lazy(net, "a sharded net")
         forms = {name: (tuple(p.shape), p.dtype) for name, p in named}
         self._processes.check_alike({"weights of the net": len(forms), **forms})
 

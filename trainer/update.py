@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fitorch.losses.terms import PenaltyTerm
+from fitorch.losses.penalty_term import PenaltyTerm
 
 from .errors import NonFiniteError
 from .optimizers import bare_step

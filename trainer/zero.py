@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .errors import RankError
+from .preflight import refuse_lazy
 
 if TYPE_CHECKING:
     from .arguments import FitArguments
@@ -108,13 +108,7 @@ class Zero:
                 dimension.
         """
         named: list[tuple[str, Any]] = [*net.named_parameters()]
-        lazy = [name for name, parameter in named if is_lazy(parameter)]
-        if lazy:
-            message = (
-                f"{', '.join(lazy[:5])} get their shapes with the first batch, which DeepSpeed "
-                "can't wait for; give them their sizes, or call the net once before"
-            )
-            raise ValueError(message)
+        refuse_lazy(net, "DeepSpeed")
         others = {name: p.dtype for name, p in named if p.requires_grad}
         odd = [f"{name} ({dtype})" for name, dtype in others.items() if dtype != torch.float32]
         if odd:

@@ -1,7 +1,8 @@
-"""Training steps of one of several processes, whose update DeepSpeed spreads over them."""
+"""Training steps of one of several processes, with an update that DeepSpeed spreads over them."""
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,7 +11,48 @@ from torch import Tensor
 from fitorch.losses.terms import Part
 
 from .joint import TellingStep
-from .partitioned import PartitionedUpdate
+from .partitioned import PartitionedOptimizer
+from .update import Update
+
+
+class PartitionedUpdate(Update):
+    """An update that DeepSpeed makes, of which each process makes a part.
+
+    Args:
+        partitioned: The optimizer.
+        *args: As for `Update`, but for its optimizer.
+    """
+
+    divisor: float = 1.0  # of the gradients
+
+    def __init__(self, partitioned: PartitionedOptimizer, *args: Any) -> None:
+        super().__init__(partitioned.optimizer, *args)
+        self.stored = self.partitioned = partitioned
+        self._step = self._spread_step
+
+    def backward(self, loss: Tensor) -> None:
+        """Have DeepSpeed add the gradients of `loss` to those that are there."""
+        self.partitioned.engine.backward(loss)
+
+    def collect(self) -> None:
+        """Take the optimizer's state back from DeepSpeed; all processes must call this."""
+        self.partitioned.collect()
+
+    def close(self) -> None:
+        """Let go of DeepSpeed; after an error the processes can't put its state together."""
+        super().close()
+        if self.partitioned.holds:
+            warnings.warn(
+                f"the optimizer's state was lost with the fit that failed after {self.completed} "
+                "updates, since DeepSpeed had spread it over the processes; another fit begins "
+                "with a new one, and resume=True goes on from a checkpoint",
+                stacklevel=2,
+            )
+        self.partitioned.close()
+
+    def _spread_step(self) -> None:
+        self.partitioned.step(self.divisor)
+        self.optimizer._opt_called = True  # type: ignore[attr-defined] # for the schedule
 
 
 class ZeroStep(TellingStep):

@@ -48,7 +48,9 @@ class Cluster:
 
     def run(self, function, *args, **options):
         """Return what the function returned in each process; raise what it raised in the first."""
-        cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
+        called = {each.__module__ for each in (function, *args) if callable(each)}
+        for module in (__package__, *called):  # the processes can't import them
+            cloudpickle.register_pickle_by_value(sys.modules[module])
         packed = cloudpickle.dumps((function, args, options))
         for process in self.processes:
             _send(process.stdin, packed)

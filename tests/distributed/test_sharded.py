@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from distributed.cuts import fit_or_cut, going_on_elsewhere
 from safetensors.torch import load_file
 from torch import nn
 
 from fitorch import (
     CheckpointCorruptedError,
     KerasModel,
-    NotBitExactWarning,
     RankError,
     UnsafeCheckpointError,
 )
@@ -188,27 +188,12 @@ def test_it_is_measured_as_in_one_process_whoever_has_no_batch(three, count):
         assert torch.allclose(outputs, model.predict(x, verbose=0), rtol=0, atol=1e-12)
 
 
-class Cut(Callback):
-    def __init__(self, after):
-        self.after = after
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.updates == self.after:
-            raise ZeroDivisionError
-
-
 def fit(folder, world=1, cut=None, bare=False, **options):
     model = model_of("adam", fsdp=True)
-    callbacks = [EarlyStopping(patience=9), EMA(0.9), *([] if cut is None else [Cut(cut)])]
-    if bare:
-        callbacks = []
-    options = {"epochs": 3, "seed": 3, "verbose": 0, "save_every_n_steps": 2} | options
+    callbacks = [] if bare else [EarlyStopping(patience=9), EMA(0.9)]
     given = {"ckpt_path": folder, "callbacks": callbacks, "batch_size": 12 // world}
-    try:
-        model.fit(samples(), samples(VALIDATED), **given, **options)
-    except ZeroDivisionError:
-        return None
-    return outcome(model, Path(folder).parent, model.history.frame)
+    ended = fit_or_cut(model, samples(), samples(VALIDATED), cut, **given, **options)
+    return outcome(model, Path(folder).parent, model.history.frame) if ended else None
 
 
 @pytest.mark.parametrize("after", [2, 7])
@@ -221,20 +206,17 @@ def test_it_goes_on_with_the_same_bits(two, tmp_path, after):
         assert repr(table) == repr(figures)
 
 
-def fit_elsewhere(*args, **options):
-    with pytest.warns(NotBitExactWarning):
-        return fit(*args, elastic=True, **options)
-
-
 def test_any_number_of_processes_can_go_on(two, three, tmp_path):
     expected = fit(tmp_path / "one")
     assert two.run(fit, tmp_path / "cut", 2, 7) == [None, None]
     for count, cluster in ((3, three), (1, None)):
         folder = tmp_path / f"by {count}" / "run"
         shutil.copytree(tmp_path / "cut", folder)
-        run = (lambda *a, **o: [fit_elsewhere(*a, **o)]) if cluster is None else None
-        run = run or (lambda *a, cluster=cluster, **o: cluster.run(fit_elsewhere, *a, **o))
-        check_alike(run(folder, count, resume=True), expected)
+        if cluster is None:
+            answers = [going_on_elsewhere(fit, folder)]
+        else:
+            answers = cluster.run(going_on_elsewhere, fit, folder, count)
+        check_alike(answers, expected)
 
 
 def test_a_checkpoint_is_safetensors_that_one_process_can_read_whole(two, tmp_path):

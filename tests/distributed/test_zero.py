@@ -11,9 +11,10 @@ import sys
 import pytest
 import torch
 from accelerate.utils import DeepSpeedPlugin
+from distributed.cuts import Cut, fit_or_cut, going_on_elsewhere
 from torch import nn
 
-from fitorch import KerasModel, NonFiniteError, NotBitExactWarning, RankError
+from fitorch import KerasModel, NonFiniteError, RankError
 from fitorch.callbacks import EMA, Callback, EarlyStopping, GradientNorm
 from fitorch.checkpoint import Checkpoint
 from fitorch.losses import L1, L2
@@ -214,25 +215,12 @@ def test_callbacks_see_and_change_what_they_do_in_one_process(two, tmp_path):
     check_alike(two.run(watched, tmp_path, 2), watched(tmp_path))
 
 
-class Cut(Callback):
-    def __init__(self, after):
-        self.after = after
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.updates == self.after:
-            raise ZeroDivisionError
-
-
 def fit(folder, world=1, cut=None, spread=True, **options):
     model = model_of("adam", deepspeed=zero() if spread and world > 1 else False)
-    callbacks = [EarlyStopping(patience=9), EMA(0.9), *([] if cut is None else [Cut(cut)])]
-    options = {"epochs": 3, "seed": 3, "verbose": 0, "save_every_n_steps": 2} | options
+    callbacks = [EarlyStopping(patience=9), EMA(0.9)]
     given = {"ckpt_path": folder, "callbacks": callbacks, "batch_size": 12 // world}
-    try:
-        model.fit(samples(), samples(VALIDATED), **given, **options)
-    except ZeroDivisionError:
-        return None
-    return outcome(model, model.history.frame)
+    ended = fit_or_cut(model, samples(), samples(VALIDATED), cut, **given, **options)
+    return outcome(model, model.history.frame) if ended else None
 
 
 @pytest.mark.parametrize("after", [2, 7])
@@ -245,26 +233,21 @@ def test_it_goes_on_with_the_same_bits(two, tmp_path, after):
         assert repr(table) == repr(figures)
 
 
-def fit_elsewhere(*args, **options):
-    with pytest.warns(NotBitExactWarning):
-        return fit(*args, elastic=True, **options)
-
-
 def test_any_number_of_processes_can_go_on_with_or_without_deepspeed(two, three, tmp_path):
     expected = fit(tmp_path / "one")
     assert two.run(fit, tmp_path / "cut", 2, 7) == [None, None]
     for name in ("spread", "whole", "alone"):
         shutil.copytree(tmp_path / "cut", tmp_path / name)
-    check_alike(three.run(fit_elsewhere, tmp_path / "spread", 3, resume=True), expected)
-    whole = three.run(fit_elsewhere, tmp_path / "whole", 3, spread=False, resume=True)
+    check_alike(three.run(going_on_elsewhere, fit, tmp_path / "spread", 3), expected)
+    whole = three.run(going_on_elsewhere, fit, tmp_path / "whole", 3, spread=False)
     check_alike(whole, expected)
-    check_alike([fit_elsewhere(tmp_path / "alone", resume=True)], expected)
+    check_alike([going_on_elsewhere(fit, tmp_path / "alone")], expected)
 
 
 def test_deepspeed_goes_on_with_what_one_process_began(two, tmp_path):
     expected = fit(tmp_path / "one")
     fit(tmp_path / "cut", 1, 7)
-    check_alike(two.run(fit_elsewhere, tmp_path / "cut", 2, resume=True), expected)
+    check_alike(two.run(going_on_elsewhere, fit, tmp_path / "cut", 2), expected)
 
 
 def test_a_checkpoint_is_an_ordinary_one(two, tmp_path):

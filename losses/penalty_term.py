@@ -1,0 +1,63 @@
+"""The penalties of an objective at work, bound to the parameters of a net."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fitorch.shards import is_split
+
+from .compose import Term
+from .names import write
+from .penalties import Penalty
+from .selection import nothing_chosen
+from .weighted import Weighted
+
+
+class PenaltyTerm(Weighted):
+    """A penalty of an objective, with the parameters of the net that it is bound to.
+
+    Args:
+        term: The penalty and its weight.
+        name: What its columns are called.
+    """
+
+    def __init__(self, term: Term, name: str) -> None:
+        super().__init__(term, name)
+        self.penalty: Penalty = term.fn
+        self._parameters: list[nn.Parameter] = []
+        self._split = False  # whether each process holds a part of them
+
+    def bind(self, net: nn.Module, *, strictly: bool = False) -> None:
+        """Choose the parameters to penalize.
+
+        Raises:
+            ValueError: There are none, and that is not allowed.
+        """
+        self._parameters = self.penalty.choose(net)
+        self._split = any(map(is_split, self._parameters))
+        if strictly and not self._parameters:
+            raise ValueError(nothing_chosen(write(self.penalty), net))
+
+    def __call__(self) -> Tensor:
+        """Return what the penalty adds, weight and all; 0 where there is nothing to penalize."""
+        if not self._parameters:
+            return torch.zeros(())
+        value = self.penalty.value_of_shards if self._split else self.penalty.value
+        return self.weigh(value(self._parameters))
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Add its gradient to those that the parameters have; cheaper than a way through autograd.
+
+        Frozen in the meantime, a parameter is left out.
+        """
+        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            elif parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+        if trained:
+            add = self.penalty.add_to_shards if self._split else self.penalty.add_gradients
+            add(trained, self.factor)
