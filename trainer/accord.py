@@ -27,9 +27,9 @@ class _Wish(NamedTuple):
 class Accord:
     """One decision for all processes, at moments that all of them reach.
 
-    A process alone decides at once. Of several, each says what it wants when they meet: after each
-    stage, after each epoch, and after an update during which one asked for a meeting. So a wish
-    within an epoch comes true after the next update.
+    A process alone decides at once. Of several, each says what it wants when they meet: when they
+    put together the figures of training, after each epoch, and after an update during which one
+    asked for a meeting. So a wish within an epoch comes true after the next update.
 
     Args:
         processes: Who decides.
@@ -74,17 +74,21 @@ class Accord:
         """Why training stops, "" where nobody told."""
         return self._reason if self.processes.several else self._own_reason()
 
-    def meet(self, failure: NonFiniteError | None = None) -> None:
+    def meet(self, failure: NonFiniteError | None = None, part: Any = None) -> list[Any]:
         """Decide; every process must call this at the same moment.
 
         Args:
             failure: What went wrong in this process, which ends training in all.
+            part: What else it has to tell.
+
+        Returns:
+            What each process had to tell, in their order.
 
         Raises:
             NonFiniteError: Something went wrong somewhere.
         """
         if not self.processes.several:
-            return
+            return [part]
         told = None if failure is None else str(failure)
         own = _Wish(
             bool(self.model.stop_training),
@@ -94,7 +98,8 @@ class Accord:
             self.wants_save,
             told,
         )
-        wishes = [_Wish(*wish) for wish in self.processes.gather(tuple(own))]
+        everywhere = self.processes.gather((tuple(own), part))
+        wishes = [_Wish(*wish) for wish, _ in everywhere]
         if failure is not None:
             raise failure
         for rank, wish in enumerate(wishes):
@@ -108,6 +113,7 @@ class Accord:
         signal = next((wish.signal for wish in wishes if wish.signal is not None), None)
         if signal is not None:
             self.interrupt.adopt(signal)
+        return [part for _, part in everywhere]
 
     def begin(self) -> None:
         """Have the interrupt wait for meetings, and learn whether training is over already."""

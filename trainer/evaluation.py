@@ -94,14 +94,16 @@ class Evaluation:
             kind = "validation" if self._name == "val_data" else self._name
             batches = step.arranged(batches, self._steps or self._source.steps)
             taken_by, batches = in_lockstep(self._net, step, batches)
-            count = run_stage(self._net, taken_by, batches, begin, end, f"{where}{kind} batch")
-        if not any(processes.gather(count)) and not step.done:
+            place = f"{where}{kind} batch"
+            step.batches = run_stage(self._net, taken_by, batches, begin, end, place)
+        figures = step.result(f"{where}{kind}")
+        if not step.batches and not step.done:
             message = (
                 f"{self._name} is empty: the validation data gave no batch; a generator gives its "
                 "batches once: pass a DataLoader, (x, y), or an object with __iter__"
             )
             raise DataError(message)
-        return step.result(f"{where}{kind}")
+        return figures
 
 
 class Validation:
@@ -220,7 +222,7 @@ def predict(
 
 def opened(source: Source, processes: Processes) -> Iterator[Any]:
     """Begin a pass, in an order that is the same in every process."""
-    if processes.several:
+    if processes.several and source.order_owners:  # else the order is ours, which draws nothing
         seed_everything(derive_seed(0, "evaluation"))
     return (batch for batch in source.batches(0) if batch is not None)
 

@@ -47,6 +47,7 @@ def run_epoch(run: Run) -> None:
     epoch = run.progress.epochs
     emit(run.hooks.on_epoch_begin, epoch, {})
     logs = EpochLogs(train(run, epoch))
+    run.honour_signals()
     if validation := run.validation_in(epoch):
         logs |= validation(f"epoch {epoch + 1}, ")
         run.honour_signals()

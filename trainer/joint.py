@@ -147,12 +147,18 @@ class JointStep(TrainingStep):
     def _weighed(self, parts: list[Part]) -> tuple[Tensor, Any]:
         """Return the loss times this process' part of what it is a mean over, and that part."""
         value, share = parts[0] if self._counts else (parts[0][0], 0)
-        if isinstance(share, Tensor):  # an integer would become float32
-            share = share.to(torch.promote_types(value.dtype, torch.float32))
+        if isinstance(share, Tensor):
+            if share.device.type == "cpu":
+                share = share.item()
+            else:  # an integer would become float32
+                share = share.to(torch.promote_types(value.dtype, torch.float32))
         assert self._reference is not None
         part = share / self._reference
         factor = float(self._counts) * self.processes.count if self._sums else part
-        return self.objective.total([(value, 1) for value, _ in parts]) * factor, part
+        total = self.objective.total(parts)
+        if isinstance(factor, float) and factor == 1.0:  # the most frequent case
+            return total, part
+        return total * factor, part
 
     def _weighed_apart(self, parts: list[Part]) -> tuple[Tensor, float]:
         """Return the same where each term is a mean over a number of its own, told beforehand."""
@@ -204,6 +210,9 @@ class JointStep(TrainingStep):
     @property
     def _smallest_batch(self) -> int | None:
         return super()._smallest_batch if self._norms is None else None
+
+    def _from_all(self, part: Any) -> list[Any]:
+        return self._accord.meet(part=part)
 
     def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
         if self._counts:

@@ -37,6 +37,7 @@ class ReplicaStep(JointStep):
         self._replica: _Replica | None = None
         self._ddp: Any = None
         self._trained: list[int] = []  # ids of the parameters that the replica trains
+        self._told_before: dict[tuple[float, float], Tensor] = {}  # what was told last
 
     def begin_epoch(self) -> None:
         """Let go of the replica where callbacks froze or freed parameters."""
@@ -68,7 +69,7 @@ class ReplicaStep(JointStep):
             with undisturbed_randomness(), modes_restored(self._measures.net):
                 self._measures.net.eval()  # so that batch norms count nothing
                 self.measure(batch)  # the net learns its shapes
-        self._last = batch
+        self._last, self._told_before = batch, {}
         self._replica = _Replica(self, self._measures.net, self.objective.module)
         self._ddp = DistributedDataParallel(self._replica, find_unused_parameters=self._find_unused)
         buffers = [(b, b.clone()) for b in self._replica.buffers()]
@@ -95,9 +96,15 @@ class ReplicaStep(JointStep):
         return parts  # type: ignore[no-any-return]
 
     def _backward(self, total: Tensor, wants: float, part: Any) -> None:
-        told = self._signal.new_tensor([wants, 0.0])
-        told[1] = part.to(told.dtype) if isinstance(part, Tensor) else part
-        self.update.backward(total + (self._signal * told).sum())
+        if isinstance(part, Tensor):  # on a device, where reading it would wait
+            told = self._signal.new_tensor([wants, 0.0])
+            told[1] = part
+        else:
+            told = self._told_before.get((wants, part))
+            if told is None:  # seldom: making a tensor takes as long as adding it up
+                told = self._signal.new_tensor([wants, part])
+                self._told_before = {(wants, part): told}
+        self.update.backward(total + torch.dot(self._signal, told))
 
     def _answer(self) -> Tensor:
         assert self._replica is not None

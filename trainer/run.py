@@ -112,7 +112,6 @@ class Run:
 
     def pause(self) -> None:
         """Save where training stands, where it was told to stop within an epoch; honour signals."""
-        self.accord.meet()
         if not self.accord.stopped:
             return
         unfinished = self.feed.steps is None or self.feed.taken < self.feed.steps

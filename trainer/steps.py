@@ -56,7 +56,12 @@ class EvaluationStep:
         source: Where the batches come from.
         prefix: What the figures' names begin with.
         stopped: Says whether the stage should end early, or None.
+
+    Attributes:
+        batches: How many the stage that is over had; behind `result`, in all processes.
     """
+
+    batches: int = 0
 
     def __init__(
         self,
@@ -162,11 +167,16 @@ class EvaluationStep:
         sums = self.losses.sums()
 
         def gather(own: Any) -> list[Any]:
-            everywhere.extend(self.processes.gather((sums, own)))
-            return [metrics for _, metrics in everywhere]
+            everywhere.extend(self._from_all((self.batches, sums, own)))
+            return [metrics for *_, metrics in everywhere]
 
         metrics = self.metrics.gathered(gather)
-        return self.losses.joined([sums for sums, _ in everywhere]), metrics
+        self.batches = sum(batches for batches, *_ in everywhere)
+        return self.losses.joined([sums for _, sums, _ in everywhere]), metrics
+
+    def _from_all(self, part: Any) -> list[Any]:
+        """Return what each process passed."""
+        return self.processes.gather(part)
 
     def _summed(self) -> list[bool]:
         """Return for each term that is measured batch by batch whether its values are sums."""
