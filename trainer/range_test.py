@@ -20,7 +20,9 @@ from fitorch.callbacks.learning_rate import groups_of, set_rate
 
 from .history import History
 from .plot import dress_axes, new_figure
+from .processes import Processes
 from .randomness import undisturbed_randomness
+from .sharding import is_sharded
 from .state import Progress
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def find_lr(
     rates = ramp.rates[: len(ramp.losses)]
     frame = pd.DataFrame({"lr": rates, "loss": ramp.losses, "smoothed": ramp.smoothed})
     frame.attrs["suggestion"] = _suggestion(frame)
-    if plot is not None:
+    if plot is not None and Processes().main:
         _draw(frame, Path(plot))
     return frame
 
@@ -117,6 +119,12 @@ def _check(model: Trainable, data: Any, start: float, end: float, steps: int) ->
             "DataLoader, (x, y), or an object with __iter__"
         )
         raise TypeError(message)
+    if is_sharded(model.net):
+        message = (
+            "the net is spread over the processes, and FSDP2 can't copy it; call find_lr before "
+            "the first fit"
+        )
+        raise RuntimeError(message)
 
 
 def _twin(model: Trainable) -> Trainable:

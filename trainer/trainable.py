@@ -93,6 +93,7 @@ class Trainable(Resumable):
         Raises:
             ValueError: An argument is out of range.
             TypeError: `train_data` is a generator.
+            RuntimeError: The net is spread over processes (`fsdp`) by an earlier fit.
 
         Source: Smith, 2017, Cyclical learning rates for training neural networks, section 3.3.
         """

@@ -250,6 +250,19 @@ def test_deepspeed_goes_on_with_what_one_process_began(two, tmp_path):
     check_alike(two.run(going_on_elsewhere, fit, tmp_path / "cut", 2), expected)
 
 
+def rates_found(world=1):
+    model = model_of("adam", deepspeed=zero() if world > 1 else False)
+    frame = model.find_lr(samples(), start=1e-3, steps=20, batch_size=12 // world, seed=0)
+    return list(frame["loss"]), {name: p.clone() for name, p in model.net.state_dict().items()}
+
+
+def test_find_lr_tries_the_rates_of_one_process(two):
+    losses, weights = rates_found()
+    for found, kept in two.run(rates_found, 2):
+        assert found == pytest.approx(losses, rel=1e-4)
+        assert all(torch.equal(kept[name], weights[name]) for name in weights)
+
+
 def test_a_checkpoint_is_an_ordinary_one(two, tmp_path):
     two.run(fit, tmp_path / "run", 2, epochs=1)
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
