@@ -71,7 +71,11 @@ class ReplicaStep(JointStep):
                 self.measure(batch)  # the net learns its shapes
         self._last, self._told_before = batch, {}
         self._replica = _Replica(self, self._measures.net, self.objective.module)
-        self._ddp = DistributedDataParallel(self._replica, find_unused_parameters=self._find_unused)
+        self._ddp = DistributedDataParallel(
+            self._replica,
+            find_unused_parameters=self._find_unused,
+            gradient_as_bucket_view=True,  # gradients stay where they are added up
+        )
         buffers = [(b, b.clone()) for b in self._replica.buffers()]
         with undisturbed_randomness():
             parts = self._measured(batch)
