@@ -11,6 +11,7 @@ from torch import Tensor
 from .make import takes_weights
 from .merge import merge
 from .state import copied, put_back, state_of
+from .tray import Tray
 
 _BATCHES = 64  # handed over at once to metrics where that is exact,
 _NUMBERS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
@@ -37,6 +38,7 @@ class OutputMetrics:
         self._joined = [name for name, metric in metrics.items() if _is_additive(metric)]
         self._single = [name for name, metric in metrics.items() if not _is_additive(metric)]
         self._pending: list[tuple[Any, Any, Any]] = []
+        self._trays = [Tray(_BATCHES, _NUMBERS // _BATCHES) for _ in range(3)]
         self._numbers = 0
         self._limit = 1  # the first batch goes at once: what fails should fail early
 
@@ -55,11 +57,19 @@ class OutputMetrics:
         for name in self._single:
             self._count(name, y_pred, y_true, weight)
         if self._joined:
-            self._pending.append((y_pred, y_true, weight))
+            self._pending.append(self._kept(y_pred, y_true, weight))
             self._numbers += y_pred.numel() if isinstance(y_pred, Tensor) else _NUMBERS
             if len(self._pending) >= self._limit or self._numbers >= _NUMBERS:
                 self.hand_over()
                 self._limit = _BATCHES
+
+    def _kept(self, y_pred: Any, y_true: Any, weight: Any) -> tuple[Any, Any, Any]:
+        """Return what can wait for the batches that follow."""
+        if self._limit == 1:  # it goes at once
+            return y_pred, y_true, weight
+        of_pred, of_true, of_weight = self._trays
+        weight = weight if weight is None else of_weight.keep(weight)
+        return of_pred.keep(y_pred), of_true.keep(y_true), weight
 
     def compute(self) -> dict[str, Any]:
         """Return what each metric computes.
@@ -103,8 +113,7 @@ class OutputMetrics:
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._pending.clear()
-        self._numbers = 0
+        self._forget()
         for metric in self.metrics.values():
             metric.reset()
 
@@ -113,8 +122,13 @@ class OutputMetrics:
         for batch in _join(self._pending):
             for name in self._joined:
                 self._count(name, *batch)
+        self._forget()
+
+    def _forget(self) -> None:
         self._pending.clear()
         self._numbers = 0
+        for tray in self._trays:
+            tray.empty()
 
     def _part(self, tree: Any, key: Any, what: str) -> Any:
         if isinstance(key, str) and not isinstance(tree, (Tensor, Mapping)) and hasattr(tree, key):
