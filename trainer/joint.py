@@ -146,6 +146,7 @@ class JointStep(TrainingStep):
 
     def _weighed(self, parts: list[Part]) -> tuple[Tensor, Any]:
         """Return the loss times this process' part of what it is a mean over, and that part."""
+        share: Any
         value, share = parts[0] if self._counts else (parts[0][0], 0)
         if isinstance(share, Tensor):
             if share.device.type == "cpu":

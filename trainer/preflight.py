@@ -39,7 +39,8 @@ def refuse_lazy(net: nn.Module, waiting: str) -> None:
     Raises:
         ValueError: It names the parameters.
     """
-    lazy = [name for name, parameter in net.named_parameters() if is_lazy(parameter)]
+    named: list[tuple[str, Any]] = [*net.named_parameters()]
+    lazy = [name for name, parameter in named if is_lazy(parameter)]
     if lazy:
         message = (
             f"{', '.join(lazy[:5])} get their shapes with the first batch, which {waiting} can't "
