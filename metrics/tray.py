@@ -27,14 +27,16 @@ class Tray:
 
     def keep(self, part: Any) -> Any:
         """Return a copy of a tensor that lies beside the others; what can't lie there, as it is."""
-        if type(part) is not Tensor or part.device.type != "cpu" or part.numel() > self._largest:
+        if type(part) is not Tensor or not part.is_cpu or part.requires_grad:
+            return part
+        if part.layout is not torch.strided:
             return part
         if not self._free:
-            if part.layout is not torch.strided:
+            if part.numel() > self._largest:
                 return part
             self._free = [*part.new_empty((self._places, *part.shape)).unbind()]
         place = self._free[-1]
-        if place.shape != part.shape or place.dtype != part.dtype or part.requires_grad:
+        if place.shape != part.shape or place.dtype != part.dtype:
             return part
         return self._free.pop().copy_(part)
 

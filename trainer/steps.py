@@ -58,7 +58,7 @@ class EvaluationStep:
         stopped: Says whether the stage should end early, or None.
 
     Attributes:
-        batches: How many the stage that is over had; behind `result`, in all processes.
+        batches: How many a validation that is over had, in this process; behind `result`, in all.
     """
 
     batches: int = 0
