@@ -69,6 +69,15 @@ def with_keras_hooks(callback: Any) -> Any:
     return FourHooks(callback) if any(hasattr(callback, name) for name in FOUR_HOOKS) else callback
 
 
+def introduce(callbacks: list[Any], model: Any, params: dict[str, Any]) -> None:
+    """Tell callbacks whom they serve, as far as they want to know."""
+    for callback in callbacks:
+        for verb, value in (("set_params", dict(params)), ("set_model", model)):
+            receive = getattr(callback, verb, None)
+            if receive is not None:
+                receive(value)
+
+
 def emit(hooks: tuple[Hook, ...], *args: Any) -> None:
     """Call every one of `hooks` with `args`; an error says which one raised it."""
     hook = None

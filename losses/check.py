@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .base import ReducedLoss
 from .fits import (
+    LINEAR,
     MisfitError,
     broadcasts_by_accident,
     check_class_numbers,
@@ -21,6 +22,7 @@ from .fits import (
     check_signs,
     class_count,
     class_shape,
+    ignored_class,
     is_class_numbers,
     way_out,
 )
@@ -79,19 +81,11 @@ def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
         check_class_range(called(loss_fn), classes, y_true, ignored_class(loss_fn))
 
 
-def ignored_class(loss_fn: Any) -> int | None:
-    """Return the class number that a loss leaves out, None where it leaves none out."""
-    if isinstance(loss_fn, nn.MultiLabelMarginLoss):
-        return -1  # what rows are filled up with
-    ignored: int | None = getattr(loss_fn, "ignore_index", None)
-    return -100 if ignored is None and isinstance(loss_fn, _LINEAR) else ignored
-
-
 def _classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
     """Return how many classes the numbers in `y_true` may name, None where they name none."""
     if isinstance(loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
         return loss_fn.n_classes
-    if isinstance(loss_fn, _LINEAR):
+    if isinstance(loss_fn, LINEAR):
         return loss_fn.num_classes  # type: ignore[attr-defined,no-any-return]
     if isinstance(loss_fn, (*_OVER_CLASSES, nn.MultiLabelMarginLoss)):
         return class_count(y_pred)
@@ -150,7 +144,7 @@ def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
 
 def _check_hidden_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     """Check the targets of a loss that turns the net's output into classes itself."""
-    if isinstance(loss_fn, _LINEAR) and y_true.is_floating_point() and y_true.dim() > 1:
+    if isinstance(loss_fn, LINEAR) and y_true.is_floating_point() and y_true.dim() > 1:
         return  # probabilities
     check_long(called(loss_fn), y_true)
     check_targets(loss_fn, y_pred, y_true)
@@ -187,16 +181,13 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
 
 _COMPARISONS = (nn.CosineEmbeddingLoss, nn.MarginRankingLoss)
 _OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-_LINEAR: tuple[type, ...] = (
-    (nn.LinearCrossEntropyLoss,) if hasattr(nn, "LinearCrossEntropyLoss") else ()  # torch 2.13
-)
 _RULES: dict[type | tuple[type, ...], Callable[[Any, Tensor, Tensor], None]] = {
     nn.BCELoss: _check_bce,
     nn.GaussianNLLLoss: _check_column,
     nn.KLDivLoss: _check_kl_div,
     nn.MultiLabelMarginLoss: _check_class_lists,
     nn.PoissonNLLLoss: _check_counts,
-    (nn.AdaptiveLogSoftmaxWithLoss, *_LINEAR): _check_hidden_classes,
+    (nn.AdaptiveLogSoftmaxWithLoss, *LINEAR): _check_hidden_classes,
     (nn.HingeEmbeddingLoss, nn.SoftMarginLoss): _check_signed,
     _OVER_CLASSES: _check_classes,
     (

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .names import write
-
-Schedule = Callable[[int], float]
+from .term import Term, as_number, kind_of
+from .terms import LossTerm
 
 
 class Composable:
@@ -46,9 +43,9 @@ class Composable:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Any) -> Composition:
-        number = _as_number(divisor)
+        number = as_number(divisor)
         if not number:
-            message = f"can't divide a loss by {_kind(divisor)}; expected a number other than 0"
+            message = f"can't divide a loss by {kind_of(divisor)}; expected a number other than 0"
             raise ValueError(message) if number == 0 else TypeError(message)
         return self * (1.0 / number)
 
@@ -69,79 +66,6 @@ class Composable:
             )
             raise ValueError(message)
         return Composition([replace(terms[0], name=_checked_name(name))])
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A loss or a penalty with its weight.
-
-    Args:
-        fn: A loss `(y_pred, y_true) -> scalar`, or a `Penalty`.
-        name: The name a user chose, or None.
-        factor: The constant part of the weight.
-        schedules: Functions of the epoch, from 0, whose values multiply the weight.
-        output: The keys that lead to the output (and to its targets) which a loss compares.
-        per_sample: Whether `fn` returns a loss for each sample.
-    """
-
-    fn: Any
-    name: str | None = None
-    factor: float = 1.0
-    schedules: tuple[Schedule, ...] = ()
-    output: tuple[Any, ...] = ()
-    per_sample: bool = False
-
-    @property
-    def penalizes(self) -> bool:
-        """Whether the term is a penalty on the net instead of a loss."""
-        return isinstance(self.fn, Composable) and self.fn.penalizes
-
-    def times(self, weight: Any) -> Term:
-        """Return the term with its weight multiplied.
-
-        Raises:
-            TypeError: `weight` is neither a number nor a function.
-            ValueError: `weight` is not finite.
-        """
-        number = _as_number(weight)
-        if number is not None:
-            if not math.isfinite(number):
-                message = f"the weight of {write(self.fn)} is {number}; expected a finite number"
-                raise ValueError(message)
-            return replace(self, factor=self.factor * number)
-        if callable(weight) and not isinstance(weight, (Composable, nn.Module, Tensor, type)):
-            return replace(self, schedules=(*self.schedules, weight))
-        message = (
-            f"the weight of {write(self.fn)} is {_kind(weight)}; expected a number, or a function "
-            "of the epoch (from 0) that returns one"
-        )
-        raise TypeError(message)
-
-    def weight(self, epoch: int) -> float:
-        """Return the weight in an epoch, counted from 0.
-
-        Raises:
-            ValueError: A schedule gave something else than a finite number.
-        """
-        weight = self.factor
-        for schedule in self.schedules:
-            given = schedule(epoch)
-            number = _as_number(given)
-            if number is None or not math.isfinite(number):
-                message = (
-                    f"the weight of {write(self.fn)} in epoch {epoch}, from {write(schedule)}, is "
-                    f"{given!r}; expected a finite number"
-                )
-                raise ValueError(message)
-            weight *= number
-        return weight
-
-    def __str__(self) -> str:
-        weights = [] if abs(self.factor) == 1 else [f"{abs(self.factor):g}"]
-        weights += [write(schedule) for schedule in self.schedules]
-        name = "" if self.name is None else f".named({self.name!r})"
-        output = "".join(f"[{key!r}]" for key in self.output)
-        return " * ".join([*weights, f"{write(self.fn)}{name}{output and f' on {output}'}"])
 
 
 class Composition(Composable, nn.Module):
@@ -174,8 +98,6 @@ class Composition(Composable, nn.Module):
             TypeError: There are penalties, but no net.
             ValueError: A penalty has no parameter to penalize.
         """
-        from .terms import LossTerm
-
         penalties = [term for term in self.terms if term.penalizes]
         if net is None and isinstance(y_pred, nn.Module) and len(penalties) == len(self.terms):
             net = y_pred
@@ -241,7 +163,7 @@ def terms_of(spec: Any) -> list[Term]:
     if isinstance(spec, Composable) and spec.penalizes:
         return [Term(spec)]
     if isinstance(spec, (Real, Tensor)):
-        message = f"can't add {_kind(spec)} to a loss; multiply by a weight, add losses"
+        message = f"can't add {kind_of(spec)} to a loss; multiply by a weight, add losses"
         raise TypeError(message)
     from .registry import get
 
@@ -262,14 +184,6 @@ def _terms_by_output(spec: Any) -> list[Term]:
     return terms
 
 
-def _as_number(value: Any) -> float | None:
-    """Return a weight as a float; None where it is none, as a tensor that is to be learned."""
-    if isinstance(value, Tensor):
-        fits = value.numel() == 1 and not value.requires_grad and not value.is_complex()
-        return float(value) if fits else None
-    return float(value) if isinstance(value, Real) else None
-
-
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name or "." in name or name == "loss":
         message = (
@@ -278,11 +192,3 @@ def _checked_name(name: Any) -> str:
         )
         raise ValueError(message)
     return name
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor) and value.requires_grad:
-        return "a tensor that requires a gradient (a weight to learn belongs in a loss module)"
-    if isinstance(value, (int, float, torch.Tensor)):
-        return f"{value!r}"
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+LINEAR: tuple[type, ...] = (
+    (nn.LinearCrossEntropyLoss,) if hasattr(nn, "LinearCrossEntropyLoss") else ()  # torch 2.13
+)
 
 
 class MisfitError(ValueError):
@@ -137,3 +143,11 @@ def way_out(y_pred: Tensor, y_true: Tensor) -> str:
 def is_class_numbers(y_pred: Tensor, y_true: Tensor) -> bool:
     """Say whether targets are class numbers beside predictions (N, C, ...), not (N, ...) alike."""
     return not y_true.is_floating_point() and y_pred.dim() == y_true.dim() + 1 > 1
+
+
+def ignored_class(loss_fn: Any) -> int | None:
+    """Return the class number that a loss leaves out, None where it leaves none out."""
+    if isinstance(loss_fn, nn.MultiLabelMarginLoss):
+        return -1  # what rows are filled up with
+    ignored: int | None = getattr(loss_fn, "ignore_index", None)
+    return -100 if ignored is None and isinstance(loss_fn, LINEAR) else ignored

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compose import Term
+    from .term import Term
 
 
 def names_of(terms: Iterable[Term], taken: Iterable[str] = ()) -> list[str]:

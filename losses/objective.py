@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from .check import check, check_targets
-from .compose import Composition, Term, terms_of
+from .compose import Composition, terms_of
 from .fits import MisfitError
 from .names import called, names_of
 from .penalty_term import PenaltyTerm
 from .scale import Scale, scale_of
+from .term import Term
 from .terms import LossTerm, OwnLoss, Part
 
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from fitorch.shards import is_split
 
-from .compose import Term
 from .names import write
 from .penalties import Penalty
 from .selection import nothing_chosen
+from .term import Term
 from .weighted import Weighted
 
 

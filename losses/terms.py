@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .calls import call_of, parameter_of, per_label, reduction_of
-from .check import ignored_class
-from .compose import Term
-from .fits import MisfitError
+from .fits import MisfitError, ignored_class
 from .names import write
+from .term import Term
 from .weighted import Weighted
 
 Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .compose import Term
+from .term import Term
 
 
 class Weighted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,3 +46,11 @@ class ForwardMetric:
     def merge(self, parts: Sequence[ForwardMetric]) -> None:
         """Count what `parts` did, and that alone."""
         merge(self.module, [part.module for part in parts])
+
+
+def takes_weights(metric: Any) -> bool:
+    """Say whether `update` takes a `sample_weight`."""
+    try:
+        return "sample_weight" in inspect.signature(metric.update).parameters
+    except (TypeError, ValueError):  # a built-in that tells no signature
+        return False

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .make import takes_weights
+from .adapters import takes_weights
 from .merge import merge
 from .state import copied, put_back, state_of
 from .tray import Tray

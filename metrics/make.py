@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any
 
 import torch
@@ -11,6 +10,9 @@ import torch
 from .adapters import ForwardMetric
 from .function import FunctionMetric
 from .merge import unsynced
+from .named import NamedMetric
+from .probabilities import Probabilities, wants_probabilities
+from .registry import entry_of
 from .task import Scale
 
 
@@ -28,9 +30,6 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: Scale = Non
         ValueError: `metric` is a name that is not known.
     """
     if isinstance(metric, str):
-        from .named import NamedMetric
-        from .registry import entry_of
-
         return NamedMetric(entry_of(metric), scale)
     if isinstance(metric, type):
         message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
@@ -58,35 +57,8 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: Scale = Non
     raise TypeError(message)
 
 
-def higher_is_better(metric: Any, part: str = "") -> bool | None:
-    """Say in which direction a metric improves, None where it does not tell.
-
-    Args:
-        metric: A metric or a name.
-        part: The key of the figure, where the metric gives several.
-    """
-    if isinstance(metric, str):
-        from .registry import entry_of
-
-        return entry_of(metric).higher_is_better
-    if type(metric).__name__ == "MetricCollection" and part in metric:
-        metric = metric[part]
-    higher: bool | None = getattr(metric, "higher_is_better", None)
-    return higher
-
-
-def takes_weights(metric: Any) -> bool:
-    """Say whether `update` takes a `sample_weight`."""
-    try:
-        return "sample_weight" in inspect.signature(metric.update).parameters
-    except (TypeError, ValueError):  # a built-in that tells no signature
-        return False
-
-
 def _on_scale(metric: Any, scale: Scale) -> Any:
     """Settle whether predictions are logits, for metrics that would guess or have to be told."""
-    from .probabilities import Probabilities, wants_probabilities
-
     if wants_probabilities(metric):
         return Probabilities(metric, scale)
     if getattr(metric, "from_logits", False) is None:  # ours

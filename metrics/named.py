@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .make import takes_weights
+from .adapters import takes_weights
 from .merge import merge, unsynced
 from .registry import Entry, entry_of
 from .state import put_back, state_of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .make import takes_weights
+from .adapters import takes_weights
 from .merge import merge, unsynced
 from .state import put_back, state_of
 from .task import Scale, outside, to_probabilities

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .hits import HitRate
+from .probabilities import Probabilities
 from .task import Scale, Task
 
 Make = Callable[[Task, Scale], Any]
@@ -29,8 +30,6 @@ class Entry:
 
 
 def _accuracy(task: Task, scale: Scale) -> Any:
-    from .probabilities import Probabilities
-
     _refuse(task, ("regression",), "accuracy")
     if scale is None and task.kind != "multiclass":
         return Probabilities(HitRate(threshold=0.5), None)
@@ -57,8 +56,6 @@ def _classification(suffix: str, **options: Any) -> Make:
 
     def make(task: Task, scale: Scale) -> Any:
         from torchmetrics import classification
-
-        from .probabilities import Probabilities
 
         _refuse(task, ("regression",), suffix)
         sizes = {"multiclass": "num_classes", "multilabel": "num_labels"}
@@ -160,3 +157,18 @@ def entry_of(name: str) -> Entry:
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     message = f"unknown metric {name!r}{hint}; expected one of {', '.join(METRICS)}"
     raise ValueError(message)
+
+
+def higher_is_better(metric: Any, part: str = "") -> bool | None:
+    """Say in which direction a metric improves, None where it does not tell.
+
+    Args:
+        metric: A metric or a name.
+        part: The key of the figure, where the metric gives several.
+    """
+    if isinstance(metric, str):
+        return entry_of(metric).higher_is_better
+    if type(metric).__name__ == "MetricCollection" and part in metric:
+        metric = metric[part]
+    higher: bool | None = getattr(metric, "higher_is_better", None)
+    return higher

@@ -32,9 +32,8 @@ from .pictures import plot_metric
 from .randomness import seed_everything
 from .schedules import WarmupCosine
 from .summary import summary
+from .version import __version__
 from .vlog import VLog
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CheckpointCorruptedError",

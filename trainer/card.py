@@ -9,13 +9,13 @@ from fitorch.metrics.base import flat
 
 from .fit_record import FitRecord
 from .git import is_changed, revision
-from .settings import optimizer_of, sized, written
+from .wording import optimizer_of, sized, written
 
 if TYPE_CHECKING:
-    from .model import KerasModel
+    from .base_model import BaseModel
 
 
-def card(model: KerasModel) -> dict[str, Any]:
+def card(model: BaseModel) -> dict[str, Any]:
     """Return what a model card needs; see `KerasModel.card`."""
     history, parameters = model.history, sized(model.net)
     last = history.fits[-1] if history.fits else None
@@ -33,7 +33,7 @@ def card(model: KerasModel) -> dict[str, Any]:
     return facts | (_of_fit(last) if last else {})
 
 
-def _best(model: KerasModel) -> dict[str, Any] | None:
+def _best(model: BaseModel) -> dict[str, Any] | None:
     """Return which epoch is best by what, with all its figures; None where nothing is."""
     history, row = model.history, model.history.best
     if not row:

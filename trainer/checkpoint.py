@@ -33,6 +33,7 @@ from .errors import (
 from .manifest import MANIFEST, Manifest
 from .parts import Part, pack, size_of_parts, write_parts
 from .stored import NAME, Checkpoint
+from .version import __version__
 
 __all__ = ["Checkpoint", "CheckpointStore", "Part", "pack"]
 
@@ -105,7 +106,7 @@ class CheckpointStore:
                 (temporary / shards.FOLDER).mkdir()
                 files |= write_shards(temporary / shards.FOLDER)
                 disk.sync_folder(temporary / shards.FOLDER)
-            manifest = Manifest(step, _version(), time.time(), files, dict(info))
+            manifest = Manifest(step, __version__, time.time(), files, dict(info))
             disk.write(temporary / MANIFEST, [manifest.seal()])
             disk.sync_folder(temporary)
             disk.rename(temporary, checkpoint.path)
@@ -210,9 +211,3 @@ class CheckpointStore:
                     disk.remove(old.path)
                 except OSError as error:
                     warnings.warn(f"{old.path} can't be removed: {error}", stacklevel=2)
-
-
-def _version() -> str:
-    from . import __version__
-
-    return __version__

@@ -15,7 +15,6 @@ from fitorch.callbacks.hooks import Hooks, emit, emit_all
 
 from .data import Source
 from .errors import DataError
-from .fit import run_stage
 from .forward import choose_call, features_of
 from .lockstep import in_lockstep
 from .modes import modes_restored
@@ -23,6 +22,7 @@ from .processes import Processes
 from .randomness import derive_seed, seed_everything, undisturbed_randomness
 from .reading import reading
 from .sharding import let_go
+from .stage import run_stage
 from .steps import EvaluationStep, Measures
 from .structure import join, map_tensors
 

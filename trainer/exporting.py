@@ -24,7 +24,7 @@ from .tryout import try_out, undisturbed
 from .weights import unwrapped
 
 if TYPE_CHECKING:
-    from .face import NetFace
+    from .base_model import BaseModel
 
 _LONGEST = 300  # characters of a reason
 _ONNX = "pip install onnx onnxscript"
@@ -35,11 +35,9 @@ _SIGNS = {  # of what torch found wrong, in the user's words
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def export(model: NetFace, path: str | Path, features: Any) -> Path:
+def export(model: BaseModel, path: str | Path, features: Any) -> Path:
     """Write a net to a file; see `KerasModel.export`."""
     path = Path(path)
-    if path.suffix == ".safetensors":
-        return model.save_ckpt(path)
     if path.suffix not in _WAYS:
         known = ", ".join([*_WAYS, ".safetensors"])
         message = f"export can't tell the format of {path}; expected a name that ends in {known}"

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from fitorch.callbacks.base import Hook
 from fitorch.callbacks.hooks import emit, emit_all
 from fitorch.callbacks.logs import EpochLogs
 
-from .explain import explain
 from .modes import modes_restored
+from .stage import run_stage
 
 if TYPE_CHECKING:
-    from .evaluation import PredictionStep
     from .run import Run
-    from .steps import EvaluationStep
 
 
 def fit(run: Run) -> None:
@@ -71,42 +65,3 @@ def train(run: Run, epoch: int) -> dict[str, float]:
     )
     run.pause()
     return run.figures()
-
-
-def run_stage(
-    net: nn.Module,
-    step: EvaluationStep | PredictionStep,
-    batches: Iterable[Any],
-    begin: tuple[Hook, ...],
-    end: tuple[Hook, ...],
-    where: str,
-    first: int = 0,
-) -> int:
-    """Take a step for every batch, until the batches or the step's patience end.
-
-    Args:
-        net: The net, for messages.
-        step: What to do with a batch.
-        batches: The batches.
-        begin: Called before each batch.
-        end: Called after each batch.
-        where: What to call a batch in a message, but for its number.
-        first: The number of the first batch.
-
-    Returns:
-        How many batches there were.
-    """
-    logs, index = step.logs, first - 1
-    for index, batch in enumerate(batches, first):
-        if begin:
-            emit(begin, index, logs)
-        try:
-            step(batch)
-        except Exception as error:
-            explain(error, net, step, batch, f"{where} {index + 1}")
-            raise
-        if end:
-            emit(end, index, logs)
-        if step.done:
-            break
-    return index + 1 - first

@@ -1,4 +1,4 @@
-"""What a fit was asked for, where it ran and how it ended, in words: what a report is made of."""
+"""A fit in words: what it was asked for, where it ran, how it ended."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from fitorch.callbacks.best_weights import BestWeights
-from fitorch.callbacks.callback_list import one_by_one
 
 from .errors import Preempted
-from .git import Revision, revision
-from .settings import environment_of, metrics_of, settings_of, sized
-from .weights import BEST
-
-if TYPE_CHECKING:
-    from .run import Run
+from .git import Revision
 
 RUNNING, COMPLETE, STOPPED = "in training", "complete", "stopped early"
 INTERRUPTED, FAILED = "interrupted", "failed"
@@ -68,46 +59,27 @@ class FitRecord:
     _done_before: bool = False
     _handled: BaseException | None = field(default=None, repr=False)
 
-    @classmethod
-    def begin(cls, run: Run) -> FitRecord:
-        """Return the record of a fit that begins."""
-        saving = run.saving
-        best = _best_weights(run)
-        folder = None if best is None else best.folder
-        return cls(
-            net=type(run.net).__name__,
-            parameters=sum(p.numel() for p in sized(run.net)),
-            settings=settings_of(run),
-            environment=environment_of(run),
-            revision=revision(),
-            first=len(run.model.history),
-            began=time.time(),
-            run_id=run.model.run_id,
-            checkpoint=None if saving is None else _absolute(saving.resumed_from),
-            best_file=None if folder is None else _absolute(folder / BEST),
-            last_epoch=run.last_epoch,
-            _done_before=run.done,
-            _handled=sys.exc_info()[1],
-        )
+    def end(self, rows: int, metrics: dict[str, str], ending: tuple[str, str]) -> None:
+        """Keep how the fit ended: for an error's sake while that is under way.
 
-    def end(self, run: Run) -> None:
-        """Keep how the fit ended: for an error's sake while that is under way."""
-        self.rows = len(run.model.history)
+        Args:
+            rows: The rows of the history.
+            metrics: The metrics, now that their tasks are known.
+            ending: Status and reason, where no error is under way.
+        """
+        self.rows = rows
         self.seconds = time.time() - self.began
-        self.settings |= metrics_of(run)
+        self.settings |= metrics
         error, handled = sys.exc_info()[1], self._handled
         self._handled = None  # it would keep frames alive
         if error is not None and error is not handled:
             self._fail(error)
         else:
-            self.status, self.reason = self._ending(run)
-        best = _best_weights(run)
-        if best is not None and best.watched.best_epoch is not None:
-            self.restored = best.watched.best_epoch + 1
+            self.status, self.reason = ending
 
     def saved(self, path: Path) -> None:
         """Keep where the newest checkpoint is."""
-        self.checkpoint = _absolute(path)
+        self.checkpoint = path.absolute()  # should the process go elsewhere in between
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt | Preempted):
@@ -117,26 +89,6 @@ class FitRecord:
         self.status, self.reason = FAILED, f"{type(error).__name__} was raised"
         notes = [str(note) for note in getattr(error, "__notes__", ())]
         self.error = "\n".join([f"{type(error).__name__}: {_text(error)}", *notes])[:_LONGEST]
-
-    def _ending(self, run: Run) -> tuple[str, str]:
-        witnesses = [*one_by_one(run.state.callbacks), run.interrupt]
-        reason = next(filter(None, (getattr(w, "stopping_reason", "") for w in witnesses)), "")
-        if self._done_before:
-            return COMPLETE, "there was nothing left to train"
-        if reason:
-            return STOPPED, str(reason)
-        if run.progress.epochs >= run.last_epoch:
-            return COMPLETE, "all epochs that were asked for are trained"
-        return STOPPED, "stop_training was set"
-
-
-def _best_weights(run: Run) -> BestWeights | None:
-    return next((c for c in one_by_one(run.state.callbacks) if isinstance(c, BestWeights)), None)
-
-
-def _absolute(path: Path | None) -> Path | None:
-    """Return a path that stays the same where the working directory changes."""
-    return None if path is None else path.absolute()
 
 
 def _text(error: BaseException) -> str:

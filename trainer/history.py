@@ -186,23 +186,6 @@ class History(Callback):
         """
         self.monitor, self.mode, self.seed, self._sets = monitor, mode, seed, sets
 
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Keep what the fit was asked for, for a report."""
-        run = getattr(getattr(self, "model", None), "run", None)
-        if run is not None:
-            self.fits.append(FitRecord.begin(run))
-
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        """Keep why it ended."""
-        run = getattr(getattr(self, "model", None), "run", None)
-        if run is not None and self.fits:
-            self.fits[-1].end(run)
-
-    def on_checkpoint_saved(self, path: Path) -> None:
-        """Keep where the newest checkpoint is."""
-        if self.fits:
-            self.fits[-1].saved(path)
-
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Start the clock, where it has not run before a checkpoint already."""
         self._complete()

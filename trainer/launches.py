@@ -18,10 +18,8 @@ from .weights import NetState
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .trainable import Trainable
 
-
-def fit_ddp(model: Trainable, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
+def fit_ddp(model: Any, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
     """Train in several processes; see `KerasModel.fit_ddp`."""
     arguments = {"model": model, "tidily": in_notebook(), **options}
     made = launch(_fit, arguments, num_processes)
@@ -33,16 +31,17 @@ def fit_ddp(model: Trainable, num_processes: int, options: dict[str, Any]) -> pd
     model.history.fits.extend(made["fits"])
     for name, value in made["told"].items():
         setattr(model, name, value)
-    return model.history.frame
+    frame: pd.DataFrame = model.history.frame
+    return frame
 
 
-def evaluate_ddp(model: Trainable, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
+def evaluate_ddp(model: Any, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
     """Measure in several processes; see `KerasModel.evaluate_ddp`."""
     found: dict[str, float] = launch(_evaluate, {"model": model, **options}, num_processes)
     return found
 
 
-def _fit(model: Trainable, tidily: bool, **options: Any) -> dict[str, Any] | None:
+def _fit(model: Any, tidily: bool, **options: Any) -> dict[str, Any] | None:
     """Train, as one of the processes; return what the model has become.
 
     Args:
@@ -70,11 +69,12 @@ def _fit(model: Trainable, tidily: bool, **options: Any) -> dict[str, Any] | Non
     }
 
 
-def _evaluate(model: Trainable, **options: Any) -> dict[str, float]:
-    return model.evaluate(**options)
+def _evaluate(model: Any, **options: Any) -> dict[str, float]:
+    found: dict[str, float] = model.evaluate(**options)
+    return found
 
 
-def _parts(model: Trainable) -> dict[str, Any]:
+def _parts(model: Any) -> dict[str, Any]:
     """Return all of a model that training changes, by name."""
     parts = {
         "net": NetState(model.net),

@@ -13,8 +13,7 @@ from .sharding import is_sharded
 from .structure import map_tensors
 
 if TYPE_CHECKING:
-    from .evaluation import PredictionStep
-    from .steps import EvaluationStep
+    from .stage import Step
 
 
 class _StandIn:
@@ -70,9 +69,7 @@ class Lockstep:
             yield _StandIn(last) if batch is None else batch
 
 
-def in_lockstep(
-    net: nn.Module, step: EvaluationStep | PredictionStep, batches: Iterator[Any]
-) -> tuple[Any, Iterator[Any]]:
+def in_lockstep(net: nn.Module, step: Step, batches: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
     """Return step and batches as they are, or where the net is sharded, as all can take them."""
     if not is_sharded(net):
         return step, batches

@@ -1,7 +1,8 @@
-"""KerasModel: fit around any torch.nn.Module; evaluate and predict are in measuring.py."""
+"""KerasModel: fit, evaluate and predict around any torch.nn.Module, and what else users call."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,26 +12,32 @@ from torch import nn
 
 from fitorch.callbacks.hooks import with_keras_hooks
 
+from . import evaluating, launches, pictures, range_test
 from .arguments import FitArguments, check_flag
-from .compiled import Compilation
+from .base_model import BaseModel
 from .fit import fit
 from .interrupt import in_notebook
-from .optimizers import OptimizerLike, make_optimizer, make_scheduler
-from .preflight import check_module, check_optimizer
+from .optimizers import OptimizerLike
+from .preflight import check_module
 from .processes import together
 from .randomness import deterministic_algorithms, draw_seed, undisturbed_randomness
 from .ranks import check_alike, share_results
-from .resuming import begin, run_folder
+from .resuming import begin, restore_model, run_folder
+from .saving import save_to
 from .sharding import check_plugin
-from .trainable import Trainable
+from .shards import joined
 from .unknown import refuse_unknown
+from .weights import file_of, load_weights, plain_state, save_weights
 from .zero import check_plugin as check_deepspeed
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+    from .summary import Summary
 
 
-class KerasModel(Trainable):
+class KerasModel(BaseModel):
     """Train, evaluate and run any `nn.Module`.
 
     Args:
@@ -105,18 +112,21 @@ class KerasModel(Trainable):
         check_plugin(fsdp)
         check_deepspeed(deepspeed, fsdp)
         check_module(net)
-        placing = {"channels_last": channels_last, "fsdp": fsdp, "deepspeed": deepspeed}
-        super().__init__(net, loss_fn, metrics_dict, forward, unknown, **placing)
-        loss_parameters = dict(self.objective.named_parameters(net))
-        self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
-        self.lr_scheduler = None
-        if self.optimizer is not None:  # there is something to train
-            check_optimizer(self.optimizer, net, loss_parameters)
-            self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
-        self.compilation = Compilation() if jit_compile else None
-        self.ckpt_path: str | Path | None = None
-        self.stop_training = False
-        self.metric_tasks: dict[str, str] = {}
+        if self.StepRunner is None:
+            refuse_unknown(unknown, "KerasModel")
+        super().__init__(
+            net,
+            loss_fn,
+            metrics_dict,
+            optimizer,
+            lr_scheduler,
+            forward=forward,
+            jit_compile=jit_compile,
+            extra=unknown,
+            channels_last=channels_last,
+            fsdp=fsdp,
+            deepspeed=deepspeed,
+        )
 
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
         self,
@@ -298,3 +308,405 @@ class KerasModel(Trainable):
             finally:
                 run.close()
             share_results(self, processes)
+
+    def evaluate(
+        self,
+        val_data: Any,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+        verbose: int | str = "auto",
+        callbacks: Sequence[Any] | None = None,
+        num_workers: int | str = "auto",
+        **unknown: Any,
+    ) -> dict[str, float]:
+        """Measure loss and metrics over `val_data`; disturb nothing, also from within a callback.
+
+        Args:
+            val_data: As for `fit`, several sets by name included.
+            batch_size: Samples in a batch, where batches are ours to make.
+            steps: Batches to take; None for all.
+            verbose: 0 silent, else a live line on a terminal.
+            callbacks: Objects with Keras' `on_test_*` hooks.
+            num_workers: As for `fit`.
+
+        Returns:
+            `{"val_loss": ..., "val_<metric>": ..., "val_<term of the objective>": ...}`, exact for
+            any batch size.
+
+        Raises:
+            DataError: The data is empty or malformed.
+        """
+        refuse_unknown(unknown, "evaluate")
+        return evaluating.evaluate(
+            self, val_data, batch_size, steps, verbose, callbacks, num_workers
+        )
+
+    def predict(
+        self,
+        data: Any,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+        verbose: int | str = "auto",
+        callbacks: Sequence[Any] | None = None,
+        num_workers: int | str = "auto",
+        gather: str = "all",
+        **unknown: Any,
+    ) -> Any:
+        """Return the net's outputs for all of `data`, in its order, on the CPU.
+
+        Args:
+            data: Features: a tensor, an array, a DataFrame, a dict for nets with named inputs; or
+                anything `fit` takes, whose targets are left out. A tuple is `(x, y)`; for several
+                inputs pass `((x1, x2),)`.
+            batch_size: Samples in a batch, where batches are ours to make.
+            steps: Batches to take; None for all.
+            verbose: 0 silent, else a live line on a terminal.
+            callbacks: Objects with Keras' `on_predict_*` hooks.
+            num_workers: As for `fit`.
+            gather: Of several processes: "all" to return everything in each, "main" to return it in
+                the main process alone, and None in the others, which need no memory for it.
+
+        Returns:
+            The net's own output structure, its tensors joined along dimension 0.
+
+        Raises:
+            DataError: The data is empty, or outputs can't be joined.
+        """
+        refuse_unknown(unknown, "predict")
+        return evaluating.predict(
+            self, data, batch_size, steps, verbose, callbacks, num_workers, gather
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net."""
+        return self.net(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net."""
+        return self.net(*args, **kwargs)
+
+    def save_ckpt(
+        self, ckpt_path: str | Path | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write the net's weights to a file, replaced only once all is written.
+
+        Args:
+            ckpt_path: A file: safetensors, or torch's format for `.pt`, `.pth` and `.bin`; or a
+                folder, which gets a `best.safetensors`. Both load in plain torch, without fitorch.
+                None is the folder of the last fit.
+            metadata: Strings to keep in a safetensors file.
+
+        Returns:
+            The file. Where the loss has parameters of its own, they are beside it:
+            `best.loss.safetensors`. Of several processes the main one writes.
+
+        Raises:
+            ValueError: There is no path, and no fit had one.
+        """
+        path = self._path_or_last(ckpt_path)
+        states = {"net": plain_state(self.net), "loss": self.objective.module.state_dict()}
+        return self.save_states(states, path, metadata)
+
+    def save_states(
+        self, states: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write weights as `save_ckpt` does, given as state dicts of "net" and "loss"."""
+        main = self.is_main_process
+        states = {name: joined(state, keep=main) for name, state in states.items()}
+        if not main:
+            return file_of(path)
+        file = save_weights(states["net"], path, metadata)
+        if self._loss_learns:
+            save_weights(states["loss"], _beside(file), metadata)
+        return file
+
+    def load_ckpt(self, ckpt_path: str | Path | None = None) -> Path:
+        """Load weights that `save_ckpt`, `fit(ckpt_path=...)` or `torch.save` wrote.
+
+        Parameters of the loss, where it has some, come from the file beside it.
+
+        Args:
+            ckpt_path: The file, or a folder with a `best.safetensors`; None is the folder of the
+                last fit.
+
+        Raises:
+            ValueError: There is no path, and no fit had one.
+            FileNotFoundError: There is no such file.
+            RuntimeError: Names or shapes differ from the net's.
+        """
+        file = load_weights(self.net, self._path_or_last(ckpt_path))
+        if self._loss_learns:
+            self._load_loss(_beside(file))
+        return file
+
+    def _path_or_last(self, path: str | Path | None) -> str | Path:
+        last = self.ckpt_path if path is None else path
+        if last is None:
+            message = "there is no path, and no fit of this model had a ckpt_path; pass one"
+            raise ValueError(message)
+        return last
+
+    def _load_loss(self, file: Path) -> None:
+        if file.is_file():
+            load_weights(self.objective.module, file)
+        else:
+            warnings.warn(
+                f"there are no parameters of the loss at {file}; it keeps those it has",
+                stacklevel=3,
+            )
+
+    def restore(self, path: str | Path) -> Path:
+        """Put a checkpoint into the model: weights, optimizer, schedule, history, counters.
+
+        The next `fit` goes on after the epochs that are completed there. To go on in the middle of
+        an epoch, and with the same random numbers, use `fit(resume=path)`.
+
+        Args:
+            path: A checkpoint, or the folder of a run, whose newest is taken.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: There is none, it is broken, or it is of another net or optimizer.
+        """
+        return restore_model(self, path)
+
+    def save_state(self, path: str | Path) -> Path:
+        """Save all of the state of the fit that is under way, from within a callback.
+
+        Args:
+            path: A folder of its own, to go on with: `fit(resume=path)`.
+
+        Returns:
+            The checkpoint, a folder in it.
+
+        Raises:
+            RuntimeError: There is no fit under way, or it is between the batches of one update.
+            CheckpointError: It can't be written, or a state can't be stored.
+        """
+        if self.run is None or self.within_update:
+            where = "no fit is under way" if self.run is None else "an update is under way"
+            message = f"save_state saves a fit between two updates, but {where}"
+            raise RuntimeError(message)
+        return save_to(path, self.run)
+
+    def fit_ddp(
+        self, num_processes: int, train_data: Any, val_data: Any = None, **options: Any
+    ) -> pd.DataFrame:
+        """Train in several new processes, one for each device; then the net here is trained.
+
+        It starts them from a notebook or a plain script, which needs no `if __name__ ==
+        "__main__"`. Model, data and callbacks are copied to them; what callbacks learn stays there.
+
+        Args:
+            num_processes: How many: the number of GPUs, or any number on CPUs. `batch_size` is for
+                each of them.
+            train_data: As for `fit`.
+            val_data: As for `fit`.
+            options: What else `fit` takes.
+
+        Returns:
+            What `fit` returns; net, optimizer and history are as after a fit here.
+
+        Raises:
+            TypeError: Something can't be copied to another process.
+            ValueError: There are fewer devices than processes.
+            RankError: A process vanished. What else a process raised is raised here.
+        """
+        data = {"train_data": train_data, "val_data": val_data}
+        return launches.fit_ddp(self, num_processes, {**data, **options})
+
+    def evaluate_ddp(self, num_processes: int, val_data: Any, **options: Any) -> dict[str, float]:
+        """Measure in several new processes, each a part of the data; see `fit_ddp`.
+
+        Args:
+            num_processes: How many.
+            val_data: As for `evaluate`.
+            options: What else `evaluate` takes.
+
+        Returns:
+            What `evaluate` returns: the same figures as in one process.
+        """
+        return launches.evaluate_ddp(self, num_processes, {"val_data": val_data, **options})
+
+    def find_lr(
+        self,
+        train_data: Any,
+        *,
+        start: float = 1e-7,
+        end: float = 10.0,
+        steps: int = 100,
+        batch_size: int = 32,
+        seed: int | None = None,
+        plot: str | Path | None = None,
+    ) -> pd.DataFrame:
+        """Find a learning rate: train a copy with a rate that grows from batch to batch.
+
+        Model, optimizer, random generators and the data's own generators stay as they are. The test
+        ends early where the loss explodes.
+
+        Args:
+            train_data: As for `fit`, but for generators, which can be read only once.
+            start: The first rate.
+            end: The last rate.
+            steps: Batches to train on, each with a rate of its own on a logarithmic scale.
+            batch_size: Samples in a batch, where batches are ours to make.
+            seed: What everything random in the test follows from.
+            plot: Where to draw loss over rate, or None.
+
+        Returns:
+            The columns lr, loss (of the batch) and smoothed (its exponential mean); a tenth of the
+            rate at which the latter is least is `frame.attrs["suggestion"]`.
+
+        Raises:
+            ValueError: An argument is out of range.
+            TypeError: `train_data` is a generator.
+            RuntimeError: The net is spread over processes (`fsdp`) by an earlier fit.
+
+        Source: Smith, 2017, Cyclical learning rates for training neural networks, section 3.3.
+        """
+        return range_test.find_lr(self, train_data, start, end, steps, batch_size, seed, plot)
+
+    def summary(self, features: Any = None, **how: Any) -> Summary:
+        """Show the net's layers: what each gives for a batch, parameters, memory.
+
+        Args:
+            features: A batch of features, or a DataLoader or Dataset, whose first batch is taken.
+            how: What else `fitorch.summary` takes: `input_shape=(3, 32, 32)`, `input_dtype`,
+                `batch_size`, `depth`, `verbose`.
+
+        Returns:
+            The table: `str` is its text, a notebook shows it as it is.
+
+        Raises:
+            ShapeError: A layer rejects the shape of what it gets; the layers up to it are printed.
+        """
+        from .summary import summary
+
+        return summary(self.net, features, **how)
+
+    def plot_confusion_matrix(
+        self,
+        data: Any,
+        *,
+        labels: Sequence[Any] | None = None,
+        normalize: str | None = None,
+        path: str | Path | None = None,
+        **reading: Any,
+    ) -> Figure:
+        """Draw how often samples of each class were taken for which.
+
+        Args:
+            data: As for `evaluate`; it is read batch by batch.
+            labels: What the classes are called; their numbers by default.
+            normalize: None draws counts; "true", "pred" or "all" the shares of each row, of each
+                column, or of all samples.
+            path: Where to save the picture; its suffix decides the format.
+            reading: `batch_size`, `steps`, `verbose` and `num_workers` as for `predict`; `output`
+                names one of several outputs.
+
+        Returns:
+            The matplotlib figure; a notebook shows it where it is what a cell gives.
+
+        Raises:
+            ValueError: The problem has no classes, or `labels` are not as many as these.
+        """
+        return pictures.plot_confusion_matrix(self, data, labels, normalize, path, **reading)
+
+    def plot_roc(
+        self,
+        data: Any,
+        *,
+        labels: Sequence[Any] | None = None,
+        path: str | Path | None = None,
+        **reading: Any,
+    ) -> Figure:
+        """Draw the ROC curve, of several classes one each against the rest, with the exact AUC.
+
+        Args:
+            data: As for `evaluate`; sample weights count.
+            labels: What the classes are called; their numbers by default.
+            path: Where to save the picture; its suffix decides the format.
+            reading: As for `plot_confusion_matrix`.
+
+        Returns:
+            The matplotlib figure; a notebook shows it where it is what a cell gives.
+
+        Raises:
+            ValueError: The problem has no classes, or a prediction is NaN.
+        """
+        return pictures.plot_roc(self, data, labels, path, **reading)
+
+    def plot_residuals(
+        self,
+        data: Any,
+        *,
+        labels: Sequence[Any] | None = None,
+        path: str | Path | None = None,
+        **reading: Any,
+    ) -> Figure:
+        """Draw predictions over targets, with R2, and how the differences are spread.
+
+        Args:
+            data: As for `evaluate`.
+            labels: What the targets are called, where there are several.
+            path: Where to save the picture; its suffix decides the format.
+            reading: As for `plot_confusion_matrix`.
+
+        Returns:
+            The matplotlib figure; a notebook shows it where it is what a cell gives.
+
+        Raises:
+            ValueError: The problem is one of classes.
+        """
+        return pictures.plot_residuals(self, data, labels, path, **reading)
+
+    def export(self, path: str | Path, features: Any = None) -> Path:
+        """Write the net to a file that runs without its code, for any number of samples.
+
+        It is followed through one batch, in eval mode and on the CPU; modes and device are as
+        before afterwards. The file is replaced only once all is written.
+
+        Args:
+            path: A file. `.pt2` is torch's own (`torch.export.load(path).module()(x)`), `.onnx`
+                runs anywhere (needs onnx and onnxscript), `.safetensors` holds the weights alone,
+                as `save_ckpt` writes them.
+            features: A batch of features as the net takes them: a tensor, an array, a tuple or list
+                for several inputs, a mapping for named ones; or a DataLoader or Dataset, whose
+                first batch is taken. Weights need none.
+
+        Returns:
+            The file. Of several processes the main one writes.
+
+        Raises:
+            ValueError: The suffix is none of these, or there are no features.
+            ImportError: A package is missing; it says which.
+            ExportError: The net can't be followed, as where its code looks at values; a
+                RuntimeError that says why.
+        """
+        if Path(path).suffix == ".safetensors":
+            return self.save_ckpt(path)
+        from .exporting import export
+
+        return export(self, path, features)
+
+    def card(self) -> dict[str, Any]:
+        """Return what a model card needs: net, objective, figures, data, settings, versions.
+
+        Returns:
+            Plain values that json takes: net, parameters, trainable_parameters, loss, metrics,
+            optimizer, epochs, best (monitor, mode, epoch, value, figures) and seed; after a fit of
+            this process also data, settings, environment (versions, device), git (commit, branch,
+            changed), trained (when it began, UTC), seconds, status, reason and weights_of_epoch.
+        """
+        from .card import card
+
+        return card(self)
+
+
+def _beside(file: Path) -> Path:
+    """Return the file for the loss' own parameters: best.loss.safetensors."""
+    return file.with_name(f"{file.stem}.loss{file.suffix}")

@@ -12,13 +12,14 @@ from fitorch.metrics.feeding import detached
 from fitorch.metrics.task import Scale, Task, infer_task, outside, shaped, to_probabilities
 
 from .errors import DataError
+from .evaluating import collect_hooks, open_source
 from .evaluation import PredictionStep, predict
 from .forward import choose_forward
 from .structure import describe
 from .unknown import refuse_unknown
 
 if TYPE_CHECKING:
-    from .measuring import Measuring
+    from .base_model import BaseModel
 
 _WAYS = {"batch_size": 32, "steps": None, "verbose": "auto", "num_workers": "auto"}
 
@@ -43,7 +44,7 @@ class Reader:
         TypeError: The user passed on something else.
     """
 
-    def __init__(self, model: Measuring, picture: str, how: Mapping[str, Any]) -> None:
+    def __init__(self, model: BaseModel, picture: str, how: Mapping[str, Any]) -> None:
         refuse_unknown({k: v for k, v in how.items() if k not in (*_WAYS, "output")}, picture)
         self.model, self.picture = model, picture
         self._how = {**_WAYS, **how}
@@ -57,8 +58,8 @@ class Reader:
         """Hand each batch's pairs to a function; return what it returns, joined, on the CPU."""
         model, how = self.model, self._how
         step = _Step(model, lambda pairs: take(self._one_output(pairs)))
-        source = model._source(data=self.data, name="data", **_but(how, "verbose"))
-        hooks = model._hooks(None, how["verbose"], how["steps"] or source.steps)
+        source = open_source(model, data=self.data, name="data", **_but(how, "verbose"))
+        hooks = collect_hooks(model, None, how["verbose"], how["steps"] or source.steps)
         model.stop_predicting = False
         return predict(model.net, step, source, hooks, how["steps"])
 
@@ -120,7 +121,7 @@ _INSTEAD = {
 class _Step(PredictionStep):
     """Hands each batch's pairs to a function, and keeps what it returns."""
 
-    def __init__(self, model: Measuring, take: Callable[[Pairs], Any]) -> None:
+    def __init__(self, model: BaseModel, take: Callable[[Pairs], Any]) -> None:
         self._measures = model.measures()
         super().__init__(self._measures, lambda: model.stop_predicting)
         self._take = take

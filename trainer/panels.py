@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .plot import dress_axes
+from .plot import INK, dress_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _FAINT, _BLUE, _RED = "#24292f", "#8a8f98", "#0b6bcb", "#d9480f"
+_FAINT, _BLUE, _RED = "#8a8f98", "#0b6bcb", "#d9480f"
 _COLORS = (_BLUE, _RED, "#1a7f64", "#8250df", "#a8780a", "#b8336a")
 _DASHES: tuple[Any, ...] = (
     "-",
@@ -61,7 +61,7 @@ def draw_matrix(
                 ha="center",
                 va="center",
                 fontsize=size,
-                color="white" if dark else _INK if shown[row, column] else _FAINT,
+                color="white" if dark else INK if shown[row, column] else _FAINT,
             )
     long = max(map(len, names)) > 3 and len(names) > 3
     small = min(10.0, max(5.0, 0.5 * cell))
@@ -69,14 +69,14 @@ def draw_matrix(
         range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center"
     )
     axes.set_yticks(range(len(names)), names, rotation=0)
-    axes.tick_params(colors=_INK, length=0, labelsize=small)
+    axes.tick_params(colors=INK, length=0, labelsize=small)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted class", color=_INK, fontsize=10)
-    axes.set_ylabel("true class", color=_INK, fontsize=10)
+    axes.set_xlabel("predicted class", color=INK, fontsize=10)
+    axes.set_ylabel("true class", color=INK, fontsize=10)
     right, total = int(counts.diagonal().sum()), int(counts.sum())
     title = f"{right:,} of {total:,} right ({right / max(1, total):.1%})"
     title += f", {_SHARES[normalize]}" if normalize is not None else ""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
 
 
 def draw_curve(
@@ -120,7 +120,7 @@ def draw_chance(axes: Axes, title: str) -> None:
         axes.plot([], [], " ", label=f"and {len(lines)} more")
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle=(0, (2, 2)), label="chance")
     dress_axes(axes, title, "false positive rate")
-    axes.set_ylabel("true positive rate", color=_INK)
+    axes.set_ylabel("true positive rate", color=INK)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.legend(frameon=False, fontsize=9, loc="lower right")
 
@@ -145,7 +145,7 @@ def draw_scatter(axes: Axes, y_true: Tensor, y_pred: Tensor, name: str) -> None:
     spread = (y_true - y_true.mean()).square().sum()
     r2 = (1 - (y_true - y_pred).square().sum() / spread).item() if spread else float("nan")
     dress_axes(axes, f"{name + ': ' if name else ''}R² = {r2:.4f}", "true")
-    axes.set_ylabel("predicted", color=_INK)
+    axes.set_ylabel("predicted", color=INK)
 
 
 def draw_histogram(axes: Axes, residuals: Tensor) -> None:
@@ -156,11 +156,11 @@ def draw_histogram(axes: Axes, residuals: Tensor) -> None:
     )
     axes.set_ylim(0, 1.2 * np.max(heights))  # room for the legend
     mean, deviation = residuals.mean().item(), residuals.std(correction=0).item()
-    axes.axvline(0, ymax=0.84, color=_INK, linewidth=1)
+    axes.axvline(0, ymax=0.84, color=INK, linewidth=1)
     label = f"mean {mean:.3g}, deviation {deviation:.3g}"
     axes.axvline(mean, ymax=0.84, color=_RED, linewidth=1.4, linestyle=(0, (6, 2)), label=label)
     dress_axes(axes, "residuals", "predicted - true")
-    axes.set_ylabel("samples", color=_INK)
+    axes.set_ylabel("samples", color=INK)
 
 
 def _cell(value: Any, normalize: str | None) -> str:

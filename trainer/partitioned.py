@@ -12,7 +12,6 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from .errors import NonFiniteError
-from .joint import Measured
 from .zero import Zero
 
 State = dict[str, Any]  # what an optimizer keeps of one parameter
@@ -63,7 +62,7 @@ class PartitionedOptimizer:
     """
 
     def __init__(
-        self, zero: Zero, optimizer: Optimizer, module: Measured, clip: float | None
+        self, zero: Zero, optimizer: Optimizer, module: nn.Module, clip: float | None
     ) -> None:
         self.optimizer = optimizer
         self.engine: Any = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from .measuring import Measuring
+    from .base_model import BaseModel
 
 _NORMALIZE = (None, "true", "pred", "all")
 _TARGETS = 6  # rows of panels
@@ -30,7 +30,7 @@ _MODES = ("auto", "min", "max")
 
 
 def plot_confusion_matrix(
-    model: Measuring,
+    model: BaseModel,
     data: Any,
     labels: Sequence[Any] | None,
     normalize: str | None,
@@ -51,7 +51,7 @@ def plot_confusion_matrix(
 
 
 def plot_roc(
-    model: Measuring,
+    model: BaseModel,
     data: Any,
     labels: Sequence[Any] | None,
     path: str | Path | None,
@@ -81,7 +81,7 @@ def plot_roc(
 
 
 def plot_residuals(
-    model: Measuring,
+    model: BaseModel,
     data: Any,
     labels: Sequence[Any] | None,
     path: str | Path | None,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TRAIN, _BEST, _INK = "#8a8f98", "#d9480f", "#24292f"
+INK = "#24292f"
+_TRAIN, _BEST = "#8a8f98", "#d9480f"
 _VAL = ("#0b6bcb", "#1a7f64", "#8250df", "#a8780a", "#b8336a")  # of each validation set
 _DASHED: Any = (0, (4, 2))
 _SOLID: Any = "solid"
@@ -262,12 +263,12 @@ def small_png(figure: Figure, dpi: int) -> bytes:
 
 def dress_axes(axes: Axes, title: str, x_label: str) -> None:
     """Give a panel with labelled lines its title, its legend and our looks."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.set_xlabel(x_label, color=_INK)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    axes.set_xlabel(x_label, color=INK)
     axes.grid(axis="y", color="#d8dce1", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#9aa1a9")
-    axes.tick_params(colors=_INK, length=0)
+    axes.tick_params(colors=INK, length=0)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)

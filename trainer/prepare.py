@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from fitorch.callbacks.hooks import Hooks
+from fitorch.callbacks.callback_list import one_by_one
+from fitorch.callbacks.hooks import Hooks, introduce
+from fitorch.callbacks.monitor import MonitorCallback
 
 from .accord import Accord
 from .accumulation import AccumulatingStep
@@ -31,10 +33,10 @@ from .randomness import seed_everything
 from .ranks import check_enough
 from .replica import ReplicaStep
 from .run import Run
-from .runner import awaited
 from .runner_step import evaluation_step, training_step
 from .scheduling import when_to_step
 from .sharded import ShardedStep
+from .sharing import Share
 from .state import FitState, Progress
 from .steps import Measures
 from .training import TrainingStep
@@ -43,14 +45,14 @@ from .watching import check_monitors, make_callbacks, make_saving, watched_figur
 from .zero_step import PartitionedUpdate, ZeroStep
 
 if TYPE_CHECKING:
-    from .model import KerasModel
+    from .base_model import BaseModel
 
 
 _SCHEDULED = 1000  # epochs whose weights are looked at before training begins
 
 
 def prepare(
-    model: KerasModel,
+    model: BaseModel,
     train_data: Any,
     val_data: Any,
     arguments: FitArguments,
@@ -71,7 +73,7 @@ def prepare(
     source, validation_sources = _sources(model, train_data, val_data, arguments)
     sets = list(validation_sources)
     figures = model.figure_names(sets, train_metrics=arguments.train_metrics)
-    figures = awaited(model, figures, arguments)
+    figures = _awaited(model, figures, arguments)
     monitor, mode = watched_figure(model, arguments, figures, sets)
     interrupt, saving = Interrupt(model, saves=folder is not None), make_saving(folder, arguments)
     callbacks = make_callbacks(model, arguments, monitor, mode, interrupt, saving)
@@ -128,6 +130,20 @@ def prepare(
     )
 
 
+def _awaited(model: BaseModel, figures: list[str], arguments: FitArguments) -> list[str]:
+    """Return `figures`, and all that is monitored where a step runner decides what is measured.
+
+    A figure that it does not return is refused after the first epoch, by who looks for it.
+    """
+    if model.StepRunner is None:
+        return figures
+    watching = [c for c in one_by_one(arguments.callbacks) if isinstance(c, MonitorCallback)]
+    monitors = [arguments.monitor, *(callback.monitor for callback in watching)]
+    stages = {name.partition("_")[0] for name in figures} & {"train", "val"}
+    found = [name for name in monitors if name.partition("_")[0] in stages]
+    return list(dict.fromkeys([*figures, *found]))
+
+
 def _batch_size(train_data: Any, arguments: FitArguments) -> int | None:
     """Return the samples in a batch, None where a loader does not tell."""
     loader = isinstance(train_data, DataLoader)
@@ -135,7 +151,7 @@ def _batch_size(train_data: Any, arguments: FitArguments) -> int | None:
     return size
 
 
-def _check_objective(model: KerasModel, epochs: range) -> None:
+def _check_objective(model: BaseModel, epochs: range) -> None:
     """Refuse penalties on nothing, and weights that are no numbers."""
     model.objective.bind(model.net, strictly=True)
     for term in model.objective.module.terms:
@@ -157,10 +173,10 @@ def _span(completed: int, arguments: FitArguments) -> tuple[int, int]:
 
 
 def _sources(
-    model: KerasModel, train_data: Any, val_data: Any, arguments: FitArguments
+    model: BaseModel, train_data: Any, val_data: Any, arguments: FitArguments
 ) -> tuple[Source, dict[str, Source]]:
     """Return where training batches come from, and for each validation set, by its prefix."""
-    floating = floating_dtype(model.net.parameters())
+    floating, processes = floating_dtype(model.net.parameters()), model.placement.processes
     if val_data is None and arguments.validation_split:
         train_data, val_data = split_validation(train_data, arguments.validation_split, floating)
     batching = Batching(
@@ -169,7 +185,7 @@ def _sources(
         arguments.seed,
         floating,
         arguments.num_workers,
-        model.placement.processes.share,
+        Share(processes.rank, processes.count),
     )
     source = as_source(train_data, "train_data", batching)
     in_order = replace(batching, shuffle=False)
@@ -208,7 +224,7 @@ def _validation_steps(sources: dict[str, Source], arguments: FitArguments) -> in
 
 
 def _update(
-    model: KerasModel, optimizer: Optimizer, placement: Placement, arguments: FitArguments
+    model: BaseModel, optimizer: Optimizer, placement: Placement, arguments: FitArguments
 ) -> Update:
     settings = (
         placement.scaler,
@@ -223,14 +239,16 @@ def _update(
     else:
         placement.zero.check_optimizer(optimizer)
         module = Measured(model.net, model.objective.module)
-        clip = placement.zero.clipping(arguments)
+        window = arguments.gradient_accumulation_steps
+        wishes = arguments.clip_grad_norm, arguments.clip_grad_value, window
+        clip = placement.zero.clipping(*wishes)
         spread = PartitionedOptimizer(placement.zero, optimizer, module, clip)
         update = PartitionedUpdate(spread, *settings)
     update.completed = model.progress.updates
     return update
 
 
-def _class_weights(model: KerasModel, arguments: FitArguments) -> ClassWeights | None:
+def _class_weights(model: BaseModel, arguments: FitArguments) -> ClassWeights | None:
     if arguments.class_weight is None:
         return None
     floating = floating_dtype(model.net.parameters())
@@ -238,7 +256,7 @@ def _class_weights(model: KerasModel, arguments: FitArguments) -> ClassWeights |
 
 
 def _training_step(
-    model: KerasModel,
+    model: BaseModel,
     measures: Measures,
     source: Source,
     update: Update,
@@ -283,12 +301,3 @@ def _joint_step(arguments: FitArguments, accord: Accord, *common: Any) -> Traini
     if accord.model.placement.zero is not None:
         return ZeroStep(*common, **options)
     return ReplicaStep(*common, **options, find_unused=arguments.find_unused_parameters)
-
-
-def introduce(callbacks: list[Any], model: Any, params: dict[str, Any]) -> None:
-    """Tell callbacks whom they serve, as far as they want to know."""
-    for callback in callbacks:
-        for verb, value in (("set_params", dict(params)), ("set_model", model)):
-            receive = getattr(callback, verb, None)
-            if receive is not None:
-                receive(value)

@@ -19,7 +19,6 @@ from .errors import RankError
 from .last_words import await_last_words, end_at_once
 from .randomness import derive_seed
 from .shards import is_split
-from .sharing import Share
 
 _MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
 _ROW = 4096  # bytes of what is gathered at once
@@ -51,11 +50,6 @@ class Processes:
     def several(self) -> bool:
         """Whether there are others."""
         return self.count > 1
-
-    @property
-    def share(self) -> Share:
-        """The part of the data that this one gets."""
-        return Share(self.rank, self.count)
 
     def own_seed(self, seed: int, *labels: int | str) -> int:
         """Return a seed that differs between processes; that of the main one is the only one's."""

@@ -28,8 +28,6 @@ from .state import Progress
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .trainable import Trainable
-
 _SMOOTHING = 0.9  # of the losses, an exponential mean
 _DIVERGED = 4.0  # times the least loss so far: no need to go on
 _LEAST = 10  # batches, before that is looked at
@@ -71,7 +69,7 @@ class _Ramp(Callback):
 
 
 def find_lr(
-    model: Trainable,
+    model: Any,
     train_data: Any,
     start: float,
     end: float,
@@ -103,7 +101,7 @@ def find_lr(
     return frame
 
 
-def _check(model: Trainable, data: Any, start: float, end: float, steps: int) -> None:
+def _check(model: Any, data: Any, start: float, end: float, steps: int) -> None:
     if not 0 < start < end < math.inf:
         message = f"start={start!r} and end={end!r}; expected rates with 0 < start < end"
         raise ValueError(message)
@@ -127,7 +125,7 @@ def _check(model: Trainable, data: Any, start: float, end: float, steps: int) ->
         raise RuntimeError(message)
 
 
-def _twin(model: Trainable) -> Trainable:
+def _twin(model: Any) -> Any:
     """Return a copy of a model whose training leaves the model alone."""
     twin = copy.copy(model)
     own = {name: getattr(model, name) for name in _OWN if hasattr(model, name)}

@@ -16,12 +16,12 @@ from .samples import SampledSource
 from .weights import plain_name
 
 if TYPE_CHECKING:
-    from .model import KerasModel
+    from .base_model import BaseModel
 
 _OWN = ("callbacks", "seed", "verbose")  # told otherwise, or one's own affair
 
 
-def check_alike(model: KerasModel, arguments: FitArguments, processes: Processes) -> FitArguments:
+def check_alike(model: BaseModel, arguments: FitArguments, processes: Processes) -> FitArguments:
     """Refuse to begin where processes were asked for different fits.
 
     Returns:
@@ -51,7 +51,7 @@ def check_alike(model: KerasModel, arguments: FitArguments, processes: Processes
     return replace(arguments, seed=processes.from_main(arguments.seed))
 
 
-def share_results(model: KerasModel, processes: Processes) -> None:
+def share_results(model: BaseModel, processes: Processes) -> None:
     """Give all processes the main one's history, whose clock counts, and its weights."""
     if not processes.several:
         return

@@ -28,8 +28,7 @@ from .state import Progress
 from .weights import NetState, plain_state
 
 if TYPE_CHECKING:
-    from .model import KerasModel
-    from .resumable import Resumable
+    from .base_model import BaseModel
     from .run import Run
 
 
@@ -47,7 +46,7 @@ def run_folder(
 
 
 def begin(
-    model: KerasModel,
+    model: BaseModel,
     train_data: Any,
     val_data: Any,
     arguments: FitArguments,
@@ -142,7 +141,7 @@ def _put(run: Run, state: Mapping[str, Any]) -> None:
     keep_dtypes(run.state.update.optimizer, state["optimizer"])
 
 
-def restore_model(model: Resumable, path: str | Path) -> Path:
+def restore_model(model: BaseModel, path: str | Path) -> Path:
     """Put a checkpoint into a model that is not at work; see `KerasModel.restore`."""
     found = read(checkpoint_at(path))
     state = found.filled(rearranged(found.parts), model.net)
@@ -190,7 +189,7 @@ def keep_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> N
                 own[name] = value.to(own[name].device, copy=True)
 
 
-def _forget_compiled(model: Resumable) -> None:
+def _forget_compiled(model: BaseModel) -> None:
     """Compile anew: what was compiled holds the tensors of the optimizer's old state."""
     if model.compilation is not None:
         model.compilation.region = None

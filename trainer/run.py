@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
@@ -25,8 +26,31 @@ from .state import FitState, Progress
 from .training import TrainingStep
 
 if TYPE_CHECKING:
-    from .model import KerasModel
-    from .saving import Saving
+    from .base_model import BaseModel
+
+
+class Saver(Protocol):
+    """What saves where training stands.
+
+    Attributes:
+        run: The fit, which it is told.
+        folder: The run's folder.
+        newest: The newest checkpoint, None before the first.
+        newest_step: The updates that were completed in it.
+        resumed_from: The checkpoint that the fit goes on with, or None.
+    """
+
+    run: Run
+    folder: Any
+    newest: Path | None
+    newest_step: int
+    resumed_from: Path | None
+
+    def save_anew(self) -> None:
+        """Save, unless that was done already; wait until it is on the disk."""
+
+    def try_encoding(self) -> None:
+        """Find out whether all states can be stored."""
 
 
 @dataclass(slots=True)
@@ -49,7 +73,7 @@ class Run:
         cut_short: Whether the epoch under way was stopped to be gone on with later.
     """
 
-    model: KerasModel
+    model: BaseModel
     state: FitState
     step: TrainingStep
     hooks: Hooks
@@ -60,7 +84,7 @@ class Run:
     monitor: str
     validation: Validation | None
     accord: Accord
-    saving: Saving | None = None
+    saving: Saver | None = None
     cut_short: bool = False
     logs: EpochLogs = field(default_factory=EpochLogs)
     _first_update: int = 0  # what was completed before the epoch under way

@@ -11,18 +11,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fitorch.callbacks.callback_list import one_by_one
-from fitorch.callbacks.monitor import MonitorCallback
-from fitorch.losses import Composition
-
-from .arguments import FitArguments
 from .steps import Measures
-
-if TYPE_CHECKING:
-    from .measuring import Measuring
 
 _FORM = (
     "StepRunner(net, loss_fn, accelerator=None, stage='train', metrics_dict=None, optimizer=None, "
@@ -88,51 +79,6 @@ class RunnerKit:
         _check_call(self.kind, _FORM, (), given)
         if self.epoch_kind is not None:
             _check_call(self.epoch_kind, _EPOCH_FORM, (None,), {"quiet": True})
-
-
-def runner_kit(model: Measuring) -> RunnerKit | None:
-    """Return what a model's step runners are made of, None where it has no class for them.
-
-    Raises:
-        ValueError: There is an `EpochRunner` alone, or a `forward=` too.
-        TypeError: The class takes other arguments.
-    """
-    if model.EpochRunner is not None and model.StepRunner is None:
-        message = (
-            "EpochRunner is set, but no StepRunner, which it calls with each batch; set both, or "
-            "put what it does around the batches into callbacks"
-        )
-        raise ValueError(message)
-    if model.StepRunner is None:
-        return None
-    if model.forward_hook is not None:
-        message = "forward= and StepRunner both say what to do with a batch; keep one of them"
-        raise ValueError(message)
-    kit = RunnerKit(model.StepRunner, _comparing(model), model.kwargs, model.EpochRunner)
-    kit.check()
-    return kit
-
-
-def awaited(model: Measuring, figures: list[str], arguments: FitArguments) -> list[str]:
-    """Return `figures`, and all that is monitored where a step runner decides what is measured.
-
-    A figure that it does not return is refused after the first epoch, by who looks for it.
-    """
-    if model.StepRunner is None:
-        return figures
-    watching = [c for c in one_by_one(arguments.callbacks) if isinstance(c, MonitorCallback)]
-    monitors = [arguments.monitor, *(callback.monitor for callback in watching)]
-    stages = {name.partition("_")[0] for name in figures} & {"train", "val"}
-    found = [name for name in monitors if name.partition("_")[0] in stages]
-    return list(dict.fromkeys([*figures, *found]))
-
-
-def _comparing(model: Measuring) -> Any:
-    """Return what a runner calls as `loss_fn(preds, labels)`; None where there is none."""
-    loss_fn = model.loss_fn
-    if loss_fn is None or (callable(loss_fn) and not isinstance(loss_fn, Composition)):
-        return loss_fn
-    return partial(model.objective.module, net=model.net)
 
 
 def _check_call(

@@ -89,5 +89,5 @@ class EpochTrainingStep(RunnerTrainingStep):
 
 
 def _kit_of(measures: Measures) -> RunnerKit:
-    assert measures.runner is not None
-    return measures.runner
+    kit: RunnerKit = measures.runner
+    return kit

@@ -22,7 +22,7 @@ from .training import TrainingStep
 from .update import Update
 
 if TYPE_CHECKING:
-    from .model import KerasModel
+    from .base_model import BaseModel
 
 
 def evaluation_step(
@@ -115,7 +115,7 @@ class RunnerTrainingStep(_Logged, TrainingStep):
         measures: Measures,
         source: Source,
         update: Update,
-        model: KerasModel,
+        model: BaseModel,
         arguments: FitArguments,
     ) -> None:
         super().__init__(replace(measures, metrics={}), source, update, None, model)
@@ -184,7 +184,7 @@ class RunnerTrainingStep(_Logged, TrainingStep):
         self._taken = state["taken"]
 
 
-def check_arguments(model: KerasModel, source: Source, arguments: FitArguments) -> None:
+def check_arguments(model: BaseModel, source: Source, arguments: FitArguments) -> None:
     """Refuse what only fit's own step does.
 
     Raises:
@@ -231,8 +231,8 @@ def _refuse_several(measures: Measures) -> None:
 
 def _placed(measures: Measures, accelerator: Any = None) -> RunnerKit:
     """Return the kit with what it holds beside the net on the device, and prepared to train."""
-    kit, device = measures.runner, measures.placement.device
-    assert kit is not None
+    kit: RunnerKit = measures.runner
+    device = measures.placement.device
 
     def placed(value: Any) -> Any:
         if isinstance(value, nn.Module):

@@ -1,24 +1,25 @@
-"""What a fit was asked for and where it runs, by name, as a report writes it."""
+"""Keep for reports what a fit was asked for, where it runs and how it ended."""
 
 from __future__ import annotations
 
-import inspect
 import platform
-from typing import TYPE_CHECKING, Any
+import sys
+import time
+from pathlib import Path
 
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
-
+from fitorch.callbacks import Callback
+from fitorch.callbacks.base import Logs
+from fitorch.callbacks.best_weights import BestWeights
+from fitorch.callbacks.callback_list import one_by_one
 from fitorch.metrics.base import flat
 
 from .fingerprint import machine
+from .fit_record import COMPLETE, STOPPED, FitRecord
+from .git import revision
+from .run import Run
+from .weights import BEST
+from .wording import LONGEST, optimizer_of, sized, written
 
-if TYPE_CHECKING:
-    from .run import Run
-
-_LONGEST = 600  # characters of a setting
-_HOW = ("foreach", "fused", "capturable", "differentiable", "maximize")  # speed, mostly
 _ALWAYS = ("python", "fitorch", "torch", "accelerate", "numpy")
 # Arguments of `fit` that are told where they are not what they are by default.
 _TOLD = {
@@ -47,7 +48,7 @@ def settings_of(run: Run) -> dict[str, str]:
     settings = {
         "net": f"{type(run.net).__name__}, {trained}",
         "loss": written(model.objective.module),
-        "metrics": ", ".join(_metrics(run))[:_LONGEST] or "none",
+        "metrics": ", ".join(_metrics(run))[:LONGEST] or "none",
         "optimizer": optimizer_of(update.optimizer),
         "training data": _data(run),
         "epochs": f"up to epoch {run.last_epoch}",
@@ -66,7 +67,7 @@ def settings_of(run: Run) -> dict[str, str]:
     ):
         settings |= {name: "yes"} if wanted else {}
     names = [type(callback).__name__ for callback in arguments.callbacks]
-    settings |= {"callbacks": ", ".join(names)[:_LONGEST]} if names else {}
+    settings |= {"callbacks": ", ".join(names)[:LONGEST]} if names else {}
     return settings
 
 
@@ -74,7 +75,7 @@ def metrics_of(run: Run) -> dict[str, str]:
     """Return the metrics with what those given by name turned out to measure."""
     tasks = run.model.metric_tasks
     told = [f"{name} ({tasks[name]})" if name in tasks else name for name in _metrics(run)]
-    return {"metrics": ", ".join(told)[:_LONGEST] or "none"}
+    return {"metrics": ", ".join(told)[:LONGEST] or "none"}
 
 
 def environment_of(run: Run) -> dict[str, str]:
@@ -91,55 +92,6 @@ def environment_of(run: Run) -> dict[str, str]:
     if facts["matmul precision"] != "highest":
         environment["matmul precision"] = str(facts["matmul precision"])
     return environment
-
-
-def optimizer_of(optimizer: Optimizer) -> str:
-    """Write an optimizer: its learning rates, and what is not as its class has it.
-
-    Example:
-        >>> import torch
-        >>> optimizer_of(torch.optim.SGD([torch.zeros(1)], 0.1, momentum=0.9, fused=True))
-        'SGD(lr=0.1, momentum=0.9)'
-    """
-    parameters = inspect.signature(type(optimizer)).parameters
-    groups = optimizer.param_groups
-    told = []
-    for name in dict.fromkeys(["lr", *parameters]):
-        values = [_plain(group[name]) for group in groups if name in group]
-        plain = all(_is_plain(value) for value in values)
-        if not values or not plain or name in _HOW:
-            continue
-        default = parameters[name].default if name in parameters else inspect.Parameter.empty
-        apart = list(dict.fromkeys(values))
-        if name == "lr" or apart != [default]:
-            told.append(f"{name}={apart[0]!r}" if len(apart) == 1 else f"{name}={values!r}")
-    return f"{type(optimizer).__name__}({', '.join(told)})"[:_LONGEST]
-
-
-def written(value: Any) -> str:
-    """Write a value on one line, whatever its class makes of that."""
-    try:
-        return " ".join(repr(value).split())[:_LONGEST]
-    except Exception:  # somebody's own class
-        return type(value).__name__
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):  # what was a tuple before it was in a checkpoint
-        return tuple(value)
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-
-
-def sized(net: nn.Module) -> list[Any]:
-    """Return the parameters of a net, without lazy ones that have no size yet."""
-    parameters: list[Any] = [*net.parameters()]
-    return [p for p in parameters if not is_lazy(p)]
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(_is_plain(each) for each in value)
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _metrics(run: Run) -> list[str]:
@@ -160,3 +112,71 @@ def _data(run: Run) -> str:
     samples = "" if source.samples is None else f"{source.samples:,} samples"
     batches = "" if run.feed.steps is None else f"{run.feed.steps:,} batches"
     return " in ".join(filter(None, (samples, batches))) + (f" of {size}" if size else "")
+
+
+class Recorder(Callback):
+    """Keeps a record of the fit in the history."""
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Keep what the fit was asked for."""
+        run = self.model.run
+        if run is not None:
+            self.model.history.fits.append(record_of(run))
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Keep why it ended."""
+        run, fits = self.model.run, self.model.history.fits
+        if run is None or not fits:
+            return
+        fits[-1].end(len(self.model.history), metrics_of(run), _ending(run, fits[-1]))
+        best = _best_weights(run)
+        if best is not None and best.watched.best_epoch is not None:
+            fits[-1].restored = best.watched.best_epoch + 1
+
+    def on_checkpoint_saved(self, path: Path) -> None:
+        """Keep where the newest checkpoint is."""
+        if self.model.history.fits:
+            self.model.history.fits[-1].saved(path)
+
+
+def record_of(run: Run) -> FitRecord:
+    """Return the record of a fit that begins."""
+    saving = run.saving
+    best = _best_weights(run)
+    folder = None if best is None else best.folder
+    return FitRecord(
+        net=type(run.net).__name__,
+        parameters=sum(p.numel() for p in sized(run.net)),
+        settings=settings_of(run),
+        environment=environment_of(run),
+        revision=revision(),
+        first=len(run.model.history),
+        began=time.time(),
+        run_id=run.model.run_id,
+        checkpoint=None if saving is None else _absolute(saving.resumed_from),
+        best_file=None if folder is None else _absolute(folder / BEST),
+        last_epoch=run.last_epoch,
+        _done_before=run.done,
+        _handled=sys.exc_info()[1],
+    )
+
+
+def _ending(run: Run, record: FitRecord) -> tuple[str, str]:
+    witnesses = [*one_by_one(run.state.callbacks), run.interrupt]
+    reason = next(filter(None, (getattr(w, "stopping_reason", "") for w in witnesses)), "")
+    if record._done_before:
+        return COMPLETE, "there was nothing left to train"
+    if reason:
+        return STOPPED, str(reason)
+    if run.progress.epochs >= run.last_epoch:
+        return COMPLETE, "all epochs that were asked for are trained"
+    return STOPPED, "stop_training was set"
+
+
+def _best_weights(run: Run) -> BestWeights | None:
+    return next((c for c in one_by_one(run.state.callbacks) if isinstance(c, BestWeights)), None)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    """Return a path that stays the same where the working directory changes."""
+    return None if path is None else path.absolute()

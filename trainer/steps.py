@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,6 @@ from .placement import Placement
 from .preflight import check_sample_weight
 from .structure import describe
 
-if TYPE_CHECKING:
-    from .runner import RunnerKit
-
 
 @dataclass(frozen=True, slots=True)
 class Measures:
@@ -37,7 +34,7 @@ class Measures:
         metrics: Name to metric, copied for each stage.
         placement: Device and precision.
         forward: The user's `forward(net, batch)`, or None.
-        runner: What makes the user's step runners, or None.
+        runner: What makes the user's step runners, a `RunnerKit`, or None.
     """
 
     net: nn.Module
@@ -45,7 +42,7 @@ class Measures:
     metrics: dict[str, Any]
     placement: Placement
     forward: Hook | None = None
-    runner: RunnerKit | None = None
+    runner: Any = None
 
 
 class EvaluationStep:

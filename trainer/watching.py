@@ -24,7 +24,7 @@ from fitorch.callbacks.notebook import NotebookProgress
 from fitorch.callbacks.progress import Progress
 from fitorch.callbacks.tracker_faces import WandbCallback
 from fitorch.metrics.base import flat
-from fitorch.metrics.make import higher_is_better
+from fitorch.metrics.registry import higher_is_better
 
 from .announce import Announcer
 from .arguments import FitArguments
@@ -32,13 +32,14 @@ from .folder import RunFolder
 from .interrupt import Interrupt, in_notebook
 from .plot import HistoryPlot
 from .saving import Saving, StepSaving
+from .settings import Recorder
 
 if TYPE_CHECKING:
-    from .model import KerasModel
+    from .base_model import BaseModel
 
 
 def watched_figure(
-    model: KerasModel, arguments: FitArguments, figures: list[str], sets: list[str]
+    model: BaseModel, arguments: FitArguments, figures: list[str], sets: list[str]
 ) -> tuple[str, str]:
     """Return the full name of the figure that decides what is best, and its direction.
 
@@ -74,7 +75,7 @@ def make_saving(folder: RunFolder | None, arguments: FitArguments) -> Saving | N
 
 
 def make_callbacks(
-    model: KerasModel,
+    model: BaseModel,
     arguments: FitArguments,
     monitor: str,
     mode: str,
@@ -88,7 +89,7 @@ def make_callbacks(
     """
     refuse_foreign(arguments.callbacks)
     early, others = _sorted(arguments.callbacks, monitor)
-    callbacks: list[Any] = [model.history, *early]
+    callbacks: list[Any] = [model.history, Recorder(), *early]
     if arguments.max_time is not None:
         callbacks.append(MaxTime(arguments.max_time))
     if arguments.patience is not None:
@@ -128,7 +129,7 @@ def _sorted(given: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
 
 
 def check_monitors(
-    callbacks: Iterable[Any], model: KerasModel, figures: list[str], sets: list[str]
+    callbacks: Iterable[Any], model: BaseModel, figures: list[str], sets: list[str]
 ) -> None:
     """Check what each callback monitors, and tell it the direction where it has none.
 
@@ -188,7 +189,7 @@ def _check_schedule(scheduler: Any, monitor: str) -> None:
     raise ValueError(message)
 
 
-def _losses(model: KerasModel, sets: Iterable[str]) -> set[str]:
+def _losses(model: BaseModel, sets: Iterable[str]) -> set[str]:
     """Return the names of the loss, of its terms and of their weights."""
     terms = ("loss", *model.objective.names)
     return {f"{stage}{term}" for stage in ("train_", *sets) for term in terms} | {
@@ -203,7 +204,7 @@ def full_name(monitor: str, figures: list[str]) -> str:
 
 
 def _tell_directions(
-    callbacks: Iterable[Any], model: KerasModel, figures: list[str], sets: list[str]
+    callbacks: Iterable[Any], model: BaseModel, figures: list[str], sets: list[str]
 ) -> None:
     """Tell the display of each figure in which direction it improves, as far as that is known."""
     known = {}
@@ -217,7 +218,7 @@ def _tell_directions(
 
 def direction(
     monitor: str,
-    model: KerasModel,
+    model: BaseModel,
     sets: Iterable[str] = ("val_",),
     added: Container[str] = (),
 ) -> str:

@@ -23,7 +23,6 @@ from .errors import RankError
 from .preflight import refuse_lazy
 
 if TYPE_CHECKING:
-    from .arguments import FitArguments
     from .processes import Processes
 
 ENVIRONMENT = "ACCELERATE_USE_DEEPSPEED"  # what accelerate launch sets where it is configured so
@@ -139,26 +138,30 @@ class Zero:
             )
             raise ValueError(message)
 
-    def clipping(self, arguments: FitArguments) -> float | None:
+    def clipping(self, norm: float | None, value: float | None, window: int) -> float | None:
         """Return the largest norm of gradients: what a fit says, or else the configuration.
+
+        Args:
+            norm: `clip_grad_norm` of the fit.
+            value: `clip_grad_value` of the fit.
+            window: `gradient_accumulation_steps` of the fit.
 
         Raises:
             ValueError: A fit asks for what DeepSpeed can't do, or is configured otherwise.
         """
-        if arguments.clip_grad_value is not None:
+        if value is not None:
             message = (
-                f"clip_grad_value={arguments.clip_grad_value} can't be used with DeepSpeed, which "
+                f"clip_grad_value={value} can't be used with DeepSpeed, which "
                 "clips by the norm; use clip_grad_norm"
             )
             raise ValueError(message)
         steps, clip = self._told("gradient_accumulation_steps"), self._told("gradient_clipping")
         if steps != 1:  # as accelerate fills it in
-            given = arguments.gradient_accumulation_steps
-            _compare("gradient_accumulation_steps", steps, "gradient_accumulation_steps", given)
-        if arguments.clip_grad_norm is None:
+            _compare("gradient_accumulation_steps", steps, "gradient_accumulation_steps", window)
+        if norm is None:
             return clip or None
-        _compare("gradient_clipping", clip, "clip_grad_norm", arguments.clip_grad_norm)
-        return arguments.clip_grad_norm
+        _compare("gradient_clipping", clip, "clip_grad_norm", norm)
+        return norm
 
     def _told(self, name: str) -> Any:
         """Return a setting, None where it is left to the fit."""

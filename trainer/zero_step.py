@@ -68,7 +68,8 @@ class ZeroStep(TellingStep):
     def begin_epoch(self) -> None:
         """Have DeepSpeed train what callbacks have left to be trained."""
         self.update.partitioned.follow()
-        self.update.partitioned.module.step = self
+        module: Any = self.update.partitioned.module
+        module.step = self
 
     def _begin(self, batch: Any) -> None:
         super()._begin(batch)

@@ -49,7 +49,7 @@ def outputs(monkeypatch):
         return shown[-1]
 
     monkeypatch.setattr("IPython.display.display", display)
-    for name in ("fitorch.watching", "fitorch.measuring", "fitorch.model"):
+    for name in ("fitorch.watching", "fitorch.evaluating", "fitorch.model"):
         monkeypatch.setattr(f"{name}.in_notebook", lambda: True)
     return shown
 

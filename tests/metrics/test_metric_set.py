@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics import classification, regression
 
 from fitorch.metrics import AUC, Accuracy, MetricError, MetricSet, feeding, whole_epoch
-from fitorch.metrics.make import higher_is_better
+from fitorch.metrics.registry import higher_is_better
 
 CPU = torch.device("cpu")
 GENERATOR = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fitorch import KerasModel, disk, measuring, selfcheck, surroundings, training
+from fitorch import KerasModel, disk, evaluating, selfcheck, surroundings, training
 from fitorch.__main__ import main
 
 NAMES = [name for name, _ in selfcheck.all_checks()]
@@ -74,8 +74,8 @@ def test_a_wrong_figure_is_found(monkeypatch):
 
 
 def test_predictions_in_another_order_are_found(monkeypatch):
-    predict = measuring.predict
-    monkeypatch.setattr(measuring, "predict", lambda *given: predict(*given).flip(0))
+    predict = evaluating.predict
+    monkeypatch.setattr(evaluating, "predict", lambda *given: predict(*given).flip(0))
     assert "samples 0 to 49 came back as [49.0" in failures()["predict keeps the order"]
 
 

@@ -1,0 +1,111 @@
+"""Evaluate and predict: from what users pass to a pass over data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, RandomSampler
+
+from fitorch.callbacks.callback_list import on_every_process
+from fitorch.callbacks.hooks import Hooks, introduce, with_keras_hooks
+from fitorch.callbacks.notebook import NotebookProgress
+from fitorch.callbacks.progress import Progress as ProgressDisplay
+
+from .arguments import check_choice, check_count, check_workers
+from .base_model import BaseModel
+from .data import Batching, Source, as_source, set_name, validation_sets
+from .evaluation import Evaluation, PredictionStep, Validation
+from .evaluation import predict as run_prediction
+from .interrupt import in_notebook
+from .placement import floating_dtype
+from .processes import together
+from .randomness import peek_seed
+from .runner_step import evaluation_step
+from .sharing import Share
+
+
+def evaluate(
+    model: BaseModel,
+    val_data: Any,
+    batch_size: int,
+    steps: int | None,
+    verbose: int | str,
+    callbacks: Sequence[Any] | None,
+    num_workers: int | str,
+) -> dict[str, float]:
+    """Measure loss and metrics over `val_data`; see `KerasModel.evaluate`."""
+    model.stop_evaluating = False
+    measures, passes = model.measures(), []
+    model.objective.bind(model.net)  # which has been placed, and may have been spread, by now
+    with together(model.placement.processes, "evaluate"):
+        for prefix, data in validation_sets(val_data).items():
+            source = open_source(model, data, set_name(prefix), batch_size, steps, num_workers)
+            hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
+            step = evaluation_step(measures, source, prefix, lambda: model.stop_evaluating)
+            passes.append(Evaluation(model.net, step, source, hooks, steps, set_name(prefix)))
+        validation = Validation(passes)
+        try:
+            return validation()
+        finally:
+            validation.close()
+
+
+def predict(
+    model: BaseModel,
+    data: Any,
+    batch_size: int,
+    steps: int | None,
+    verbose: int | str,
+    callbacks: Sequence[Any] | None,
+    num_workers: int | str,
+    gather: str,
+) -> Any:
+    """Return the net's outputs for all of `data`; see `KerasModel.predict`."""
+    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+        warnings.warn(
+            "predict keeps the order of the loader, which shuffles; pass one with shuffle=False"
+            " to match outputs with samples",
+            stacklevel=2,
+        )
+    check_choice("gather", gather, ("all", "main"))
+    model.stop_predicting = False
+    with together(model.placement.processes, "predict"):
+        source = open_source(model, data, "data", batch_size, steps, num_workers)
+        hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
+        step = PredictionStep(model.measures(), lambda: model.stop_predicting)
+        return run_prediction(model.net, step, source, hooks, steps, gather)
+
+
+def open_source(
+    model: BaseModel,
+    data: Any,
+    name: str,
+    batch_size: int,
+    steps: int | None,
+    num_workers: int | str,
+) -> Source:
+    """Return what a user passed as a source of batches on the model's device."""
+    check_workers(num_workers)
+    check_count("batch_size", batch_size)
+    check_count("steps", steps, optional=True)
+    device = model.placement.device
+    floating = floating_dtype(model.net.parameters())
+    processes = model.placement.processes
+    seed, share = processes.from_main(peek_seed()), Share(processes.rank, processes.count)
+    batching = Batching(batch_size, False, seed, floating, num_workers, share)
+    return as_source(data, name, batching).to(device)
+
+
+def collect_hooks(
+    model: BaseModel, callbacks: Sequence[Any] | None, verbose: int | str, steps: int | None
+) -> Hooks:
+    """Return the hooks of an evaluation or prediction; within a fit it shows no line."""
+    check_choice("verbose", verbose, ("auto", 0, 1, 2))
+    found = [with_keras_hooks(callback) for callback in callbacks or ()]
+    found = found if model.is_main_process else on_every_process(found)
+    if verbose != 0 and model.run is None and model.placement.processes.main:
+        found.append(NotebookProgress() if in_notebook() else ProgressDisplay())
+    introduce(found, model, {"epochs": 1, "steps": steps, "verbose": verbose})
+    return Hooks.collect(found)
