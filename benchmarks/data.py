@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fitorch import KerasModel
-from fitorch.data import Batching, as_source
-from fitorch.sampling import Order
+from fitorch.data.sampling import Order
+from fitorch.data.sources import Batching, as_source
 
 COLUMNS = 16
 LARGE, SMALL = 1024, 32  # samples in a batch of tensors, and of a dataset that is read one by one

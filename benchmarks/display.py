@@ -34,8 +34,8 @@ from contenders import Terminal
 from workloads import ring
 
 from fitorch import KerasModel
-from fitorch.callbacks.notebook import NotebookProgress
-from fitorch.callbacks.progress import Progress
+from fitorch.callbacks.display.notebook import NotebookProgress
+from fitorch.callbacks.display.progress import Progress
 
 ON_A_TERMINAL: dict[str, dict[str, Any]] = {"silent": {"verbose": 0}, "live line, table": {}}
 IN_A_NOTEBOOK = ON_A_TERMINAL | {"live line, table": {"plot": False}, "and live plot": {}}

@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from workloads import WORKLOADS, Workload
 
 import fitorch
-from fitorch.optimizers import bare_step
+from fitorch.optim.optimizers import bare_step
 
-loop: Any = importlib.import_module("fitorch.fit")
+loop: Any = importlib.import_module("fitorch.engine.loop")
 
 # The parts of a step, and what is in each.
 PARTS = {

@@ -3,29 +3,31 @@
 Any object with Keras' hooks is a callback; `Callback` documents them.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, NoReturn
 
-from .backup_and_restore import BackupAndRestore
-from .base import Callback
-from .best_weights import BestWeights
-from .callback_list import CallbackList
-from .early_stopping import EarlyStopping
-from .ema import EMA
-from .freezing import Freeze, GradualUnfreeze
-from .gradient_norm import GradientNorm
-from .lambda_callback import LambdaCallback
-from .learning_rate import LearningRateScheduler, ReduceLROnPlateau
-from .max_time import MaxTime
-from .model_checkpoint import EpochCheckpoint, ModelCheckpoint
-from .monitor import MonitorCallback, NonFiniteMetricWarning
-from .progress import Progress
-from .records import CSVLogger, JSONLinesLogger
-from .stop_at import StopAt
-from .swa import SWA
-from .terminate_on_nan import TerminateOnNaN
-from .tracker import Tracker
-from .tracker_faces import TensorBoardCallback, WandbCallback
-from .vis_display import VisDisplay
+from fitorch.callbacks.backup_and_restore import BackupAndRestore
+from fitorch.callbacks.base import Callback
+from fitorch.callbacks.best_weights import BestWeights
+from fitorch.callbacks.callback_list import CallbackList
+from fitorch.callbacks.display.progress import Progress
+from fitorch.callbacks.early_stopping import EarlyStopping
+from fitorch.callbacks.ema import EMA
+from fitorch.callbacks.freezing import Freeze, GradualUnfreeze
+from fitorch.callbacks.gradient_norm import GradientNorm
+from fitorch.callbacks.lambda_callback import LambdaCallback
+from fitorch.callbacks.learning_rate import LearningRateScheduler, ReduceLROnPlateau
+from fitorch.callbacks.max_time import MaxTime
+from fitorch.callbacks.model_checkpoint import EpochCheckpoint, ModelCheckpoint
+from fitorch.callbacks.monitor import MonitorCallback, NonFiniteMetricWarning
+from fitorch.callbacks.records import CSVLogger, JSONLinesLogger
+from fitorch.callbacks.stop_at import StopAt
+from fitorch.callbacks.swa import SWA
+from fitorch.callbacks.terminate_on_nan import TerminateOnNaN
+from fitorch.callbacks.torchkeras_trackers import TensorBoardCallback, WandbCallback
+from fitorch.callbacks.tracker import Tracker
+from fitorch.callbacks.vis_display import VisDisplay
 
 __all__ = [  # noqa: RUF022 - plainly sorted: EMA is no constant
     "BackupAndRestore",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.shards import is_split, local
+from fitorch.distributed.dtensor import is_split, local
 
 Slot = tuple[dict[str, Any], str]  # a module's own table of tensors, and a name in it
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fitorch import KerasModel
+    from fitorch.model import KerasModel
+
 
 Hook = Callable[..., None]
+
 Logs = Mapping[str, float]
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import swa_utils
 
 if TYPE_CHECKING:
-    from fitorch import KerasModel
+    from fitorch.model import KerasModel
 
 
 def norms_of(net: nn.Module) -> list[_BatchNorm]:
@@ -40,8 +40,8 @@ def renew_statistics(
         data: Anything that `predict` takes.
         batch_size: Samples in a batch, where batches are ours to make.
     """
-    from fitorch.data import Batching, as_source
-    from fitorch.placement import floating_dtype
+    from fitorch.data.sources import Batching, as_source
+    from fitorch.nets.precision import floating_dtype
     from fitorch.randomness import undisturbed_randomness
 
     before = [(copy.deepcopy(norm.state_dict()), norm.momentum) for norm in norms]
@@ -63,7 +63,7 @@ def renew_statistics(
 
 def _without_last_sample(batches: Iterable[Any]) -> Iterator[Any]:
     """Leave out batches of one sample, unless all are of one."""
-    from fitorch.structure import sample_count
+    from fitorch.tree import sample_count
 
     several = False
     for batch in batches:
@@ -84,7 +84,7 @@ class _Pass(nn.Module):
         self._call: Callable[..., Any] = cast(net) if hook is None else partial(cast(hook), net)
 
     def forward(self, batch: Any) -> None:
-        from fitorch.forward import choose_call, features_of
+        from fitorch.nets.forward import choose_call, features_of
 
         if self._hooked:
             self._call(batch)

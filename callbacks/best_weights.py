@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fitorch.weights import BEST, metadata_of
+from fitorch.checkpoint.weights import BEST, metadata_of
 
 from .base import Logs
 from .kept_weights import KeptWeights

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fitorch.arguments import check_count
+from fitorch.checks import check_count
 
 from .averaged_weights import AveragedWeights
 from .base import Callback, Logs
 
 if TYPE_CHECKING:
-    from fitorch import KerasModel
+    from fitorch.model import KerasModel
 
 
 class EMA(Callback):

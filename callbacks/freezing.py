@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fitorch.arguments import check_count
-from fitorch.losses.selection import plain_name, predicate
-from fitorch.modes import training_modes
+from fitorch.checks import check_count
+from fitorch.losses.selection import predicate
+from fitorch.nets.modes import training_modes
+from fitorch.nets.state import plain_name
 
 from .base import Callback, Logs
 from .learning_rate import groups_of

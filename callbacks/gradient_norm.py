@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fitorch.shards import is_split, whole
+from fitorch.distributed.dtensor import is_split, whole
 
 from .base import Callback, Logs
 from .learning_rate import groups_of

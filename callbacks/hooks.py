@@ -56,8 +56,11 @@ class Hooks:
 
 
 HOOKS: tuple[str, ...] = tuple(field.name for field in fields(Hooks))
+
 _ALIASES = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
+
 _COUNTED = {"epoch", "batch"}
+
 _KNOWN = (*HOOKS, *_ALIASES.values(), *FOUR_HOOKS, "on_checkpoint_saved", "on_nonfinite")
 
 

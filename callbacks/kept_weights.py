@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.weights import load_plain, plain_state
+from fitorch.nets.state import load_plain, plain_state
 
 States = dict[str, dict[str, Any]]
 

@@ -10,6 +10,7 @@ from .base import Callback
 from .hooks import HOOKS
 
 _SHORT = ("on_batch_begin", "on_batch_end")  # Keras' names for those of training
+
 _Function = Callable[..., Any] | None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fitorch.disk import remove
+from fitorch.files import remove
 
 from .base import Callback, Logs
 from .monitor import MonitorCallback

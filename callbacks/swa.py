@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from fitorch.arguments import check_count
+from fitorch.checks import check_count
 
 from .averaged_weights import AveragedWeights
 from .base import Callback, Logs
@@ -17,7 +17,7 @@ from .learning_rate import groups_of, refuse_second, set_rate
 if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from fitorch import KerasModel
+    from fitorch.model import KerasModel
 
 
 class SWA(Callback):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fitorch.sharding import is_sharded
+from fitorch.distributed.fsdp import is_sharded
 
 from .base import Logs
 from .tracker import Tracker

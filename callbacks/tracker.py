@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from .base import Callback, Logs
 
 _ALIASES = {"comet": "comet_ml"}
+
 _PLAIN = (bool, int, float, str)
 
 

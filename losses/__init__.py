@@ -3,18 +3,22 @@
 `FocalLoss() + 1e-3 * L2()`; any loss of torch.nn or function `(y_pred, y_true)` goes with them.
 """
 
-from .base import ReducedLoss
-from .check import check, check_targets
-from .compose import Composition, term
-from .cosine import CosineLoss
-from .dice import DiceLoss
-from .fits import MisfitError
-from .focal import FocalLoss
-from .objective import Objective
-from .penalties import L1, L1L2, L2, Penalty
-from .registry import get
-from .selection import no_decay_groups
-from .symmetric import SCELoss
+from __future__ import annotations
+
+from fitorch.losses.base import ReducedLoss
+from fitorch.losses.check import check, check_targets
+from fitorch.losses.compose import Composition, term
+from fitorch.losses.cosine import CosineLoss
+from fitorch.losses.dice import DiceLoss
+from fitorch.losses.focal import FocalLoss
+from fitorch.losses.objective import Objective
+from fitorch.losses.penalties import L1, L1L2, L2, Penalty
+from fitorch.losses.registry import LOSSES, get
+from fitorch.losses.selection import no_decay_groups
+from fitorch.losses.shape_checks import MisfitError
+from fitorch.losses.symmetric import SCELoss
+
+LOSSES.update(cosine=CosineLoss, dice=DiceLoss, focal=FocalLoss, sce=SCELoss)
 
 __all__ = [  # noqa: RUF022 - plainly sorted: L1 is no constant
     "Composition",

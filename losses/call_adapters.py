@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .fits import MisfitError
+from .shape_checks import MisfitError
 
 Call = Callable[[Any, Any, Any], Tensor]
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import ReducedLoss
-from .fits import (
+from .names import called
+from .shape_checks import (
     LINEAR,
     MisfitError,
     broadcasts_by_accident,
@@ -26,7 +27,6 @@ from .fits import (
     is_class_numbers,
     way_out,
 )
-from .names import called
 
 _BCE = "use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
 
@@ -180,7 +180,9 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
 
 
 _COMPARISONS = (nn.CosineEmbeddingLoss, nn.MarginRankingLoss)
+
 _OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+
 _RULES: dict[type | tuple[type, ...], Callable[[Any, Tensor, Tensor], None]] = {
     nn.BCELoss: _check_bce,
     nn.GaussianNLLLoss: _check_column,

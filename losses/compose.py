@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .registry import get
 from .term import Term, as_number, kind_of
 from .terms import LossTerm
 
@@ -165,8 +166,6 @@ def terms_of(spec: Any) -> list[Term]:
     if isinstance(spec, (Real, Tensor)):
         message = f"can't add {kind_of(spec)} to a loss; multiply by a weight, add losses"
         raise TypeError(message)
-    from .registry import get
-
     return [Term(get(spec))]
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import ReducedLoss
-from .fits import check_floating, check_same_shape
+from .shape_checks import check_floating, check_same_shape
 
 
 class CosineLoss(ReducedLoss):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import ReducedLoss
-from .fits import check_labels, check_probabilities, is_class_numbers
+from .shape_checks import check_labels, check_probabilities, is_class_numbers
 
 
 class DiceLoss(ReducedLoss):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import ReducedLoss
-from .fits import MisfitError, check_labels, check_probabilities, is_class_numbers
+from .shape_checks import MisfitError, check_labels, check_probabilities, is_class_numbers
 
 
 class FocalLoss(ReducedLoss):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.shards import local, whole
+from fitorch.distributed.dtensor import local, whole
 
 from .compose import Composable
 from .names import write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fitorch.shards import is_split
+from fitorch.distributed.dtensor import is_split
 
 from .names import write
 from .penalties import Penalty

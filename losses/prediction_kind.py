@@ -11,7 +11,9 @@ from .base import ReducedLoss
 Scale = Literal["probabilities", "logits", "class_logits"] | None
 
 _TOLD: dict[bool | None, Scale] = {True: "logits", False: "probabilities", None: None}
+
 _LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss, nn.SoftMarginLoss)
+
 _CLASS_LOGITS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 
 

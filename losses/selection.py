@@ -11,8 +11,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 
+from fitorch.nets.state import plain_name
+
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
 _NAMED_NORM = re.compile(r"Norm(\dd)?$")  # LlamaRMSNorm, LayerNorm2d: those of other libraries
+
 _BIAS = re.compile(r"(^|_)bias(es)?\d*(_|$)")  # bias, bias_ih_l0 of an LSTM, in_proj_bias, bias1
 
 
@@ -89,11 +93,6 @@ def _parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
                 seen.add(id(parameter))
                 full = f"{path}.{name}" if path else name
                 yield plain_name(full), parameter, _is_weight(module, path, name)
-
-
-def plain_name(name: str) -> str:
-    """Return a parameter's name without what torch.compile puts into it."""
-    return name.replace("_orig_mod.", "")
 
 
 def _is_weight(module: nn.Module, path: str, name: str) -> bool:

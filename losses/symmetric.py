@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import ReducedLoss
-from .fits import MisfitError, check_labels, check_probabilities, is_class_numbers
+from .shape_checks import MisfitError, check_labels, check_probabilities, is_class_numbers
 
 _LEAST = 1e-4  # of a probability, so that the logarithm of a label's 0 is finite
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calls import call_of, parameter_of, per_label, reduction_of
-from .fits import MisfitError, ignored_class
+from .call_adapters import call_of, parameter_of, per_label, reduction_of
 from .names import write
+from .shape_checks import MisfitError, ignored_class
 from .term import Term
 from .weighted import Weighted
 

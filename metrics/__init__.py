@@ -8,14 +8,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .base import MetricError, MetricSet
+from fitorch.metrics.base import MetricSet
+from fitorch.metrics.batching import MetricError
 
 if TYPE_CHECKING:
-    from .accuracy import Accuracy
-    from .counts import IOU, Precision, Recall
-    from .epochwise import whole_epoch
-    from .named import get
-    from .ranking import AUC, KS
+    from fitorch.metrics.accuracy import Accuracy
+    from fitorch.metrics.counts import IOU, Precision, Recall
+    from fitorch.metrics.epochwise import whole_epoch
+    from fitorch.metrics.named import get
+    from fitorch.metrics.ranking import AUC, KS
+
 
 _HOMES = {
     "AUC": "ranking",

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .feeding import MetricError, OutputMetrics, detached
-from .make import make_metric
+from .batching import MetricError, OutputMetrics, detached
+from .factory import make_metric
 from .merge import portable
 from .state import moved
 from .task import Scale

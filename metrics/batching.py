@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from .adapters import takes_weights
+from .batch_buffer import Tray
 from .merge import merge
 from .state import copied, put_back, state_of
-from .tray import Tray
 
 _BATCHES = 64  # handed over at once to metrics where that is exact,
+
 _NUMBERS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
+
 _ADDITIVE = ("torchmetrics.classification.", "torchmetrics.regression.", "fitorch.metrics.")
+
 _HALVES = (torch.float16, torch.bfloat16)
 
 

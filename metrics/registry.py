@@ -100,6 +100,7 @@ def _undefined(name: str, task: Task) -> str:
 
 
 _VALUES = Task("regression")
+
 METRICS: dict[str, Entry] = {
     "acc": Entry(_accuracy),
     "accuracy": Entry(_accuracy),

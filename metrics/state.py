@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .merge import is_of_torchmetrics
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
+
 _OF_MODULES = frozenset(vars(nn.Module()))
 
 

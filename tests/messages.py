@@ -68,9 +68,9 @@ def on_page() -> list[str]:
 def _all() -> Iterator[tuple[ast.expr, list[str], str]]:
     """Give what is raised, the texts that it may have, and the file."""
     modules = {
-        f"{folder}/{path.name}": ast.parse(path.read_text(encoding="utf-8"))
+        str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
         for folder in FOLDERS
-        for path in sorted((ROOT / folder).glob("*.py"))
+        for path in sorted((ROOT / folder).rglob("*.py"))
     }
     functions: dict[str, list[tuple[ast.AST, ast.Module]]] = {}
     for module in modules.values():

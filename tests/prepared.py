@@ -1,6 +1,6 @@
 """What tests pass to `prepare`, where they look into a fit instead of calling it."""
 
-from fitorch.arguments import FitArguments
+from fitorch.engine.arguments import FitArguments
 
 _CHOSEN = {
     "initial_epoch": 0,

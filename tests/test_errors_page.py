@@ -7,14 +7,14 @@ from messages import INTERNAL, in_code, not_followed, on_page
 # What is raised with a text that the source does not show where it is raised.
 NOT_FOLLOWED = {
     "callbacks/logs.py: name": "a KeyError of a mapping",
-    "trainer/checkpoint.py: errno.ENOSPC": "the system's own words",
-    "trainer/disk.py: message": "what `write_error` is given, which is followed",
-    "trainer/interrupt.py: what": "Ctrl-C and SIGTERM: where training stands",
-    "trainer/prepare.py: model": "no text, but a call that is named like an error",
-    "trainer/region.py: _reason(error)": "torch's reason, inside a warning that is on the page",
-    "trainer/region.py: reason": "likewise",
-    "trainer/report.py: error.errno": "the system's number, before the message",
-    "trainer/saving.py: str(error)": "an error that was raised before, as a warning",
+    "trainer/checkpoint/store.py: errno.ENOSPC": "the system's own words",
+    "trainer/files.py: message": "what `write_error` is given, which is followed",
+    "trainer/engine/signals.py: what": "Ctrl-C and SIGTERM: where training stands",
+    "trainer/fitting/setup.py: model": "no text, but a call that is named like an error",
+    "trainer/engine/steps/compiled_region.py: _reason(error)": "torch's reason, inside a warning",
+    "trainer/engine/steps/compiled_region.py: reason": "likewise",
+    "trainer/history/report.py: error.errno": "the system's number, before the message",
+    "trainer/resume/saving.py: str(error)": "an error that was raised before, as a warning",
 }
 
 

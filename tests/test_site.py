@@ -13,7 +13,7 @@ PAGES = {
     "fitorch.losses": "losses",
     "fitorch.metrics": "metrics",
     "fitorch.sklearn": "sklearn",
-    "fitorch.checkpoint": "checkpoint",
+    "fitorch.checkpoint.store": "checkpoint",
 }
 
 

@@ -5,6 +5,14 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
+from fitorch.checkpoint.listing import list_checkpoints
+from fitorch.compat.moved_names import look_up
+from fitorch.compat.torchkeras import Model
+from fitorch.history.history import History
+from fitorch.inspection.flops import flop_summary
+from fitorch.optim.schedules import WarmupCosine
+from fitorch.plotting.history import plot_metric
+
 from .errors import (
     CheckpointCorruptedError,
     CheckpointError,
@@ -22,15 +30,8 @@ from .errors import (
     ShapeError,
     UnsafeCheckpointError,
 )
-from .flops import flop_summary
-from .history import History
-from .legacy import Model
-from .listing import list_checkpoints
 from .model import KerasModel
-from .moved import look_up
-from .pictures import plot_metric
 from .randomness import seed_everything
-from .schedules import WarmupCosine
 from .summary import summary
 from .version import __version__
 from .vlog import VLog

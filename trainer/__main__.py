@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitorch.checkpoint.finding import checkpoint_at, read
+from fitorch.checkpoint.listing import list_checkpoints
+from fitorch.checkpoint.weights import save_weights
+
 from .errors import FitorchError
-from .finding import checkpoint_at, read
-from .listing import list_checkpoints
-from .weights import save_weights
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
+
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -55,8 +57,8 @@ def _check(_: argparse.Namespace) -> int:
     """Print what there is to train with, and whether training works; 1 where it does not."""
     from rich.console import Console
 
+    from .environment import hardware, versions
     from .selfcheck import outcomes
-    from .surroundings import hardware, versions
 
     console, failed = Console(highlight=False), 0
     for facts in (versions(), hardware()):

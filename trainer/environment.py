@@ -1,17 +1,30 @@
-"""What there is to train with: versions, devices, precisions, threads, a compiler."""
+"""Where the code runs: notebook or not, versions, devices, precisions, a compiler."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+import sys
 from importlib import metadata
 from importlib.util import find_spec
 
 import torch
 
+
+def in_notebook() -> bool:
+    """Say whether this is a notebook's kernel, where an interrupt should end a cell tidily.
+
+    Jupyter's and VS Code's shell has that name; Colab's and others' are derived from it.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)
+
+
 _PACKAGES = ("torch", "accelerate", "torchmetrics", "numpy", "pandas", "safetensors")
+
 _COMPILERS = ("g++", "clang++", "c++", "cl")
+
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

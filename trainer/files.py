@@ -12,6 +12,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from typing import BinaryIO
 from .errors import CheckpointCorruptedError, CheckpointWriteError, UnsafeCheckpointError
 
 Bytes = bytes | memoryview
+
 _PIECE = 2**20  # bytes
 
 
@@ -190,3 +192,11 @@ def _compare(path: Path, digest: str, entry: Entry) -> None:
 
 def _unreadable(path: Path, error: OSError) -> CheckpointCorruptedError:
     return CheckpointCorruptedError(f"{path} can't be read: {error.strerror}")
+
+
+def shown(path: Path) -> Path:
+    """Return a path as a message should show it: from the working directory, where it is in it."""
+    with suppress(OSError):  # that folder may be gone
+        here = Path.cwd()
+        return path.relative_to(here) if path.is_relative_to(here) else path
+    return path

@@ -11,24 +11,29 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fitorch.callbacks.hooks import with_keras_hooks
+from fitorch.checkpoint.weights import file_of, load_weights, save_weights
+from fitorch.distributed.dtensor import joined
+from fitorch.distributed.fsdp import check_plugin
+from fitorch.distributed.processes import together
+from fitorch.distributed.zero import check_plugin as check_deepspeed
+from fitorch.engine.arguments import FitArguments
+from fitorch.engine.base_model import BaseModel
+from fitorch.engine.loop import fit
+from fitorch.fitting import evaluate as evaluating
+from fitorch.fitting import lr_finder as range_test
+from fitorch.fitting import spawn as launches
+from fitorch.fitting.foreign_arguments import refuse_unknown
+from fitorch.fitting.rank_consistency import check_alike, share_results
+from fitorch.fitting.setup import begin, run_folder
+from fitorch.inspection import plots as pictures
+from fitorch.nets.state import check_module, plain_state
+from fitorch.optim.optimizers import OptimizerLike
+from fitorch.resume.restore import restore_model
+from fitorch.resume.saving import save_to
 
-from . import evaluating, launches, pictures, range_test
-from .arguments import FitArguments, check_flag
-from .base_model import BaseModel
-from .fit import fit
-from .interrupt import in_notebook
-from .optimizers import OptimizerLike
-from .preflight import check_module
-from .processes import together
+from .checks import check_flag
+from .environment import in_notebook
 from .randomness import deterministic_algorithms, draw_seed, undisturbed_randomness
-from .ranks import check_alike, share_results
-from .resuming import begin, restore_model, run_folder
-from .saving import save_to
-from .sharding import check_plugin
-from .shards import joined
-from .unknown import refuse_unknown
-from .weights import file_of, load_weights, plain_state, save_weights
-from .zero import check_plugin as check_deepspeed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -689,7 +694,7 @@ class KerasModel(BaseModel):
         """
         if Path(path).suffix == ".safetensors":
             return self.save_ckpt(path)
-        from .exporting import export
+        from fitorch.inspection.export import export
 
         return export(self, path, features)
 
@@ -702,7 +707,7 @@ class KerasModel(BaseModel):
             this process also data, settings, environment (versions, device), git (commit, branch,
             changed), trained (when it began, UTC), seconds, status, reason and weights_of_epoch.
         """
-        from .card import card
+        from fitorch.inspection.card import card
 
         return card(self)
 

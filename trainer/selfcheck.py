@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .listing import list_checkpoints
+from fitorch.checkpoint.listing import list_checkpoints
+
+from .environment import devices
 from .model import KerasModel
 from .randomness import undisturbed_randomness
-from .surroundings import devices
 
 _SAMPLES, _BATCH, _EPOCHS = 50, 16, 3  # the last batch is shorter
 

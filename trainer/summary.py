@@ -8,13 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from .features import first_features, made_features
-from .layers import Layer, byte_size, size, tree_of
-from .recorder import Recorder
-from .rows import branches, count_of, megabytes, note_of, shapes_of
-from .sheet import Row, Sheet, Totals
-from .structure import leaves, sample_count
-from .tryout import plain, try_out, undisturbed
+from fitorch.inspection.dry_run import plain, try_out, undisturbed
+from fitorch.inspection.example_inputs import features_for, samples_in
+from fitorch.inspection.layer_table import Row, Sheet, Totals
+from fitorch.inspection.layers import (
+    Layer,
+    branches,
+    byte_size,
+    count_of,
+    megabytes,
+    note_of,
+    shapes_of,
+    size,
+    tree_of,
+)
+from fitorch.inspection.module_tracer import Recorder
+
+from .tree import leaves
 
 
 class Summary(Sheet):
@@ -169,38 +179,3 @@ def summary(
     if verbose:
         table.show()
     return table
-
-
-def features_for(
-    net: nn.Module, given: Sequence[Any], shape: Any, dtype: Any, batch_size: int
-) -> Any:
-    """Return what to call a net with.
-
-    Args:
-        net: The net.
-        given: Batches, of which there may be one.
-        shape: Or the shape of an input.
-        dtype: Its type.
-        batch_size: Samples, or -1.
-
-    Raises:
-        ValueError: There is nothing, or there is more than one thing.
-    """
-    if len(given) + (shape is not None) != 1:
-        what = "both" if given and shape is not None else "several" if given else "neither"
-        message = (
-            f"summary wants either features or input_shape, but got {what}; pass a batch, as "
-            "summary(net, x), or summary(net, input_shape=(3, 32, 32))"
-        )
-        raise ValueError(message)
-    if shape is None:
-        return first_features(net, given[0])
-    return made_features(net, shape, dtype, batch_size)
-
-
-def samples_in(features: Any) -> int:
-    """Return how many samples a batch has."""
-    try:
-        return max(1, sample_count(features))
-    except ValueError:
-        return 1

@@ -7,14 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from fitorch.callbacks.display.notebook import NotebookProgress
+from fitorch.callbacks.display.progress import Progress
+from fitorch.callbacks.history_plot import HistoryPlot
 from fitorch.callbacks.logs import EpochLogs
 from fitorch.callbacks.monitor import check_mode
-from fitorch.callbacks.notebook import NotebookProgress
-from fitorch.callbacks.progress import Progress
+from fitorch.history.history import History
 
-from .history import History
-from .interrupt import in_notebook
-from .plot import HistoryPlot
+from .environment import in_notebook
 
 if TYPE_CHECKING:
     import pandas as pd

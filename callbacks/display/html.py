@@ -9,10 +9,15 @@ from typing import Any
 from .rows import STAR, Cell, Row, Rows, plain_line
 
 _SHOWN = 12  # rows of the table, at most; the history has all
+
 _COLORS = {"green": "#1a7f37", "red": "#cf222e", "cyan": "#0b6bcb", "yellow": "#9a6700"}
+
 _TEXT = "font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12px;line-height:1.5"
+
 _NUMBER = "text-align:right;padding:1px 0 1px 14px;white-space:nowrap;border:none"
+
 _MARK = "display:inline-block;width:1.4em;text-align:left"  # beside a number, or empty
+
 _UNMARKED = ("epoch", "seconds")  # columns whose cells have no marks
 
 

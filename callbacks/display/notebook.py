@@ -11,15 +11,20 @@ from functools import cached_property
 from time import perf_counter, thread_time
 from typing import Any
 
-from .base import Logs
-from .page import Page, PageTable
+from fitorch.callbacks.base import Logs
+
+from .html import Page, PageTable
 from .progress import Progress
 from .rows import Rows
 
 _SHARE = 0.02  # of the time may go into drawing
+
 _PAUSE = 1.0  # seconds between two plots, at least
+
 _LONG = 3.0  # seconds, after which an epoch is drawn before it is over
+
 _POINTS = 120  # of an epoch's curve, at most
+
 _DPI, _FINE = 90, 180  # dots an inch: while it trains, and of the picture that stays
 
 
@@ -131,7 +136,8 @@ def _picture(
     dpi: int,
 ) -> str:
     """Return the loss and the monitored figure over the epochs, as an `<img>`, if there are any."""
-    from fitorch.plot import plot_history, small_png
+    from fitorch.plotting.axes import small_png
+    from fitorch.plotting.history import plot_history
 
     frame, prefixes = history.frame, ("train_", *history.sets)
     known = {*frame, *running}

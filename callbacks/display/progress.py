@@ -9,16 +9,20 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from .base import Callback, Logs
-from .early_stopping import EarlyStopping
+from fitorch.callbacks.base import Callback, Logs
+from fitorch.callbacks.early_stopping import EarlyStopping
+
 from .rows import Row
 from .screen import Screen
 from .stage import Stage
 from .table import Table
 
 _LONGEST_PAUSE = 1.0  # where reading the figures takes long
+
 _SHARE = 0.01  # of the time may be spent on the display
+
 _SLOW = 0.5  # seconds; an epoch that took this long gets its line at once,
+
 _SLOW_FOR_A_FILE = 0.005  # in a file, where what callbacks print should stand in its place
 
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import figures
+from . import number_format as figures
 
 _SMALL = 5e-4  # of a figure: a change that its four digits hardly show
+
 STAR, DOWN, UP = "★", "↓", "↑"
 
 

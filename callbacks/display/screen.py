@@ -12,8 +12,11 @@ from rich.console import COLOR_SYSTEMS, Console
 from rich.style import Style
 
 _ERASE = "\r\x1b[J"  # from the start of this line to the end of the screen
+
 _UP = "\x1b[A\r"
+
 _SECONDS = re.compile(r"(?<=\d) (?=s\b)")  # a number and its unit stay together
+
 _TIED = "\xa0"
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 from rich.cells import cell_len
 
-from . import figures
+from . import number_format as figures
 from .screen import Screen
 
 _RECENT = 30  # refreshes over which the pace is measured, so that a slow first step is forgotten
+
 Part = list[tuple[str, str]]  # texts and their styles
 
 

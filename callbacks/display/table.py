@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
-from . import figures
+from . import number_format as figures
 from .rows import STAR, Cell, Row, Rows, plain_line
 from .screen import Screen
 
 _WIDEST_NUMBER = 9  # 2.314e-05; a minus sign stands in the gap before it
+
 _GAP = 2
+
 _ROOM = 2  # columns for the mark beside a best figure
 
 

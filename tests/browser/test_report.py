@@ -7,7 +7,7 @@ from torch import nn
 from browser.chromium import share_of
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
-from fitorch.callbacks.figures import number
+from fitorch.callbacks.display.number_format import number
 
 pytestmark = pytest.mark.browser
 BLUE, STAR = "#0b6bcb", "#d9480f"  # of the line of validation, of the best epoch

@@ -10,7 +10,7 @@ from torch import nn, optim
 from torch.optim import swa_utils
 from torch.utils.data import DataLoader, TensorDataset
 
-from fitorch import KerasModel, region
+from fitorch import KerasModel
 from fitorch.callbacks import (
     EMA,
     SWA,
@@ -20,9 +20,10 @@ from fitorch.callbacks import (
     EarlyStopping,
     Freeze,
 )
-from fitorch.fit import fit
+from fitorch.engine.loop import fit
+from fitorch.engine.steps import compiled_region as region
+from fitorch.fitting.setup import prepare
 from fitorch.losses import term
-from fitorch.prepare import prepare
 from prepared import fit_arguments
 from versions import since_torch
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn, optim
 
-from fitorch import KerasModel, region
+from fitorch import KerasModel
 from fitorch.callbacks import Callback, Freeze, GradualUnfreeze
+from fitorch.engine.steps import compiled_region as region
 from fitorch.losses import L2
 from versions import since_torch
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
-from fitorch import KerasModel, region
+from fitorch import KerasModel
 from fitorch.callbacks import Callback, GradientNorm
 from fitorch.callbacks.gradient_norm import total_norm
+from fitorch.engine.steps import compiled_region as region
 from versions import since_torch
 
 X = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))

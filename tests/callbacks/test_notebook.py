@@ -16,8 +16,8 @@ from torch import nn
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
-from fitorch.callbacks import notebook as module
-from fitorch.callbacks.notebook import NotebookProgress
+from fitorch.callbacks.display import notebook as module
+from fitorch.callbacks.display.notebook import NotebookProgress
 
 X = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
 DATA = (X, X.sum(1, keepdim=True))
@@ -49,7 +49,7 @@ def outputs(monkeypatch):
         return shown[-1]
 
     monkeypatch.setattr("IPython.display.display", display)
-    for name in ("fitorch.watching", "fitorch.evaluating", "fitorch.model"):
+    for name in ("fitorch.fitting.callback_setup", "fitorch.fitting.evaluate", "fitorch.model"):
         monkeypatch.setattr(f"{name}.in_notebook", lambda: True)
     return shown
 
@@ -135,7 +135,7 @@ def test_an_epoch_that_lasts_is_drawn_while_it_runs(outputs, monkeypatch):
         return ""
 
     monkeypatch.setattr(module, "perf_counter", lambda: now[0])
-    monkeypatch.setattr("fitorch.callbacks.progress.perf_counter", lambda: now[0])
+    monkeypatch.setattr("fitorch.callbacks.display.progress.perf_counter", lambda: now[0])
     monkeypatch.setattr(module, "_picture", draw)
     losses = []
 
@@ -241,7 +241,7 @@ def test_an_error_leaves_the_epochs_and_no_live_line(outputs):
 
 def test_the_live_line_tells_how_the_epoch_gets_on(outputs, monkeypatch):
     monkeypatch.setattr(NotebookProgress, "pause", 0.0)
-    monkeypatch.setattr("fitorch.callbacks.progress._SHARE", 1e9)
+    monkeypatch.setattr("fitorch.callbacks.display.progress._SHARE", 1e9)
     make_model().fit(DATA, DATA, epochs=2, batch_size=8)
     pages = [state["text/html"] for state in outputs[0].states]
     live = [re.sub(r"<[^>]+>", "", page) for page in pages if "white-space:pre" in page]

@@ -9,10 +9,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from fitorch.callbacks import EarlyStopping, figures, progress, screen
+from fitorch.callbacks import EarlyStopping
+from fitorch.callbacks.display import number_format as figures
+from fitorch.callbacks.display import progress, screen
+from fitorch.callbacks.display.progress import Progress
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.logs import BatchLogs, EpochLogs
-from fitorch.callbacks.progress import Progress
 
 WIDTHS = pytest.mark.parametrize("width", [40, 80, 200])
 

@@ -171,7 +171,7 @@ def be_launching(request):
     child = os.fork()
     if not child:
         os.environ.update(request["environment"])
-        from fitorch import launched
+        from fitorch.distributed import worker as launched
 
         launched.end_with_parent = lambda: None
         sys.path.pop(0)

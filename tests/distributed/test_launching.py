@@ -16,8 +16,9 @@ import torch
 from nbclient import NotebookClient
 from torch import nn
 
-from fitorch import KerasModel, RankError, launching
+from fitorch import KerasModel, RankError
 from fitorch.callbacks import Callback
+from fitorch.distributed import launcher as launching
 from fitorch.errors import Preempted
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")

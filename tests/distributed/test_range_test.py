@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fitorch import KerasModel
-from fitorch.sharding import can_shard
+from fitorch.distributed.fsdp import can_shard
 
 sharded = pytest.mark.skipif(not can_shard(), reason="this torch can't shard nets")
 

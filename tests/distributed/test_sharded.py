@@ -28,10 +28,10 @@ from fitorch.callbacks import (
     model_checkpoint,
 )
 from fitorch.checkpoint import Checkpoint
+from fitorch.checkpoint.weights import metadata_of
+from fitorch.distributed.fsdp import can_shard, is_sharded
 from fitorch.losses import L1, L2
 from fitorch.losses.penalties import Penalty
-from fitorch.sharding import can_shard, is_sharded
-from fitorch.weights import metadata_of
 
 pytestmark = pytest.mark.skipif(not can_shard(), reason="this torch can't shard nets")
 SAMPLES, VALIDATED = 50, 13

@@ -6,7 +6,7 @@ from torch import nn
 
 from fitorch.losses import L1, L1L2, L2, FocalLoss, Penalty, term
 from fitorch.losses.compose import terms_of
-from fitorch.losses.names import names_of
+from fitorch.losses.objective import names_of
 
 
 def squared(y_pred, y_true):

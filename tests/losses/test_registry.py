@@ -40,9 +40,10 @@ SPELLED = {
 }
 
 
-def test_the_names_are_sorted():
-    assert list(LOSSES) == sorted(LOSSES)
+def test_an_unknown_name_is_refused_with_the_sorted_names():
     assert set(LOSSES) == set(SPELLED)
+    with pytest.raises(ValueError, match=", ".join(sorted(SPELLED))):
+        get("nothing_like_it")
 
 
 @pytest.mark.parametrize("name", SPELLED)

@@ -10,7 +10,8 @@ import torchmetrics
 from torch import nn
 from torchmetrics import classification, regression
 
-from fitorch.metrics import AUC, Accuracy, MetricError, MetricSet, feeding, whole_epoch
+from fitorch.metrics import AUC, Accuracy, MetricError, MetricSet, whole_epoch
+from fitorch.metrics import batching as feeding
 from fitorch.metrics.registry import higher_is_better
 
 CPU = torch.device("cpu")

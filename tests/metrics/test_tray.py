@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fitorch.metrics import MetricSet
-from fitorch.metrics.tray import Tray
+from fitorch.metrics.batch_buffer import Tray
 
 
 def test_small_tensors_lie_side_by_side_as_copies():

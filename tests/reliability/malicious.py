@@ -16,7 +16,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from fitorch.sharding import can_shard
+from fitorch.distributed.fsdp import can_shard
 
 MARK = "touched"  # what a payload would leave in the working folder
 

@@ -470,19 +470,19 @@ def everything(model, callbacks):
 
 PARTS = [
     ("fitorch.losses.objective.Objective", "load_state_dict"),
-    ("fitorch.update.Update", "load_state_dict"),
+    ("fitorch.optim.update.Update", "load_state_dict"),
     ("torch.optim.Adam", "load_state_dict"),
     ("torch.optim.lr_scheduler.StepLR", "load_state_dict"),
-    ("fitorch.history.History", "load_state_dict"),
-    ("fitorch.state.Progress", "load_state_dict"),
-    ("fitorch.steps.EvaluationStep", "load_state_dict"),
-    ("fitorch.feed.Feed", "load_state_dict"),
+    ("fitorch.history.history.History", "load_state_dict"),
+    ("fitorch.engine.state.Progress", "load_state_dict"),
+    ("fitorch.engine.steps.evaluation.EvaluationStep", "load_state_dict"),
+    ("fitorch.data.epochs.Feed", "load_state_dict"),
     ("fitorch.callbacks.EMA", "load_state_dict"),
     ("fitorch.callbacks.GradientNorm", "load_state_dict"),
     ("fitorch.callbacks.EarlyStopping", "load_state_dict"),
     ("fitorch.callbacks.BestWeights", "load_state_dict"),
     ("reliability.resume_worker.OwnState", "load_state_dict"),
-    ("fitorch.state", "set_random_state"),
+    ("fitorch.engine.state", "set_random_state"),
 ]
 
 
@@ -532,7 +532,7 @@ def resolved(name):
 def test_after_a_load_that_failed_a_fit_trains_as_if_nothing_had_been_tried(run, monkeypatch):
     model, expected = make_model(), make_model()
     monkeypatch.setattr(
-        "fitorch.feed.Feed.load_state_dict", lambda self, state: {}["broken on purpose"]
+        "fitorch.data.epochs.Feed.load_state_dict", lambda self, state: {}["broken on purpose"]
     )
     with pytest.raises(CheckpointMismatchError):
         resume(run, model)

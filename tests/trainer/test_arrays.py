@@ -7,7 +7,7 @@ import scipy.sparse
 import torch
 
 from fitorch import KerasModel
-from fitorch.arrays import common_length, is_array, is_in_memory, to_tensors
+from fitorch.data.arrays import common_length, is_array, is_in_memory, to_tensors
 from fitorch.errors import DataError
 
 VALUES = [[1, 2, 3], [4, 5, 6]]

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from fitorch.checkpoint import Checkpoint, CheckpointStore, pack
+from fitorch.checkpoint.lock import FolderLock
 from fitorch.errors import (
     CheckpointCorruptedError,
     CheckpointError,
@@ -25,7 +26,6 @@ from fitorch.errors import (
     CheckpointVersionError,
     CheckpointWriteError,
 )
-from fitorch.lock import FolderLock
 from reliability.forked import in_a_fork
 
 
@@ -237,10 +237,10 @@ def test_where_all_are_broken_every_one_is_listed_with_its_reason(tmp_path):
 
 
 def test_where_all_are_of_a_newer_format_the_error_is_of_that_kind(tmp_path, monkeypatch):
-    monkeypatch.setattr("fitorch.manifest.FORMAT", 2)
+    monkeypatch.setattr("fitorch.checkpoint.manifest.FORMAT", 2)
     store = CheckpointStore(tmp_path)
     store.save(1, parts())
-    monkeypatch.setattr("fitorch.manifest.FORMAT", 1)
+    monkeypatch.setattr("fitorch.checkpoint.manifest.FORMAT", 1)
     with pytest.raises(CheckpointVersionError, match="format 2"):
         store.newest_good()
 

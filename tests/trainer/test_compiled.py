@@ -12,8 +12,9 @@ from torch import nn, optim
 from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, TensorDataset
 
-from fitorch import KerasModel, NonFiniteError, region
+from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import Callback
+from fitorch.engine.steps import compiled_region as region
 from fitorch.losses import L1, L2, term
 from versions import since_torch
 

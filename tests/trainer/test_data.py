@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from fitorch import KerasModel
-from fitorch.data import Batching, as_source, split_validation
+from fitorch.data.in_memory import MemorySource
+from fitorch.data.loader import LoaderSource
+from fitorch.data.sources import Batching, as_source, split_validation
 from fitorch.errors import DataError
-from fitorch.loaders import LoaderSource
-from fitorch.memory import MemorySource
-from fitorch.structure import leaves
+from fitorch.tree import leaves
 
 N, SIZE = 22, 4
 GENERATOR = torch.Generator().manual_seed(0)

@@ -10,9 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fitorch import disk, formats
-from fitorch.disk import Entry
+from fitorch import files as disk
+from fitorch.checkpoint import serialization as formats
 from fitorch.errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
+from fitorch.files import Entry
 
 DTYPES = [
     torch.float64,

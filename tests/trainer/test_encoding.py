@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fitorch.checkpoint import CheckpointStore, pack
-from fitorch.encoding import Encoder, decode
+from fitorch.checkpoint.encoding import Encoder, decode
+from fitorch.checkpoint.serialization import json_bytes, read_json, read_tensors, tensor_parts
 from fitorch.errors import CheckpointCorruptedError, CheckpointError
-from fitorch.formats import json_bytes, read_json, read_tensors, tensor_parts
 from fitorch.randomness import random_state, set_random_state
 
 DTYPES = [

@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitorch import KerasModel
-from fitorch.sampling import Order
+from fitorch.data.sampling import Order
 
 SAMPLES, BATCH, EPOCHS = 50, 8, 3  # the last batch has 2 samples
 

@@ -7,9 +7,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from fitorch import KerasModel
-from fitorch.data import Batching, as_source
+from fitorch.data.epochs import Feed
+from fitorch.data.sources import Batching, as_source
+from fitorch.engine.steps.accumulation import windows
 from fitorch.errors import DataError
-from fitorch.feed import Feed, windows
 
 
 def source(batches):

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from fitorch import KerasModel
+from fitorch.engine.class_weights import ClassWeights
 from fitorch.errors import DataError
-from fitorch.forward import ClassWeights, choose_call, choose_forward, features_of, in_precision
+from fitorch.nets.forward import choose_call, choose_forward, features_of
+from fitorch.nets.precision import in_precision
 
 CPU = torch.device("cpu")
 A, B, Y, W = torch.ones(4, 2), torch.zeros(4, 3), torch.arange(4), torch.rand(4)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from fitorch.git import is_changed, revision
+from fitorch.history.revision import is_changed, revision
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 

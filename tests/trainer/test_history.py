@@ -8,7 +8,7 @@ from torch import nn
 
 from fitorch import History, KerasModel
 from fitorch.callbacks import Callback
-from fitorch.plot import plot_history
+from fitorch.plotting.history import plot_history
 
 NAN = math.nan
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
-from fitorch.interrupt import Interrupt, in_notebook
+from fitorch.engine.signals import Interrupt
+from fitorch.environment import in_notebook
 
 SCRIPT = """
 import signal, sys, time
@@ -173,7 +174,7 @@ def test_a_users_own_handler_is_left_alone():
 
 def test_a_second_ctrl_c_within_a_second_is_the_first_one_sent_twice(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("fitorch.interrupt.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fitorch.engine.signals.time.monotonic", lambda: now[0])
     with Interrupt(tiny_model()) as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         now[0] = 0.5

@@ -7,7 +7,9 @@ import torch
 from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
-from fitorch import KerasModel, announce, hints
+from fitorch import KerasModel
+from fitorch.fitting import messages as announce
+from fitorch.fitting import messages as hints
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(60, 3, 8, 8, generator=GENERATOR, dtype=torch.float64)

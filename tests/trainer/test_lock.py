@@ -7,8 +7,8 @@ import time
 import psutil
 import pytest
 
+from fitorch.checkpoint.lock import FolderLock
 from fitorch.errors import CheckpointError
-from fitorch.lock import FolderLock
 from reliability.forked import in_a_fork, start
 
 
@@ -170,7 +170,7 @@ def test_a_forked_child_does_not_release_its_parents_lock(tmp_path):
     ids=lambda content: repr(content[:12]),
 )
 def test_a_lock_that_says_nothing_is_taken_over(tmp_path, monkeypatch, content):
-    monkeypatch.setattr("fitorch.lock.time.sleep", lambda _: None)
+    monkeypatch.setattr("fitorch.checkpoint.lock.time.sleep", lambda _: None)
     if content.startswith(b'{"pid"'):
         content = content.replace(
             b"{", json.dumps({"host": socket.gethostname()})[:-1].encode() + b", "
@@ -183,7 +183,9 @@ def test_a_lock_that_says_nothing_is_taken_over(tmp_path, monkeypatch, content):
 
 def test_a_lock_in_writing_is_waited_for(tmp_path, monkeypatch):
     (tmp_path / "lock").write_text("")
-    monkeypatch.setattr("fitorch.lock.time.sleep", lambda _: put(tmp_path, host="elsewhere"))
+    monkeypatch.setattr(
+        "fitorch.checkpoint.lock.time.sleep", lambda _: put(tmp_path, host="elsewhere")
+    )
     with pytest.raises(CheckpointError, match="on elsewhere"), FolderLock(tmp_path):
         pass
 
@@ -191,7 +193,7 @@ def test_a_lock_in_writing_is_waited_for(tmp_path, monkeypatch):
 def test_a_lock_that_is_released_while_it_is_looked_at_is_taken(tmp_path, monkeypatch):
     (tmp_path / "lock").write_text("")
     monkeypatch.setattr(
-        "fitorch.lock.time.sleep", lambda _: (tmp_path / "lock").unlink(missing_ok=True)
+        "fitorch.checkpoint.lock.time.sleep", lambda _: (tmp_path / "lock").unlink(missing_ok=True)
     )
     with FolderLock(tmp_path) as lock:
         assert lock.taken_from == ""
@@ -199,7 +201,7 @@ def test_a_lock_that_is_released_while_it_is_looked_at_is_taken(tmp_path, monkey
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
 def test_a_pipe_or_a_dead_link_in_its_place_does_not_hang(tmp_path, monkeypatch, make):
-    monkeypatch.setattr("fitorch.lock.time.sleep", lambda _: None)
+    monkeypatch.setattr("fitorch.checkpoint.lock.time.sleep", lambda _: None)
     make(tmp_path / "lock")
     with FolderLock(tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()

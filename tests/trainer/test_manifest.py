@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fitorch.disk import Entry
+from fitorch.checkpoint.manifest import Manifest
 from fitorch.errors import (
     CheckpointCorruptedError,
     CheckpointError,
@@ -12,7 +12,7 @@ from fitorch.errors import (
     CheckpointVersionError,
     UnsafeCheckpointError,
 )
-from fitorch.manifest import Manifest
+from fitorch.files import Entry
 
 DIGEST = "0" * 64
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
-from fitorch.modes import modes_restored, training_modes
+from fitorch.nets.modes import modes_restored, training_modes
 
 
 def make_net():

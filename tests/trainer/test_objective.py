@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import Callback, EarlyStopping, Progress
+from fitorch.data.sampling import Order
 from fitorch.losses import L1, L2, FocalLoss, Penalty, term
 from fitorch.metrics.mean import DeviceMean
-from fitorch.sampling import Order
 
 SAMPLES, EPOCHS, ALPHA = 50, 3, 1e-3  # batches of 7 leave a last one of 1
 GENERATOR = torch.Generator().manual_seed(7)

@@ -8,7 +8,7 @@ from torch.optim.optimizer import (
 )
 
 from fitorch import KerasModel
-from fitorch.optimizers import OPTIMIZERS, bare_step, make_optimizer, make_scheduler
+from fitorch.optim.optimizers import OPTIMIZERS, bare_step, make_optimizer, make_scheduler
 
 
 def net():

@@ -6,7 +6,9 @@ from torch import nn
 
 from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import LambdaCallback
-from fitorch.placement import Placement, floating_dtype, move_optimizer
+from fitorch.engine.placement import Placement
+from fitorch.nets.precision import floating_dtype
+from fitorch.optim.state import move_optimizer
 
 
 def test_the_net_lies_where_accelerate_finds_best():

@@ -6,7 +6,8 @@ import matplotlib.image
 import pandas as pd
 import pytest
 
-from fitorch.plot import plot_history, small_png
+from fitorch.plotting.axes import small_png
+from fitorch.plotting.history import plot_history
 
 
 def frame_of(train, val=None):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from fitorch import KerasModel, RankError
-from fitorch.processes import Processes, together
-from fitorch.sharing import ALONE, Extent, Share, in_step, padded
+from fitorch.data.rank_split import ALONE, Extent, Share, in_step, padded
+from fitorch.distributed.processes import Processes, together
 
 
 def test_alone_everything_is_ones_own():

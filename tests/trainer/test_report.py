@@ -15,10 +15,10 @@ from torch import nn
 
 from fitorch import History, KerasModel, VLog
 from fitorch.callbacks import Callback, EarlyStopping, TerminateOnNaN
-from fitorch.callbacks.figures import number
-from fitorch.git import revision
+from fitorch.callbacks.display.number_format import number
+from fitorch.history.report_sections import chosen_rows
+from fitorch.history.revision import revision
 from fitorch.losses import L2, FocalLoss
-from fitorch.report_table import chosen_rows
 
 X = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
 DATA = (X, X.sum(1, keepdim=True))
@@ -82,7 +82,7 @@ def fit(model, **arguments):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave out the plots, which take most of the time."""
-    monkeypatch.setattr("fitorch.report.pictures", lambda history: [])
+    monkeypatch.setattr("fitorch.history.report.pictures", lambda history: [])
 
 
 def test_the_page_tells_what_the_history_says(tmp_path):
@@ -124,7 +124,7 @@ def test_each_figure_has_a_picture_that_is_within_the_page(tmp_path):
 
 
 def test_large_pictures_become_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr("fitorch.report_plots._LARGEST", 0)
+    monkeypatch.setattr("fitorch.history.report._LARGEST", 0)
     model = make_model()
     fit(model)
     (picture,) = read(model.history, tmp_path / "report.html").pictures
@@ -134,7 +134,7 @@ def test_large_pictures_become_pixels(tmp_path, monkeypatch):
 
 
 def test_only_so_many_figures_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr("fitorch.report_plots._MOST", 1)
+    monkeypatch.setattr("fitorch.history.report._MOST", 1)
     model = make_model(metrics_dict={"mae": "mae"})
     fit(model)
     page = read(model.history, tmp_path / "report.html")
@@ -205,7 +205,7 @@ def test_the_revision_is_marked_where_files_have_changed(tmp_path, monkeypatch, 
     (tmp_path / ".git/HEAD").write_text("ref: refs/heads/trunk\n")
     (tmp_path / ".git/packed-refs").write_text(f"# pack-refs\n{'ab' * 20} refs/heads/trunk\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fitorch.report_facts.is_changed", lambda folder: changed)
+    monkeypatch.setattr("fitorch.history.report_sections.is_changed", lambda folder: changed)
     model = make_model()
     fit(model)
     mark = ", with uncommitted changes" if changed else ""

@@ -11,8 +11,8 @@ from torchmetrics import Accuracy
 
 from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import EarlyStopping, LambdaCallback
+from fitorch.engine.choose_step import evaluation_step
 from fitorch.metrics import AUC
-from fitorch.runner_step import evaluation_step
 
 
 class StepRunner:

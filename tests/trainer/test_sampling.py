@@ -4,7 +4,7 @@ from itertools import zip_longest
 import pytest
 import torch
 
-from fitorch.sampling import Order, split
+from fitorch.data.sampling import Order, split
 
 
 def batches(order, pass_index=0, start=0):

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from fitorch import KerasModel
 from fitorch.callbacks import EarlyStopping
-from fitorch.data import Batching, as_source
-from fitorch.history import History
+from fitorch.data.sources import Batching, as_source
+from fitorch.history.history import History
 
 X = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -179,7 +179,7 @@ def test_gathers_each_sample_once(kind, monkeypatch):
         gathered.append(len(index))
         return pick(tensor, dim, index)
 
-    monkeypatch.setattr("fitorch.memory._pick", counting)
+    monkeypatch.setattr("fitorch.data.in_memory._pick", counting)
     x = torch.arange(5000.0).unsqueeze(1)
     generator = torch.Generator() if kind.endswith("generator") else None
     data = {"tensors": (x,)}.get(
@@ -197,7 +197,7 @@ def test_gathers_each_sample_once(kind, monkeypatch):
 PEAK = """
 import json, resource, sys, time, torch
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
-from fitorch.data import Batching, as_source
+from fitorch.data.sources import Batching, as_source
 
 x = torch.rand({rows}, 16)
 data = TensorDataset(x)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from fitorch import KerasModel
-from fitorch.scheduling import step_after_epoch, when_to_step
+from fitorch.optim.schedules import step_after_epoch, when_to_step
 
 SGD = torch.optim.SGD
 

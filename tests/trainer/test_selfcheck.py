@@ -11,8 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from fitorch import KerasModel, disk, evaluating, selfcheck, surroundings, training
+from fitorch import KerasModel, selfcheck
+from fitorch import environment as surroundings
+from fitorch import files as disk
 from fitorch.__main__ import main
+from fitorch.engine.steps import training
+from fitorch.fitting import evaluate as evaluating
 
 NAMES = [name for name, _ in selfcheck.all_checks()]
 

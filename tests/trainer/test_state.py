@@ -7,10 +7,10 @@ from torch.optim import lr_scheduler
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback, EarlyStopping
-from fitorch.fit import fit
+from fitorch.engine.loop import fit
+from fitorch.engine.state import Progress
+from fitorch.fitting.setup import prepare
 from fitorch.losses import L2, term
-from fitorch.prepare import prepare
-from fitorch.state import Progress
 from prepared import fit_arguments
 
 EPOCHS, BATCHES = 3, 4

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from fitorch.structure import describe, join, leaves, map_tensors, sample_count
+from fitorch.tree import describe, join, leaves, map_tensors, sample_count
 
 Pair = namedtuple("Pair", ["first", "second"])
 

@@ -798,7 +798,7 @@ def test_gradients_are_left_alone():
     ],
 )
 def test_counts_have_three_digits_and_a_unit(number, text):
-    from fitorch.flops import short
+    from fitorch.inspection.flops import short
 
     assert short(number) == text
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from fitorch import KerasModel, NonFiniteError
-from fitorch.update import Update
+from fitorch.optim.update import Update
 
 
 def with_gradients(*values):

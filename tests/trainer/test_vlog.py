@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from fitorch import VLog
-from fitorch.callbacks.progress import Progress
+from fitorch.callbacks.display.progress import Progress
 
 
 def run(log, losses, batches=3, validated=2):
@@ -45,7 +45,7 @@ def test_shows_batches_and_validation_on_a_terminal(monkeypatch):
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=100)
     monkeypatch.setattr(Progress, "pause", 0.0)
-    monkeypatch.setattr("fitorch.callbacks.progress._SHARE", 1e9)
+    monkeypatch.setattr("fitorch.callbacks.display.progress._SHARE", 1e9)
     log = VLog(epochs=1, steps=3)
     log._display._console = console
     run(log, [1.5])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fitorch import KerasModel
-from fitorch.weights import load_weights, save_weights
+from fitorch.checkpoint.weights import load_weights, save_weights
 
 NAMES = pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin", "net.safetensors", "net"])
 

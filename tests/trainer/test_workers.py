@@ -17,11 +17,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
-from fitorch import KerasModel, samples, workers
-from fitorch.data import Batching, as_source
+from fitorch import KerasModel
+from fitorch.data import dataset as samples
+from fitorch.data import workers
+from fitorch.data.dataset import DatasetSource
+from fitorch.data.sampling import Order
+from fitorch.data.sources import Batching, as_source
 from fitorch.randomness import derive_seed, peek_seed
-from fitorch.samples import DatasetSource
-from fitorch.sampling import Order
 
 N = 22
 GENERATOR = torch.Generator().manual_seed(0)

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from . import disk, shards
-from .disk import Entry
+from fitorch import files as disk
+from fitorch.errors import CheckpointCorruptedError
+from fitorch.files import Entry
+
+from . import shards
 from .encoding import decode
-from .errors import CheckpointCorruptedError
-from .formats import read_json, read_tensors
 from .manifest import Manifest
+from .serialization import read_json, read_tensors
 
 NAME = re.compile(r"step-([0-9]{10,})(?:\.([0-9]+))?")
 

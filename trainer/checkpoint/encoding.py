@@ -12,17 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import CheckpointCorruptedError, CheckpointError
-from .formats import holds
+from fitorch.errors import CheckpointCorruptedError, CheckpointError
+
+from .serialization import holds
 from .shards import Shard
 
 _TAG = "$"  # marks an object of JSON that stands for something else than a dict
+
 _PLAIN = (bool, int, str, type(None))
+
 _ALLOWED = (
     "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, Counter, dense "
     "tensors, NumPy arrays and numbers"
 )
+
 _DEEPEST = 100  # levels, far below what Python's own recursion takes
+
 _LONGEST = 4096  # bits of an int in decimal; Python reads 4,300 digits at most, hexadecimal any
 
 

@@ -8,14 +8,21 @@ from typing import Any
 
 from torch import nn
 
-from .checkpoint import Checkpoint, CheckpointStore
-from .errors import CheckpointError, CheckpointNotFoundError, RankError, UnsafeCheckpointError
-from .folder import RunFolder
+from fitorch.distributed.fsdp import mesh_of
+from fitorch.distributed.processes import Processes
+from fitorch.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    RankError,
+    UnsafeCheckpointError,
+)
+
+from .checkpoint import Checkpoint
 from .listing import checkpoints_at
 from .manifest import Manifest
-from .processes import Processes
-from .sharding import mesh_of
+from .run_folder import RunFolder
 from .shards import FOLDER, filled
+from .store import CheckpointStore
 
 _FOREIGN = {
     "trainer_state.json": "a checkpoint of Hugging Face's Trainer",
@@ -23,9 +30,12 @@ _FOREIGN = {
     "config.json": "a model of Hugging Face's",
     "optimizer.bin": "a checkpoint of accelerate's save_state",
 }
+
 # What a fit writes: facts that are known before the parts are read, and the parts.
 _INFO = {"run": str, "epoch": int, "batch": int, "seed": int, "epochs": int}
+
 _INFO |= {"run_settings": dict, "machine": dict}
+
 _PARTS = ("model", "optimizer", "state", "rank-00000")
 
 

@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checkpoint import Checkpoint, CheckpointStore
-from .errors import CheckpointError, CheckpointNotFoundError
-from .folder import CHECKPOINTS
+from fitorch.errors import CheckpointError, CheckpointNotFoundError
+
+from .checkpoint import Checkpoint
 from .manifest import MANIFEST
+from .run_folder import CHECKPOINTS
+from .store import CheckpointStore
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 _COLUMNS = ("step", "epoch", "batch", "monitor", "value", "size", "age", "state", "path")
 

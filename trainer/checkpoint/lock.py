@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .disk import write_error
-from .errors import CheckpointError
+from fitorch.errors import CheckpointError
+from fitorch.files import write_error
 
 LOCK = "lock"
+
 _PATIENCE = 10  # tenths of a second, for another process to write what it began
 
 

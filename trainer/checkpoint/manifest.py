@@ -10,20 +10,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .disk import Entry, read
-from .errors import (
+from fitorch.errors import (
     CheckpointCorruptedError,
     CheckpointError,
     CheckpointNotFoundError,
     CheckpointVersionError,
     UnsafeCheckpointError,
 )
-from .formats import read_json, refuse_pickle
+from fitorch.files import Entry, read
+
+from .serialization import read_json, refuse_pickle
 from .shards import FOLDER
 
 MANIFEST = "manifest.json"
+
 FORMAT = 1
+
 _FILE = re.compile(rf"({FOLDER}/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}\.(safetensors|json)")
+
 _LARGEST = 2**23  # bytes
 
 

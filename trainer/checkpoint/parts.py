@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from . import disk
-from .disk import Entry
+from fitorch import files as disk
+from fitorch.errors import CheckpointError
+from fitorch.files import Entry
+
 from .encoding import Encoder, as_tensor
-from .errors import CheckpointError
-from .formats import json_bytes, size_of, tensor_parts
 from .manifest import is_file_name
+from .serialization import json_bytes, size_of, tensor_parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from . import disk
-from .checkpoint import Checkpoint, CheckpointStore
-from .errors import CheckpointError
+from fitorch import files as disk
+from fitorch.errors import CheckpointError
+
+from .checkpoint import Checkpoint
 from .lock import FolderLock
+from .store import CheckpointStore
 from .weights import BEST
 
 CHECKPOINTS = "checkpoints"
+
 HISTORY = "history.csv"
+
 _OURS = (CHECKPOINTS, BEST, "best.loss.safetensors", HISTORY, "history.png")
 
 
@@ -141,14 +145,6 @@ class RunFolder:
     def _previous(self) -> Path:
         whole = self.path.absolute()
         return whole.with_name(f"{whole.name}.previous")
-
-
-def shown(path: Path) -> Path:
-    """Return a path as a message should show it: from the working directory, where it is in it."""
-    with suppress(OSError):  # that folder may be gone
-        here = Path.cwd()
-        return path.relative_to(here) if path.is_relative_to(here) else path
-    return path
 
 
 def _remove(path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .disk import Bytes
-from .errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
+from fitorch.errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
+from fitorch.files import Bytes
 
 _DTYPES = {
     torch.float64: "F64",
@@ -30,10 +30,15 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
 _PICKLE = (b"\x80", b"PK\x03\x04")  # protocol 2 and later; the zip archives of torch.save
+
 _TAR = slice(257, 262)  # where a tar archive, torch.save's oldest form, says "ustar"
+
 _ROOM = 2**26  # bytes that what is read may take beside twice its size
+
 _DICT = 400  # bytes that an object takes, parsed and decoded: measured, as all in _is_too_large
+
 _TENSOR = 900  # bytes that a tensor without numbers takes, beside its entry's text
 
 

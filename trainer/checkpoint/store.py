@@ -23,19 +23,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import disk, shards
-from .disk import Entry
-from .errors import (
-    CheckpointCorruptedError,
-    CheckpointError,
-    CheckpointNotFoundError,
-)
+from fitorch import files as disk
+from fitorch.errors import CheckpointCorruptedError, CheckpointError, CheckpointNotFoundError
+from fitorch.files import Entry
+from fitorch.version import __version__
+
+from . import shards
+from .checkpoint import NAME, Checkpoint
 from .manifest import MANIFEST, Manifest
 from .parts import Part, pack, size_of_parts, write_parts
-from .stored import NAME, Checkpoint
-from .version import __version__
-
-__all__ = ["Checkpoint", "CheckpointStore", "Part", "pack"]
 
 _SPARE = 1.1  # of what is to be written must be free
 

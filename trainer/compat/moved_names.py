@@ -6,7 +6,9 @@ import sys
 from typing import Any
 
 _CALLBACKS = "from fitorch.callbacks import EpochCheckpoint, VisDisplay, WandbCallback, ..."
+
 _DISPLAY = "fit shows progress and, in a notebook, a live plot itself: fit(verbose=..., plot=...)"
+
 _BESIDE = "it is no part of training; torchkeras can be installed beside fitorch"
 
 MOVED = {

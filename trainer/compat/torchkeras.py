@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_count
-from .model import KerasModel
-from .summary import Summary, summary
+from fitorch.checks import check_count
+from fitorch.model import KerasModel
+from fitorch.summary import Summary, summary
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,9 +1,4 @@
-"""In-memory data of any kind -> tensors.
-
-float64 becomes float32 (the net's own dtype where that is float64); labels of any integer type
-become int64; 32- and 64-bit integers and uint8 of the features stay as they are. Tensors are taken
-as they are: whoever made one chose its dtype. Memory is shared with the original where possible.
-"""
+"""In-memory data of any kind -> tensors, and the columns of a data set by their roles."""
 
 from __future__ import annotations
 
@@ -15,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DataError
-from .structure import leaves, rebuild_sequence
+from fitorch.errors import DataError
+from fitorch.tree import leaves, rebuild_sequence
 
 _NUMBERS = "biuf"  # kinds of NumPy dtypes: bool, int, unsigned, float
+
 _WAYS = "pass a tensor, a NumPy array, a pandas DataFrame or Series, or a dict or tuple of them"
 
 
@@ -164,3 +160,48 @@ def common_length(parts: Mapping[str, Any], name: str = "the data") -> int:
         message = f"{name} has different lengths: {listed} samples; they must be equal"
         raise DataError(message)
     return tensors[0][1].shape[0]
+
+
+ROLES: tuple[str, ...] = ("x", "y", "sample_weight")
+
+
+def as_columns(data: Any, name: str, floating: torch.dtype) -> list[Any]:
+    """Turn `(x, y[, sample_weight])`, or x alone, into a list of (nested) tensors.
+
+    Raises:
+        DataError: It is a tuple of another length.
+    """
+    parts = data if isinstance(data, tuple) else (data,)
+    if not 1 <= len(parts) <= 3:
+        message = f"{name} is a tuple of {len(parts)}; expected (x, y) or (x, y, sample_weight)"
+        raise DataError(message)
+    parts = parts[:2] if len(parts) == 3 and parts[2] is None else parts
+    return [
+        to_tensors(part, f"{name}'s {role}", floating, labels=role == "y")
+        for part, role in zip(parts, ROLES, strict=False)
+    ]
+
+
+def as_mapping(data: Mapping[Any, Any], name: str, floating: torch.dtype) -> dict[Any, Any]:
+    """Turn a mapping of columns into one of (nested) tensors; "labels" are its targets."""
+    return {
+        key: to_tensors(column, f"{name}[{key!r}]", floating, labels=key == "labels")
+        for key, column in data.items()
+    }
+
+
+def as_batch(batch: Any, name: str, floating: torch.dtype) -> Any:
+    """Turn the arrays of a batch of any form into tensors; leave all else as it is."""
+    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
+        return [
+            to_tensors(part, f"{name}'s {role}", floating, labels=role == "y", strict=False)
+            for part, role in zip(batch, ROLES, strict=False)
+        ]
+    if isinstance(batch, Mapping):
+        return {
+            key: to_tensors(
+                part, f"{name}[{key!r}]", floating, labels=key == "labels", strict=False
+            )
+            for key, part in batch.items()
+        }
+    return to_tensors(batch, name, floating, strict=False)

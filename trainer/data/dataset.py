@@ -14,14 +14,15 @@ from numpy.random import mtrand
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from fitorch.randomness import derive_seed
+from fitorch.tree import map_tensors
+
+from .in_memory import smallest_batch
 from .indices import LoaderIndices
-from .loaders import LoaderSource, length
-from .memory import smallest_batch
-from .randomness import derive_seed
+from .loader import LoaderSource, length
+from .rank_split import ALONE, Extent, Share
+from .rng_state import Held, owners_of
 from .sampling import Order
-from .sharing import ALONE, Extent, Share
-from .streams import Held, owners_of
-from .structure import map_tensors
 from .workers import (
     Pace,
     WorkerPool,

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .data import Source
-from .errors import DataError
-from .processes import Processes
-from .randomness import random_state, set_random_state, undisturbed_randomness
-from .sharing import padded
-from .streams import capture, restore
+from fitorch.distributed.processes import Processes
+from fitorch.errors import DataError, annotate
+from fitorch.randomness import (
+    derive_seed,
+    random_state,
+    seed_everything,
+    set_random_state,
+    undisturbed_randomness,
+)
 
-# A batch of a window; what to divide its losses by, a list, or the error that says why that is not
-# known; whether it is the last of the window.
-Micro = tuple[Any, Any, bool]
+from .rank_split import padded
+from .rng_state import capture, restore
+from .sources import Source
+
+
+def opened(source: Source, processes: Processes) -> Iterator[Any]:
+    """Begin a pass, in an order that is the same in every process."""
+    if processes.several and source.order_owners:  # else the order is ours, which draws nothing
+        seed_everything(derive_seed(0, "evaluation"))
+    return (batch for batch in source.batches(0) if batch is not None)
 
 
 class Feed:
@@ -169,40 +179,27 @@ class Feed:
         )
 
 
-def windows(
-    batches: Iterator[Any], size: int, count: Callable[[Any], list[Any]]
-) -> Iterator[Micro]:
-    """Group batches to windows of `size`, one update each; the last window may be shorter.
+def reading(
+    batches: Iterable[Any], name: str, where: str, samples_in: Callable[[int], list[int]]
+) -> Iterator[Any]:
+    """Give `batches`; an error of theirs gets a note that says which batch of what it was.
 
     Args:
-        batches: The batches of an epoch.
-        size: Batches in a window.
-        count: Gives how much a batch counts for each loss: samples, or the sum of weights.
-
-    Yields:
-        The batch; for each loss what to divide its mean by, so that the gradients of a window add
-        up to those of one batch with all its samples, or the error with which `count` refused the
-        batch; whether it is the last of its window.
+        batches: The batches.
+        name: What the data is called.
+        where: What to put before "batch 3" in the note.
+        samples_in: Gives the sample numbers of the batch after so many, as far as known.
     """
-    window: list[Any] = []
-    for batch in batches:
-        window.append(batch)
-        if len(window) == size:
-            yield from _shares(window, count)
-            window = []
-    yield from _shares(window, count)
-
-
-def _shares(window: list[Any], count: Callable[[Any], list[Any]]) -> Iterator[Micro]:
-    counts = []
-    for batch in window:
+    iterator, number = iter(batches), 0
+    while True:
         try:
-            counts.append(count(batch))
-        except Exception as error:  # noqa: PERF203 - told when its batch is at work
-            yield from ((each, [1] * len(counts[0]), False) for each in window[: len(counts)])
-            yield batch, error, False
+            batch = next(iterator)
+        except StopIteration:
             return
-    totals = [sum(column) for column in zip(*counts, strict=True)]
-    for number, (batch, shares) in enumerate(zip(window, counts, strict=True), start=1):
-        divisors = [total / share for total, share in zip(totals, shares, strict=True)]
-        yield batch, divisors, number == len(window)
+        except Exception as error:
+            samples = samples_in(number)
+            one_of = f", one of the samples {samples}" if samples else ""
+            annotate(error, f"while reading {where}batch {number + 1} of {name}{one_of}")
+            raise
+        yield batch
+        number += 1

@@ -14,19 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Subset,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import BatchSampler, DataLoader, Subset, TensorDataset, default_collate
+
+from fitorch.tree import leaves, map_tensors
 
 from .indices import LoaderIndices
+from .rank_split import ALONE, Extent, Share
+from .rng_state import owners_of
 from .sampling import Finish, Order, picking
-from .sharing import ALONE, Extent, Share
-from .streams import owners_of
-from .structure import leaves, map_tensors
 
 # (pass, first batch, finish, units before that) -> the indices of each batch
 Indices = Callable[[int, int, Finish | None, int], Iterator[Tensor]]

@@ -17,10 +17,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from .randomness import draw_seed
+from fitorch.randomness import draw_seed
+
+from .rank_split import ALONE, Share
+from .rng_state import set_epoch
 from .sampling import Finish, picking, split
-from .sharing import ALONE, Share
-from .streams import set_epoch
 
 _AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 

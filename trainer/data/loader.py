@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from .arrays import array_leaves
-from .columns import as_batch
-from .errors import DataError
-from .memory import smallest_batch
-from .randomness import derive_seed
-from .sharing import ALONE, Extent, Share, in_step
-from .streams import Held, has_state, owners_of, set_epoch, stateful
-from .structure import map_tensors
+from fitorch.errors import DataError
+from fitorch.randomness import derive_seed
+from fitorch.tree import map_tensors
+
+from .arrays import array_leaves, as_batch
+from .in_memory import smallest_batch
+from .rank_split import ALONE, Extent, Share, in_step
+from .rng_state import Held, has_state, owners_of, set_epoch, stateful
 
 
 class LoaderSource:

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .randomness import random_state, seed_everything, set_random_state, undisturbed_randomness
+from fitorch.randomness import (
+    random_state,
+    seed_everything,
+    set_random_state,
+    undisturbed_randomness,
+)
 
 
 @dataclass(frozen=True, slots=True)

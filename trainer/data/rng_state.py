@@ -15,6 +15,7 @@ from .workers import held_by
 Streams = list[Any]  # for each owner the states of its generators, and its plain values
 
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+
 _PLAIN = (bool, int, float, str)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .randomness import derive_seed
+from fitorch.randomness import derive_seed
 
 Finish = Callable[[Tensor], Tensor]  # what to do with the indices of many batches at once
 

@@ -14,17 +14,15 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from .arrays import common_length, is_array, is_in_memory, is_sparse
-from .columns import ROLES, as_columns, as_mapping
-from .errors import DataError
-from .loaders import LoaderSource, length
-from .memory import MemorySource, dataset_source, own_source, recognize
-from .samples import DatasetSource, UserLoaderSource, recognize_samples
-from .sampling import Order
-from .sharing import ALONE, Extent, Share
-from .structure import map_tensors
+from fitorch.errors import DataError
+from fitorch.tree import map_tensors
 
-FORMS = "(features, targets), (features, targets, sample_weight), or a mapping"
+from .arrays import ROLES, as_columns, as_mapping, common_length, is_array, is_in_memory, is_sparse
+from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
+from .in_memory import MemorySource, dataset_source, own_source, recognize
+from .loader import LoaderSource, length
+from .rank_split import ALONE, Extent, Share
+from .sampling import Order
 
 
 class Source(Protocol):
@@ -260,3 +258,20 @@ def _empty(data: Any, name: str, source: Source, batching: Batching) -> str:
         f"{name} is empty: {role} has {source.samples or 0} samples, which gives no batch "
         f"with batch_size={size} and drop_last={drop_last}"
     )
+
+
+def check_enough(source: Source, name: str, processes: int) -> None:
+    """Refuse to share out fewer samples than there are processes.
+
+    Raises:
+        DataError: It tells both numbers.
+    """
+    shares_samples = isinstance(source, (MemorySource, SampledSource))
+    parts = source.samples if shares_samples else source.extent.units
+    if parts is not None and parts < processes:
+        kind = "samples" if shares_samples else "batches"
+        message = (
+            f"{name} has {parts} {kind}, fewer than the {processes} processes that share them; "
+            "use fewer processes"
+        )
+        raise DataError(message)

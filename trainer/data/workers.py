@@ -20,15 +20,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from .structure import leaves
+from fitorch.tree import leaves
 
 MOST = 8
+
 _PATIENCE = 1.0  # seconds of reading before workers are thought of
+
 _WORTH = 0.8  # of the time that a batch took, at most, must be what it takes with workers
+
 _LEAST = 0.002  # seconds that reading a batch must take: handing one over takes a fraction of it
+
 _PER_BYTE = 2e-9  # seconds, for batches so large that handing them over counts
+
 _LARGEST = 2**29  # bytes of a dataset, without its arrays, that are looked through
+
 _GRACE = 30.0  # seconds that a worker process outlives SIGTERM, as torchrun waits
+
 _PREFETCH = 2  # batches ahead, for each worker
 
 Held = list[tuple[Any, int]]

@@ -1,17 +1,22 @@
-"""Where processes that fail say why, for the others to read when they can't be reached."""
+"""How a process that fails tells the others why, and gets to say it before it is ended."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 from torch import distributed
 
 TIMEOUT = timedelta(minutes=10)  # that a process waits for the others, torch's own being 30
+
 _GRACE = 3.0  # seconds in which processes that fail tell the others why
+
 _SETTLED = 0.5  # seconds in which the last one may be heard of, where it did not vanish
 
 
@@ -108,3 +113,33 @@ def tell_launcher(error: BaseException) -> None:
 
         with suppress(OSError):
             get_error_handler().record_exception(error)
+
+
+_SECONDS = 5.0  # that SIGTERM waits; torchrun kills after 30
+
+
+def await_last_words() -> None:
+    """Have SIGTERM end this process some seconds later, so that its error can be raised and read.
+
+    Only in the main thread, and only where nobody else handles it.
+    """
+    _replace(signal.SIG_DFL, end_later)
+
+
+def end_at_once() -> None:
+    """Take `await_last_words` back."""
+    _replace(end_later, signal.SIG_DFL)
+
+
+def end_later(number: int, _frame: FrameType | None) -> None:
+    """End by the signal, but not yet; a second one ends at once."""
+    signal.signal(number, signal.SIG_DFL)
+    timer = threading.Timer(_SECONDS, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
+
+
+def _replace(before: Any, after: Any) -> None:
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is before:
+        signal.signal(signal.SIGTERM, after)

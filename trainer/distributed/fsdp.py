@@ -15,14 +15,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from .errors import RankError
-from .preflight import refuse_lazy
-from .shards import is_split, like
+from fitorch.errors import RankError
+
+from .dtensor import is_split, like, refuse_lazy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from .processes import Processes
+
 
 ENVIRONMENT = "ACCELERATE_USE_FSDP"  # what accelerate launch sets where it is configured so
 

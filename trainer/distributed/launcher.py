@@ -19,14 +19,18 @@ import cloudpickle
 import torch
 from torch._C._distributed_c10d import TCPStore
 
-from .arguments import check_count
-from .errors import RankError, annotate
-from .interrupt import in_notebook
+from fitorch.checks import check_count
+from fitorch.environment import in_notebook
+from fitorch.errors import RankError, annotate
 
 PAYLOAD, RESULT = "payload", "result"
+
 _INTERRUPTIONS = 2  # that are passed on: the second one aborts; a third ends all at once
+
 _PATIENCE = 5.0  # seconds for the last output of a process that has ended
+
 _PAUSE = 0.05  # seconds between two looks at the processes
+
 _GRACE = 10.0  # seconds that the others have to end by themselves, once one has failed
 
 
@@ -105,7 +109,7 @@ def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Po
     try:
         for rank in range(count):
             process = subprocess.Popen(
-                [sys.executable, "-m", "fitorch.launched", str(folder)],
+                [sys.executable, "-m", "fitorch.distributed.worker", str(folder)],
                 env={**os.environ, **_environment(rank, count, port)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if piped else None,

@@ -14,15 +14,18 @@ import cloudpickle
 import torch
 from torch import distributed, nn
 
-from .board import Board, of_transport, tell_launcher
-from .errors import RankError
-from .last_words import await_last_words, end_at_once
-from .randomness import derive_seed
-from .shards import is_split
+from fitorch.errors import RankError
+from fitorch.randomness import derive_seed
+
+from .dtensor import is_split
+from .failures import Board, await_last_words, end_at_once, of_transport, tell_launcher
 
 _MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
+
 _ROW = 4096  # bytes of what is gathered at once
+
 _REST = 0.05  # seconds
+
 _calls = 0  # of `together`, so far; the same in every process
 
 

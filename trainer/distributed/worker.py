@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cloudpickle
 
-from .launching import PAYLOAD, RESULT
+from .launcher import PAYLOAD, RESULT
 
 
 def main(folder: Path) -> int:

@@ -19,17 +19,20 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .errors import RankError
-from .preflight import refuse_lazy
+from fitorch.errors import RankError
+
+from .dtensor import refuse_lazy
 
 if TYPE_CHECKING:
     from .processes import Processes
+
 
 ENVIRONMENT = "ACCELERATE_USE_DEEPSPEED"  # what accelerate launch sets where it is configured so
 
 # DeepSpeed gives an optimizer one long vector, in which it can't see single weights; Adagrad it
 # makes anew, all groups in one.
 _NEED_WHOLE_WEIGHTS = ("Adafactor", "Adagrad", "LAMB", "LARS", "Lamb", "Muon", "SparseAdam")
+
 _AUTO = "auto"
 
 

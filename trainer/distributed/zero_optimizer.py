@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from .errors import NonFiniteError
+from fitorch.errors import NonFiniteError
+
 from .zero import Zero
 
 State = dict[str, Any]  # what an optimizer keeps of one parameter

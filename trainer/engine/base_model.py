@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from fitorch.losses import Composition, Objective
+from fitorch.distributed.fsdp import follow
+from fitorch.distributed.processes import Processes
+from fitorch.engine.step_runner.kit import RunnerKit
+from fitorch.engine.steps.compiled import Compilation
+from fitorch.engine.steps.evaluation import Measures
+from fitorch.history.history import History
+from fitorch.losses.compose import Composition
+from fitorch.losses.objective import Objective
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import check_names
+from fitorch.optim.optimizers import OptimizerLike, make_optimizer, make_scheduler
 
-from .compiled import Compilation
-from .history import History
-from .optimizers import OptimizerLike, make_optimizer, make_scheduler
+from .checks import check_distinct, check_metrics_dict, check_optimizer
 from .placement import Placement
-from .preflight import check_distinct, check_metrics_dict, check_optimizer
-from .processes import Processes
-from .runner import RunnerKit
-from .sharding import follow
 from .state import Progress
-from .steps import Measures
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

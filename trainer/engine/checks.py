@@ -9,44 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
 
-from .errors import DataError
-from .structure import describe, leaves
-
-
-def check_module(net: object) -> None:
-    """Refuse what is no module, as a class that was not called.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if isinstance(net, type):
-        message = f"net is the class {net.__name__}; pass {net.__name__}(...)"
-        raise TypeError(message)
-    if not isinstance(net, nn.Module):
-        message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
-        raise TypeError(message)
-
-
-def refuse_lazy(net: nn.Module, waiting: str) -> None:
-    """Refuse a net whose layers get their shapes only with the first batch.
-
-    Args:
-        net: The net.
-        waiting: What can't wait for that, for the message.
-
-    Raises:
-        ValueError: It names the parameters.
-    """
-    named: list[tuple[str, Any]] = [*net.named_parameters()]
-    lazy = [name for name, parameter in named if is_lazy(parameter)]
-    if lazy:
-        message = (
-            f"{', '.join(lazy[:5])} get their shapes with the first batch, which {waiting} can't "
-            "wait for; give them their sizes, or call the net once before"
-        )
-        raise ValueError(message)
+from fitorch.errors import DataError
+from fitorch.tree import describe, leaves
 
 
 def check_metrics_dict(metrics: Any) -> dict[Any, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import NonFiniteError
+from fitorch.errors import NonFiniteError
 
 if TYPE_CHECKING:
-    from .interrupt import Interrupt
-    from .processes import Processes
+    from fitorch.distributed.processes import Processes
+
+    from .signals import Interrupt
 
 
 class _Wish(NamedTuple):

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from fitorch.losses import MisfitError
-from fitorch.metrics import MetricError
-
-from .errors import DataError, NonFiniteError, ShapeError, annotate
-from .loaders import dead_worker, worker_died
-from .shards import local
-from .structure import describe, leaves
+from fitorch.data.loader import dead_worker, worker_died
+from fitorch.distributed.dtensor import local
+from fitorch.errors import DataError, NonFiniteError, ShapeError, annotate
+from fitorch.losses.shape_checks import MisfitError
+from fitorch.metrics.batching import MetricError
+from fitorch.tree import describe, leaves
 
 _SHAPES = re.compile(
     r"shape|size|dimension|broadcast|\bdim\b|mat1|mat2|channels|in_features", re.IGNORECASE
 )
+
 _DTYPES = re.compile(r"dtype|scalar type|\b(Float|Long|Double|Half|BFloat16|Int)\b")
+
 _TREES = re.compile(
     r"'(dict|tuple|list)' object has no|not (dict|tuple|list)|'(dict|tuple|list)' and"
 )
@@ -43,7 +44,7 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     if isinstance(error, MetricError):
         annotate(error, f"in {where}: {shapes}")
         return
-    if not isinstance(error, DataError) and _is_about_shapes(error):
+    if not isinstance(error, DataError) and is_shape_error(error):
         module = module_of(error, net)
         inside = f" in {module}" if module else ""
         raise ShapeError(f"{error} [{where}{inside}: {shapes}]") from error
@@ -77,7 +78,8 @@ def module_of(error: BaseException, net: nn.Module) -> str:
     return found
 
 
-def _is_about_shapes(error: Exception) -> bool:
+def is_shape_error(error: Exception) -> bool:
+    """Return whether an error is about shapes or types of tensors that do not fit."""
     if isinstance(error, torch.cuda.OutOfMemoryError) or _DTYPES.search(str(error)):
         return False
     return isinstance(error, (RuntimeError, ValueError, IndexError)) and bool(

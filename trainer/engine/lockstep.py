@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .sharding import is_sharded
-from .structure import map_tensors
+from fitorch.distributed.fsdp import is_sharded
+from fitorch.tree import map_tensors
 
 if TYPE_CHECKING:
     from .stage import Step

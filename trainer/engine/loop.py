@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from fitorch.callbacks.hooks import emit, emit_all
 from fitorch.callbacks.logs import EpochLogs
+from fitorch.nets.modes import modes_restored
 
-from .modes import modes_restored
 from .stage import run_stage
 
 if TYPE_CHECKING:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from .board import TIMEOUT
-from .forward import Net, in_precision
-from .layout import in_channels_last, lay_out
-from .processes import Processes, check_launch, leave_at_exit
-from .restarts import meeting_point
-from .sharding import Moved, Sharding, plugin_of
-from .zero import Zero, unconfigured
-from .zero import plugin_of as deepspeed_plugin_of
+from fitorch.distributed.failures import TIMEOUT
+from fitorch.distributed.fsdp import Moved, Sharding, plugin_of
+from fitorch.distributed.processes import Processes, check_launch, leave_at_exit
+from fitorch.distributed.rendezvous import meeting_point
+from fitorch.distributed.zero import Zero, unconfigured
+from fitorch.distributed.zero import plugin_of as deepspeed_plugin_of
+from fitorch.nets.memory_format import in_channels_last, lay_out
+from fitorch.nets.precision import Net, in_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
 _settings: tuple[str | None, bool] | None = None  # of the last Accelerator that was made here
 
 
@@ -120,25 +121,6 @@ class Placement:
             self.zero.check_net(net)
         net.to(self.device)
         return {}
-
-
-def move_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Move an optimizer's state to where its parameters lie, as after a change of device."""
-    where = {p: p.device for group in optimizer.param_groups for p in group["params"]}
-    moved = any(
-        isinstance(value, torch.Tensor) and value.dim() and value.device != where[parameter]
-        for parameter, state in optimizer.state.items()
-        for value in state.values()
-        if parameter in where
-    )
-    if moved:
-        optimizer.load_state_dict(optimizer.state_dict())
-
-
-def floating_dtype(parameters: Iterable[nn.Parameter]) -> torch.dtype:
-    """Return what float64 data of NumPy and pandas becomes for a net with these parameters."""
-    first = next((p for p in parameters if p.is_floating_point()), None)
-    return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
 
 
 def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:

@@ -12,18 +12,17 @@ from torch import nn
 
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.logs import EpochLogs
+from fitorch.data.epochs import Feed, reading
+from fitorch.engine.steps.training import TrainingStep
+from fitorch.errors import CheckpointError, FitorchError, NonFiniteError
+from fitorch.nets.modes import Modes
+from fitorch.optim.schedules import step_after_epoch
 
-from .accord import Accord
 from .arguments import FitArguments
-from .errors import CheckpointError, FitorchError, NonFiniteError
+from .coordinator import Accord
 from .evaluation import Validation
-from .feed import Feed
-from .interrupt import Interrupt
-from .modes import Modes
-from .reading import reading
-from .scheduling import step_after_epoch
+from .signals import Interrupt
 from .state import FitState, Progress
-from .training import TrainingStep
 
 if TYPE_CHECKING:
     from .base_model import BaseModel

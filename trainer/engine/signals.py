@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from .errors import Preempted
-from .last_words import await_last_words, end_later
-from .processes import Processes
+from fitorch.distributed.failures import await_last_words, end_later
+from fitorch.distributed.processes import Processes
+from fitorch.errors import Preempted
 
 _AGAIN = 1.0  # seconds after which a second signal is meant: a terminal may send one twice
 
@@ -128,12 +127,3 @@ class Interrupt:
         if number == signal.SIGINT:
             raise KeyboardInterrupt(what)
         raise Preempted(what)
-
-
-def in_notebook() -> bool:
-    """Say whether this is a notebook's kernel, where an interrupt should end a cell tidily.
-
-    Jupyter's and VS Code's shell has that name; Colab's and others' are derived from it.
-    """
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)

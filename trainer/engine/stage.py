@@ -10,7 +10,7 @@ from torch import nn
 from fitorch.callbacks.base import Hook
 from fitorch.callbacks.hooks import emit
 
-from .explain import explain
+from .diagnostics import explain
 
 
 class Step(Protocol):
@@ -30,6 +30,7 @@ class Step(Protocol):
     @property
     def done(self) -> bool:
         """Whether the stage should end before its batches do."""
+        ...
 
     def user_batch(self, batch: Any) -> Any:
         """Return the user's batch in what the step takes, for messages."""

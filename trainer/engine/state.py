@@ -10,15 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from fitorch.callbacks.callback_list import one_by_one
-from fitorch.losses import Objective
-
-from .feed import Feed
-from .history import History
-from .layout import align_state
-from .randomness import random_state, set_random_state
-from .steps import EvaluationStep
-from .update import Update
-from .weights import NetState
+from fitorch.data.epochs import Feed
+from fitorch.engine.steps.evaluation import EvaluationStep
+from fitorch.history.history import History
+from fitorch.losses.objective import Objective
+from fitorch.nets.state import NetState
+from fitorch.optim.state import align_state
+from fitorch.optim.update import Update
+from fitorch.randomness import random_state, set_random_state
 
 
 @runtime_checkable

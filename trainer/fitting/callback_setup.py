@@ -11,31 +11,27 @@ from torch.optim import lr_scheduler
 
 from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.callback_list import on_every_process, one_by_one
+from fitorch.callbacks.display.notebook import NotebookProgress
+from fitorch.callbacks.display.progress import Progress
 from fitorch.callbacks.early_stopping import EarlyStopping
 from fitorch.callbacks.foreign import refuse_foreign
+from fitorch.callbacks.history_plot import HistoryPlot
 from fitorch.callbacks.max_time import MaxTime
-from fitorch.callbacks.monitor import (
-    MonitorCallback,
-    check_monitor,
-    figures_added_by,
-    spellings,
-)
-from fitorch.callbacks.notebook import NotebookProgress
-from fitorch.callbacks.progress import Progress
-from fitorch.callbacks.tracker_faces import WandbCallback
+from fitorch.callbacks.monitor import MonitorCallback, check_monitor, figures_added_by, spellings
+from fitorch.callbacks.torchkeras_trackers import WandbCallback
+from fitorch.checkpoint.run_folder import RunFolder
+from fitorch.engine.arguments import FitArguments
+from fitorch.engine.signals import Interrupt
+from fitorch.environment import in_notebook
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import higher_is_better
+from fitorch.resume.saving import Saving, StepSaving
 
-from .announce import Announcer
-from .arguments import FitArguments
-from .folder import RunFolder
-from .interrupt import Interrupt, in_notebook
-from .plot import HistoryPlot
-from .saving import Saving, StepSaving
-from .settings import Recorder
+from .messages import Announcer
+from .recorder import Recorder
 
 if TYPE_CHECKING:
-    from .base_model import BaseModel
+    from fitorch.engine.base_model import BaseModel
 
 
 def watched_figure(

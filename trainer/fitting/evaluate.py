@@ -9,21 +9,21 @@ from typing import Any
 from torch.utils.data import DataLoader, RandomSampler
 
 from fitorch.callbacks.callback_list import on_every_process
+from fitorch.callbacks.display.notebook import NotebookProgress
+from fitorch.callbacks.display.progress import Progress as ProgressDisplay
 from fitorch.callbacks.hooks import Hooks, introduce, with_keras_hooks
-from fitorch.callbacks.notebook import NotebookProgress
-from fitorch.callbacks.progress import Progress as ProgressDisplay
-
-from .arguments import check_choice, check_count, check_workers
-from .base_model import BaseModel
-from .data import Batching, Source, as_source, set_name, validation_sets
-from .evaluation import Evaluation, PredictionStep, Validation
-from .evaluation import predict as run_prediction
-from .interrupt import in_notebook
-from .placement import floating_dtype
-from .processes import together
-from .randomness import peek_seed
-from .runner_step import evaluation_step
-from .sharing import Share
+from fitorch.checks import check_choice, check_count, check_workers
+from fitorch.data.rank_split import Share
+from fitorch.data.sources import Batching, Source, as_source, set_name, validation_sets
+from fitorch.distributed.processes import together
+from fitorch.engine.base_model import BaseModel
+from fitorch.engine.choose_step import evaluation_step
+from fitorch.engine.evaluation import Evaluation, Validation
+from fitorch.engine.prediction import PredictionStep
+from fitorch.engine.prediction import predict as run_prediction
+from fitorch.environment import in_notebook
+from fitorch.nets.precision import floating_dtype
+from fitorch.randomness import peek_seed
 
 
 def evaluate(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from .arguments import FitArguments
+from fitorch.engine.arguments import FitArguments
 
 FOREIGN = {
     "accelerator": "cpu=True; else accelerate finds what there is",
@@ -67,6 +67,7 @@ FOREIGN = {
     "X": "train_data=(x, y)",
     "y": "train_data=(x, y)",
 }
+
 _OURS = ("seeded",)  # no argument of fit
 
 

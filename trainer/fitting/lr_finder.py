@@ -14,23 +14,26 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from fitorch.callbacks import Callback, TerminateOnNaN
-from fitorch.callbacks.base import Logs
+from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.learning_rate import groups_of, set_rate
-
-from .history import History
-from .plot import dress_axes, new_figure
-from .processes import Processes
-from .randomness import undisturbed_randomness
-from .sharding import is_sharded
-from .state import Progress
+from fitorch.callbacks.terminate_on_nan import TerminateOnNaN
+from fitorch.distributed.fsdp import is_sharded
+from fitorch.distributed.processes import Processes
+from fitorch.engine.state import Progress
+from fitorch.history.history import History
+from fitorch.plotting.axes import dress_axes, new_figure
+from fitorch.randomness import undisturbed_randomness
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
 _SMOOTHING = 0.9  # of the losses, an exponential mean
+
 _DIVERGED = 4.0  # times the least loss so far: no need to go on
+
 _LEAST = 10  # batches, before that is looked at
+
 _OWN = ("net", "objective", "optimizer", "loss_fn", "kwargs")  # what training may change
 
 

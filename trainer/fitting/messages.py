@@ -1,22 +1,25 @@
-"""What a fit says in words: where it trains, what named metrics mean, why it stopped."""
+"""What a fit says in words: where it trains, what metrics mean, why it stopped, what is faster."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from torch import nn
 from torch.nn.parameter import is_lazy
 
-from fitorch.callbacks import Callback
-from fitorch.callbacks.base import Logs
+from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.best_weights import BestWeights
+from fitorch.callbacks.display.number_format import duration
+from fitorch.callbacks.display.progress import Progress
 from fitorch.callbacks.early_stopping import EarlyStopping
-from fitorch.callbacks.figures import duration
-from fitorch.callbacks.progress import Progress
+from fitorch.optim.optimizers import can_fuse
+from fitorch.resume.saving import Saving
 
-from .hints import new_hints
-from .saving import Saving
+if TYPE_CHECKING:
+    from fitorch.engine.base_model import BaseModel
+
 
 _LONG = 5.0  # seconds of training, before anybody is bothered with what would be faster
 
@@ -124,3 +127,33 @@ class Announcer(Callback):
             f"best epoch {best.best_epoch + 1}: {best.name} {best.best:.4g}, "
             f"weights restored{where}"
         )
+
+
+_IMAGES = (nn.Conv2d, nn.ConvTranspose2d)
+
+_given: set[str] = set()
+
+
+def new_hints(model: BaseModel) -> list[str]:
+    """Return what was not said before in this process."""
+    found = [hint for hint in (_about_optimizer(model), _about_layout(model)) if hint]
+    fresh = [hint for hint in found if hint not in _given]
+    _given.update(fresh)
+    return fresh
+
+
+def _about_optimizer(model: BaseModel) -> str:
+    optimizer: Any = model.optimizer
+    chosen = ("fused", "foreach", "capturable", "differentiable")
+    if any(group.get(name) for group in optimizer.param_groups for name in chosen):
+        return ""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if model.compilation is not None or not can_fuse(type(optimizer), model.net, parameters):
+        return ""
+    return f"{type(optimizer).__name__}(..., fused=True) takes less time for an update"
+
+
+def _about_layout(model: BaseModel) -> str:
+    if model.channels_last or not any(isinstance(m, _IMAGES) for m in model.net.modules()):
+        return ""
+    return "KerasModel(..., channels_last=True) is often faster for a net with convolutions"

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn.parameter import is_lazy
 
-from .arguments import FitArguments
-from .data import Source
-from .errors import DataError
-from .memory import MemorySource
-from .processes import Processes
-from .samples import SampledSource
-from .weights import plain_name
+from fitorch.distributed.processes import Processes
+from fitorch.engine.arguments import FitArguments
+from fitorch.nets.state import plain_name
 
 if TYPE_CHECKING:
-    from .base_model import BaseModel
+    from fitorch.engine.base_model import BaseModel
+
 
 _OWN = ("callbacks", "seed", "verbose")  # told otherwise, or one's own affair
 
@@ -64,20 +61,3 @@ def share_results(model: BaseModel, processes: Processes) -> None:
 
 def _form(value: Any) -> Any:
     return "lazy" if is_lazy(value) else (tuple(value.shape), value.dtype)
-
-
-def check_enough(source: Source, name: str, processes: int) -> None:
-    """Refuse to share out fewer samples than there are processes.
-
-    Raises:
-        DataError: It tells both numbers.
-    """
-    shares_samples = isinstance(source, (MemorySource, SampledSource))
-    parts = source.samples if shares_samples else source.extent.units
-    if parts is not None and parts < processes:
-        kind = "samples" if shares_samples else "batches"
-        message = (
-            f"{name} has {parts} {kind}, fewer than the {processes} processes that share them; "
-            "use fewer processes"
-        )
-        raise DataError(message)

@@ -7,20 +7,19 @@ import sys
 import time
 from pathlib import Path
 
-from fitorch.callbacks import Callback
-from fitorch.callbacks.base import Logs
+from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.callback_list import one_by_one
+from fitorch.checkpoint.weights import BEST
+from fitorch.engine.run import Run
+from fitorch.history.record import COMPLETE, STOPPED, FitRecord
+from fitorch.history.revision import revision
+from fitorch.history.wording import LONGEST, optimizer_of, sized, written
 from fitorch.metrics.base import flat
-
-from .fingerprint import machine
-from .fit_record import COMPLETE, STOPPED, FitRecord
-from .git import revision
-from .run import Run
-from .weights import BEST
-from .wording import LONGEST, optimizer_of, sized, written
+from fitorch.resume.fingerprint import machine
 
 _ALWAYS = ("python", "fitorch", "torch", "accelerate", "numpy")
+
 # Arguments of `fit` that are told where they are not what they are by default.
 _TOLD = {
     "patience": None,

@@ -1,8 +1,9 @@
-"""From what a user asked for to a fit that is ready to begin; what can't work is refused here."""
+"""From what a user asked for to a fit that is ready to begin, or to go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,40 +13,47 @@ from torch.utils.data import DataLoader
 from fitorch.callbacks.callback_list import one_by_one
 from fitorch.callbacks.hooks import Hooks, introduce
 from fitorch.callbacks.monitor import MonitorCallback
+from fitorch.checkpoint.finding import Found, find_together
+from fitorch.checkpoint.run_folder import RunFolder
+from fitorch.data.epochs import Feed
+from fitorch.data.rank_split import Share
+from fitorch.data.sources import (
+    Batching,
+    Source,
+    as_source,
+    check_enough,
+    set_name,
+    split_validation,
+    validation_sets,
+)
+from fitorch.distributed.processes import Processes
+from fitorch.distributed.zero_optimizer import PartitionedOptimizer
+from fitorch.engine.arguments import FitArguments
+from fitorch.engine.checks import check_optimizer, check_trainable
+from fitorch.engine.choose_step import choose_training_step, evaluation_step
+from fitorch.engine.coordinator import Accord
+from fitorch.engine.evaluation import Evaluation, Validation
+from fitorch.engine.placement import Placement
+from fitorch.engine.run import Run
+from fitorch.engine.signals import Interrupt
+from fitorch.engine.state import FitState, Progress
+from fitorch.engine.steps.evaluation import Measures
+from fitorch.engine.steps.joint import Measured
+from fitorch.engine.steps.zero import PartitionedUpdate
+from fitorch.files import shown
+from fitorch.nets.modes import training_modes
+from fitorch.nets.precision import floating_dtype
+from fitorch.optim.schedules import when_to_step
+from fitorch.optim.state import align_state, move_optimizer
+from fitorch.optim.update import Update
+from fitorch.randomness import seed_everything
+from fitorch.resume.restore import restore
 
-from .accord import Accord
-from .accumulation import AccumulatingStep
-from .arguments import FitArguments
-from .compiled import CompiledStep
-from .data import Batching, Source, as_source, set_name, split_validation, validation_sets
-from .evaluation import Evaluation, Validation
-from .feed import Feed
-from .folder import RunFolder
-from .forward import ClassWeights
-from .interrupt import Interrupt
-from .joint import Measured
-from .layout import align_state
-from .modes import training_modes
-from .partitioned import PartitionedOptimizer
-from .placement import Placement, floating_dtype, move_optimizer
-from .preflight import check_optimizer, check_trainable
-from .randomness import seed_everything
-from .ranks import check_enough
-from .replica import ReplicaStep
-from .run import Run
-from .runner_step import evaluation_step, training_step
-from .scheduling import when_to_step
-from .sharded import ShardedStep
-from .sharing import Share
-from .state import FitState, Progress
-from .steps import Measures
-from .training import TrainingStep
-from .update import Update
-from .watching import check_monitors, make_callbacks, make_saving, watched_figure
-from .zero_step import PartitionedUpdate, ZeroStep
+from .callback_setup import check_monitors, make_callbacks, make_saving, watched_figure
 
 if TYPE_CHECKING:
-    from .base_model import BaseModel
+    from fitorch.engine.base_model import BaseModel
+    from fitorch.engine.run import Run
 
 
 _SCHEDULED = 1000  # epochs whose weights are looked at before training begins
@@ -111,7 +119,7 @@ def prepare(
     }
     introduce(callbacks, model, params)
     seed_everything(placement.processes.own_seed(arguments.seed, "model", first))
-    step = _training_step(model, measures, feed.source, update, arguments, accord)
+    step = choose_training_step(model, measures, feed.source, update, arguments, accord)
     return Run(
         model=model,
         state=FitState(
@@ -248,56 +256,71 @@ def _update(
     return update
 
 
-def _class_weights(model: BaseModel, arguments: FitArguments) -> ClassWeights | None:
-    if arguments.class_weight is None:
-        return None
-    floating = floating_dtype(model.net.parameters())
-    return ClassWeights(arguments.class_weight, model.placement.device, floating)
+def run_folder(
+    arguments: FitArguments, processes: Processes
+) -> AbstractContextManager[RunFolder | None]:
+    """Return the folder that a fit writes into, where it was given one."""
+    if arguments.folder is None:
+        return nullcontext()
+    if not processes.main:
+        return nullcontext(RunFolder(arguments.folder, arguments.keep))  # the main one writes
+    backup = arguments.backup
+    temporary = backup is not None and backup.delete_checkpoint
+    return RunFolder(arguments.folder, arguments.keep, temporary=temporary)
 
 
-def _training_step(
+def begin(
     model: BaseModel,
-    measures: Measures,
-    source: Source,
-    update: Update,
+    train_data: Any,
+    val_data: Any,
     arguments: FitArguments,
-    accord: Accord,
-) -> TrainingStep:
-    class_weights = _class_weights(model, arguments)
-    if not arguments.train_metrics:
-        measures = replace(measures, metrics={})
-    if measures.runner is not None:
-        return training_step(measures, source, update, model, arguments)
-    compilation = model.compilation
-    if accord.processes.several:
-        if compilation is not None:
-            compilation.refuse(f"{accord.processes.count} processes")
-        common = (measures, source, update, class_weights, model)
-        return _joint_step(arguments, accord, *common)
-    if arguments.gradient_accumulation_steps > 1:
-        if compilation is not None:
-            compilation.refuse(
-                f"gradient_accumulation_steps={arguments.gradient_accumulation_steps}"
-            )
-        window = arguments.gradient_accumulation_steps
-        return AccumulatingStep(measures, source, update, class_weights, model, window=window)
-    if compilation is None:
-        return TrainingStep(measures, source, update, class_weights, model)
-    step = CompiledStep(measures, source, update, class_weights, model)
-    step.compilation = compilation
-    model.objective.compilable()
-    return step
+    folder: RunFolder | None,
+) -> Run:
+    """Return a fit that is ready to begin, or to go on where a checkpoint stands.
+
+    Raises:
+        CheckpointError: The checkpoint can't be used, or a state can't be stored.
+        ValueError, TypeError: See `prepare`.
+    """
+    processes = model.placement.processes
+    found = find_together(arguments.resume or arguments.backup is not None, folder, processes)
+    if found is not None:
+        drawn = arguments.seed if arguments.seeded else int(found.info["seed"])
+        arguments = replace(arguments, initial_epoch=0, seed=drawn, resume=False)
+    progress = model.progress
+    try:
+        run = prepare(model, train_data, val_data, arguments, folder)
+        if run.saving is not None:
+            run.saving.try_encoding()
+        if found is not None:
+            restore(run, found)
+        processes.gather(None)  # all have read it, and the others may be moved away
+    except BaseException:
+        model.progress, model.run = progress, None
+        raise
+    if folder is not None and processes.main:
+        _make_way(folder, run, found)
+        folder.notes += [] if found is None else [_story(run, found)]
+    return run
 
 
-def _joint_step(arguments: FitArguments, accord: Accord, *common: Any) -> TrainingStep:
-    """Return the step of one of several processes."""
-    options: dict[str, Any] = {
-        "accord": accord,
-        "window": arguments.gradient_accumulation_steps,
-        "sync_norms": arguments.sync_batchnorm,
-    }
-    if accord.model.placement.sharding is not None:
-        return ShardedStep(*common, **options)
-    if accord.model.placement.zero is not None:
-        return ZeroStep(*common, **options)
-    return ReplicaStep(*common, **options, find_unused=arguments.find_unused_parameters)
+def _story(run: Run, found: Found) -> str:
+    """Say what a fit goes on with."""
+    done, batch, path = found.info["epoch"], found.info["batch"], shown(found.checkpoint.path)
+    if run.done:
+        stopped = found.info.get("stopped")
+        why = f", stopped since {stopped}" if stopped else ""
+        return f"{path} is complete, with {done} epochs{why}; a larger epochs= goes on"
+    return f"going on from {path}: epoch {done + 1}" + (f" after batch {batch}" if batch else "")
+
+
+def _make_way(folder: RunFolder, run: Run, found: Found | None) -> None:
+    """Move out of the way what an earlier run left, where this one does not go on with it."""
+    own = folder.store.folder.resolve()
+    if found is not None and found.checkpoint.path.parent.resolve() == own:
+        if run.saving is not None:
+            run.saving.resumed_from = folder.store.folder / found.checkpoint.path.name
+        newer = [c for c in folder.store.list() if c.order > found.checkpoint.order]
+        folder.set_checkpoints_aside(newer)
+    elif found is not None or folder.run_id() != run.model.run_id:
+        folder.set_aside()

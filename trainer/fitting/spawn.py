@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .interrupt import in_notebook
-from .launching import launch
-from .layout import align_state
-from .shards import joined
-from .state import Progress
-from .structure import map_tensors
-from .weights import NetState
+from fitorch.distributed.dtensor import joined
+from fitorch.distributed.launcher import launch
+from fitorch.engine.state import Progress
+from fitorch.environment import in_notebook
+from fitorch.nets.state import NetState
+from fitorch.optim.state import align_state
+from fitorch.tree import map_tensors
 
 if TYPE_CHECKING:
     import pandas as pd

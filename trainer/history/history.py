@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fitorch.callbacks import Callback
-from fitorch.callbacks.base import Logs
+from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.logs import KerasNames
+from fitorch.distributed.processes import Processes
 
-from .fit_record import FitRecord
-from .processes import Processes
+from .record import FitRecord
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
 
 _FITS = 50  # whose records are kept
 
@@ -144,7 +144,7 @@ class History(Callback):
         Raises:
             ValueError: There is nothing to draw yet, or a metric is unknown.
         """
-        from .plot import plot_history
+        from fitorch.plotting.history import plot_history
 
         figure = plot_history(self.frame, self.monitor, self.best.get("epoch"), metrics, self._sets)
         if figsize is not None:

@@ -7,11 +7,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import Preempted
-from .git import Revision
+from fitorch.errors import Preempted
+
+from .revision import Revision
 
 RUNNING, COMPLETE, STOPPED = "in training", "complete", "stopped early"
+
 INTERRUPTED, FAILED = "interrupted", "failed"
+
 _LONGEST = 4000  # characters of an error's message
 
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
+from base64 import b64encode
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitorch.callbacks import figures
+from fitorch import files as disk
+from fitorch.callbacks.display import number_format as figures
 
-from . import disk, report_html
-from .report_facts import ending_of, environment_of, settings_of
-from .report_plots import figures_of, pictures
-from .report_table import brief, fits_table, history_table
+from . import report_html
+from .report_sections import (
+    ReportedHistory,
+    brief,
+    ending_of,
+    environment_of,
+    fits_table,
+    history_table,
+    settings_of,
+)
 
 if TYPE_CHECKING:
-    from .history import History
+    from matplotlib.figure import Figure
+
 
 Card = tuple[str, str, str]
 
 
-def write_report(history: History, path: str | Path) -> Path:
+def write_report(history: ReportedHistory, path: str | Path) -> Path:
     """Write a report; see `History.to_html`."""
     if not len(history):
         message = "the history is empty; fit the model first"
@@ -37,7 +47,7 @@ def write_report(history: History, path: str | Path) -> Path:
     return path
 
 
-def report(history: History) -> str:
+def report(history: ReportedHistory) -> str:
     """Return the page of a history that is not empty."""
     last = history.fits[-1] if history.fits else None
     title = last.net if last else "A run"
@@ -58,21 +68,21 @@ def report(history: History) -> str:
     return report_html.page(f"{title}: report of a run", parts)
 
 
-def _subtitle(history: History) -> str:
+def _subtitle(history: ReportedHistory) -> str:
     if not history.fits:
         return "Settings and environment are not known: the history is a checkpoint's, or VLog's."
     last = history.fits[-1]
     return f"{_date(last.began)}, on {last.environment['device']}"
 
 
-def _best(history: History) -> Card:
+def _best(history: ReportedHistory) -> Card:
     best, monitor = history.best, history.monitor
     if not best:
         return f"best {monitor}", "-", "never measured"
     return f"best {monitor}", figures.number(best[monitor]), f"epoch {best['epoch']:.0f}"
 
 
-def _counts(history: History) -> list[Card]:
+def _counts(history: ReportedHistory) -> list[Card]:
     """Return how many epochs, how long they took, and how large the net is, as far as known."""
     last = history.fits[-1] if history.fits else None
     columns = history.columns
@@ -85,7 +95,7 @@ def _counts(history: History) -> list[Card]:
     return [*counts, ("parameters", f"{last.parameters:,}", last.net)] if last else counts
 
 
-def _plots(history: History) -> str:
+def _plots(history: ReportedHistory) -> str:
     names, drawn = figures_of(history), pictures(history)
     if not drawn:
         return ""
@@ -102,3 +112,52 @@ def _version() -> str:
         return metadata.version("fitorch")
     except metadata.PackageNotFoundError:  # run from its source
         return ""
+
+
+_MOST = 30  # figures; the rest are in the table
+
+_LARGEST = 40_000  # bytes of a vector graphic; pixels do for more
+
+_DPI = 170
+
+
+def figures_of(history: ReportedHistory) -> list[str]:
+    """Return the figures there are, as "acc" for `train_acc`: loss, the monitored one, others."""
+    prefixes = sorted(("train_", *(history.sets or ("val_",))), key=len, reverse=True)
+    names: dict[str, str] = {}
+    for column in history.columns:
+        prefix = next((each for each in prefixes if column.startswith(each)), None)
+        if prefix is not None:
+            names[column] = column.removeprefix(prefix)
+    watched = names.get(history.monitor)
+    return sorted(dict.fromkeys(names.values()), key=lambda name: (name != "loss", name != watched))
+
+
+def pictures(history: ReportedHistory) -> list[tuple[str, str]]:
+    """Draw the figures, but not more than a page can take.
+
+    Returns:
+        What each picture shows, and its data URL.
+    """
+    return [
+        (f"{name} over the epochs", _data_url(history.plot(metrics=[name])))
+        for name in figures_of(history)[:_MOST]
+    ]
+
+
+def _data_url(figure: Figure) -> str:
+    """Return a picture as SVG, or as PNG where that would be large."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fitorch"}):
+        vector = _saved(figure, "svg")
+    if len(vector) <= _LARGEST:
+        return f"data:image/svg+xml;base64,{b64encode(vector).decode()}"
+    return f"data:image/png;base64,{b64encode(_saved(figure, 'png')).decode()}"
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    dates = {"Date": None} if kind == "svg" else None
+    figure.savefig(file, format=kind, dpi=_DPI, transparent=True, metadata=dates)
+    return file.getvalue()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _PATIENCE = 5.0  # seconds that git may take to look through a folder
+
 _DIGITS = set("0123456789abcdef")
 
 

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 LONGEST = 600  # characters of a setting
+
 _HOW = ("foreach", "fused", "capturable", "differentiable", "maximize")  # speed, mostly
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from fitorch.history.record import FitRecord
+from fitorch.history.revision import is_changed, revision
+from fitorch.history.wording import optimizer_of, sized, written
 from fitorch.metrics.base import flat
 
-from .fit_record import FitRecord
-from .git import is_changed, revision
-from .wording import optimizer_of, sized, written
-
 if TYPE_CHECKING:
-    from .base_model import BaseModel
+    from fitorch.engine.base_model import BaseModel
 
 
 def card(model: BaseModel) -> dict[str, Any]:

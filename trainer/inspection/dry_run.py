@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .errors import ShapeError, annotate
-from .explain import _is_about_shapes
-from .forward import choose_call
-from .modes import modes_restored
-from .randomness import undisturbed_randomness
-from .recorder import Call, Recorder
+from fitorch.engine.diagnostics import is_shape_error
+from fitorch.errors import ShapeError, annotate
+from fitorch.nets.forward import choose_call
+from fitorch.nets.modes import modes_restored
+from fitorch.randomness import undisturbed_randomness
+
+from .module_tracer import Call, Recorder
 
 
 def plain(net: Any) -> nn.Module:
@@ -68,7 +69,7 @@ def _explain(error: Exception, net: nn.Module, failed: Call | None) -> None:
     names = {id(module): name for name, module in net.named_modules()}
     path = names.get(id(failed.module)) or "the net"
     where = f"{path} ({type(failed.module).__name__}), which got {failed.got}"
-    if _is_about_shapes(error):
+    if is_shape_error(error):
         message = f"{error} [in {where}]"
         raise ShapeError(message) from error
     annotate(error, f"in {where}{_hint(failed)}")

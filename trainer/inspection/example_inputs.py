@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
-from .arrays import is_array, is_sparse, to_tensors
-from .data import Batching, as_source
-from .forward import features_of
-from .placement import floating_dtype
-from .randomness import undisturbed_randomness
-from .structure import map_tensors
+from fitorch.data.arrays import is_array, is_sparse, to_tensors
+from fitorch.data.sources import Batching, as_source
+from fitorch.nets.forward import features_of
+from fitorch.nets.precision import floating_dtype
+from fitorch.randomness import undisturbed_randomness
+from fitorch.tree import map_tensors, sample_count
 
 _SAMPLES = 2  # of a batch of our own: batch norm wants two
 
@@ -175,3 +175,38 @@ def _precision(net: nn.Module) -> torch.dtype | None:
 def _tensors(net: nn.Module) -> Iterable[Tensor]:
     yield from net.parameters()
     yield from (buffer for buffer in net.buffers() if not is_lazy(buffer))
+
+
+def features_for(
+    net: nn.Module, given: Sequence[Any], shape: Any, dtype: Any, batch_size: int
+) -> Any:
+    """Return what to call a net with.
+
+    Args:
+        net: The net.
+        given: Batches, of which there may be one.
+        shape: Or the shape of an input.
+        dtype: Its type.
+        batch_size: Samples, or -1.
+
+    Raises:
+        ValueError: There is nothing, or there is more than one thing.
+    """
+    if len(given) + (shape is not None) != 1:
+        what = "both" if given and shape is not None else "several" if given else "neither"
+        message = (
+            f"summary wants either features or input_shape, but got {what}; pass a batch, as "
+            "summary(net, x), or summary(net, input_shape=(3, 32, 32))"
+        )
+        raise ValueError(message)
+    if shape is None:
+        return first_features(net, given[0])
+    return made_features(net, shape, dtype, batch_size)
+
+
+def samples_in(features: Any) -> int:
+    """Return how many samples a batch has."""
+    try:
+        return max(1, sample_count(features))
+    except ValueError:
+        return 1

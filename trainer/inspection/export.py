@@ -14,24 +14,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import disk
-from .errors import ExportError
-from .features import first_features
-from .recorder import Recorder
-from .sharding import is_sharded
-from .structure import leaves, map_tensors, sample_count
-from .tryout import try_out, undisturbed
-from .weights import unwrapped
+from fitorch import files as disk
+from fitorch.distributed.fsdp import is_sharded
+from fitorch.errors import ExportError
+from fitorch.nets.state import unwrapped
+from fitorch.tree import leaves, map_tensors, sample_count
+
+from .dry_run import try_out, undisturbed
+from .example_inputs import first_features
+from .module_tracer import Recorder
 
 if TYPE_CHECKING:
-    from .base_model import BaseModel
+    from fitorch.engine.base_model import BaseModel
+
 
 _LONGEST = 300  # characters of a reason
+
 _ONNX = "pip install onnx onnxscript"
+
 _SIGNS = {  # of what torch found wrong, in the user's words
     "onstraints violated": "its code depends on the number of samples, as x.view(32, -1) does",
     "ata-dependent": "its code asks for the values of tensors, as .item() or `if x.sum() > 0` does",
 }
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 

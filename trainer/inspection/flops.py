@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .layers import Layer, tree_of
-from .recorder import Call, Recorder
-from .rows import branches, note_of, shapes_of
-from .sheet import Row, Sheet, Totals
-from .structure import leaves
-from .summary import features_for, samples_in
-from .tryout import plain, try_out, undisturbed
+from fitorch.tree import leaves
+
+from .dry_run import plain, try_out, undisturbed
+from .example_inputs import features_for, samples_in
+from .layer_table import Row, Sheet, Totals
+from .layers import Layer, branches, note_of, shapes_of, tree_of
+from .module_tracer import Call, Recorder
 
 _UNITS = ("", "K", "M", "G", "T", "P", "E")
 

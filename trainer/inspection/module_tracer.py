@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .structure import describe, leaves
+from fitorch.tree import describe, leaves
 
 Outputs = list[tuple[str, tuple[int, ...]]]  # path and shape of each tensor
 

@@ -6,27 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fitorch.metrics.registry import METRICS
+from fitorch.errors import DataError
+from fitorch.plotting.axes import new_figure, save_figure
+from fitorch.plotting.evaluation_plots import (
+    draw_chance,
+    draw_curve,
+    draw_histogram,
+    draw_matrix,
+    draw_scatter,
+)
+from fitorch.tree import describe
 
-from .errors import DataError
-from .pairing import Pairs, Reader, one_versus_rest
-from .panels import draw_chance, draw_curve, draw_histogram, draw_matrix, draw_scatter
-from .plot import new_figure, plot_history
-from .structure import describe
+from .predictions import Pairs, Reader, one_versus_rest
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
-    from .base_model import BaseModel
+    from fitorch.engine.base_model import BaseModel
+
 
 _NORMALIZE = (None, "true", "pred", "all")
+
 _TARGETS = 6  # rows of panels
-_MODES = ("auto", "min", "max")
 
 
 def plot_confusion_matrix(
@@ -47,7 +51,7 @@ def plot_confusion_matrix(
     cell = 72 * (size - 1.8) / len(counts)  # points
     figure = new_figure(size, size)
     draw_matrix(figure.add_subplot(), counts, names, normalize, cell)
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_roc(
@@ -77,7 +81,7 @@ def plot_roc(
             task.kind, "ROC curve of each class against the rest"
         ),
     )
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_residuals(
@@ -109,70 +113,7 @@ def plot_residuals(
         left, right = (figure.add_subplot(targets, 2, 2 * number + place) for place in (1, 2))
         draw_scatter(left, y_true[:, number], y_pred[:, number], name)
         draw_histogram(right, y_pred[:, number] - y_true[:, number])
-    return _saved(figure, path)
-
-
-def plot_metric(
-    dfhistory: pd.DataFrame, metric: str, mode: str = "auto", path: str | Path | None = None
-) -> Figure:
-    """Draw one figure of a history over the epochs, training and validation; the best is starred.
-
-    Args:
-        dfhistory: What `fit` returned.
-        metric: The figure: "loss", "auc"; "val_auc" is the same.
-        mode: "min" or "max" is best; "auto" knows it for losses and for metrics that have names,
-            and stars nothing where it does not.
-        path: Where to save the picture; its suffix decides the format.
-
-    Returns:
-        The matplotlib figure; a notebook shows it where it is what a cell gives.
-
-    Raises:
-        ValueError: The history has no such figure, or `mode` is none of the three.
-        TypeError: `dfhistory` is no DataFrame.
-
-    Example:
-        >>> import pandas as pd
-        >>> frame = pd.DataFrame({"epoch": [1, 2], "train_auc": [0.7, 0.8], "val_auc": [0.6, 0.7]})
-        >>> plot_metric(frame, "auc").axes[0].get_title(loc="left")
-        'auc'
-    """
-    if not hasattr(dfhistory, "columns"):
-        message = (
-            f"dfhistory is a {type(dfhistory).__name__}; expected the DataFrame that fit returned, "
-            "or model.history.frame"
-        )
-        raise TypeError(message)
-    if mode not in _MODES:
-        message = f"mode={mode!r}; expected one of {_MODES}"
-        raise ValueError(message)
-    columns = [str(column) for column in dfhistory]
-    name = metric.removeprefix("train_").removeprefix("val_")
-    sets = _sets(columns, name)
-    watched = f"{sets[0]}{name}" if sets else f"train_{name}"
-    best = _best_epoch(dfhistory, watched, name, mode)
-    return _saved(plot_history(dfhistory, watched, best, [name], sets or ("val_",)), path)
-
-
-def _sets(columns: list[str], name: str) -> list[str]:
-    """Return what the columns of a figure begin with, by validation set: "val_", "val_clean_"."""
-    trained = {column.removeprefix("train_") for column in columns if column.startswith("train_")}
-    others = {f"val_{each}" for each in trained if each != name}
-    found = [c for c in columns if c.startswith("val_") and c.endswith(f"_{name}")]
-    return [column.removesuffix(name) for column in found if column not in others]
-
-
-def _best_epoch(frame: pd.DataFrame, column: str, name: str, mode: str) -> float | None:
-    """Return the epoch of the best value, None where there is none or nobody told what is best."""
-    if mode == "auto":
-        entry = METRICS.get(name)
-        loss = name == "loss" or name.endswith("_loss")
-        mode = "min" if loss else "" if entry is None else ("min", "max")[entry.higher_is_better]
-    values = frame[column].to_numpy(float) if column in frame else np.array([])
-    if not mode or not np.isfinite(values).any():
-        return None
-    row = np.nanargmin(values) if mode == "min" else np.nanargmax(values)
-    return float(frame["epoch"].to_numpy()[row])
+    return save_figure(figure, path)
 
 
 def _confusion(reader: Reader) -> Tensor:
@@ -216,11 +157,3 @@ def _names(labels: Sequence[Any] | None, classes: int) -> list[str]:
         message = f"labels has {len(labels)} names, but there are {classes} classes: {list(labels)}"
         raise ValueError(message)
     return [str(label) for label in labels]
-
-
-def _saved(figure: Figure, path: str | Path | None) -> Figure:
-    """Save a figure where it is wanted in a file."""
-    if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    return figure

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fitorch.metrics.feeding import detached
+from fitorch.engine.prediction import PredictionStep, predict
+from fitorch.errors import DataError
+from fitorch.fitting.evaluate import collect_hooks, open_source
+from fitorch.fitting.foreign_arguments import refuse_unknown
+from fitorch.metrics.batching import detached
 from fitorch.metrics.task import Scale, Task, infer_task, outside, shaped, to_probabilities
-
-from .errors import DataError
-from .evaluating import collect_hooks, open_source
-from .evaluation import PredictionStep, predict
-from .forward import choose_forward
-from .structure import describe
-from .unknown import refuse_unknown
+from fitorch.nets.forward import choose_forward
+from fitorch.tree import describe
 
 if TYPE_CHECKING:
-    from .base_model import BaseModel
+    from fitorch.engine.base_model import BaseModel
+
 
 _WAYS = {"batch_size": 32, "steps": None, "verbose": "auto", "num_workers": "auto"}
 

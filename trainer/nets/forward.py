@@ -5,79 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .data import FORMS
-from .errors import DataError
-from .structure import describe, map_tensors
+from fitorch.errors import DataError
+from fitorch.tree import describe
 
-Net = Callable[..., Any]
+from .precision import Cast, Net
+
+FORMS = "(features, targets), (features, targets, sample_weight), or a mapping"
+
 Hook = Callable[[Any, Any], tuple[Any, Any]]
 
-
 Predicted = tuple[Any, Any, "Tensor | None"]  # the net's output, targets, a weight per sample
+
 Forward = Callable[[Any], Predicted]
-Cast = Callable[[Net], Net]
 
 _NO_FEATURES = ("labels", "sample_weight")  # keys of a mapping batch
-
-
-class ClassWeights:
-    """The weight of each sample by its class, times its own.
-
-    Args:
-        weights: Class number to weight; classes that are not in it weigh 1.
-        device: Where the targets lie.
-        dtype: What the weights are counted in, as the net's.
-    """
-
-    def __init__(
-        self,
-        weights: Mapping[int, float],
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.weights = dict(weights)
-        table = torch.ones(max(weights) + 1, dtype=dtype)
-        for number, weight in weights.items():
-            table[number] = weight
-        self._table = table.to(device)
-        self._seen_one_hot = False
-
-    def __call__(self, y_true: Any, weight: Tensor | None) -> Tensor:
-        """Return the weights of a batch, of shape (N,).
-
-        Raises:
-            DataError: The targets are not class numbers, nor one-hot.
-        """
-        weights = self._look_up(self._classes(y_true))
-        return weights if weight is None else weights * weight.reshape(-1)
-
-    def _look_up(self, classes: Tensor) -> Tensor:
-        last = len(self._table) - 1
-        known = classes.clamp(0, last)
-        return torch.where(classes == known, self._table[known], 1.0)
-
-    def _classes(self, y_true: Any) -> Tensor:
-        """Return class numbers, int64 of shape (N,), from (N,), (N, 1) or one-hot (N, C)."""
-        if isinstance(y_true, Tensor) and y_true.dim():
-            if y_true.numel() == y_true.shape[0]:
-                return y_true.reshape(-1).long()
-            if y_true.dim() == 2 and (self._seen_one_hot or _is_one_hot(y_true)):
-                self._seen_one_hot = True
-                return y_true.argmax(1)
-        message = (
-            f"class_weight needs targets that are one class per sample, of shape (N,), (N, 1) or "
-            f"one-hot (N, C), but got {describe(y_true)}; pass a sample_weight instead"
-        )
-        raise DataError(message)
-
-
-def _is_one_hot(y_true: Tensor) -> bool:
-    """Say whether each row of (N, C) says how probable each class is; on a GPU this waits."""
-    sums = y_true.sum(1, dtype=torch.float32)
-    return bool((y_true >= 0).all() and (sums - 1).abs().max() < 1e-3)
 
 
 def choose_forward(
@@ -208,20 +151,3 @@ def _triples(call: Net) -> Forward:
 
 def _changed(batch: Any, size: int) -> str:
     return f"the first batch had length {size}, but this one has {len(batch)}: {describe(batch)}"
-
-
-def in_precision(net: Net, device: torch.device, dtype: torch.dtype | None) -> Net:
-    """Return `net` run under autocast to `dtype`, its outputs in float32; `net` itself for None."""
-    if dtype is None:
-        return net
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device.type, dtype):
-            output = net(*args, **kwargs)
-        return map_tensors(_to_float32, output)
-
-    return forward
-
-
-def _to_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .forward import Net
-from .structure import map_tensors
+from fitorch.tree import map_tensors
+
+from .precision import Net
 
 
 def lay_out(net: nn.Module) -> None:
@@ -30,25 +31,6 @@ def _laid_out(argument: Any) -> Any:
     if isinstance(argument, nn.Module):  # the net, in a user's own forward(net, batch)
         return argument
     return map_tensors(_channels_last, argument)
-
-
-def align_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimizer's state the memory layout of its parameters.
-
-    Fused optimizers take memory as it comes: with two layouts they give wrong weights.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter, {})
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[key] = _laid_out_as(value, parameter)
-
-
-def _laid_out_as(value: Tensor, model: Tensor) -> Tensor:
-    if value.stride() == model.stride():
-        return value
-    return torch.empty_like(model, dtype=value.dtype).copy_(value)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

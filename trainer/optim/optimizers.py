@@ -27,6 +27,7 @@ OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
     "rprop": optim.Rprop,
     "sgd": optim.SGD,
 }
+
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fitorch.distributed.dtensor import whole
+from fitorch.errors import NonFiniteError
 from fitorch.losses.penalty_term import PenaltyTerm
 
-from .errors import NonFiniteError
 from .optimizers import bare_step
-from .shards import whole
 
 _SKIPS = 100  # updates in a row that a gradient scaler may skip
 

@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .plot import INK, dress_axes
+from .axes import INK, dress_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
 _FAINT, _BLUE, _RED = "#8a8f98", "#0b6bcb", "#d9480f"
+
 _COLORS = (_BLUE, _RED, "#1a7f64", "#8250df", "#a8780a", "#b8336a")
+
 _DASHES: tuple[Any, ...] = (
     "-",
     (0, (6, 2)),
@@ -27,9 +30,13 @@ _DASHES: tuple[Any, ...] = (
     (0, (12, 2)),
     (0, (6, 2, 1.5, 2, 1.5, 2)),
 )
+
 _IN_LEGEND = 12  # curves with a label of their own
+
 _DOTS = 20_000  # of a scatter plot, at most
+
 _NUMBERED = 30  # classes, at most, whose counts are written into a matrix
+
 _SHARES = {"true": "share of the true class", "pred": "share of the prediction", "all": "share"}
 
 
@@ -92,7 +99,7 @@ def draw_curve(
         number: Of the curve, which decides colour and dashes.
         name: The class, or "".
     """
-    from fitorch.metrics import AUC
+    from fitorch.metrics.ranking import AUC
 
     metric = AUC()
     metric.update(scores, positive, weight)

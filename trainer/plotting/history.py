@@ -1,32 +1,105 @@
-"""Pictures of a history."""
+"""Pictures of a history: training and validation over the epochs."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fitorch.callbacks import Callback
-from fitorch.callbacks.base import Logs
+import numpy as np
+
+from fitorch.metrics.registry import METRICS
+
+from .axes import dress_axes, new_figure, save_figure
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#24292f"
+
+_MODES = ("auto", "min", "max")
+
+
+def plot_metric(
+    dfhistory: pd.DataFrame, metric: str, mode: str = "auto", path: str | Path | None = None
+) -> Figure:
+    """Draw one figure of a history over the epochs, training and validation; the best is starred.
+
+    Args:
+        dfhistory: What `fit` returned.
+        metric: The figure: "loss", "auc"; "val_auc" is the same.
+        mode: "min" or "max" is best; "auto" knows it for losses and for metrics that have names,
+            and stars nothing where it does not.
+        path: Where to save the picture; its suffix decides the format.
+
+    Returns:
+        The matplotlib figure; a notebook shows it where it is what a cell gives.
+
+    Raises:
+        ValueError: The history has no such figure, or `mode` is none of the three.
+        TypeError: `dfhistory` is no DataFrame.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"epoch": [1, 2], "train_auc": [0.7, 0.8], "val_auc": [0.6, 0.7]})
+        >>> plot_metric(frame, "auc").axes[0].get_title(loc="left")
+        'auc'
+    """
+    if not hasattr(dfhistory, "columns"):
+        message = (
+            f"dfhistory is a {type(dfhistory).__name__}; expected the DataFrame that fit returned, "
+            "or model.history.frame"
+        )
+        raise TypeError(message)
+    if mode not in _MODES:
+        message = f"mode={mode!r}; expected one of {_MODES}"
+        raise ValueError(message)
+    columns = [str(column) for column in dfhistory]
+    name = metric.removeprefix("train_").removeprefix("val_")
+    sets = _sets(columns, name)
+    watched = f"{sets[0]}{name}" if sets else f"train_{name}"
+    best = _best_epoch(dfhistory, watched, name, mode)
+    return save_figure(plot_history(dfhistory, watched, best, [name], sets or ("val_",)), path)
+
+
+def _sets(columns: list[str], name: str) -> list[str]:
+    """Return what the columns of a figure begin with, by validation set: "val_", "val_clean_"."""
+    trained = {column.removeprefix("train_") for column in columns if column.startswith("train_")}
+    others = {f"val_{each}" for each in trained if each != name}
+    found = [c for c in columns if c.startswith("val_") and c.endswith(f"_{name}")]
+    return [column.removesuffix(name) for column in found if column not in others]
+
+
+def _best_epoch(frame: pd.DataFrame, column: str, name: str, mode: str) -> float | None:
+    """Return the epoch of the best value, None where there is none or nobody told what is best."""
+    if mode == "auto":
+        entry = METRICS.get(name)
+        loss = name == "loss" or name.endswith("_loss")
+        mode = "min" if loss else "" if entry is None else ("min", "max")[entry.higher_is_better]
+    values = frame[column].to_numpy(float) if column in frame else np.array([])
+    if not mode or not np.isfinite(values).any():
+        return None
+    row = np.nanargmin(values) if mode == "min" else np.nanargmax(values)
+    return float(frame["epoch"].to_numpy()[row])
+
+
 _TRAIN, _BEST = "#8a8f98", "#d9480f"
+
 _VAL = ("#0b6bcb", "#1a7f64", "#8250df", "#a8780a", "#b8336a")  # of each validation set
+
 _DASHED: Any = (0, (4, 2))
+
 _SOLID: Any = "solid"
+
 _IN_A_ROW = 3  # panels, at most
+
 _ENOUGH = 8  # values, before anything is said about how they lie
+
 _SPREAD = 30  # the largest by the smallest: one and a half decades
+
 _CROWDED = 0.1  # of the range: below that lies half of a line
 
 
@@ -37,32 +110,6 @@ class Line(NamedTuple):
     label: str
     color: str
     style: Any
-
-
-class HistoryPlot(Callback):
-    """Draws the history to a file at the end of training, whatever ended it.
-
-    Args:
-        path: The file; its suffix decides the format. Where it can't be written, a warning says so
-            and training's result is kept.
-        figsize: Width and height in inches; None for what the panels need.
-    """
-
-    main_process_only: ClassVar[bool] = True
-
-    def __init__(self, path: Path, figsize: tuple[float, float] | None = None) -> None:
-        self.path = path
-        self.figsize = figsize
-
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        """Draw."""
-        if not len(self.model.history):
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.model.history.plot(self.path, figsize=self.figsize)
-        except Exception as error:  # training is done: no picture is a reason to lose it
-            warnings.warn(f"no plot at {self.path}: {error}", stacklevel=2)
 
 
 def plot_history(
@@ -211,64 +258,3 @@ def _is_crowded(columns: Sequence[Iterable[float]]) -> bool:
         if high >= _SPREAD * low and middle - low <= _CROWDED * (high - low):
             return True
     return False
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, that no window shows, but a notebook does."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
-
-
-def small_png(figure: Figure, dpi: int) -> bytes:
-    """Return a picture of a history as a PNG that is quick to make and small: 64 colours.
-
-    Args:
-        figure: Panels side by side, as `plot_history` makes them.
-        dpi: Dots an inch.
-    """
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    width, height = figure.get_size_inches()
-    panels = len(figure.axes)
-    figure.set_layout_engine("none")  # to measure all labels takes as long as to draw them
-    for place, axes in enumerate(figure.axes):
-        left = width / panels * place + 0.7
-        box = (left / width, 0.52 / height, 1 / panels - 0.85 / width, 1 - 0.9 / height)
-        axes.set_position(box)
-    figure.set_dpi(dpi)
-    canvas: Any = FigureCanvasAgg(figure)  # parts of it have no types
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    buffer = BytesIO()
-    image.quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        buffer, format="png"
-    )
-    return buffer.getvalue()
-
-
-def dress_axes(axes: Axes, title: str, x_label: str) -> None:
-    """Give a panel with labelled lines its title, its legend and our looks."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axes.set_xlabel(x_label, color=INK)
-    axes.grid(axis="y", color="#d8dce1", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#9aa1a9")
-    axes.tick_params(colors=INK, length=0)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)

@@ -6,12 +6,14 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .finding import Found
-from .randomness import derive_seed, random_state, seed_everything, undisturbed_randomness
+from fitorch.checkpoint.finding import Found
+from fitorch.randomness import derive_seed, random_state, seed_everything, undisturbed_randomness
+
 from .snapshot import rearranged
 
 if TYPE_CHECKING:
-    from .run import Run
+    from fitorch.engine.run import Run
+
 
 MAY_DIFFER = ("processes", "batch_size", "batches")
 

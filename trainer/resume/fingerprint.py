@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from fitorch.metrics.base import flat
-
-from .weights import plain_name, unwrapped
+from fitorch.nets.state import plain_name, unwrapped
 
 if TYPE_CHECKING:
-    from .run import Run
+    from fitorch.engine.run import Run
 
 
 def fingerprint(run: Run) -> dict[str, dict[str, Any]]:

@@ -1,105 +1,29 @@
-"""Go on where a checkpoint stands: find it, compare it with the fit, put its state in."""
+"""Put a checkpoint into a fit or a model: all of it, or nothing."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .arguments import FitArguments
+from fitorch.checkpoint.finding import Found, checkpoint_at, read
+from fitorch.engine.state import Progress
+from fitorch.errors import CheckpointMismatchError, NotBitExactWarning
+from fitorch.nets.state import NetState, plain_state
+from fitorch.optim.state import align_state, keep_dtypes
+
 from .elastic import MAY_DIFFER, changed, state_for
-from .errors import CheckpointMismatchError, NotBitExactWarning
-from .finding import Found, checkpoint_at, find_together, read
 from .fingerprint import differences, fingerprint
-from .folder import RunFolder, shown
-from .layout import align_state
-from .prepare import prepare
-from .processes import Processes
 from .snapshot import rearranged
-from .state import Progress
-from .weights import NetState, plain_state
 
 if TYPE_CHECKING:
-    from .base_model import BaseModel
-    from .run import Run
-
-
-def run_folder(
-    arguments: FitArguments, processes: Processes
-) -> AbstractContextManager[RunFolder | None]:
-    """Return the folder that a fit writes into, where it was given one."""
-    if arguments.folder is None:
-        return nullcontext()
-    if not processes.main:
-        return nullcontext(RunFolder(arguments.folder, arguments.keep))  # the main one writes
-    backup = arguments.backup
-    temporary = backup is not None and backup.delete_checkpoint
-    return RunFolder(arguments.folder, arguments.keep, temporary=temporary)
-
-
-def begin(
-    model: BaseModel,
-    train_data: Any,
-    val_data: Any,
-    arguments: FitArguments,
-    folder: RunFolder | None,
-) -> Run:
-    """Return a fit that is ready to begin, or to go on where a checkpoint stands.
-
-    Raises:
-        CheckpointError: The checkpoint can't be used, or a state can't be stored.
-        ValueError, TypeError: See `prepare`.
-    """
-    processes = model.placement.processes
-    found = find_together(arguments.resume or arguments.backup is not None, folder, processes)
-    if found is not None:
-        drawn = arguments.seed if arguments.seeded else int(found.info["seed"])
-        arguments = replace(arguments, initial_epoch=0, seed=drawn, resume=False)
-    progress = model.progress
-    try:
-        run = prepare(model, train_data, val_data, arguments, folder)
-        if run.saving is not None:
-            run.saving.try_encoding()
-        if found is not None:
-            restore(run, found)
-        processes.gather(None)  # all have read it, and the others may be moved away
-    except BaseException:
-        model.progress, model.run = progress, None
-        raise
-    if folder is not None and processes.main:
-        _make_way(folder, run, found)
-        folder.notes += [] if found is None else [_story(run, found)]
-    return run
-
-
-def _story(run: Run, found: Found) -> str:
-    """Say what a fit goes on with."""
-    done, batch, path = found.info["epoch"], found.info["batch"], shown(found.checkpoint.path)
-    if run.done:
-        stopped = found.info.get("stopped")
-        why = f", stopped since {stopped}" if stopped else ""
-        return f"{path} is complete, with {done} epochs{why}; a larger epochs= goes on"
-    return f"going on from {path}: epoch {done + 1}" + (f" after batch {batch}" if batch else "")
-
-
-def _make_way(folder: RunFolder, run: Run, found: Found | None) -> None:
-    """Move out of the way what an earlier run left, where this one does not go on with it."""
-    own = folder.store.folder.resolve()
-    if found is not None and found.checkpoint.path.parent.resolve() == own:
-        if run.saving is not None:
-            run.saving.resumed_from = folder.store.folder / found.checkpoint.path.name
-        newer = [c for c in folder.store.list() if c.order > found.checkpoint.order]
-        folder.set_checkpoints_aside(newer)
-    elif found is not None or folder.run_id() != run.model.run_id:
-        folder.set_aside()
+    from fitorch.engine.base_model import BaseModel
+    from fitorch.engine.run import Run
 
 
 def restore(run: Run, found: Found) -> None:
@@ -177,16 +101,6 @@ def load_all(parts: Mapping[str, Any], state: Mapping[str, Any], found: Found) -
             part.load_state_dict(before[name])
         message = f"{found.checkpoint.path} can't be put in: {error}"
         raise CheckpointMismatchError(message) from error
-
-
-def keep_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Give an optimizer's state the types that were saved: torch casts to those of the weights."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, values in saved["state"].items():
-        own = optimizer.state[parameters[number]]
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.dtype != own[name].dtype:
-                own[name] = value.to(own[name].device, copy=True)
 
 
 def _forget_compiled(model: BaseModel) -> None:

@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fitorch.callbacks import Callback
-from fitorch.callbacks.base import Logs
+from fitorch.callbacks.base import Callback, Logs
+from fitorch.checkpoint.checkpoint import Checkpoint
+from fitorch.checkpoint.run_folder import RunFolder
+from fitorch.checkpoint.store import CheckpointStore
+from fitorch.checkpoint.writers import Background, Foreground
+from fitorch.distributed.dtensor import local
+from fitorch.distributed.fsdp import is_sharded
+from fitorch.errors import CheckpointWriteError, NonFiniteError
+from fitorch.files import shown
 
-from .checkpoint import Checkpoint, CheckpointStore
-from .errors import CheckpointWriteError, NonFiniteError
 from .fingerprint import fingerprint
-from .folder import RunFolder, shown
-from .sharding import is_sharded
-from .shards import local
 from .snapshot import Snapshot
-from .writers import Background, Foreground
 
 if TYPE_CHECKING:
-    from .run import Run
+    from fitorch.engine.run import Run
+
 
 _MOST_FAILURES = 3  # in a row, where errors of saving are warnings
 

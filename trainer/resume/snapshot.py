@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from . import shards
-from .checkpoint import Checkpoint, CheckpointStore, pack
-from .disk import Entry
-from .parts import Part
-from .processes import Processes
+from fitorch.checkpoint import shards
+from fitorch.checkpoint.checkpoint import Checkpoint
+from fitorch.checkpoint.parts import Part, pack
+from fitorch.checkpoint.store import CheckpointStore
+from fitorch.distributed.processes import Processes
+from fitorch.files import Entry
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 try:
-    from .sklearn_classifier import KerasClassifier
-    from .sklearn_regressor import KerasRegressor
+    from .classifier import KerasClassifier
+    from .regressor import KerasRegressor
 except ImportError as error:
     message = f"fitorch.sklearn needs scikit-learn 1.6 or later, pip install scikit-learn: {error}"
     raise ImportError(message) from error

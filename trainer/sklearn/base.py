@@ -16,15 +16,18 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from . import estimator
-from .model import KerasModel
-from .optimizers import OptimizerLike
-from .placement import floating_dtype
+from fitorch.model import KerasModel
+from fitorch.nets.precision import floating_dtype
+from fitorch.optim.optimizers import OptimizerLike
+
+from . import parameters as estimator
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
 Factory = nn.Module | Callable[..., nn.Module]
+
 _PASSED_ON = (
     "batch_size",
     "shuffle",

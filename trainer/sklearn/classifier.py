@@ -12,9 +12,10 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from . import estimator
-from .optimizers import OptimizerLike
-from .sklearn_base import Factory, KerasEstimator
+from fitorch.optim.optimizers import OptimizerLike
+
+from . import parameters as estimator
+from .base import Factory, KerasEstimator
 
 
 class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]

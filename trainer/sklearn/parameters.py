@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fitorch.errors import DataError
+from fitorch.inspection.dry_run import undisturbed
+from fitorch.inspection.example_inputs import first_features
 from fitorch.metrics.task import Scale
-
-from .errors import DataError
-from .features import first_features
-from .forward import choose_call
-from .optimizers import can_fuse, kind_named
-from .preflight import check_module
-from .randomness import seed_everything, undisturbed_randomness
-from .structure import describe
-from .tryout import undisturbed
+from fitorch.nets.forward import choose_call
+from fitorch.nets.state import check_module
+from fitorch.optim.optimizers import can_fuse, kind_named
+from fitorch.randomness import seed_everything, undisturbed_randomness
+from fitorch.tree import describe
 
 PREFIXES = ("net__", "optimizer__", "fit__")
 

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils import check_array, column_or_1d
 
-from . import estimator
-from .sklearn_base import KerasEstimator
+from . import parameters as estimator
+from .base import KerasEstimator
 
 
 class KerasRegressor(RegressorMixin, KerasEstimator):  # type: ignore[misc]

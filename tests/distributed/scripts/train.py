@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-import fitorch.shards
+import fitorch.distributed.dtensor
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
 
@@ -120,7 +120,7 @@ class Watch(Callback):
 def digest(named):
     found = hashlib.sha256()
     for name, value in named:
-        own = fitorch.shards.local(value.detach())
+        own = fitorch.distributed.dtensor.local(value.detach())
         found.update(name.encode() + own.numpy().tobytes())
     return found.hexdigest()
 

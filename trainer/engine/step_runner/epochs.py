@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .data import Source
-from .runner import RunnerKit, called
-from .runner_log import StageLog
-from .runner_step import RunnerEvaluationStep, RunnerTrainingStep
-from .steps import Measures
+from fitorch.data.sources import Source
+from fitorch.engine.steps.evaluation import Measures
+
+from .kit import RunnerKit, called
+from .log import StageLog
+from .steps import RunnerEvaluationStep, RunnerTrainingStep
 
 
 class Batches:

@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .steps import Measures
+from fitorch.engine.steps.evaluation import Measures
 
 _FORM = (
     "StepRunner(net, loss_fn, accelerator=None, stage='train', metrics_dict=None, optimizer=None, "
     "lr_scheduler=None, **kwargs)"
 )
-
 
 _EPOCH_FORM = "EpochRunner(step_runner, quiet=False)"
 

@@ -11,41 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn, optim
 
-from .arguments import FitArguments
-from .data import Source
-from .errors import NonFiniteError
-from .runner import RunnerKit, called
-from .runner_log import StageLog
-from .steps import EvaluationStep, Measures
-from .structure import sample_count
-from .training import TrainingStep
-from .update import Update
+from fitorch.data.sources import Source
+from fitorch.engine.arguments import FitArguments
+from fitorch.engine.steps.evaluation import EvaluationStep, Measures
+from fitorch.engine.steps.training import TrainingStep
+from fitorch.errors import NonFiniteError
+from fitorch.optim.update import Update
+from fitorch.tree import sample_count
+
+from .kit import RunnerKit, called
+from .log import StageLog
 
 if TYPE_CHECKING:
-    from .base_model import BaseModel
-
-
-def evaluation_step(
-    measures: Measures, source: Source, prefix: str, stopped: Callable[[], bool]
-) -> EvaluationStep:
-    """Return what measures the batches of a pass: the user's runner where there is one."""
-    if measures.runner is None:
-        return EvaluationStep(measures, source, prefix, stopped)
-    if measures.runner.epoch_kind is None:
-        return RunnerEvaluationStep(measures, source, prefix, stopped)
-    from .runner_epoch import EpochEvaluationStep
-
-    return EpochEvaluationStep(measures, source, prefix, stopped)
-
-
-def training_step(measures: Measures, *args: Any) -> TrainingStep:
-    """Return what trains with the user's runner; see `RunnerTrainingStep`."""
-    assert measures.runner is not None
-    if measures.runner.epoch_kind is None:
-        return RunnerTrainingStep(measures, *args)
-    from .runner_epoch import EpochTrainingStep
-
-    return EpochTrainingStep(measures, *args)
+    from fitorch.engine.base_model import BaseModel
 
 
 class _Logged:

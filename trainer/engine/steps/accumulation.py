@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .feed import Micro, windows
-from .structure import sample_count
+from fitorch.tree import sample_count
+
 from .training import TrainingStep
 
 
@@ -73,3 +73,47 @@ def _positive(share: int | Tensor) -> int | Tensor:
         wide = torch.float32 if share.device.type == "mps" else torch.float64
         return share.to(wide).clamp_min(torch.finfo(torch.float32).tiny)
     return share
+
+
+# A batch of a window; what to divide its losses by, a list, or the error that says why that is not
+# known; whether it is the last of the window.
+Micro = tuple[Any, Any, bool]
+
+
+def windows(
+    batches: Iterator[Any], size: int, count: Callable[[Any], list[Any]]
+) -> Iterator[Micro]:
+    """Group batches to windows of `size`, one update each; the last window may be shorter.
+
+    Args:
+        batches: The batches of an epoch.
+        size: Batches in a window.
+        count: Gives how much a batch counts for each loss: samples, or the sum of weights.
+
+    Yields:
+        The batch; for each loss what to divide its mean by, so that the gradients of a window add
+        up to those of one batch with all its samples, or the error with which `count` refused the
+        batch; whether it is the last of its window.
+    """
+    window: list[Any] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == size:
+            yield from _shares(window, count)
+            window = []
+    yield from _shares(window, count)
+
+
+def _shares(window: list[Any], count: Callable[[Any], list[Any]]) -> Iterator[Micro]:
+    counts = []
+    for batch in window:
+        try:
+            counts.append(count(batch))
+        except Exception as error:  # noqa: PERF203 - told when its batch is at work
+            yield from ((each, [1] * len(counts[0]), False) for each in window[: len(counts)])
+            yield batch, error, False
+            return
+    totals = [sum(column) for column in zip(*counts, strict=True)]
+    for number, (batch, shares) in enumerate(zip(window, counts, strict=True), start=1):
+        divisors = [total / share for total, share in zip(totals, shares, strict=True)]
+        yield batch, divisors, number == len(window)

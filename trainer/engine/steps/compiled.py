@@ -6,11 +6,12 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from .region import Region
-from .shadow import CannotCompileError, settings_of
+from .compiled_optimizer import CannotCompileError, settings_of
+from .compiled_region import Region
 from .training import TrainingStep
 
 _ENOUGH = 32  # batches to judge by
+
 _MANY = 0.5  # the part of them that should be compiled
 
 

@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.losses import Objective
+from fitorch.losses.objective import Objective
 from fitorch.losses.terms import Part
-from fitorch.metrics.feeding import detached
+from fitorch.metrics.batching import detached
+from fitorch.optim.update import Update
+from fitorch.tree import map_tensors
 
-from .shadow import CannotCompileError, Shadow
-from .structure import map_tensors
-from .update import Update
+from .compiled_optimizer import CannotCompileError, Shadow
 
 Outcome = tuple[Any, Any, Any, list[Part], "Tensor | None"]  # ..., the gradients' norm
 
 _BACKEND = "inductor"  # of torch.compile
+
 _OPTIONS = {
     "fallback_random": True,  # dropout drops the same as without compilation
     "size_asserts": False,  # batches are known to be alike
 }
+
 _TRACING = {
     "trace_autograd_ops": True,  # the backward pass, too
     "automatic_dynamic_shapes": False,  # a number that changes is worth another compilation

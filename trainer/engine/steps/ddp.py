@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from fitorch.errors import annotate
 from fitorch.losses.terms import Part
+from fitorch.nets.modes import modes_restored
+from fitorch.randomness import undisturbed_randomness
 
-from .errors import annotate
 from .joint import JointStep, Measured
-from .modes import modes_restored
-from .randomness import undisturbed_randomness
 
 
 class ReplicaStep(JointStep):

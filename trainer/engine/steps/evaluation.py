@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.callbacks.logs import BatchLogs
-from fitorch.losses import Objective
+from fitorch.data.in_memory import MemorySource
+from fitorch.data.sources import Source
+from fitorch.engine.checks import check_sample_weight
+from fitorch.engine.placement import Placement
+from fitorch.errors import annotate
+from fitorch.losses.objective import Objective
 from fitorch.losses.terms import Part
-from fitorch.metrics import MetricError, MetricSet
+from fitorch.metrics.base import MetricSet
+from fitorch.metrics.batching import MetricError
 from fitorch.metrics.mean import Means
-
-from .data import Source
-from .errors import annotate
-from .forward import Forward, Hook, choose_forward, taking_logits
-from .memory import MemorySource
-from .placement import Placement
-from .preflight import check_sample_weight
-from .structure import describe
+from fitorch.nets.forward import Forward, Hook, choose_forward, taking_logits
+from fitorch.tree import describe
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.distributed.dtensor import local
 from fitorch.losses.terms import Part
 
 from .joint import TellingStep
-from .shards import local
 
 
 class ShardedStep(TellingStep):

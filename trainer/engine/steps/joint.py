@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from fitorch.distributed.sync_batchnorm import SyncedNorms
+from fitorch.engine.coordinator import Accord
+from fitorch.errors import NonFiniteError, RankError
 from fitorch.losses.terms import Part
 
-from .accord import Accord
-from .errors import NonFiniteError, RankError
-from .norms import SyncedNorms
 from .training import TrainingStep
 
 _GLANCE = 16  # updates from one look at an accelerator's answer to the next

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
+from fitorch.data.sources import Source
+from fitorch.engine.checks import batch_norm_guarded
+from fitorch.engine.class_weights import ClassWeights
+from fitorch.engine.diagnostics import circumstances
+from fitorch.errors import NonFiniteError
 from fitorch.losses.terms import Part
+from fitorch.optim.update import Update
 
-from .data import Source
-from .errors import NonFiniteError
-from .explain import circumstances
-from .forward import ClassWeights
-from .preflight import batch_norm_guarded
-from .steps import EvaluationStep, Measures
-from .update import Update
+from .evaluation import EvaluationStep, Measures
 
 
 class TrainingStep(EvaluationStep):

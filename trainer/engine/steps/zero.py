@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fitorch.distributed.zero_optimizer import PartitionedOptimizer
 from fitorch.losses.terms import Part
+from fitorch.optim.update import Update
 
 from .joint import TellingStep
-from .partitioned import PartitionedOptimizer
-from .update import Update
 
 
 class PartitionedUpdate(Update):

@@ -1,0 +1,67 @@
+"""Imports run one way: a package imports only what stands above it in `LAYERS`."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from architecture import RANK, ROOT, SIDE_FOLDERS, cycles, imports, modules, unit
+
+# Callbacks may say of which type `self.model` is.
+ALLOWED_FOR_TYPES = {("callbacks", "model")}
+# Packages whose `__init__` exports names. Any other `__init__` is a docstring alone.
+EXPORTING = {"", "checkpoint", "sklearn", *SIDE_FOLDERS}
+
+
+def test_every_module_has_its_layer():
+    assert {unit(name) for name in modules()} == RANK.keys()
+
+
+def test_imports_run_downward():
+    upward = [
+        f"{each.importer}:{each.line} imports {each.name} ({each.kind})"
+        for each in imports()
+        for importer, imported in [(unit(each.importer), unit(each.imported))]
+        if importer != imported
+        and RANK[imported] >= RANK[importer]
+        and not (each.kind == "type" and (importer, imported) in ALLOWED_FOR_TYPES)
+    ]
+    assert not upward
+
+
+@pytest.mark.parametrize("kinds", [("top",), ("top", "function")])
+def test_no_modules_import_each_other(kinds):
+    assert cycles(*kinds) == []
+
+
+def test_no_private_name_crosses_a_file():
+    private = re.compile(r"_[^_]")
+    crossing = [
+        f"{each.importer}:{each.line} imports {each.name}"
+        for each in imports()
+        if private.match(each.name.rpartition(".")[2])
+    ]
+    assert not crossing
+
+
+def test_a_package_is_its_docstring():
+    with_code = [
+        name
+        for name, file in modules().items()
+        if name.endswith("__init__")
+        and name.removesuffix("__init__").rstrip(".") not in EXPORTING
+        and len(ast.parse(file.read_text(encoding="utf-8")).body) != 1
+    ]
+    assert not with_code
+
+
+def test_the_wheel_contains_every_package():
+    table = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\npackages = [")[1]
+    packages = {
+        ".".join(["fitorch", *name.split(".")[:-1]])
+        for name in modules()
+        if name.endswith("__init__")
+    }
+    assert set(re.findall(r'"(fitorch[a-z_.]*)"', table.split("]")[0])) == packages

@@ -1,0 +1,1 @@
+"""What scripts of torchkeras use."""

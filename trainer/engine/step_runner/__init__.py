@@ -1,0 +1,1 @@
+"""Steps of a user's own `StepRunner`, torchkeras' extension point."""

@@ -1,0 +1,1 @@
+"""From arguments to a fit: setup, callbacks, several processes."""

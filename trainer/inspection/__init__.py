@@ -1,0 +1,1 @@
+"""Look at a net and at what it predicts."""

@@ -1,0 +1,1 @@
+"""A net by itself: how it is called, in which precision, its modes and its state."""

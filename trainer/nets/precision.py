@@ -1,0 +1,42 @@
+"""The precision that a net runs in, and the one that data is given in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fitorch.tree import map_tensors
+
+if TYPE_CHECKING:
+    pass
+
+
+Net = Callable[..., Any]
+
+Cast = Callable[[Net], Net]
+
+
+def in_precision(net: Net, device: torch.device, dtype: torch.dtype | None) -> Net:
+    """Return `net` run under autocast to `dtype`, its outputs in float32; `net` itself for None."""
+    if dtype is None:
+        return net
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device.type, dtype):
+            output = net(*args, **kwargs)
+        return map_tensors(_to_float32, output)
+
+    return forward
+
+
+def _to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def floating_dtype(parameters: Iterable[nn.Parameter]) -> torch.dtype:
+    """Return what float64 data of NumPy and pandas becomes for a net with these parameters."""
+    first = next((p for p in parameters if p.is_floating_point()), None)
+    return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32

@@ -1,0 +1,1 @@
+"""Optimizers, schedules, and the update that they make."""

@@ -1,0 +1,1 @@
+"""Save where a fit stands, and go on there."""
