@@ -96,14 +96,21 @@ def fit(data, num_workers="auto", net=None, **arguments):
 
 
 STAY = ("resource_tracker", "compile_worker")  # torch.compile starts the latter, older ones at once
+EARLIER = set()
+
+
+@pytest.fixture(autouse=True)
+def _earlier():
+    """Note the processes that other tests left running, as joblib leaves its workers."""
+    EARLIER.clear()
+    EARLIER.update(psutil.Process().children())
 
 
 def children():
-    """The processes that this one started and that run, but for those of other tests and torch."""
-    running = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    own = [p for p in running if os.getsid(p.pid) == os.getsid(0)]
-    stay = {p.pid for p in own for name in STAY if name in str(p.cmdline())}
-    return [p.pid for p in own if p.pid not in stay]
+    """The processes that run since the test began, but for those that torch keeps."""
+    begun = [p for p in psutil.Process().children() if p not in EARLIER]
+    running = [p for p in begun if p.status() != psutil.STATUS_ZOMBIE]
+    return [p.pid for p in running if not any(name in str(p.cmdline()) for name in STAY)]
 
 
 @pytest.fixture
