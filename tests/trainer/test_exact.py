@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fitorch import KerasModel
 from fitorch.sampling import Order
+from tolerances import FLOAT32, FLOAT64
 
 SAMPLES, BATCH, EPOCHS = 50, 8, 3  # the last batch has 2 samples
 
@@ -231,7 +232,7 @@ def test_accumulating_small_batches_is_training_on_large_ones(samples):
     model = KerasModel(net, nn.MSELoss(), optimizer=OPTIMIZERS["momentum"])
     model.fit(loader(x, y), epochs=EPOCHS, gradient_accumulation_steps=3, verbose=0)
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(ours, theirs, **FLOAT64)
 
 
 def test_accumulating_a_summed_loss_adds_up():
@@ -243,7 +244,7 @@ def test_accumulating_a_summed_loss_adds_up():
     model = KerasModel(net, loss_fn, optimizer=lambda p: torch.optim.SGD(p, lr=1e-3))
     model.fit(loader(x, y), epochs=EPOCHS, gradient_accumulation_steps=3, verbose=0)
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(ours, theirs, **FLOAT64)
 
 
 def test_accumulating_with_sample_weights_is_training_on_large_batches():
@@ -258,7 +259,7 @@ def test_accumulating_with_sample_weights_is_training_on_large_batches():
         (x, y, weight), batch_size=BATCH, gradient_accumulation_steps=3, **weighted
     )
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(ours, theirs, **FLOAT64)
 
 
 def test_gradients_are_clipped_by_norm():
@@ -390,7 +391,7 @@ def test_sample_weights_give_the_gradient_of_the_weighted_mean():
     model = KerasModel(net, nn.MSELoss(), optimizer=OPTIMIZERS["sgd"])
     model.fit(loader(x, y, weight), epochs=EPOCHS, verbose=0)
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(ours, theirs, **FLOAT32)
 
 
 def test_class_weights_are_those_of_torchs_own_cross_entropy():
@@ -406,7 +407,7 @@ def test_class_weights_are_those_of_torchs_own_cross_entropy():
     model = KerasModel(net, nn.CrossEntropyLoss(), optimizer=OPTIMIZERS["sgd"])
     model.fit(loader(x, y), epochs=EPOCHS, class_weight={1: 5.0, 2: 0.5}, verbose=0)
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(ours, theirs, **FLOAT64)
 
 
 @pytest.mark.parametrize("form", ["ones", "class weights of one"])
@@ -420,7 +421,7 @@ def test_weights_of_one_change_nothing(form):
     class_weight = None if form == "ones" else {0: 1.0}
     model.fit(data, epochs=EPOCHS, class_weight=class_weight, verbose=0)
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(ours, theirs, **FLOAT32)
 
 
 def test_frozen_parameters_stay_as_they_are():
