@@ -24,6 +24,9 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
 )
 SAMPLES, VALIDATED = 50, 13
+# The last batch has two samples: normalized, they are nearly 1 and -1 whatever the net, and so its
+# gradient cancels but for rounding, which is as large as 2e-5 in float32, all that DeepSpeed has.
+NORMED = {"rtol": 1e-3, "atol": 1e-3}
 HALF = {"rtol": 1e-2, "atol": 1e-3}  # bf16's unit in the last place is 4e-3
 
 
@@ -117,7 +120,7 @@ CASES = {
 @pytest.mark.parametrize(("stage", "kind"), [(1, "penalized"), *((2, kind) for kind in CASES)])
 def test_it_is_trained_as_in_one_process(three, stage, kind):
     answers = three.run(trained, kind, 3, {"stage": stage}, **CASES[kind])
-    check_alike(answers, trained(kind, **CASES[kind]))
+    check_alike(answers, trained(kind, **CASES[kind]), NORMED if kind == "normed" else FLOAT32)
 
 
 def test_the_optimizers_state_can_lie_on_the_cpu(two):
