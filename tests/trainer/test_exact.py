@@ -1,4 +1,9 @@
-"""The weights after `fit` are, bit for bit, those of a loop written by hand."""
+"""The weights after `fit` are, bit for bit, those of a loop written by hand.
+
+Both make the same calls on batches of the same shapes, strides and alignment, so that any processor
+runs the same kernels for both. Where batches are of other sizes, or a formula is written otherwise,
+the comparison is relative.
+"""
 
 import copy
 
