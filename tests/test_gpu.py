@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import Callback
 from fitorch.losses import L1, L2, term
+from tolerances import FLOAT32, FLOAT64
 
 pytestmark = [
     pytest.mark.gpu,
@@ -140,7 +141,7 @@ def test_compiled_steps_train_as_the_loop_does():
         model = KerasModel(mlp(), "mse", {"mae": "mae"}, "adam", jit_compile=jit)
         model.fit((X, Y), epochs=2, seed=0, verbose=0)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights[0], weights[1], **FLOAT32)
 
 
 def test_images_in_channels_last_memory():
@@ -180,4 +181,4 @@ def test_two_gpus_train_what_one_does(fsdp):
         else:
             model.fit_ddp(2, data, **options)
         weights.append(torch.cat([p.detach().cpu().flatten() for p in model.parameters()]))
-    torch.testing.assert_close(*weights, rtol=0, atol=1e-10)
+    torch.testing.assert_close(*weights, **FLOAT64)

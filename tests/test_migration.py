@@ -21,6 +21,7 @@ from fitorch.callbacks import (
     WandbCallback,
 )
 from fitorch.metrics import AUC, IOU, KS, Accuracy, Precision, Recall
+from tolerances import FORWARD
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_what_notebooks_read_of_a_model_is_there(model, loaders):
 def test_evaluate_gives_val_names_and_predict_all_rows_in_order(model, loaders):
     assert list(model.evaluate(loaders[1], verbose=0)) == ["val_loss", "val_auc", "val_acc"]
     x = loaders[1].dataset.tensors[0]
-    assert torch.allclose(model.predict(loaders[1], verbose=0), model.net(x).detach())
+    assert torch.allclose(model.predict(loaders[1], verbose=0), model.net(x), **FORWARD)
 
 
 def test_weights_are_a_plain_state_dict_and_fit_goes_on_without_an_epoch_0(
@@ -414,7 +415,7 @@ def test_the_old_model_evaluates_and_predicts_one_tensor(old, loaders):
     x, y = loaders[1].dataset.tensors
     with torch.no_grad():
         outputs = old(x)
-    assert torch.allclose(old.predict(loaders[1], verbose=0), outputs)
+    assert torch.allclose(old.predict(loaders[1], verbose=0), outputs, **FORWARD)
     assert old.evaluate(loaders[1], verbose=0) == pytest.approx(
         {
             "val_loss": nn.functional.binary_cross_entropy(outputs, y).item(),
@@ -423,7 +424,7 @@ def test_the_old_model_evaluates_and_predicts_one_tensor(old, loaders):
         rel=1e-5,
     )
     features = DataLoader(TensorDataset(x), batch_size=20)
-    assert torch.allclose(old.predict(features, verbose=0), outputs)
+    assert torch.allclose(old.predict(features, verbose=0), outputs, **FORWARD)
 
 
 def test_the_old_model_is_the_module_that_it_trains(old, loaders):

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from fitorch import KerasModel
 from fitorch.callbacks import EarlyStopping
 from fitorch.losses import L2
+from tolerances import FLOAT64
 
 SAMPLES, VALIDATED = 101, 37
 
@@ -96,7 +97,7 @@ def outcome(model, frame):
     return weights, table, list(frame["seconds"]), model.placement.processes.count
 
 
-def check_alike(answers, expected, count, tolerance=1e-10):
+def check_alike(answers, expected, count):
     weights, table, _, _ = expected
     for own, figures, seconds, world in answers:
         assert world == count
@@ -104,7 +105,7 @@ def check_alike(answers, expected, count, tolerance=1e-10):
         for name, values in table.items():
             assert figures[name] == pytest.approx(values, rel=1e-9, abs=1e-12, nan_ok=True), name
         for name, value in weights.items():
-            assert torch.allclose(own[name], value, rtol=0, atol=tolerance), name
+            assert torch.allclose(own[name], value, **FLOAT64), name
         assert all(torch.equal(own[name], answers[0][0][name]) for name in own)
         assert repr(figures) == repr(answers[0][1])  # NaN is not equal to itself
         assert seconds == answers[0][2]

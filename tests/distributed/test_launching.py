@@ -20,6 +20,7 @@ from fitorch import KerasModel, RankError
 from fitorch.callbacks import Callback
 from fitorch.distributed import launcher as launching
 from fitorch.errors import Preempted
+from tolerances import FLOAT64
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as what a script defines
@@ -76,12 +77,12 @@ class Act(Callback):
 
 def assert_alike(model, other):
     for name, value in model.net.state_dict().items():
-        assert torch.allclose(value, other.net.state_dict()[name], rtol=0, atol=1e-12), name
+        assert torch.allclose(value, other.net.state_dict()[name], **FLOAT64), name
     own, expected = (m.optimizer.state_dict() for m in (model, other))
     assert own["param_groups"] == expected["param_groups"]
     for number, state in own["state"].items():
         for name, value in state.items():
-            assert torch.allclose(value, expected["state"][number][name], rtol=0, atol=1e-12)
+            assert torch.allclose(value, expected["state"][number][name], **FLOAT64)
     assert model.lr_scheduler.state_dict() == other.lr_scheduler.state_dict()
     assert model.progress == other.progress
     columns = ["epoch", "lr", "train_loss", "train_mae", "val_loss", "val_mae"]

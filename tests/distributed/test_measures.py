@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchmetrics import SumMetric
 
 from fitorch import DataError, KerasModel
+from tolerances import FLOAT64
 
 
 class Pairs(Dataset):
@@ -87,7 +88,7 @@ def test_any_data_is_measured_as_by_one_process(several, kind):
             own, outputs = found[case]
             assert own == pytest.approx(figures, rel=1e-9, nan_ok=True), case
             assert own["val_n"] == case[0]
-            assert torch.allclose(outputs, predicted, rtol=0, atol=1e-12), case
+            assert torch.allclose(outputs, predicted, **FLOAT64), case
 
 
 def quietly(*args):

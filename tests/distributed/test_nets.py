@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fitorch import KerasModel
+from tolerances import FLOAT32
 
 
 def images():
@@ -43,7 +44,7 @@ def test_images_in_channels_last_memory_train_alike(two):
     expected, _ = trained(1, convolution, channels_last=True)
     for state, _ in two.run(trained, 2, convolution, channels_last=True):
         for name, value in expected.items():
-            assert torch.allclose(state[name], value, atol=1e-5), name
+            assert torch.allclose(state[name], value, **FLOAT32), name
 
 
 def convolution():

@@ -1,11 +1,13 @@
 """Nets, losses and batches of every form, trained by several processes as by one."""
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from fitorch import DataError, KerasModel, RankError
 from fitorch.losses import L2, term
+from tolerances import FLOAT64
 
 SAMPLES = 50
 
@@ -76,15 +78,15 @@ def test_losses_of_every_form_train_alike(several, kind):
     for state, figures in several.run(trained, kind, several.count):
         assert state.keys() == expected.keys()
         for name, value in expected.items():
-            assert torch.allclose(state[name], value, rtol=0, atol=1e-10), name
-        assert (figures - table).abs().max().max() < 1e-9
+            assert torch.allclose(state[name], value, **FLOAT64), name
+        pd.testing.assert_frame_equal(figures, table, **FLOAT64)
 
 
 def test_unused_parameters_are_allowed_where_that_was_said(two):
     expected, _ = trained("unused", 1)
     for state, _ in two.run(trained, "unused", 2, find_unused_parameters=True):
         for name, value in expected.items():
-            assert torch.allclose(state[name], value, rtol=0, atol=1e-10), name
+            assert torch.allclose(state[name], value, **FLOAT64), name
 
 
 def refused(kind):

@@ -32,6 +32,7 @@ from fitorch.checkpoint.weights import metadata_of
 from fitorch.distributed.fsdp import can_shard, is_sharded
 from fitorch.losses import L1, L2
 from fitorch.losses.penalties import Penalty
+from tolerances import FLOAT64
 
 pytestmark = pytest.mark.skipif(not can_shard(), reason="this torch can't shard nets")
 SAMPLES, VALIDATED = 50, 13
@@ -116,7 +117,7 @@ def check_alike(answers, expected):
             assert figures[name] == pytest.approx(values, rel=1e-9, abs=1e-12), name
         assert own.keys() == weights.keys()
         for name, value in weights.items():
-            assert torch.allclose(own[name], value, rtol=0, atol=1e-10), name
+            assert torch.allclose(own[name], value, **FLOAT64), name
 
 
 CASES = {
@@ -185,7 +186,7 @@ def test_it_is_measured_as_in_one_process_whoever_has_no_batch(three, count):
     for figures, again, outputs, _ in three.run(measured, count):
         assert figures == pytest.approx(expected, rel=1e-10, nan_ok=True)
         assert again == pytest.approx(expected, rel=1e-10, nan_ok=True)
-        assert torch.allclose(outputs, model.predict(x, verbose=0), rtol=0, atol=1e-12)
+        assert torch.allclose(outputs, model.predict(x, verbose=0), **FLOAT64)
 
 
 def fit(folder, world=1, cut=None, bare=False, **options):
@@ -347,7 +348,7 @@ def test_fit_ddp_returns_whole_weights(tmp_path):
     model.fit_ddp(2, samples(), samples(VALIDATED), **options)
     assert not is_sharded(model.net)
     for name, value in model.net.state_dict().items():
-        assert torch.allclose(value, expected[name], rtol=0, atol=1e-10)
+        assert torch.allclose(value, expected[name], **FLOAT64)
     model.fit(samples(), epochs=1, verbose=0)
 
 

@@ -18,11 +18,16 @@ from fitorch import KerasModel, NonFiniteError, RankError
 from fitorch.callbacks import EMA, Callback, EarlyStopping, GradientNorm
 from fitorch.checkpoint import Checkpoint
 from fitorch.losses import L1, L2
+from tolerances import FLOAT32
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
 )
 SAMPLES, VALIDATED = 50, 13
+# The last batch has two samples: normalized, they are nearly 1 and -1 whatever the net, and so its
+# gradient cancels but for rounding, which is as large as 2e-5 in float32, all that DeepSpeed has.
+NORMED = {"rtol": 1e-3, "atol": 1e-3}
+HALF = {"rtol": 1e-2, "atol": 1e-3}  # bf16's unit in the last place is 4e-3
 
 
 class Net(nn.Module):
@@ -86,21 +91,21 @@ def trained(kind="plain", world=1, settings=None, weights=False, **options):
     return outcome(model, model.history.frame)
 
 
-def check_alike(answers, expected, tolerance=1e-5):
+def check_alike(answers, expected, tolerance=FLOAT32):
     weights, table, state = expected
     for number, (own, figures, kept) in enumerate(answers):
         assert figures.keys() == table.keys()
         for name, values in table.items():
-            assert figures[name] == pytest.approx(values, rel=tolerance, abs=1e-7), name
+            assert figures[name] == pytest.approx(values, rel=tolerance["rtol"], abs=1e-7), name
         for name, value in weights.items():
-            assert torch.allclose(own[name], value, rtol=0, atol=tolerance), name
+            assert torch.allclose(own[name], value, **tolerance), name
         if number:
             continue
         assert kept.keys() == state.keys()
         for key, each in state.items():
             assert kept[key].keys() == each.keys()
             for name, value in each.items():
-                assert torch.allclose(kept[key][name], value, atol=tolerance), (key, name)
+                assert torch.allclose(kept[key][name], value, **tolerance), (key, name)
 
 
 CASES = {
@@ -115,8 +120,7 @@ CASES = {
 @pytest.mark.parametrize(("stage", "kind"), [(1, "penalized"), *((2, kind) for kind in CASES)])
 def test_it_is_trained_as_in_one_process(three, stage, kind):
     answers = three.run(trained, kind, 3, {"stage": stage}, **CASES[kind])
-    rounding = 1e-4 if kind == "normed" else 1e-5  # in float32, all that DeepSpeed has
-    check_alike(answers, trained(kind, **CASES[kind]), rounding)
+    check_alike(answers, trained(kind, **CASES[kind]), NORMED if kind == "normed" else FLOAT32)
 
 
 def test_the_optimizers_state_can_lie_on_the_cpu(two):
@@ -429,7 +433,7 @@ def in_half(spread):
 
 
 def test_half_precision_is_that_of_processes_without_it(two):
-    check_alike(two.run(in_half, True), two.run(in_half, False)[0], 1e-3)
+    check_alike(two.run(in_half, True), two.run(in_half, False)[0], HALF)
 
 
 def failed():

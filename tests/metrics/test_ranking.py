@@ -136,7 +136,8 @@ def test_bins_come_close_and_need_constant_memory(kind, reference):
     assert metric.positive_bins.numel() == 2000
     probabilities = kind(thresholds=2000, from_logits=False)
     probabilities.update(scores.sigmoid(), target)
-    assert probabilities.compute() == metric.compute()
+    # In the other's last bits a sigmoid may fall into the next bin.
+    assert probabilities.compute().item() == pytest.approx(metric.compute().item(), abs=1e-3)
 
 
 @pytest.mark.parametrize("thresholds", [None, 500])

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fitorch import ExportError, KerasModel, ShapeError
+from tolerances import FORWARD
 
 HAS_ONNX = "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters
 with_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs torch 2.6")
@@ -87,7 +88,7 @@ def test_a_pt2_file_gives_what_the_net_gives(tmp_path):
     loaded = load_pt2(path)
     model.net.eval()
     for samples in (1, 2, 11):
-        assert torch.equal(loaded(x[:samples]), model.net(x[:samples]))
+        torch.testing.assert_close(loaded(x[:samples]), model.net(x[:samples]), **FORWARD)
 
 
 @with_onnx
@@ -98,7 +99,7 @@ def test_an_onnx_file_gives_what_the_net_gives(tmp_path):
     model.net.eval()
     for samples in (1, 11):
         (output,) = run_onnx(path, input=x[:samples])
-        assert np.allclose(output, model.net(x[:samples]).detach(), atol=1e-5)
+        assert np.allclose(output, model.net(x[:samples]).detach(), **FORWARD)
 
 
 @pytest.mark.parametrize("by_name", [True, False])
@@ -110,11 +111,11 @@ def test_several_inputs_and_outputs(by_name, tmp_path):
         true = model.net(wide, narrow)
     loaded = load_pt2(model.export(tmp_path / "net.pt2", batch))
     found = loaded(wide=wide, narrow=narrow) if by_name else loaded(wide, narrow)
-    assert torch.equal(found["sum"], true["sum"])
+    torch.testing.assert_close(found["sum"], true["sum"], **FORWARD)
     if HAS_ONNX:
         outputs = run_onnx(model.export(tmp_path / "net.onnx", batch), wide=wide, narrow=narrow)
         for output, name in zip(outputs, ("sum", "mean"), strict=True):
-            assert np.allclose(output, true[name], atol=1e-6)
+            assert np.allclose(output, true[name], **FORWARD)
 
 
 @pytest.mark.skipif(HAS_ONNX, reason="this torch can")
@@ -136,7 +137,7 @@ def test_a_torch_that_is_too_old_for_onnx_is_told(tmp_path):
 def test_features_of_any_kind(features, tmp_path):
     model, x = KerasModel(nn.Linear(4, 2)), torch.randn(7, 4)
     loaded = load_pt2(model.export(tmp_path / "net.pt2", features))
-    assert torch.equal(loaded(x), model.net(x))
+    torch.testing.assert_close(loaded(x), model.net(x), **FORWARD)
 
 
 def test_a_safetensors_file_holds_the_weights(tmp_path):

@@ -11,6 +11,7 @@ from torch import nn
 from fitorch import KerasModel
 from fitorch.callbacks import Callback, EarlyStopping
 from fitorch.losses import L2, no_decay_groups, term
+from tolerances import FLOAT64
 
 SAMPLES, EPOCHS = 40, 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -61,7 +62,7 @@ def assert_same(module, expected):
     state, wanted = module.state_dict(), expected.state_dict()
     assert state.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(state[name], value, **FLOAT64)
 
 
 OPTIMIZERS = {

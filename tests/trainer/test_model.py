@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fitorch import DataError, KerasModel, ShapeError
 from fitorch.callbacks import Callback
+from tolerances import FORWARD
 
 X = torch.randn(23, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
@@ -76,7 +77,7 @@ def test_predict_gives_the_nets_output_for_every_sample_in_order(data):
     if isinstance(data, list):
         data = [(part, None) for part in data]
     predicted = KerasModel(net, "mse").predict(data, batch_size=4, verbose=0)
-    assert torch.allclose(predicted, by_hand(net), atol=1e-6)
+    assert torch.allclose(predicted, by_hand(net), **FORWARD)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_predict_uses_the_hook_for_batches_of_ones_own():
 
     net = linear()
     predicted = KerasModel(net, "mse", forward=forward).predict(Named(), verbose=0)
-    assert torch.allclose(predicted, by_hand(net), atol=1e-6)
+    assert torch.allclose(predicted, by_hand(net), **FORWARD)
 
 
 def test_predict_says_when_outputs_cannot_be_joined():

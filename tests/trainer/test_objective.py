@@ -18,6 +18,7 @@ from fitorch.callbacks import Callback, EarlyStopping, Progress
 from fitorch.data.sampling import Order
 from fitorch.losses import L1, L2, FocalLoss, Penalty, term
 from fitorch.metrics.mean import DeviceMean
+from tolerances import FLOAT64
 
 SAMPLES, EPOCHS, ALPHA = 50, 3, 1e-3  # batches of 7 leave a last one of 1
 GENERATOR = torch.Generator().manual_seed(7)
@@ -40,9 +41,10 @@ def close(value, rel=1e-9):
     return pytest.approx(number, rel=rel, abs=1e-14)
 
 
-def assert_same(net, expected, rtol=1e-9):
+def assert_same(net, expected, exactly=False):
+    tolerance = {"rtol": 0, "atol": 0} if exactly else FLOAT64
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-12 if rtol else 0)
+        torch.testing.assert_close(ours, theirs, **tolerance)
 
 
 # The terms by hand: (net, x, y, w) to the batch's loss and what it counts in the epoch's mean.
@@ -492,7 +494,7 @@ def test_the_weights_last_gradient_holds_the_penalty():
     )
     value = sum(each(net, X, Y, None)[0] for each in (focal, l2, l1))
     (expected,) = torch.autograd.grad(value, net[0].weight)
-    torch.testing.assert_close(looks.gradient, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(looks.gradient, expected, **FLOAT64)
 
 
 def test_parameters_that_the_loss_does_not_reach_are_penalized():
@@ -658,7 +660,7 @@ def test_a_batch_of_ignored_targets_changes_nothing():
         losses.append(loss.item() * (classes[start : start + 8] >= 0).sum().item())
     model = KerasModel(net, loss_fn, optimizer=SGD)
     frame = model.fit((X, classes), epochs=1, batch_size=8, shuffle=False, verbose=0)
-    assert_same(net, by_hand, rtol=0)
+    assert_same(net, by_hand)
     expected = sum(value for value in losses if value == value) / (classes >= 0).sum().item()
     assert frame["train_loss"].item() == pytest.approx(expected)
 
@@ -729,7 +731,7 @@ def test_an_objective_serves_a_second_net_as_the_first():
         objective = FocalLoss(from_logits=True) + ALPHA * L2() + ALPHA * L1()
         fit(KerasModel(net, objective, optimizer=SGD))
     for net, expected in zip(nets, fresh, strict=True):
-        assert_same(net, expected, rtol=0)
+        assert_same(net, expected, exactly=True)
 
 
 def test_two_models_that_share_an_objective_do_not_disturb_each_other():
@@ -753,7 +755,7 @@ def test_two_models_that_share_an_objective_do_not_disturb_each_other():
         figures = ["l2_weight", "train_l2", "val_focal"]
         assert model.history.frame[figures].equals(expected.history.frame[figures])
     for net, expected in zip(nets, fresh, strict=True):
-        assert_same(net, expected, rtol=0)
+        assert_same(net, expected, exactly=True)
 
 
 def test_what_a_callback_freezes_is_not_penalized_from_that_epoch_on():
@@ -795,7 +797,7 @@ def test_a_compiled_net_trains_the_same_weights():
     net, expected = make_net(), make_net()
     compiled = torch.compile(net, backend="aot_eager")
     frames = [fit(KerasModel(each, BINARY, optimizer=SGD)) for each in (compiled, expected)]
-    assert_same(net, expected, rtol=1e-6)
+    assert_same(net, expected)
     for name in ("train_loss", "train_l1", "val_focal", "val_l2"):
         assert frames[0][name].tolist() == pytest.approx(frames[1][name].tolist(), rel=1e-6)
 
@@ -847,7 +849,7 @@ def test_a_loader_gives_the_same_as_tensors():
         fit(KerasModel(nets[1], BINARY, optimizer=SGD), epochs=2, batch_size=8, shuffle=False),
     ]
     for name in ("train_focal", "train_l2", "val_l1"):
-        assert frames[0][name].tolist() == frames[1][name].tolist()
+        assert frames[0][name].tolist() == pytest.approx(frames[1][name].tolist(), rel=1e-9)
 
 
 def test_a_batch_whose_samples_cant_be_counted_is_not_weighed_by_guess():

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from fitorch import DataError, KerasModel
 from fitorch.losses import L2, term
+from tolerances import FLOAT64
 
 SAMPLES, EPOCHS, ALPHA = 50, 2, 1e-3
 GENERATOR = torch.Generator().manual_seed(7)
@@ -126,7 +127,7 @@ def parts_of(net, at, age_weight=None, kind_weight=None):
 
 def assert_same(net, expected):
     for ours, theirs in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(ours, theirs, **FLOAT64)
 
 
 def fit(model, data, size=7, **options):
