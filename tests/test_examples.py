@@ -61,7 +61,7 @@ def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISES)
 
 
-SLOW = {"faster.py"}  # it compiles, as docs/faster.md and tests/trainer/test_compiled.py do too
+SLOW = {"faster.py"}  # it compiles, as docs/faster.md and tests/engine/test_compiled.py do too
 
 
 @pytest.mark.parametrize(

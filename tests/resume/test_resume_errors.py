@@ -29,7 +29,7 @@ from fitorch.errors import (
     UnsafeCheckpointError,
 )
 from fitorch.losses import L2
-from reliability.resume_worker import (
+from resume.resume_worker import (
     BadState,
     Exploding,
     Net,
@@ -481,7 +481,7 @@ PARTS = [
     ("fitorch.callbacks.GradientNorm", "load_state_dict"),
     ("fitorch.callbacks.EarlyStopping", "load_state_dict"),
     ("fitorch.callbacks.BestWeights", "load_state_dict"),
-    ("reliability.resume_worker.OwnState", "load_state_dict"),
+    ("resume.resume_worker.OwnState", "load_state_dict"),
     ("fitorch.engine.state", "set_random_state"),
 ]
 

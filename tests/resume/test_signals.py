@@ -12,7 +12,7 @@ import torch
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
 from fitorch.errors import Preempted
-from reliability.resume_worker import (
+from resume.resume_worker import (
     SOAK,
     Net,
     assert_same,

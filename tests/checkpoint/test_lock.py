@@ -9,7 +9,7 @@ import pytest
 
 from fitorch.checkpoint.lock import FolderLock
 from fitorch.errors import CheckpointError
-from reliability.forked import in_a_fork, start
+from resume.forked import in_a_fork, start
 
 
 def hold(folder, told, heard):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reliability import malicious
+from resume import malicious
 
 pytestmark = pytest.mark.xdist_group("malicious")  # they share what one process reports
 SCRIPT = Path(malicious.__file__)

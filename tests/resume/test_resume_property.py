@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from reliability.resume_worker import LOADERS, SAMPLERS, SOAK, goes_on_exactly
+from resume.resume_worker import LOADERS, SAMPLERS, SOAK, goes_on_exactly
 
 EXAMPLES = 200 if SOAK else 6
 DATA = [

@@ -26,7 +26,7 @@ from fitorch.errors import (
     CheckpointVersionError,
     CheckpointWriteError,
 )
-from reliability.forked import in_a_fork
+from resume.forked import in_a_fork
 
 
 def parts(step=1):

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from safetensors import safe_open
 
-from reliability.resume_worker import (
+from resume.resume_worker import (
     METRICS,
     SOAK,
     assert_same,

@@ -10,7 +10,7 @@ import torch
 
 from fitorch.checkpoint import Checkpoint, CheckpointStore
 from fitorch.errors import CheckpointError
-from reliability.malicious import seal, write
+from resume.malicious import seal, write
 
 COUNT = 100_000 if os.environ.get("FITORCH_SOAK") == "1" else 1_000
 ODD = [

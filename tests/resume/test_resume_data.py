@@ -2,7 +2,7 @@
 
 import pytest
 
-from reliability.resume_worker import (
+from resume.resume_worker import (
     LOADERS,
     SAMPLERS,
     SOAK,

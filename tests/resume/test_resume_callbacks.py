@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from reliability.resume_worker import (
+from resume.resume_worker import (
     assert_same,
     at_epoch,
     at_step,
