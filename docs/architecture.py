@@ -35,6 +35,7 @@ LAYERS = (
     "losses metrics",
     "data",
     "optim",
+    "deepspeed",
     "plotting",
     "checkpoint",
     "callbacks",

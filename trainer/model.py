@@ -12,10 +12,10 @@ from torch import nn
 
 from fitorch.callbacks.hooks import with_keras_hooks
 from fitorch.checkpoint.weights import file_of, load_weights, save_weights
+from fitorch.deepspeed.settings import check_plugin as check_deepspeed
 from fitorch.distributed.dtensor import joined
 from fitorch.distributed.fsdp import check_plugin
 from fitorch.distributed.processes import together
-from fitorch.distributed.zero import check_plugin as check_deepspeed
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.loop import fit

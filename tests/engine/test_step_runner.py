@@ -11,7 +11,7 @@ from torchmetrics import Accuracy
 
 from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import EarlyStopping, LambdaCallback
-from fitorch.engine.choose_step import evaluation_step
+from fitorch.engine.choose_step import choose_evaluation_step
 from fitorch.metrics import AUC
 
 
@@ -521,4 +521,4 @@ def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(model.placement.processes, "count", 2)
     assert model.placement.processes.several
     with pytest.raises(ValueError, match="one process, but 2 were launched; pass forward="):
-        evaluation_step(model.measures(), None, "val_", lambda: False)
+        choose_evaluation_step(model.measurement_spec(), None, "val_", lambda: False)

@@ -337,7 +337,7 @@ def test_row_43_a_second_process_is_refused(run):
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from fitorch.folder import RunFolder\n"
+        "from fitorch.checkpoint.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
@@ -475,7 +475,7 @@ PARTS = [
     ("torch.optim.lr_scheduler.StepLR", "load_state_dict"),
     ("fitorch.history.history.History", "load_state_dict"),
     ("fitorch.engine.state.Progress", "load_state_dict"),
-    ("fitorch.engine.steps.evaluation.EvaluationStep", "load_state_dict"),
+    ("fitorch.engine.steps.updating.UpdatingStep", "load_state_dict"),
     ("fitorch.data.epochs.Feed", "load_state_dict"),
     ("fitorch.callbacks.EMA", "load_state_dict"),
     ("fitorch.callbacks.GradientNorm", "load_state_dict"),

@@ -19,7 +19,7 @@ def fit(run: Run) -> None:
     with run.interrupt, modes_restored(run.net):
         try:
             emit(run.hooks.on_train_begin, {})
-            run.accord.begin()
+            run.coordinator.begin()
             while not run.done:
                 run_epoch(run)
             run.honour_signals()
@@ -48,7 +48,7 @@ def run_epoch(run: Run) -> None:
     run.schedule(logs)
     run.end_epoch(logs)
     emit(run.hooks.on_epoch_end, epoch, logs)
-    run.accord.meet()
+    run.coordinator.synchronize()
 
 
 def train(run: Run, epoch: int) -> dict[str, float]:

@@ -13,13 +13,14 @@ from torch import nn
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.logs import EpochLogs
 from fitorch.data.epochs import Feed, reading
-from fitorch.engine.steps.training import TrainingStep
+from fitorch.engine.steps.stage_values import StageValues
+from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.errors import CheckpointError, FitorchError, NonFiniteError
 from fitorch.nets.modes import Modes
 from fitorch.optim.schedules import step_after_epoch
 
 from .arguments import FitArguments
-from .coordinator import Accord
+from .coordinator import Coordinator
 from .evaluation import Validation
 from .signals import Interrupt
 from .state import FitState, Progress
@@ -68,13 +69,13 @@ class Run:
         monitor: The figure that decides what is best.
         validation: The passes over the validation data, or None.
         saving: Saves where training stands, or None.
-        accord: What several processes decide together.
+        coordinator: What several processes decide together.
         cut_short: Whether the epoch under way was stopped to be gone on with later.
     """
 
     model: BaseModel
     state: FitState
-    step: TrainingStep
+    step: UpdatingStep[StageValues]
     hooks: Hooks
     interrupt: Interrupt
     modes: Modes
@@ -82,7 +83,7 @@ class Run:
     last_epoch: int
     monitor: str
     validation: Validation | None
-    accord: Accord
+    coordinator: Coordinator
     saving: Saver | None = None
     cut_short: bool = False
     logs: EpochLogs = field(default_factory=EpochLogs)
@@ -111,7 +112,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether training is over."""
-        return self.accord.stopped or self.progress.epochs >= self.last_epoch
+        return self.coordinator.stopped or self.progress.epochs >= self.last_epoch
 
     def forgives(self, error: Exception) -> bool:
         """Whether a callback takes a loss that is not finite for the end of training."""
@@ -135,7 +136,7 @@ class Run:
 
     def pause(self) -> None:
         """Save where training stands, where it was told to stop within an epoch; honour signals."""
-        if not self.accord.stopped:
+        if not self.coordinator.stopped:
             return
         unfinished = self.feed.steps is None or self.feed.taken < self.feed.steps
         self.cut_short = unfinished and self.pauses
@@ -169,7 +170,7 @@ class Run:
         trained = self.state.update.completed - self._first_update
         window = self.arguments.gradient_accumulation_steps
         consistent = self.step.at_boundary and trained == _windows(self.feed.taken, window)
-        alone = not self.accord.processes.several  # the others may be anywhere
+        alone = not self.coordinator.processes.several  # the others may be anywhere
         if self.saving is None or not consistent or not alone:
             return
         try:
@@ -180,14 +181,14 @@ class Run:
     @property
     def pauses(self) -> bool:
         """Whether training stops for a reason that has nothing to do with it, as lack of time."""
-        return self.accord.pauses
+        return self.coordinator.pauses
 
     @property
     def stopped(self) -> str | None:
         """Why training ended before its last epoch; None where it did not, or will go on."""
-        if not self.accord.stopped or self.pauses:
+        if not self.coordinator.stopped or self.pauses:
             return None
-        return self.accord.reason or "stop_training was set"
+        return self.coordinator.reason or "stop_training was set"
 
     def end_epoch(self, logs: EpochLogs) -> None:
         """Count the epoch as completed."""
@@ -200,7 +201,7 @@ class Run:
 
     def _metric_tasks(self) -> dict[str, str]:
         validated = {} if self.validation is None else self.validation.metric_tasks
-        return validated | self.step.metrics.tasks
+        return validated | self.step.measurement.tasks
 
     def batches(self) -> Iterator[Any]:
         """Give the batches of the next epoch, as the step takes them."""
@@ -224,7 +225,7 @@ class Run:
         """
         rates = self.state.update.learning_rates()
         try:
-            figures = self.step.result(f"epoch {self.progress.epochs + 1}, training")
+            figures = self.step.measurement.result(f"epoch {self.progress.epochs + 1}, training")
         except NonFiniteError as error:
             where = f"epoch {self.progress.epochs + 1}{self.step.circumstances()}"
             message = f"{error} in {where}"

@@ -26,20 +26,20 @@ from fitorch.data.sources import (
     split_validation,
     validation_sets,
 )
+from fitorch.deepspeed.loss_module import LossModule
+from fitorch.deepspeed.optimizer import ZeroOptimizer
+from fitorch.deepspeed.update import ZeroUpdate
 from fitorch.distributed.processes import Processes
-from fitorch.distributed.zero_optimizer import PartitionedOptimizer
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.checks import check_optimizer, check_trainable
-from fitorch.engine.choose_step import choose_training_step, evaluation_step
-from fitorch.engine.coordinator import Accord
+from fitorch.engine.choose_step import choose_evaluation_step, choose_training_step
+from fitorch.engine.coordinator import Coordinator
 from fitorch.engine.evaluation import Evaluation, Validation
 from fitorch.engine.placement import Placement
 from fitorch.engine.run import Run
 from fitorch.engine.signals import Interrupt
 from fitorch.engine.state import FitState, Progress
-from fitorch.engine.steps.evaluation import Measures
-from fitorch.engine.steps.joint import Measured
-from fitorch.engine.steps.zero import PartitionedUpdate
+from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.files import shown
 from fitorch.nets.modes import training_modes
 from fitorch.nets.precision import floating_dtype
@@ -85,7 +85,7 @@ def prepare(
     monitor, mode = watched_figure(model, arguments, figures, sets)
     interrupt, saving = Interrupt(model, saves=folder is not None), make_saving(folder, arguments)
     callbacks = make_callbacks(model, arguments, monitor, mode, interrupt, saving)
-    accord = Accord(model.placement.processes, model, interrupt, callbacks)
+    coordinator = Coordinator(model.placement.processes, model, interrupt, callbacks)
     check_monitors(callbacks, model, figures, sets)
     hooks = Hooks.collect(callbacks)
 
@@ -93,7 +93,7 @@ def prepare(
     if placement.zero is None:
         move_optimizer(optimizer)
         align_state(optimizer)
-    measures = model.measures()
+    spec = model.measurement_spec()
     feed = Feed(
         source.to(placement.device),
         arguments.steps_per_epoch,
@@ -101,7 +101,7 @@ def prepare(
         processes=placement.processes,
     )
     validation = _validation(
-        measures,
+        spec,
         validation_sources,
         hooks,
         lambda: interrupt.requested or model.stop_evaluating,
@@ -119,7 +119,7 @@ def prepare(
     }
     introduce(callbacks, model, params)
     seed_everything(placement.processes.own_seed(arguments.seed, "model", first))
-    step = choose_training_step(model, measures, feed.source, update, arguments, accord)
+    step = choose_training_step(model, spec, feed.source, update, arguments, coordinator)
     return Run(
         model=model,
         state=FitState(
@@ -133,7 +133,7 @@ def prepare(
         last_epoch=last,
         monitor=monitor,
         validation=validation,
-        accord=accord,
+        coordinator=coordinator,
         saving=saving,
     )
 
@@ -209,7 +209,7 @@ def _sources(
 
 
 def _validation(
-    measures: Measures,
+    spec: MeasurementSpec,
     sources: dict[str, Source],
     hooks: Hooks,
     stopped: Callable[[], bool],
@@ -217,10 +217,10 @@ def _validation(
 ) -> Validation | None:
     passes = []
     for prefix, source in sources.items():
-        placed = source.to(measures.placement.device)
-        step = evaluation_step(measures, placed, prefix, stopped)
+        placed = source.to(spec.placement.device)
+        step = choose_evaluation_step(spec, placed, prefix, stopped)
         steps, name = arguments.validation_steps, set_name(prefix)
-        passes.append(Evaluation(measures.net, step, placed, hooks, steps, name))
+        passes.append(Evaluation(spec, step, placed, hooks, steps, name))
     return Validation(passes) if passes else None
 
 
@@ -246,12 +246,12 @@ def _update(
         update = Update(optimizer, *settings)
     else:
         placement.zero.check_optimizer(optimizer)
-        module = Measured(model.net, model.objective.module)
+        module = LossModule(model.net, model.objective.module)
         window = arguments.gradient_accumulation_steps
         wishes = arguments.clip_grad_norm, arguments.clip_grad_value, window
         clip = placement.zero.clipping(*wishes)
-        spread = PartitionedOptimizer(placement.zero, optimizer, module, clip)
-        update = PartitionedUpdate(spread, *settings)
+        spread = ZeroOptimizer(placement.zero, optimizer, module, clip)
+        update = ZeroUpdate(spread, *settings)
     update.completed = model.progress.updates
     return update
 
