@@ -10,7 +10,7 @@ from fitorch.errors import NonFiniteError
 if TYPE_CHECKING:
     from fitorch.distributed.processes import Processes
 
-    from .signals import Interrupt
+    from .signals import SignalHandler
 
 
 class _Request(NamedTuple):
@@ -35,7 +35,7 @@ class Coordinator:
     Args:
         processes: Who decides.
         model: Its `stop_training` is a request, and becomes the decision.
-        interrupt: A signal to any process is one to all.
+        signals: A signal to any process is one to all.
         callbacks: Their `stopping_reason` and `pauses` tell why.
 
     Attributes:
@@ -45,7 +45,7 @@ class Coordinator:
 
     processes: Processes
     model: Any
-    interrupt: Interrupt
+    signals: SignalHandler
     callbacks: list[Any]
     save_requested: bool = False
     save: bool = False
@@ -63,7 +63,7 @@ class Coordinator:
     @property
     def requested(self) -> bool:
         """Whether this process wants a meeting."""
-        return bool(self.model.stop_training) or self.interrupt.pending or self.save_requested
+        return bool(self.model.stop_training) or self.signals.pending or self.save_requested
 
     @property
     def pauses(self) -> bool:
@@ -95,7 +95,7 @@ class Coordinator:
             bool(self.model.stop_training),
             self._pause_requested(),
             self._own_reason(),
-            self.interrupt.pending_signal,
+            self.signals.pending_signal,
             self.save_requested,
             told,
         )
@@ -113,16 +113,16 @@ class Coordinator:
         self.save, self.save_requested = any(request.save for request in requests), False
         signal = next((request.signal for request in requests if request.signal is not None), None)
         if signal is not None:
-            self.interrupt.adopt(signal)
+            self.signals.adopt(signal)
         return [part for _, part in everywhere]
 
     def begin(self) -> None:
         """Have the interrupt wait for meetings, and learn whether training is over already."""
-        self.interrupt.waits = self.processes.several
+        self.signals.waits = self.processes.several
         self.synchronize()
 
     def _pause_requested(self) -> bool:
-        interrupted = self.interrupt.pending if self.processes.several else self.interrupt.requested
+        interrupted = self.signals.pending if self.processes.several else self.signals.requested
         return interrupted or any(
             getattr(callback, "pauses", False) and callback.stopping_reason
             for callback in self.callbacks
