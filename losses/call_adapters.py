@@ -16,7 +16,7 @@ Call = Callable[[Any, Any, Any], Tensor]
 
 def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
-    return next((call for kind, call in _CALLS.items() if isinstance(loss_fn, kind)), _plain)
+    return next((call for kind, call in _CALLS.items() if isinstance(loss_fn, kind)), _call_plain)
 
 
 def reduction_of(loss_fn: Any) -> str | None:
@@ -34,22 +34,22 @@ def parameter_of(function: Any, name: str) -> inspect.Parameter | None:
         return None
 
 
-def _plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+def _call_plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     return loss_fn(y_pred, y_true)  # type: ignore[no-any-return]
 
 
-def _pair(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+def _call_on_pair(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     """Compare two outputs, as the target tells: `(x1, x2)`."""
     first, second = _outputs(loss_fn, y_pred, "(x1, x2)", 2)
     return loss_fn(first, second, y_true)  # type: ignore[no-any-return]
 
 
-def _triplet(loss_fn: Any, y_pred: Any, _y_true: Any) -> Tensor:
+def _call_on_triplet(loss_fn: Any, y_pred: Any, _y_true: Any) -> Tensor:
     """Compare three outputs; targets, where there are any, say nothing."""
     return loss_fn(*_outputs(loss_fn, y_pred, "(anchor, positive, negative)", 3))  # type: ignore[no-any-return]
 
 
-def _gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+def _call_gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     """Take the variance from the net, `(mean, variance)`, or from the targets, `(y, variance)`."""
     if not isinstance(y_true, (tuple, list)):
         mean, variance = _outputs(loss_fn, y_pred, "(mean, variance)", 2)
@@ -65,9 +65,9 @@ def _gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     return loss_fn(y_pred, target, variance)  # type: ignore[no-any-return]
 
 
-def _ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+def _call_ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     """Take log-probabilities (T, N, C), maybe with lengths (N,), and `(labels, lengths)`."""
-    log_probabilities, lengths, labels, label_lengths = _sequences(loss_fn, y_pred, y_true)
+    log_probabilities, lengths, labels, label_lengths = _ctc_arguments(loss_fn, y_pred, y_true)
     lengths, label_lengths = torch.as_tensor(lengths), torch.as_tensor(label_lengths)
     return loss_fn(log_probabilities, labels, lengths, label_lengths)  # type: ignore[no-any-return]
 
@@ -77,7 +77,7 @@ def per_label(losses: Tensor, y_true: Any) -> Tensor:
     return losses / torch.as_tensor(y_true[-1], device=losses.device).clamp_min(1)
 
 
-def _sequences(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, Any]:
+def _ctc_arguments(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, Any]:
     if not isinstance(y_true, (tuple, list)) or len(y_true) not in (2, 3):
         message = (
             f"{type(loss_fn).__name__} needs targets (labels, label_lengths) or (labels, "
@@ -96,7 +96,7 @@ def _sequences(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, A
     return log_probabilities, lengths, labels, label_lengths
 
 
-def _adaptive(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+def _call_adaptive(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     """Take the loss out of the named tuple."""
     return loss_fn(y_pred, y_true).loss  # type: ignore[no-any-return]
 
@@ -113,11 +113,11 @@ def _outputs(loss_fn: Any, y_pred: Any, form: str, count: int) -> list[Any]:
 
 
 _CALLS: dict[type, Call] = {
-    nn.AdaptiveLogSoftmaxWithLoss: _adaptive,
-    nn.CTCLoss: _ctc,
-    nn.CosineEmbeddingLoss: _pair,
-    nn.GaussianNLLLoss: _gaussian,
-    nn.MarginRankingLoss: _pair,
-    nn.TripletMarginLoss: _triplet,
-    nn.TripletMarginWithDistanceLoss: _triplet,
+    nn.AdaptiveLogSoftmaxWithLoss: _call_adaptive,
+    nn.CTCLoss: _call_ctc,
+    nn.CosineEmbeddingLoss: _call_on_pair,
+    nn.GaussianNLLLoss: _call_gaussian,
+    nn.MarginRankingLoss: _call_on_pair,
+    nn.TripletMarginLoss: _call_on_triplet,
+    nn.TripletMarginWithDistanceLoss: _call_on_triplet,
 }

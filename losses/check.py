@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import ReducedLoss
-from .names import called
+from .names import name_of
 from .shape_checks import (
     LINEAR,
     MisfitError,
@@ -25,7 +25,7 @@ from .shape_checks import (
     class_shape,
     ignored_class,
     is_class_numbers,
-    way_out,
+    shape_hint,
 )
 
 _BCE = "use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
@@ -41,10 +41,10 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
         MisfitError: It says what was got, what was expected and the way out.
     """
     if isinstance(loss_fn, _COMPARISONS) and isinstance(y_true, Tensor):
-        check_signs(called(loss_fn), y_true)
+        check_signs(name_of(loss_fn), y_true)
         return
     if isinstance(loss_fn, nn.GaussianNLLLoss):
-        y_pred, y_true = _first(y_pred), _first(y_true)
+        y_pred, y_true = _first_tensor(y_pred), _first_tensor(y_true)
     if not (isinstance(y_pred, Tensor) and isinstance(y_true, Tensor)):
         return
     if isinstance(loss_fn, ReducedLoss):
@@ -56,8 +56,8 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     elif broadcasts_by_accident(y_pred, y_true):
         warnings.warn(
             f"predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {called(loss_fn)}; give "
-            f"them one shape ({way_out(y_pred, y_true)})",
+            f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {name_of(loss_fn)}; give "
+            f"them one shape ({shape_hint(y_pred, y_true)})",
             stacklevel=2,
         )
 
@@ -76,12 +76,12 @@ def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     numbers = isinstance(y_true, Tensor) and not y_true.is_floating_point()
     if not (numbers and isinstance(y_pred, Tensor)):
         return
-    classes = _classes(loss_fn, y_pred, y_true)
+    classes = _class_limit(loss_fn, y_pred, y_true)
     if classes is not None:
-        check_class_range(called(loss_fn), classes, y_true, ignored_class(loss_fn))
+        check_class_range(name_of(loss_fn), classes, y_true, ignored_class(loss_fn))
 
 
-def _classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
+def _class_limit(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
     """Return how many classes the numbers in `y_true` may name, None where they name none."""
     if isinstance(loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
         return loss_fn.n_classes
@@ -94,8 +94,8 @@ def _classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
 
 
 def _check_elements(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(called(loss_fn), y_pred, y_true)
-    check_floating(called(loss_fn), y_true)
+    check_same_shape(name_of(loss_fn), y_pred, y_true)
+    check_floating(name_of(loss_fn), y_true)
 
 
 def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
@@ -104,17 +104,17 @@ def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _check_counts(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(called(loss_fn), y_pred, y_true)
+    check_same_shape(name_of(loss_fn), y_pred, y_true)
 
 
 def _check_column(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
     if broadcasts_by_accident(y_pred, y_true):
-        check_same_shape(called(loss_fn), y_pred, y_true)
+        check_same_shape(name_of(loss_fn), y_pred, y_true)
 
 
 def _check_signed(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(called(loss_fn), y_pred, y_true)
-    check_signs(called(loss_fn), y_true)
+    check_same_shape(name_of(loss_fn), y_pred, y_true)
+    check_signs(name_of(loss_fn), y_true)
 
 
 def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
@@ -123,7 +123,7 @@ def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
-    name = called(loss_fn)
+    name = name_of(loss_fn)
     if y_true.shape == y_pred.shape and y_true.is_floating_point():
         if not isinstance(loss_fn, nn.CrossEntropyLoss):
             message = (
@@ -146,14 +146,14 @@ def _check_hidden_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     """Check the targets of a loss that turns the net's output into classes itself."""
     if isinstance(loss_fn, LINEAR) and y_true.is_floating_point() and y_true.dim() > 1:
         return  # probabilities
-    check_long(called(loss_fn), y_true)
+    check_long(name_of(loss_fn), y_true)
     check_targets(loss_fn, y_pred, y_true)
 
 
 def _check_class_lists(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     """Check rows of class numbers, filled up with -1."""
-    check_same_shape(called(loss_fn), y_pred, y_true)
-    check_long(called(loss_fn), y_true)
+    check_same_shape(name_of(loss_fn), y_pred, y_true)
+    check_long(name_of(loss_fn), y_true)
     check_targets(loss_fn, y_pred, y_true)
 
 
@@ -161,7 +161,7 @@ def _expect_logarithms(loss_fn: nn.Module, y_pred: Tensor) -> None:
     if y_pred.numel() and y_pred.detach().max() > 1e-4:
         instead = " or use nn.CrossEntropyLoss" if isinstance(loss_fn, nn.NLLLoss) else ""
         warnings.warn(
-            f"{called(loss_fn)} takes logarithms of probabilities, 0 at most, but predictions "
+            f"{name_of(loss_fn)} takes logarithms of probabilities, 0 at most, but predictions "
             f"reach {y_pred.detach().max():.4g}; end the net with nn.LogSoftmax(dim=1){instead}",
             stacklevel=2,
         )
@@ -173,7 +173,7 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
     p = y_pred.detach()
     if bool((p >= 0).all()) and bool((p.sum(1) - 1).abs().max() < 1e-4):
         warnings.warn(
-            f"{called(loss_fn)} takes logits, but predictions are probabilities it seems (none is "
+            f"{name_of(loss_fn)} takes logits, but predictions are probabilities it seems (none is "
             "negative, and they sum to 1); leave out the nn.Softmax at the end of the net",
             stacklevel=2,
         )
@@ -203,5 +203,5 @@ _RULES: dict[type | tuple[type, ...], Callable[[Any, Tensor, Tensor], None]] = {
 }
 
 
-def _first(tree: Any) -> Any:
+def _first_tensor(tree: Any) -> Any:
     return tree[0] if isinstance(tree, (tuple, list)) and tree else tree

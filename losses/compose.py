@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .registry import get
-from .term import Term, as_number, kind_of
+from .term import Term, as_number, describe_weight
 from .terms import LossTerm
 
 
@@ -46,7 +46,9 @@ class Composable:
     def __truediv__(self, divisor: Any) -> Composition:
         number = as_number(divisor)
         if not number:
-            message = f"can't divide a loss by {kind_of(divisor)}; expected a number other than 0"
+            message = (
+                f"can't divide a loss by {describe_weight(divisor)}; expected a number other than 0"
+            )
             raise ValueError(message) if number == 0 else TypeError(message)
         return self * (1.0 / number)
 
@@ -164,7 +166,7 @@ def terms_of(spec: Any) -> list[Term]:
     if isinstance(spec, Composable) and spec.penalizes:
         return [Term(spec)]
     if isinstance(spec, (Real, Tensor)):
-        message = f"can't add {kind_of(spec)} to a loss; multiply by a weight, add losses"
+        message = f"can't add {describe_weight(spec)} to a loss; multiply by a weight, add losses"
         raise TypeError(message)
     return [Term(get(spec))]
 

@@ -50,9 +50,9 @@ class DiceLoss(ReducedLoss):
         if is_class_numbers(y_pred, y_true):
             p = y_pred.softmax(1) if self.from_logits else y_pred
             y = F.one_hot(y_true.long(), y_pred.shape[1]).movedim(-1, 1).to(p.dtype)
-            return self._unlike(p, y, 2).mean(1)
+            return self._dice_loss(p, y, 2).mean(1)
         p = y_pred.sigmoid() if self.from_logits else y_pred
-        return self._unlike(p, y_true, 1)
+        return self._dice_loss(p, y_true, 1)
 
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
         """Refuse predictions and targets that do not fit."""
@@ -65,7 +65,7 @@ class DiceLoss(ReducedLoss):
         """Return the arguments."""
         return f"smooth={self.smooth:g}{', from_logits=True' if self.from_logits else ''}"
 
-    def _unlike(self, p: Tensor, y: Tensor, first: int) -> Tensor:
+    def _dice_loss(self, p: Tensor, y: Tensor, first: int) -> Tensor:
         """Compare masks that begin at dimension `first`; there may be no dimension left."""
         p, y = p.unsqueeze(-1).flatten(first), y.unsqueeze(-1).flatten(first)
         overlap = 2 * (p * y).sum(-1) + self.smooth

@@ -79,7 +79,7 @@ class FocalLoss(ReducedLoss):
         name = type(self).__name__
         classes = check_labels(name, y_pred, y_true)
         if self.class_alpha is not None and len(self.class_alpha) != classes:
-            raise MisfitError(self._misweighted(classes))
+            raise MisfitError(self._alpha_message(classes))
         if not self.from_logits:
             check_probabilities(name, y_pred, "pass FocalLoss(from_logits=True)")
 
@@ -91,7 +91,7 @@ class FocalLoss(ReducedLoss):
         logits = ", from_logits=True" if self.from_logits else ""
         return f"gamma={self.gamma:g}, alpha={alpha}{logits}"
 
-    def _misweighted(self, classes: int | None) -> str:
+    def _alpha_message(self, classes: int | None) -> str:
         weights = 0 if self.class_alpha is None else len(self.class_alpha)
         if classes is None:
             return (
@@ -105,7 +105,7 @@ class FocalLoss(ReducedLoss):
 
     def _binary(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         if self.class_alpha is not None:
-            raise MisfitError(self._misweighted(None))
+            raise MisfitError(self._alpha_message(None))
         if self.from_logits:
             cross_entropy = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
             positive, negative = y_pred.sigmoid(), (-y_pred).sigmoid()

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from .check import check, check_targets
 from .compose import Composition, terms_of
-from .names import called
+from .names import name_of
 from .penalty_term import PenaltyTerm
-from .prediction_kind import Scale, scale_of
+from .prediction_kind import PredictionKind, prediction_kind_of
 from .shape_checks import MisfitError
 from .term import Term
-from .terms import LossTerm, OwnLoss, Part
+from .terms import LossTerm, NetLoss, TermValue
 
 if TYPE_CHECKING:
     from .term import Term
@@ -37,7 +37,7 @@ def names_of(terms: Iterable[Term], taken: Iterable[str] = ()) -> list[str]:
     terms, taken, names = list(terms), set(taken), list[str]()
     outputs = [term.output for term in terms]
     for term in terms:
-        name = term.name or _own_name(term, alone=outputs.count(term.output) == 1)
+        name = term.name or _default_name(term, alone=outputs.count(term.output) == 1)
         name = f"{name}_loss" if name in taken else name
         candidates = _numbered(name)
         names.append(next(c for c in candidates if c not in {*names, *taken, "loss"}))
@@ -52,12 +52,12 @@ def _numbered(name: str) -> Iterator[str]:
         number += 1
 
 
-def _own_name(term: Term, *, alone: bool) -> str:
+def _default_name(term: Term, *, alone: bool) -> str:
     keys = [f"output_{key}" if isinstance(key, int) else str(key) for key in term.output]
-    return "_".join(keys if keys and alone else [*keys, _short(term.fn)]).replace(".", "_")
+    return "_".join(keys if keys and alone else [*keys, _short_name(term.fn)]).replace(".", "_")
 
 
-def _short(fn: Any) -> str:
+def _short_name(fn: Any) -> str:
     """Return `focal` for a FocalLoss, `bce_with_logits` for a BCEWithLogitsLoss."""
     while isinstance(fn, partial):
         fn = fn.func
@@ -87,7 +87,7 @@ class Objective:
     def __init__(self, loss_fn: Any, metrics: Iterable[str] = ()) -> None:
         terms = [] if loss_fn is None else terms_of(loss_fn)
         if all(term.penalizes for term in terms):
-            terms = [Term(OwnLoss(), name="own"), *terms]
+            terms = [Term(NetLoss(), name="own"), *terms]
         self.module = Composition(terms)
         named = list(zip(terms, names_of(terms, metrics), strict=True))
         self.losses = [LossTerm(t, name) for t, name in named if not t.penalizes]
@@ -106,25 +106,25 @@ class Objective:
         if len(self.module.terms) > 1:
             return " + ".join(self.names)
         loss_fn = self.losses[0].loss_fn
-        if self.own:
+        if self.uses_net_loss:
             return repr(loss_fn)
-        return called(loss_fn)
+        return name_of(loss_fn)
 
     @property
     def _terms(self) -> list[LossTerm | PenaltyTerm]:
         return [*self.losses, *self.penalties]
 
     @property
-    def own(self) -> bool:
+    def uses_net_loss(self) -> bool:
         """Whether the net's own output carries the loss."""
-        return any(isinstance(term.loss_fn, OwnLoss) for term in self.losses)
+        return any(isinstance(term.loss_fn, NetLoss) for term in self.losses)
 
     @property
     def by_output(self) -> bool:
         """Whether losses compare single outputs of the net."""
         return any(term.term.output for term in self.losses)
 
-    def scale(self, output: tuple[Any, ...] = ()) -> Scale:
+    def prediction_kind(self, output: tuple[Any, ...] = ()) -> PredictionKind:
         """Tell what the predictions of an output are, as far as its losses know.
 
         Args:
@@ -134,7 +134,7 @@ class Objective:
             "probabilities", "logits", "class_logits" (of classes along dimension 1), or None.
         """
         for term in self.losses:
-            if term.term.output == output and (scale := scale_of(term.loss_fn)):
+            if term.term.output == output and (scale := prediction_kind_of(term.loss_fn)):
                 return scale
         return None
 
@@ -185,12 +185,12 @@ class Objective:
         for term in self._terms:
             term.begin_epoch(epoch)
 
-    def compilable(self) -> None:
+    def keep_weights_in_tensors(self) -> None:
         """Keep weights that change from epoch to epoch in tensors."""
         for term in self._terms:
-            term.compilable()
+            term.keep_weights_in_tensors()
 
-    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
+    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> list[TermValue]:
         """Return what each term adds to a batch's loss, and its share; losses before penalties.
 
         Args:
@@ -201,15 +201,15 @@ class Objective:
         parts = self.compare(y_pred, y_true, weight)
         return [*parts, *self.penalize(parts)]
 
-    def compare(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
+    def compare(self, y_pred: Any, y_true: Any, weight: Any) -> list[TermValue]:
         """Return the same for the losses alone, which is all that depends on the batch."""
         return [loss(y_pred, y_true, weight) for loss in self.losses]
 
-    def penalize(self, parts: list[Part]) -> list[Part]:
+    def penalize(self, parts: list[TermValue]) -> list[TermValue]:
         """Return what each penalty adds, beside the parts of the losses; the first one's share."""
         return [(penalty(), parts[0][1]) for penalty in self.penalties]
 
-    def total(self, parts: list[Part], divisors: list[Any] | None = None) -> Tensor:
+    def total(self, parts: list[TermValue], divisors: list[Any] | None = None) -> Tensor:
         """Return the sum of the terms, a scalar.
 
         Args:
@@ -222,10 +222,10 @@ class Objective:
         if divisors is not None:
             summed = self.summed
             divided = zip(values, divisors, summed, strict=True)
-            values = [v if s else v / _like(d, v) for v, d, s in divided]
+            values = [v if s else v / _cast_like(d, v) for v, d, s in divided]
         return sum(values[1:], start=values[0])
 
-    def shares(self, y_pred: Any, y_true: Any, weight: Any = None) -> list[int | Tensor]:
+    def normalizers(self, y_pred: Any, y_true: Any, weight: Any = None) -> list[int | Tensor]:
         """Return how much a batch counts in the epoch's mean of each loss.
 
         Args:
@@ -233,7 +233,7 @@ class Objective:
             y_true: The targets.
             weight: A weight for each sample, or None.
         """
-        return [loss.share(y_pred, y_true, weight) for loss in self.losses]
+        return [loss.normalizer(y_pred, y_true, weight) for loss in self.losses]
 
     def check(self, y_pred: Any, y_true: Any) -> None:
         """Refuse predictions and targets that do not fit the losses.
@@ -272,6 +272,6 @@ class Objective:
         self.module.load_state_dict(state)
 
 
-def _like(divisor: Any, value: Tensor) -> Any:
+def _cast_like(divisor: Any, value: Tensor) -> Any:
     """Return a divisor in the type of what it divides, so that the result keeps that type."""
     return divisor.to(value.dtype) if isinstance(divisor, Tensor) else divisor

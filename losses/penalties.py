@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from fitorch.distributed.dtensor import local, whole
 
 from .compose import Composable
-from .names import write
-from .selection import choose, nothing_chosen
+from .names import formula_of
+from .selection import nothing_to_penalize, select_parameters
 
-_PIECE = 2**14  # elements
+_EXACT_NORM_ELEMENTS = 2**14  # elements
 
 
 class Penalty(Composable):
@@ -45,12 +45,12 @@ class Penalty(Composable):
         """
         weights = self.choose(net)
         if not weights:
-            raise ValueError(nothing_chosen(write(self), net))
+            raise ValueError(nothing_to_penalize(formula_of(self), net))
         return self.value([whole(weight) for weight in weights])
 
     def choose(self, net: nn.Module) -> list[nn.Parameter]:
         """Return the parameters of `net` to penalize: trainable ones, each once."""
-        return choose(net, self.include, self.exclude)
+        return select_parameters(net, self.include, self.exclude)
 
     def value(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the penalty on these parameters, a scalar."""
@@ -70,14 +70,16 @@ class Penalty(Composable):
         with torch.enable_grad():
             value = self.value(weights)
         found = torch.autograd.grad(value, weights, materialize_grads=True)
-        _add([weight.grad for weight in weights], found, factor)
+        _add_scaled([weight.grad for weight in weights], found, factor)
 
     def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Do the same where each process holds a part of each; all must call this."""
         with torch.enable_grad():
             value = self.value([whole(weight) for weight in weights])
         found = torch.autograd.grad(value, weights, materialize_grads=True)
-        _add([local(weight.grad) for weight in weights], [local(each) for each in found], factor)
+        _add_scaled(
+            [local(weight.grad) for weight in weights], [local(each) for each in found], factor
+        )
 
 
 class _NormPenalty(Penalty):
@@ -99,8 +101,8 @@ class _NormPenalty(Penalty):
     def value(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the penalty on these parameters, a scalar."""
         if not torch.is_grad_enabled():  # as in fit, where apply() would take most of the time
-            return _Norms.forward(self.l1, self.l2, *weights)
-        value: Tensor = _Norms.apply(self.l1, self.l2, *weights)  # type: ignore[no-untyped-call]
+            return _NormPenaltyFunction.forward(self.l1, self.l2, *weights)
+        value: Tensor = _NormPenaltyFunction.apply(self.l1, self.l2, *weights)  # type: ignore[no-untyped-call]
         return value
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
@@ -123,13 +125,13 @@ class _NormPenalty(Penalty):
         self, weights: Sequence[Tensor], gradients: list[Any], factor: float | Tensor
     ) -> None:
         if self.l1:
-            _add(gradients, _signs(weights), factor * self.l1)
+            _add_scaled(gradients, _signs(weights), factor * self.l1)
         if self.l2:
-            _add(gradients, weights, factor * self.l2)
+            _add_scaled(gradients, weights, factor * self.l2)
 
     def _repr(self, *factors: str) -> str:
         chosen = [
-            f"{name}={write(value)}"
+            f"{name}={formula_of(value)}"
             for name, value in (("include", self.include), ("exclude", self.exclude))
             if value is not None
         ]
@@ -224,12 +226,12 @@ class L1L2(_NormPenalty):
         return self._repr(f"l1={self.l1:g}", f"l2={self.l2:g}")
 
 
-class _Norms(torch.autograd.Function):
+class _NormPenaltyFunction(torch.autograd.Function):
     """The penalty, and its gradient `l1 * sign(w) + l2 * w`, on a list of tensors at once."""
 
     @staticmethod
     def forward(l1: float, l2: float, *weights: Tensor) -> Tensor:
-        wide, pieces = _wide_type(weights), _pieces(weights)
+        wide, pieces = _wide_type(weights), _split_for_exact_norms(weights)
         terms = []
         if l1:
             terms.append(l1 * torch.stack(torch._foreach_norm(pieces, 1, wide)).sum())
@@ -257,7 +259,7 @@ class _Norms(torch.autograd.Function):
         return (None, None, *gradients)
 
 
-def _add(gradients: list[Any], found: Sequence[Tensor], factor: float | Tensor) -> None:
+def _add_scaled(gradients: list[Any], found: Sequence[Tensor], factor: float | Tensor) -> None:
     """Add `factor * found` to the gradients, in place."""
     if isinstance(factor, Tensor):
         torch._foreach_add_(gradients, torch._foreach_mul([*found], factor))
@@ -271,7 +273,7 @@ def _signs(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return torch._foreach_sign(tuple(weights))
 
 
-def _pieces(weights: Sequence[Tensor]) -> list[Tensor]:
+def _split_for_exact_norms(weights: Sequence[Tensor]) -> list[Tensor]:
     """Return views of the weights of which none is too large for an exact norm.
 
     The CPU adds up one after the other: of 10 million floats it would lose a hundredth.
@@ -280,8 +282,8 @@ def _pieces(weights: Sequence[Tensor]) -> list[Tensor]:
         piece
         for weight in weights
         for piece in (
-            weight.flatten().split(_PIECE)
-            if weight.device.type == "cpu" and weight.numel() > _PIECE
+            weight.flatten().split(_EXACT_NORM_ELEMENTS)
+            if weight.device.type == "cpu" and weight.numel() > _EXACT_NORM_ELEMENTS
             else (weight,)
         )
     ]

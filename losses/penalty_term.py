@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from fitorch.distributed.dtensor import is_split
 
-from .names import write
+from .names import formula_of
 from .penalties import Penalty
-from .selection import nothing_chosen
+from .selection import nothing_to_penalize
 from .term import Term
-from .weighted import Weighted
+from .weighted import WeightedTerm
 
 
-class PenaltyTerm(Weighted):
+class PenaltyTerm(WeightedTerm):
     """A penalty of an objective, with the parameters of the net that it is bound to.
 
     Args:
@@ -37,7 +37,7 @@ class PenaltyTerm(Weighted):
         self._parameters = self.penalty.choose(net)
         self._split = any(map(is_split, self._parameters))
         if strictly and not self._parameters:
-            raise ValueError(nothing_chosen(write(self.penalty), net))
+            raise ValueError(nothing_to_penalize(formula_of(self.penalty), net))
 
     def __call__(self) -> Tensor:
         """Return what the penalty adds, weight and all; 0 where there is nothing to penalize."""

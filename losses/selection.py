@@ -54,7 +54,9 @@ def no_decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-def choose(net: nn.Module, include: Any = None, exclude: Any = None) -> list[nn.Parameter]:
+def select_parameters(
+    net: nn.Module, include: Any = None, exclude: Any = None
+) -> list[nn.Parameter]:
     """Return the trainable parameters to penalize, each once.
 
     Args:
@@ -73,7 +75,7 @@ def choose(net: nn.Module, include: Any = None, exclude: Any = None) -> list[nn.
     ]
 
 
-def nothing_chosen(penalty: str, net: nn.Module) -> str:
+def nothing_to_penalize(penalty: str, net: nn.Module) -> str:
     """Say that a penalty has nothing to penalize, and what there is."""
     names = [plain_name(name) for name, p in net.named_parameters() if p.requires_grad]
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

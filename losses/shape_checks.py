@@ -21,7 +21,7 @@ def check_same_shape(name: str, y_pred: Tensor, y_true: Tensor) -> None:
     if y_pred.shape != y_true.shape:
         message = (
             f"{name} got predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)}; they must be equal ({way_out(y_pred, y_true)})"
+            f"{tuple(y_true.shape)}; they must be equal ({shape_hint(y_pred, y_true)})"
         )
         raise MisfitError(message)
 
@@ -131,7 +131,7 @@ def broadcasts_by_accident(y_pred: Tensor, y_true: Tensor) -> bool:
     return column.dim() == flat.dim() + 1 and column.shape == (*flat.shape, 1) and len(flat) > 1
 
 
-def way_out(y_pred: Tensor, y_true: Tensor) -> str:
+def shape_hint(y_pred: Tensor, y_true: Tensor) -> str:
     """Say how to make two shapes equal."""
     if y_pred.dim() == y_true.dim() + 1 and y_pred.shape == (*y_true.shape, 1):
         return "y.unsqueeze(-1), or .squeeze(-1) at the end of the net"

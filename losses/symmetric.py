@@ -9,7 +9,7 @@ from torch import Tensor
 from .base import ReducedLoss
 from .shape_checks import MisfitError, check_labels, check_probabilities, is_class_numbers
 
-_LEAST = 1e-4  # of a probability, so that the logarithm of a label's 0 is finite
+_MIN_P = 1e-4  # of a probability, so that the logarithm of a label's 0 is finite
 
 
 class SCELoss(ReducedLoss):
@@ -84,17 +84,17 @@ class SCELoss(ReducedLoss):
 
     def _multi_class(self, y_pred: Tensor, y_true: Tensor) -> tuple[Tensor, Tensor]:
         p = y_pred.softmax(1) if self.from_logits else y_pred
-        p = p.clamp(_LEAST, 1.0)
+        p = p.clamp(_MIN_P, 1.0)
         if self.from_logits:
             forward = F.cross_entropy(y_pred, y_true, reduction="none")
         else:
             forward = -p.gather(1, y_true.unsqueeze(1)).squeeze(1).log()
         one_hot = F.one_hot(y_true, y_pred.shape[1]).movedim(-1, 1).to(p.dtype)
-        return forward, -(p * one_hot.clamp(_LEAST, 1.0).log()).sum(1)
+        return forward, -(p * one_hot.clamp(_MIN_P, 1.0).log()).sum(1)
 
     def _binary(self, y_pred: Tensor, y_true: Tensor) -> tuple[Tensor, Tensor]:
-        p = (y_pred.sigmoid() if self.from_logits else y_pred).clamp(_LEAST, 1 - _LEAST)
-        y = y_true.clamp(_LEAST, 1 - _LEAST)
+        p = (y_pred.sigmoid() if self.from_logits else y_pred).clamp(_MIN_P, 1 - _MIN_P)
+        y = y_true.clamp(_MIN_P, 1 - _MIN_P)
         if self.from_logits:
             forward = F.binary_cross_entropy_with_logits(y_pred, y, reduction="none")
         else:

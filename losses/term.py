@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .names import write
+from .names import formula_of
 
 Schedule = Callable[[int], float]
 
@@ -51,7 +51,9 @@ class Term:
         number = as_number(weight)
         if number is not None:
             if not math.isfinite(number):
-                message = f"the weight of {write(self.fn)} is {number}; expected a finite number"
+                message = (
+                    f"the weight of {formula_of(self.fn)} is {number}; expected a finite number"
+                )
                 raise ValueError(message)
             return replace(self, factor=self.factor * number)
         if (
@@ -61,8 +63,8 @@ class Term:
         ):
             return replace(self, schedules=(*self.schedules, weight))
         message = (
-            f"the weight of {write(self.fn)} is {kind_of(weight)}; expected a number, or a "
-            "function of the epoch (from 0) that returns one"
+            f"the weight of {formula_of(self.fn)} is {describe_weight(weight)}; expected a number, "
+            "or a function of the epoch (from 0) that returns one"
         )
         raise TypeError(message)
 
@@ -74,12 +76,12 @@ class Term:
         """
         weight = self.factor
         for schedule in self.schedules:
-            given = schedule(epoch)
-            number = as_number(given)
+            value = schedule(epoch)
+            number = as_number(value)
             if number is None or not math.isfinite(number):
                 message = (
-                    f"the weight of {write(self.fn)} in epoch {epoch}, from {write(schedule)}, is "
-                    f"{given!r}; expected a finite number"
+                    f"the weight of {formula_of(self.fn)} in epoch {epoch}, from "
+                    f"{formula_of(schedule)}, is {value!r}; expected a finite number"
                 )
                 raise ValueError(message)
             weight *= number
@@ -87,10 +89,10 @@ class Term:
 
     def __str__(self) -> str:
         weights = [] if abs(self.factor) == 1 else [f"{abs(self.factor):g}"]
-        weights += [write(schedule) for schedule in self.schedules]
+        weights += [formula_of(schedule) for schedule in self.schedules]
         name = "" if self.name is None else f".named({self.name!r})"
         output = "".join(f"[{key!r}]" for key in self.output)
-        return " * ".join([*weights, f"{write(self.fn)}{name}{output and f' on {output}'}"])
+        return " * ".join([*weights, f"{formula_of(self.fn)}{name}{output and f' on {output}'}"])
 
 
 def as_number(value: Any) -> float | None:
@@ -101,7 +103,7 @@ def as_number(value: Any) -> float | None:
     return float(value) if isinstance(value, Real) else None
 
 
-def kind_of(value: Any) -> str:
+def describe_weight(value: Any) -> str:
     """Say what something is that was given for a weight."""
     if isinstance(value, Tensor) and value.requires_grad:
         return "a tensor that requires a gradient (a weight to learn belongs in a loss module)"

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from .call_adapters import call_of, parameter_of, per_label, reduction_of
-from .names import write
+from .names import formula_of
 from .shape_checks import MisfitError, ignored_class
 from .term import Term
-from .weighted import Weighted
+from .weighted import WeightedTerm
 
-Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
+TermValue = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
 
 _OVER_CLASSES = tuple(
     getattr(nn, name).forward
@@ -25,7 +25,7 @@ _OVER_CLASSES = tuple(
 )
 
 
-class OwnLoss:
+class NetLoss:
     """The `.loss` that the net's own output carries (Hugging Face)."""
 
     def __call__(self, y_pred: Any, _y_true: Any) -> Tensor:
@@ -36,7 +36,7 @@ class OwnLoss:
         return "the net's own loss"
 
 
-class LossTerm(Weighted):
+class LossTerm(WeightedTerm):
     """A loss of an objective.
 
     Args:
@@ -59,7 +59,7 @@ class LossTerm(Weighted):
         """Whether the loss of a batch is a sum over its samples instead of their mean."""
         return self._reduction == "sum"
 
-    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> Part:
+    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> TermValue:
         """Return what the loss adds, weight and all, and the batch's share in the epoch's mean.
 
         Args:
@@ -72,12 +72,12 @@ class LossTerm(Weighted):
             y_pred, y_true, weight = self.select(y_pred, y_true, weight)
         if weight is None and self._reduces:
             loss = self._call(self.loss_fn, y_pred, y_true)
-            share = self._share(y_pred, y_true, None)
+            share = self._normalizer(y_pred, y_true, None)
         else:
             loss, share = self._weighted(y_pred, y_true, weight)
         return self.weigh(loss), share
 
-    def share(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:
+    def normalizer(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:
         """Return how much a batch counts in the epoch's mean.
 
         Args:
@@ -87,28 +87,28 @@ class LossTerm(Weighted):
         """
         if self.term.output:
             y_pred, y_true, weight = self.select(y_pred, y_true, weight)
-        return self._share(y_pred, y_true, weight)
+        return self._normalizer(y_pred, y_true, weight)
 
     def select(self, y_pred: Any, y_true: Any, weight: Any = None) -> tuple[Any, Any, Any]:
         """Return the output that the loss compares, its targets and its weights."""
         path = self.term.output
         if path:
-            y_pred = None if y_pred is None else _follow(y_pred, path, "the net's output has")
-            y_true = None if y_true is None else _follow(y_true, path, "the targets have")
-            weight = _follow(weight, path, "sample_weight has") if _is_tree(weight) else weight
+            y_pred = None if y_pred is None else _output_at(y_pred, path, "the net's output has")
+            y_true = None if y_true is None else _output_at(y_true, path, "the targets have")
+            weight = _output_at(weight, path, "sample_weight has") if _is_tree(weight) else weight
         return y_pred, y_true, weight
 
-    def _share(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
-        counted = self._counted(y_true)
+    def _normalizer(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
+        counted = self._target_counts(y_true)
         if weight is not None:
-            return _total(weight.reshape(-1), counted)
+            return _sum_of_counts(weight.reshape(-1), counted)
         if counted is not None:
             return counted.count_nonzero() if counted.dtype is torch.bool else counted.sum()
         if self._counts_lengths:
             return len(y_true[-1])  # of the lengths, since labels may lie in one row
         return first_length(y_pred if y_true is None else y_true)
 
-    def _counted(self, y_true: Any) -> Tensor | None:
+    def _target_counts(self, y_true: Any) -> Tensor | None:
         """Return what each target counts where torch's mean divides by the sum of that, else None.
 
         That is so for class numbers, which may be ignored or weighted by class.
@@ -128,18 +128,18 @@ class LossTerm(Weighted):
         if losses.dim() == 0 or (weight is not None and len(losses) != len(weight)):
             given = "" if weight is None else f" for {len(weight)} sample weights"
             message = (
-                f"{write(self.loss_fn)} gives losses of shape {tuple(losses.shape)}{given}; "
+                f"{formula_of(self.loss_fn)} gives losses of shape {tuple(losses.shape)}{given}; "
                 "expected one loss per sample along dimension 0"
             )
             raise ValueError(message)
         weight = losses.new_ones(len(losses)) if weight is None else weight.reshape(-1)
         weight = weight.to(losses.dtype)
-        counted = self._counted(y_true)
+        counted = self._target_counts(y_true)
         summing = counted is not None or self._reduction in ("sum", "batchmean")
         if losses.dim() > 1 and not summing:
             losses = losses.flatten(1).mean(1)
-        total = _total(weight, counted)
-        weighted = (losses * _beside(weight, losses)).sum()
+        total = _sum_of_counts(weight, counted)
+        weighted = (losses * _align_to_samples(weight, losses)).sum()
         if self.summed:
             return weighted, total
         return weighted / total.clamp_min(torch.finfo(losses.dtype).tiny), total
@@ -152,7 +152,9 @@ class LossTerm(Weighted):
             self._unreduced = self._make_unreduced()
         losses: Any = self._unreduced(y_pred, y_true)
         if not isinstance(losses, Tensor):
-            message = f"{write(self.loss_fn)} gave a {type(losses).__name__}; expected a tensor"
+            message = (
+                f"{formula_of(self.loss_fn)} gave a {type(losses).__name__}; expected a tensor"
+            )
             raise TypeError(message)
         if isinstance(self.loss_fn, nn.CTCLoss) and not self.summed:
             return per_label(losses, y_true)
@@ -168,7 +170,7 @@ class LossTerm(Weighted):
             return self._without_reduction
         message = (
             "sample_weight and class_weight need a loss per sample, which "
-            f"{write(self.loss_fn)} does not offer; return one, of shape (N,), and say so: "
+            f"{formula_of(self.loss_fn)} does not offer; return one, of shape (N,), and say so: "
             "fitorch.losses.term(loss_fn, per_sample=True), or give it a `reduction` that can be "
             "'none', as all losses of torch.nn have"
         )
@@ -208,27 +210,27 @@ def _is_tree(value: Any) -> bool:
     return isinstance(value, (Mapping, list, tuple))
 
 
-def _follow(tree: Any, path: tuple[Any, ...], what: str) -> Any:
+def _output_at(tree: Any, path: tuple[Any, ...], what: str) -> Any:
     """Return what the keys lead to, through mappings, sequences and attributes.
 
     Raises:
         MisfitError: It names the key and what there is.
     """
-    return reduce(lambda found, key: _part(found, key, what), path, tree)
+    return reduce(lambda found, key: _child(found, key, what), path, tree)
 
 
-def _part(tree: Any, key: Any, what: str) -> Any:
+def _child(tree: Any, key: Any, what: str) -> Any:
     if isinstance(tree, Tensor):  # its .data and .real are no outputs
-        raise MisfitError(_missing(tree, key, what))
+        raise MisfitError(_missing_output(tree, key, what))
     by_name = isinstance(key, str) and isinstance(tree, tuple)  # of a named tuple
     look_up: Any = getattr if by_name or not _is_tree(tree) else operator.getitem
     try:
         return look_up(tree, key)
     except (KeyError, IndexError, AttributeError, TypeError):
-        raise MisfitError(_missing(tree, key, what)) from None
+        raise MisfitError(_missing_output(tree, key, what)) from None
 
 
-def _missing(found: Any, key: Any, what: str) -> str:
+def _missing_output(found: Any, key: Any, what: str) -> str:
     if isinstance(found, Mapping):
         there = f"the keys {list(found)}"
     elif isinstance(found, (tuple, list)):
@@ -238,10 +240,10 @@ def _missing(found: Any, key: Any, what: str) -> str:
     return f"there is a loss for output {key!r}, but {what} {there}; loss_fn needs their names"
 
 
-def _total(weight: Tensor, counted: Tensor | None) -> Tensor:
-    return weight.sum() if counted is None else (_beside(weight, counted) * counted).sum()
+def _sum_of_counts(weight: Tensor, counted: Tensor | None) -> Tensor:
+    return weight.sum() if counted is None else (_align_to_samples(weight, counted) * counted).sum()
 
 
-def _beside(weight: Tensor, values: Tensor) -> Tensor:
+def _align_to_samples(weight: Tensor, values: Tensor) -> Tensor:
     """Return the weights of samples in a shape that multiplies all values of each, (N, ...)."""
     return weight.reshape(-1, *[1] * (values.dim() - 1))

@@ -8,7 +8,7 @@ from torch import Tensor
 from .term import Term
 
 
-class Weighted:
+class WeightedTerm:
     """A term of an objective with its weight.
 
     Args:
@@ -20,12 +20,12 @@ class Weighted:
         self.term = term
         self.name = name
         self.weight = term.factor
-        self._dial: Tensor | None = None
+        self._weight_tensor: Tensor | None = None
 
     @property
     def factor(self) -> float | Tensor:
         """The weight, a tensor where it is to change without compiling anew."""
-        return self.weight if self._dial is None else self._dial
+        return self.weight if self._weight_tensor is None else self._weight_tensor
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the weight of an epoch, counted from 0.
@@ -35,16 +35,16 @@ class Weighted:
         """
         if self.term.schedules:
             self.weight = self.term.weight(epoch)
-            if self._dial is not None:
-                self._dial.fill_(self.weight)
+            if self._weight_tensor is not None:
+                self._weight_tensor.fill_(self.weight)
 
-    def compilable(self) -> None:
+    def keep_weights_in_tensors(self) -> None:
         """Keep the weight in a tensor, where it changes: compiled code has numbers built in."""
-        if self.term.schedules and self._dial is None:
-            self._dial = torch.tensor(self.weight, dtype=torch.float64)
+        if self.term.schedules and self._weight_tensor is None:
+            self._weight_tensor = torch.tensor(self.weight, dtype=torch.float64)
 
     def weigh(self, value: Tensor) -> Tensor:
         """Return the value times the weight."""
-        if self._dial is None and self.weight == 1.0:
+        if self._weight_tensor is None and self.weight == 1.0:
             return value
         return self.factor * value

@@ -293,10 +293,10 @@ def test_whole_sample_weights_repeat_samples_in_a_sum(case, size):
 def test_the_share_asked_for_beforehand_is_that_of_the_call(case):
     loss = Objective(case.make()).losses[0]
     weight = torch.rand(N, dtype=torch.float64)
-    assert loss.share(case.y_pred, case.y_true) == loss(case.y_pred, case.y_true, None)[1]
+    assert loss.normalizer(case.y_pred, case.y_true) == loss(case.y_pred, case.y_true, None)[1]
     if case.y_true is not None:
         later = loss(case.y_pred, case.y_true, weight)[1]
-        assert loss.share(None, case.y_true, weight).item() == pytest.approx(later.item())
+        assert loss.normalizer(None, case.y_true, weight).item() == pytest.approx(later.item())
 
 
 @EVERY
@@ -545,13 +545,13 @@ def test_soft_targets_in_training_and_class_numbers_in_validation_go_together():
 )
 def test_the_share_is_the_number_of_samples(y_true, share):
     (loss,) = Objective(squared).losses
-    assert loss.share({"out": torch.zeros(5, 2)}, y_true) == share
+    assert loss.normalizer({"out": torch.zeros(5, 2)}, y_true) == share
 
 
 @pytest.mark.parametrize("y_true", ["cat", ["cat", "dog"], [1.0, 2.0], {}, 3, torch.tensor(1.0)])
 def test_targets_that_are_no_tensors_of_samples_are_refused(y_true):
     with pytest.raises(TypeError, match="can't tell how many samples a batch has"):
-        Objective(squared).losses[0].share(None, y_true)
+        Objective(squared).losses[0].normalizer(None, y_true)
 
 
 # Several outputs

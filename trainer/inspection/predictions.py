@@ -50,7 +50,7 @@ class Reader:
         self._how = {**_WAYS, **how}
         self._output = self._how.pop("output", None)
         key = () if self._output is None else (self._output,)
-        self.scale: Scale = model.objective.scale(key)
+        self.scale: Scale = model.objective.prediction_kind(key)
         told = (getattr(term.loss_fn, "ignore_index", None) for term in model.objective.losses)
         self.ignored = next((index for index in told if index is not None), -100)
 
