@@ -1,4 +1,4 @@
-"""How losses are called: those of torch.nn that take something else than `(y_pred, y_true)` too."""
+"""Call adapters for the losses of torch.nn whose arguments are not `(y_pred, y_true)`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ Call = Callable[[Any, Any, Any], Tensor]
 
 def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
-    return next((call for kind, call in _CALLS.items() if isinstance(loss_fn, kind)), _call_plain)
+    adapters = (call for loss_type, call in _CALLS.items() if isinstance(loss_fn, loss_type))
+    return next(adapters, _call_plain)
 
 
 def reduction_of(loss_fn: Any) -> str | None:
-    """Return how a loss reduces, told by its attribute or its keyword; None where it doesn't."""
+    """Return the reduction of a loss, from its attribute or its keyword; None if it has none."""
     keyword = parameter_of(loss_fn, "reduction")
-    found = getattr(loss_fn, "reduction", None) if keyword is None else keyword.default
-    return found if isinstance(found, str) else None
+    reduction = getattr(loss_fn, "reduction", None) if keyword is None else keyword.default
+    return reduction if isinstance(reduction, str) else None
 
 
 def parameter_of(function: Any, name: str) -> inspect.Parameter | None:
-    """Return a parameter of a function by its name, None where there is none."""
+    """Return a parameter of a function by its name, None if the function does not have it."""
     try:
         return inspect.signature(function).parameters.get(name)
-    except (TypeError, ValueError):  # a built-in that tells no signature
+    except (TypeError, ValueError):  # a built-in without a signature
         return None
 
 
@@ -39,18 +40,18 @@ def _call_plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
 
 
 def _call_on_pair(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
-    """Compare two outputs, as the target tells: `(x1, x2)`."""
+    """Compare two outputs, `(x1, x2)`, whose relation is the target."""
     first, second = _outputs(loss_fn, y_pred, "(x1, x2)", 2)
     return loss_fn(first, second, y_true)  # type: ignore[no-any-return]
 
 
 def _call_on_triplet(loss_fn: Any, y_pred: Any, _y_true: Any) -> Tensor:
-    """Compare three outputs; targets, where there are any, say nothing."""
+    """Compare three outputs, `(anchor, positive, negative)`; targets are ignored."""
     return loss_fn(*_outputs(loss_fn, y_pred, "(anchor, positive, negative)", 3))  # type: ignore[no-any-return]
 
 
 def _call_gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
-    """Take the variance from the net, `(mean, variance)`, or from the targets, `(y, variance)`."""
+    """Call with a variance from the net, `(mean, variance)`, or the targets, `(y, variance)`."""
     if not isinstance(y_true, (tuple, list)):
         mean, variance = _outputs(loss_fn, y_pred, "(mean, variance)", 2)
         return loss_fn(mean, y_true, variance)  # type: ignore[no-any-return]
@@ -66,7 +67,7 @@ def _call_gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
 
 
 def _call_ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
-    """Take log-probabilities (T, N, C), maybe with lengths (N,), and `(labels, lengths)`."""
+    """Call with log-probabilities (T, N, C), their lengths (N,), labels and label lengths (N,)."""
     log_probabilities, lengths, labels, label_lengths = _ctc_arguments(loss_fn, y_pred, y_true)
     lengths, label_lengths = torch.as_tensor(lengths), torch.as_tensor(label_lengths)
     return loss_fn(log_probabilities, labels, lengths, label_lengths)  # type: ignore[no-any-return]
@@ -85,6 +86,7 @@ def _ctc_arguments(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, An
         )
         raise MisfitError(message)
     labels, *input_lengths, label_lengths = y_true
+    # Input lengths come from the net, else from the targets; without both, all are T.
     if isinstance(y_pred, (tuple, list)):
         log_probabilities, *input_lengths = y_pred
     else:
@@ -97,7 +99,7 @@ def _ctc_arguments(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, An
 
 
 def _call_adaptive(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
-    """Take the loss out of the named tuple."""
+    """Return the `.loss` of the named tuple that the module returns."""
     return loss_fn(y_pred, y_true).loss  # type: ignore[no-any-return]
 
 

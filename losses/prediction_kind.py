@@ -1,4 +1,4 @@
-"""What predictions are, as a loss takes them: probabilities or logits."""
+"""The kind of predictions that a loss expects: probabilities or logits."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _CLASS_LOGITS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 
 
 def prediction_kind_of(loss_fn: Any) -> PredictionKind:
-    """Return what a loss takes predictions for; None where it does not tell.
+    """Return the kind of predictions that a loss expects; None if it is unknown.
 
-    The softmax of log-probabilities is the probabilities, so that they pass for logits of classes.
+    Log-probabilities count as class logits, because their softmax is the probabilities.
     """
     if isinstance(loss_fn, nn.BCELoss):
         return "probabilities"

@@ -1,4 +1,4 @@
-"""A loss or a penalty with its weight."""
+"""Terms of a formula: a loss or a penalty with its name, weight and output."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Schedule = Callable[[int], float]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A loss or a penalty with its weight.
+    """A loss or a penalty with its name, weight and output.
 
     Args:
         fn: A loss `(y_pred, y_true) -> scalar`, or a `Penalty`.
-        name: The name a user chose, or None.
+        name: The name that the user chose, or None.
         factor: The constant part of the weight.
-        schedules: Functions of the epoch, from 0, whose values multiply the weight.
-        output: The keys that lead to the output (and to its targets) which a loss compares.
+        schedules: Functions of the epoch (counted from 0) whose values multiply the weight.
+        output: The keys that lead to the net's output, and to its targets.
         per_sample: Whether `fn` returns a loss for each sample.
     """
 
@@ -72,7 +72,7 @@ class Term:
         """Return the weight in an epoch, counted from 0.
 
         Raises:
-            ValueError: A schedule gave something else than a finite number.
+            ValueError: A schedule did not return a finite number.
         """
         weight = self.factor
         for schedule in self.schedules:
@@ -96,15 +96,15 @@ class Term:
 
 
 def as_number(value: Any) -> float | None:
-    """Return a weight as a float; None where it is none, as a tensor that is to be learned."""
+    """Return a weight as a float; None if it is not a constant real number."""
     if isinstance(value, Tensor):
-        fits = value.numel() == 1 and not value.requires_grad and not value.is_complex()
-        return float(value) if fits else None
+        constant = value.numel() == 1 and not value.requires_grad and not value.is_complex()
+        return float(value) if constant else None
     return float(value) if isinstance(value, Real) else None
 
 
 def describe_weight(value: Any) -> str:
-    """Say what something is that was given for a weight."""
+    """Return a description of an invalid weight, for messages."""
     if isinstance(value, Tensor) and value.requires_grad:
         return "a tensor that requires a gradient (a weight to learn belongs in a loss module)"
     if isinstance(value, (int, float, torch.Tensor)):

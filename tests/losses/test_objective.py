@@ -297,7 +297,7 @@ def test_the_losses_of_all_outputs_are_checked():
 def test_an_output_with_a_loss_needs_targets():
     objective = Objective({"a": "mse", "b": None})
     objective.check({"a": VALUES, "b": VALUES}, {"a": TARGETS, "b": None})
-    message = "output 'a' has a loss, but its targets are None; leave the loss out"
+    message = "output 'a' has a loss, but its targets are None; remove the loss"
     with pytest.raises(MisfitError, match=message):
         objective.check({"a": VALUES, "b": VALUES}, {"a": None, "b": TARGETS})
 
