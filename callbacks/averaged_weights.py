@@ -34,13 +34,13 @@ class AveragedWeights:
         self._buffers = buffers
         self._slots: dict[str, Slot] = {}
         self._means: dict[str, Tensor] = {}
-        self._held: dict[str, Tensor] = {}  # the weights, while the means are in their place
-        self._split = False  # whether each process holds a part of them
+        self._saved: dict[str, Tensor] = {}  # the weights, while the means are in their place
+        self._sharded = False  # whether each process holds a part of them
 
     @property
     def applied(self) -> bool:
         """Whether the means are in the place of the weights."""
-        return bool(self._held)
+        return bool(self._saved)
 
     def bind(self, model: Any) -> None:
         """Find the weights of a model.
@@ -48,13 +48,13 @@ class AveragedWeights:
         Raises:
             ValueError: There are means of other weights already.
         """
-        found = dict(_slots(model, buffers=self._buffers))
-        self._split = any(is_split(store[key]) for store, key in found.values())
+        slots = dict(_weight_slots(model, buffers=self._buffers))
+        self._sharded = any(is_split(store[key]) for store, key in slots.values())
         if not self._means:
-            self._slots = found
+            self._slots = slots
             return
         for name, mean in self._means.items():
-            store, key = found.get(name, ({}, ""))
+            store, key = slots.get(name, ({}, ""))
             weight = store.get(key)
             if weight is None or weight.shape != mean.shape:
                 has = "lacks it" if weight is None else f"has {tuple(weight.shape)}"
@@ -63,47 +63,49 @@ class AveragedWeights:
                     f"model {has}; average the weights of one model only"
                 )
                 raise ValueError(message)
-        self._slots = {name: found[name] for name in self._means}
-        self._means = _beside(self._means, self._weights())
-        self._held = _beside(self._held, self._weights())
+        self._slots = {name: slots[name] for name in self._means}
+        self._means = _to_devices_of(self._means, self._weights())
+        self._saved = _to_devices_of(self._saved, self._weights())
 
     @torch.no_grad()
-    def add(self, share: float) -> None:
+    def add(self, fraction: float) -> None:
         """Move the means towards the weights.
 
         Args:
-            share: Of the way from the means to the weights, in [0, 1]; the first time it is all.
+            fraction: Of the way from the means to the weights, in [0, 1]; the first time it is all.
         """
         weights = self._weights()
         if self._means:
             means = list(self._means.values())
-            near = [w.to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
-            torch._foreach_lerp_(self._parts(means), self._parts(near), share)
+            cast_weights = [w.to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
+            torch._foreach_lerp_(
+                self._local_tensors(means), self._local_tensors(cast_weights), fraction
+            )
         else:
-            self._means = {name: _copy(weight) for name, weight in weights.items()}
+            self._means = {name: _initial_mean(weight) for name, weight in weights.items()}
         self.count += 1
 
     @torch.no_grad()
-    def put_in(self) -> None:
+    def apply(self) -> None:
         """Put the means in the place of the weights, which are held; where it is so, do nothing."""
-        if self._means and not self._held:
+        if self._means and not self._saved:
             weights = self._weights()
-            self._held = {name: weight.detach().clone() for name, weight in weights.items()}
-            means = self._parts(self._means.values())
-            torch._foreach_copy_(self._parts(weights.values()), means)
+            self._saved = {name: weight.detach().clone() for name, weight in weights.items()}
+            means = self._local_tensors(self._means.values())
+            torch._foreach_copy_(self._local_tensors(weights.values()), means)
 
     @torch.no_grad()
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Put the weights back that are held; where there are none, do nothing."""
-        if self._held:
-            held = self._parts(self._held.values())
-            torch._foreach_copy_(self._parts(self._weights().values()), held)
-            self._held = {}
+        if self._saved:
+            saved = self._local_tensors(self._saved.values())
+            torch._foreach_copy_(self._local_tensors(self._weights().values()), saved)
+            self._saved = {}
 
-    def settle(self) -> None:
+    def make_permanent(self) -> None:
         """Put the means in for good."""
-        self.put_in()
-        self._held = {}
+        self.apply()
+        self._saved = {}
 
     @contextmanager
     def applied_to(self, model: Any) -> Iterator[None]:
@@ -111,50 +113,50 @@ class AveragedWeights:
         self.bind(model)
         before = self.applied
         try:
-            self.put_in()
+            self.apply()
             yield
         finally:
             if not before:
-                self.put_back()
+                self.restore()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin anew, with the weights as they are."""
-        self.count, self._means, self._held = 0, {}, {}
+        self.count, self._means, self._saved = 0, {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the means, how many weights they are of, and the weights that are held."""
-        return {"count": self.count, "means": dict(self._means), "held": dict(self._held)}
+        return {"count": self.count, "means": dict(self._means), "held": dict(self._saved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put a copy of them back; the model's own state tells which of them are in its place."""
         self.count = state["count"]
         self._means = {name: mean.clone() for name, mean in state["means"].items()}
-        self._held = {name: weight.clone() for name, weight in state["held"].items()}
+        self._saved = {name: weight.clone() for name, weight in state["held"].items()}
 
-    def _parts(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+    def _local_tensors(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Return what this process holds of each tensor."""
-        return [local(tensor) for tensor in tensors] if self._split else list(tensors)
+        return [local(tensor) for tensor in tensors] if self._sharded else list(tensors)
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the weights, which a module may have replaced by other tensors."""
         if not self._means:
-            self._slots = {n: (s, k) for n, (s, k) in self._slots.items() if _averages(s[k])}
+            self._slots = {n: (s, k) for n, (s, k) in self._slots.items() if _can_be_averaged(s[k])}
         return {name: store[key] for name, (store, key) in self._slots.items()}
 
 
-def _slots(model: Any, *, buffers: bool) -> Iterator[tuple[str, Slot]]:
+def _weight_slots(model: Any, *, buffers: bool) -> Iterator[tuple[str, Slot]]:
     """Give each weight once, with its name."""
     seen: set[int] = set()
     for owner, module in (("net", model.net), ("loss", model.objective.module)):
         for path, part in module.named_modules(prefix=owner):
-            for store, key in _stored(part, buffers=buffers):
+            for store, key in _tensor_slots(part, buffers=buffers):
                 tensor = store[key]
                 if id(tensor) not in seen and (tensor.is_floating_point() or tensor.is_complex()):
                     seen.add(id(tensor))
                     yield f"{path}.{key}", (store, key)
 
 
-def _stored(module: nn.Module, *, buffers: bool) -> Iterator[Slot]:
+def _tensor_slots(module: nn.Module, *, buffers: bool) -> Iterator[Slot]:
     stores: Any = [module._parameters, module._buffers] if buffers else [module._parameters]
     for store in stores:
         for key, tensor in store.items():
@@ -162,16 +164,16 @@ def _stored(module: nn.Module, *, buffers: bool) -> Iterator[Slot]:
                 yield store, key
 
 
-def _averages(tensor: Tensor) -> bool:
+def _can_be_averaged(tensor: Tensor) -> bool:
     """Say whether a tensor is a weight, or a buffer that is finite."""
     return isinstance(tensor, nn.Parameter) or bool(tensor.isfinite().all())
 
 
-def _copy(weight: Tensor) -> Tensor:
+def _initial_mean(weight: Tensor) -> Tensor:
     dtype = torch.promote_types(weight.dtype, torch.float32)
     return weight.detach().to(dtype, copy=True)
 
 
-def _beside(tensors: dict[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _to_devices_of(tensors: dict[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors on the devices of the weights."""
     return {name: tensor.to(weights[name].device) for name, tensor in tensors.items()}

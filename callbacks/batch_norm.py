@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fitorch.model import KerasModel
 
 
-def norms_of(net: nn.Module) -> list[_BatchNorm]:
+def batch_norms_of(net: nn.Module) -> list[_BatchNorm]:
     """Return the batch norms that keep statistics, without those that are frozen in eval mode."""
     return [
         module
@@ -26,7 +26,7 @@ def norms_of(net: nn.Module) -> list[_BatchNorm]:
     ]
 
 
-def renew_statistics(
+def recompute_statistics(
     model: KerasModel, norms: list[_BatchNorm], data: Any, batch_size: int
 ) -> None:
     """Compute the statistics of batch norm over `data`, the mean over its batches.
@@ -51,7 +51,7 @@ def renew_statistics(
     try:
         with undisturbed_randomness():
             batches = ([batch] for batch in _without_last_sample(source.batches(0)))
-            swa_utils.update_bn(batches, _Pass(model, norms))
+            swa_utils.update_bn(batches, _BatchNormForward(model, norms))
     except BaseException:
         for norm, (state, momentum) in zip(norms, before, strict=True):
             norm.load_state_dict(state)
@@ -72,7 +72,7 @@ def _without_last_sample(batches: Iterable[Any]) -> Iterator[Any]:
         several = several or sample_count(batch) > 1
 
 
-class _Pass(nn.Module):
+class _BatchNormForward(nn.Module):
     """What torch takes for a net: the batch norms to renew, and how to run them."""
 
     def __init__(self, model: KerasModel, norms: list[_BatchNorm]) -> None:

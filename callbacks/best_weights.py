@@ -10,8 +10,8 @@ from typing import Any
 from fitorch.checkpoint.weights import BEST, metadata_of
 
 from .base import Logs
-from .kept_weights import KeptWeights
 from .monitor import MonitorCallback
+from .weight_snapshot import WeightSnapshot
 
 
 class BestWeights(MonitorCallback):
@@ -30,24 +30,30 @@ class BestWeights(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode)
         self.folder = None if folder is None else Path(folder)
-        self._best = KeptWeights()
-        self._in_file = math.nan
+        self._best = WeightSnapshot()
+        self._value_in_file = math.nan
 
     def forget(self) -> None:
         """Forget an earlier fit."""
         super().forget()
-        self._best.forget()
+        self._best.clear()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Look what is in the file; where a fit is gone on with, write what was best until then."""
-        goes_on = self._restored
+        resumed = self._restored
         super().on_train_begin(logs)
-        self._in_file = math.nan
-        told = {} if self.folder is None else metadata_of(self.folder / BEST)
-        told = self.model.placement.processes.from_main(told)  # it may be moving an old one away
-        if not goes_on and told.get("monitor") == self.monitor:
-            self._in_file = float(told["value"])
-        if self.folder is not None and self._best.states is not None and told != self._metadata():
+        self._value_in_file = math.nan
+        metadata = {} if self.folder is None else metadata_of(self.folder / BEST)
+        metadata = self.model.placement.processes.from_main(
+            metadata
+        )  # it may be moving an old one away
+        if not resumed and metadata.get("monitor") == self.monitor:
+            self._value_in_file = float(metadata["value"])
+        if (
+            self.folder is not None
+            and self._best.states is not None
+            and metadata != self._metadata()
+        ):
             self.model.save_states(self._best.states, self.folder / BEST, self._metadata())
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -55,14 +61,18 @@ class BestWeights(MonitorCallback):
         value = self.value_in(logs)
         if value is None or not self.watched.improves(value, epoch):
             return
-        self._best.keep(self.model)
-        worse = value >= self._in_file if self.watched.mode == "min" else value <= self._in_file
+        self._best.take(self.model)
+        worse = (
+            value >= self._value_in_file
+            if self.watched.mode == "min"
+            else value <= self._value_in_file
+        )
         if self.folder is not None and not worse:
             self.model.save_ckpt(self.folder / BEST, metadata=self._metadata())
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Restore them."""
-        self._best.put_back(self.model)
+        self._best.restore(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best, and the weights of net and loss."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from .base import Callback, Logs
 from .hooks import Hooks, emit, emit_all, with_keras_hooks
-from .monitor import figures_added_by
+from .monitor import added_columns
 
 
 class CallbackList(Callback):
@@ -53,7 +53,7 @@ class CallbackList(Callback):
     @property
     def adds(self) -> tuple[str, ...]:
         """The figures that they add to the logs of epochs."""
-        return tuple(name for callback in self.callbacks for name in figures_added_by(callback))
+        return tuple(name for callback in self.callbacks for name in added_columns(callback))
 
     def append(self, callback: Any) -> None:
         """Add a callback as the last."""
@@ -133,16 +133,16 @@ class CallbackList(Callback):
                 receive(value)
 
 
-def one_by_one(callbacks: Iterable[Any]) -> Iterator[Any]:
+def flatten_callbacks(callbacks: Iterable[Any]) -> Iterator[Any]:
     """Give the callbacks, those in a list of callbacks one by one."""
     for callback in callbacks:
         if isinstance(callback, CallbackList):
-            yield from one_by_one(callback.callbacks)
+            yield from flatten_callbacks(callback.callbacks)
         else:
             yield callback
 
 
 def on_every_process(callbacks: Iterable[Any]) -> list[Any]:
     """Return the callbacks that are not for the main process alone, which writes and draws."""
-    each = one_by_one(callbacks)
+    each = flatten_callbacks(callbacks)
     return [c for c in each if getattr(c, "main_process_only", False) is not True]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .base import Logs
-from .kept_weights import KeptWeights
 from .monitor import MonitorCallback
+from .weight_snapshot import WeightSnapshot
 
 
 class EarlyStopping(MonitorCallback):
@@ -59,7 +59,7 @@ class EarlyStopping(MonitorCallback):
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
         self.start_from_epoch = start_from_epoch
-        self._best = KeptWeights()
+        self._best = WeightSnapshot()
         self.forget()
 
     def forget(self) -> None:
@@ -68,7 +68,7 @@ class EarlyStopping(MonitorCallback):
         self.wait = 0
         self.stopped_epoch = 0
         self.stopping_reason = ""
-        self._best.forget()
+        self._best.clear()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Count the epoch as better or not, and stop when patience is at its end."""
@@ -77,7 +77,7 @@ class EarlyStopping(MonitorCallback):
             return
         if self.watched.improves(value, epoch):
             if self.restore_best_weights:
-                self._best.keep(self.model)
+                self._best.take(self.model)
             if self._beats_baseline(value):
                 self.wait = 0
                 return
@@ -88,7 +88,7 @@ class EarlyStopping(MonitorCallback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Restore the best weights where asked for."""
         if self.restore_best_weights:
-            self._best.put_back(self.model)
+            self._best.restore(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best, and how long ago."""

@@ -54,47 +54,49 @@ class EMA(Callback):
         self.every = every
         self._average = AveragedWeights(buffers=True)
         self._restored = False
-        self._fitting = False
-        self._guests = 0  # evaluations and predictions that somebody else began, or is about to
-        self._leaves = False  # whether the weights come back when one ends
-        self._seen = 0
+        self._in_fit = False
+        self._external_runs = (
+            0  # evaluations and predictions that somebody else began, or is about to
+        )
+        self._restore_at_end = False  # whether the weights come back when one ends
+        self._last_update = 0
 
     def set_model(self, model: KerasModel) -> None:
         """Receive the model at work: a fit's, or that of an evaluation or prediction."""
         super().set_model(model)
-        self._guests += 1
+        self._external_runs += 1
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Forget an earlier fit."""
         if not self._restored:
-            self._average.forget()
+            self._average.reset()
         self._average.bind(self.model)
-        self._restored, self._fitting = False, True
-        self._seen = self.model.updates
+        self._restored, self._in_fit = False, True
+        self._last_update = self.model.updates
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Go on with the weights of training."""
-        self._guests = 0
-        self._average.put_back()
+        self._external_runs = 0
+        self._average.restore()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count the weights in, where the batch made an update."""
         updates = self.model.updates
-        if updates == self._seen:
+        if updates == self._last_update:
             return
-        self._seen = updates
+        self._last_update = updates
         if not updates % self.every:
             self._average.add(1 - self._decay_after(self._average.count))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Show the means to those who keep weights, also in an epoch without validation."""
-        self._average.put_in()
+        self._average.apply()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Leave the means in the net."""
-        if self._fitting:
-            self._average.settle()
-        self._fitting = False
+        if self._in_fit:
+            self._average.make_permanent()
+        self._in_fit = False
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Measure the means.
@@ -102,19 +104,21 @@ class EMA(Callback):
         Raises:
             RuntimeError: There are none.
         """
-        if not self._fitting and not self._average.count:
+        if not self._in_fit and not self._average.count:
             message = "EMA has averaged no weights yet; pass it to fit(callbacks=[...]) first"
             raise RuntimeError(message)
         self._average.bind(self.model)
-        self._leaves = not self._average.applied and (not self._fitting or self._guests > 0)
-        self._average.put_in()
+        self._restore_at_end = not self._average.applied and (
+            not self._in_fit or self._external_runs > 0
+        )
+        self._average.apply()
 
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Put the weights back, unless it was the fit's own validation."""
-        self._guests = max(0, self._guests - 1)
-        if self._leaves:
-            self._average.put_back()
-        self._leaves = False
+        self._external_runs = max(0, self._external_runs - 1)
+        if self._restore_at_end:
+            self._average.restore()
+        self._restore_at_end = False
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
         """Predict with the means.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-_OURS = {  # those that only use hooks, logs and stop_training run unchanged
+_REPLACEMENTS = {  # those that only use hooks, logs and stop_training run unchanged
     "BackupAndRestore": "BackupAndRestore",
     "LearningRateScheduler": "LearningRateScheduler",
     "ModelCheckpoint": "ModelCheckpoint",
@@ -23,17 +23,17 @@ def refuse_foreign(callbacks: Iterable[Any]) -> None:
         TypeError: There is one; it names ours.
     """
     for callback in callbacks:
-        names = {kind.__name__ for kind in type(callback).__mro__ if _is_keras(kind)}
+        names = {kind.__name__ for kind in type(callback).__mro__ if _is_keras_class(kind)}
         if "CallbackList" in names:
             refuse_foreign(callback.callbacks)
-            _call_at_once(callback)
-        reason = _reason(callback, names)
+            _disable_threads(callback)
+        reason = _incompatibility(callback, names)
         if reason:
             message = f"keras.callbacks.{reason}"
             raise TypeError(message)
 
 
-def _call_at_once(callbacks: Any) -> None:
+def _disable_threads(callbacks: Any) -> None:
     """Have Keras' list call its callbacks in this thread.
 
     Else it may do so in another one, for which our logs, read when somebody looks at them, have
@@ -42,11 +42,11 @@ def _call_at_once(callbacks: Any) -> None:
     callbacks._async_train = callbacks._async_test = callbacks._async_predict = False
 
 
-def _reason(callback: Any, names: set[str]) -> str:
+def _incompatibility(callback: Any, names: set[str]) -> str:
     """Say why a callback can't serve here, given the classes of Keras it is made of."""
-    found = next((name for name in _OURS if name in names), None)
+    found = next((name for name in _REPLACEMENTS if name in names), None)
     if found is not None:
-        return f"{found} needs a Keras model; ours is fitorch.callbacks.{_OURS[found]}"
+        return f"{found} needs a Keras model; ours is fitorch.callbacks.{_REPLACEMENTS[found]}"
     if "EarlyStopping" in names and callback.restore_best_weights:
         return (
             "EarlyStopping can't restore the weights of a net that is not Keras'; pass "
@@ -57,5 +57,5 @@ def _reason(callback: Any, names: set[str]) -> str:
     return ""
 
 
-def _is_keras(kind: type) -> bool:
+def _is_keras_class(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")

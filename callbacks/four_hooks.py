@@ -27,7 +27,7 @@ class FourHooks(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Tell that a fit begins."""
-        self._tell("on_fit_start")
+        self._call("on_fit_start")
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Begin an epoch."""
@@ -35,7 +35,7 @@ class FourHooks(Callback):
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Tell that the training of the epoch is over."""
-        self._tell_trained()
+        self._end_training()
 
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Remember that the epoch was validated."""
@@ -43,20 +43,20 @@ class FourHooks(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Tell that training, and validation where it was due, are over."""
-        self._tell_trained()
+        self._end_training()
         if self._validated:
-            self._tell("on_validation_epoch_end")
+            self._call("on_validation_epoch_end")
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Tell that the fit is over."""
-        self._tell("on_fit_end")
+        self._call("on_fit_end")
 
-    def _tell_trained(self) -> None:
+    def _end_training(self) -> None:
         if not self._trained:
             self._trained = True
-            self._tell("on_train_epoch_end")
+            self._call("on_train_epoch_end")
 
-    def _tell(self, name: str) -> None:
+    def _call(self, name: str) -> None:
         hook = getattr(self.callback, name, None)
         if hook is not None:
             hook(model=self.model)

@@ -18,7 +18,7 @@ from fitorch.nets.state import plain_name
 from .base import Callback, Logs
 from .learning_rate import groups_of
 
-Chosen = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
+Selection = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
 
 
 class Freezing(Callback):
@@ -29,13 +29,13 @@ class Freezing(Callback):
             being in eval mode.
     """
 
-    frees: ClassVar[bool]  # whether parameters that were frozen before train too
+    unfreezes: ClassVar[bool]  # whether parameters that were frozen before train too
 
     def __init__(self, *, batch_norm: bool) -> None:
         self.batch_norm = batch_norm
-        self._before: list[tuple[nn.Parameter, bool]] = []
+        self._original_flags: list[tuple[nn.Parameter, bool]] = []
         self._norms: list[tuple[nn.Module, set[int]]] = []
-        self._stilled: list[nn.Module] = []
+        self._norms_in_eval: list[nn.Module] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Find the parameters.
@@ -44,29 +44,31 @@ class Freezing(Callback):
             ValueError: A pattern matches nothing.
         """
         net = self.model.net
-        self.choose(net)
-        self._before = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
-        self._norms = list(_norms(net)) if self.batch_norm else []
+        self.select(net)
+        self._original_flags = [
+            (parameter, parameter.requires_grad) for parameter in net.parameters()
+        ]
+        self._norms = list(_norms_with_parameters(net)) if self.batch_norm else []
         self._modes = training_modes(net)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Freeze what is frozen in this epoch, and free the rest."""
-        frozen = {id(p) for p, _ in self._before if self.is_frozen(id(p), epoch)}
-        for parameter, before in self._before:
+        frozen = {id(p) for p, _ in self._original_flags if self.is_frozen(id(p), epoch)}
+        for parameter, before in self._original_flags:
             able = parameter.is_floating_point() or parameter.is_complex()
-            trains = id(parameter) not in frozen and (before or self.frees)
+            trains = id(parameter) not in frozen and (before or self.unfreezes)
             parameter.requires_grad_(able and trains)
         if self._norms:
-            self._still(frozen)
+            self._set_norm_modes(frozen)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Leave all parameters as they were before."""
-        for parameter, before in self._before:
+        for parameter, before in self._original_flags:
             parameter.requires_grad_(before)
-        self._before = []
-        self._release()
+        self._original_flags = []
+        self._restore_norm_modes()
 
-    def choose(self, net: nn.Module) -> None:
+    def select(self, net: nn.Module) -> None:
         """Find the parameters that this is about."""
         raise NotImplementedError
 
@@ -74,20 +76,20 @@ class Freezing(Callback):
         """Say whether this freezes a parameter, given by its id, in an epoch."""
         raise NotImplementedError
 
-    def _still(self, frozen: set[int]) -> None:
+    def _set_norm_modes(self, frozen: set[int]) -> None:
         """Put batch norm of frozen parameters alone into eval mode."""
         if not self.model.net.training:  # it trains all the same
             self._modes.restore()
-        self._release()
+        self._restore_norm_modes()
         for norm, parameters in self._norms:
             if norm.training and parameters and parameters <= frozen:
                 norm.eval()
-                self._stilled.append(norm)
+                self._norms_in_eval.append(norm)
 
-    def _release(self) -> None:
-        for norm in self._stilled:
+    def _restore_norm_modes(self) -> None:
+        for norm in self._norms_in_eval:
             norm.train()
-        self._stilled = []
+        self._norms_in_eval = []
 
 
 class Freeze(Freezing):
@@ -109,25 +111,25 @@ class Freeze(Freezing):
         TypeError: `pattern` or `until` is no such thing.
     """
 
-    frees = False
+    unfreezes = False
 
     def __init__(
-        self, pattern: Chosen, until: int | None = None, *, batch_norm: bool = True
+        self, pattern: Selection, until: int | None = None, *, batch_norm: bool = True
     ) -> None:
         super().__init__(batch_norm=batch_norm)
         predicate(pattern, "pattern")
         self.pattern = pattern
         check_count("until", until, least=0, optional=True)
         self.until = until
-        self._chosen: set[int] = set()
+        self._selected: set[int] = set()
 
-    def choose(self, net: nn.Module) -> None:
+    def select(self, net: nn.Module) -> None:
         """Find the parameters to freeze."""
-        self._chosen = find(net, self.pattern, "Freeze")
+        self._selected = find_parameters(net, self.pattern, "Freeze")
 
     def is_frozen(self, parameter: int, epoch: int) -> bool:
         """Say whether this freezes a parameter, given by its id, in an epoch."""
-        return parameter in self._chosen and (self.until is None or epoch < self.until)
+        return parameter in self._selected and (self.until is None or epoch < self.until)
 
 
 class GradualUnfreeze(Freezing):
@@ -152,9 +154,9 @@ class GradualUnfreeze(Freezing):
     section 3.3, arXiv 1801.06146.
     """
 
-    frees = True
+    unfreezes = True
 
-    def __init__(self, schedule: Mapping[int, Chosen], *, batch_norm: bool = True) -> None:
+    def __init__(self, schedule: Mapping[int, Selection], *, batch_norm: bool = True) -> None:
         super().__init__(batch_norm=batch_norm)
         given: Any = schedule
         if not isinstance(given, Mapping):
@@ -170,17 +172,19 @@ class GradualUnfreeze(Freezing):
             )
             raise ValueError(message)
         self.schedule = dict(schedule)
-        self._since: dict[int, int] = {}  # the first epoch of each parameter that is named
+        self._first_epochs: dict[int, int] = {}  # the first epoch of each parameter that is named
 
-    def choose(self, net: nn.Module) -> None:
+    def select(self, net: nn.Module) -> None:
         """Find since when each parameter trains."""
-        self._since = {}
+        self._first_epochs = {}
         for epoch in sorted(self.schedule, reverse=True):
-            found = find(net, self.schedule[epoch], f"GradualUnfreeze, for epoch {epoch},")
-            self._since |= dict.fromkeys(found, epoch)
+            found = find_parameters(
+                net, self.schedule[epoch], f"GradualUnfreeze, for epoch {epoch},"
+            )
+            self._first_epochs |= dict.fromkeys(found, epoch)
         held = {id(p) for group in groups_of(self.model) for p in group["params"]}
         for name, parameter in net.named_parameters():
-            if id(parameter) in self._since and id(parameter) not in held:
+            if id(parameter) in self._first_epochs and id(parameter) not in held:
                 message = (
                     f"GradualUnfreeze names {name!r}, which the optimizer does not hold; build the "
                     "optimizer of all parameters, frozen or not: net.parameters()"
@@ -189,10 +193,10 @@ class GradualUnfreeze(Freezing):
 
     def is_frozen(self, parameter: int, epoch: int) -> bool:
         """Say whether this freezes a parameter, given by its id, in an epoch."""
-        return epoch < self._since.get(parameter, math.inf)
+        return epoch < self._first_epochs.get(parameter, math.inf)
 
 
-def find(net: nn.Module, chosen: Any, who: str) -> set[int]:
+def find_parameters(net: nn.Module, chosen: Any, who: str) -> set[int]:
     """Return the ids of the parameters that are chosen, shared ones by any of their names.
 
     Raises:
@@ -204,12 +208,12 @@ def find(net: nn.Module, chosen: Any, who: str) -> set[int]:
         matches = predicate(each, "pattern")
         matched = {id(parameter) for name, parameter in named if matches(name, parameter)}
         if not matched:
-            raise ValueError(_unmatched(each, net, [name for name, _ in named], who))
+            raise ValueError(_no_match_message(each, net, [name for name, _ in named], who))
         found |= matched
     return found
 
 
-def _unmatched(pattern: Any, net: nn.Module, names: list[str], who: str) -> str:
+def _no_match_message(pattern: Any, net: nn.Module, names: list[str], who: str) -> str:
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     kind = type(net).__name__
     if not isinstance(pattern, str):
@@ -220,7 +224,7 @@ def _unmatched(pattern: Any, net: nn.Module, names: list[str], who: str) -> str:
     return f"{who} finds nothing named {pattern!r}{hint} in {kind}, whose parameters are {listed}"
 
 
-def _norms(net: nn.Module) -> Iterable[tuple[nn.Module, set[int]]]:
+def _norms_with_parameters(net: nn.Module) -> Iterable[tuple[nn.Module, set[int]]]:
     """Give each norm with statistics, and its parameters, or those around it where it has none."""
     modules = dict(net.named_modules())
     for path, module in modules.items():

@@ -39,12 +39,12 @@ class GradientNorm(Callback):
             raise ValueError(message)
         self.norm_type = float(norm_type)
         self._epoch = -1
-        self._total: Tensor | None = None
+        self._sums: Tensor | None = None
         self._restored = False
         self._scaled = False
-        self._seen = 0
+        self._last_update = 0
         self._parameters: list[Tensor] = []
-        self._split = False
+        self._sharded = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Forget an earlier fit.
@@ -60,56 +60,56 @@ class GradientNorm(Callback):
             raise ValueError(message)
         if not self._restored:
             self._epoch = -1
-            self._total = None
+            self._sums = None
         self._restored = False
-        self._seen = self.model.updates
+        self._last_update = self.model.updates
         self._scaled = self.model.placement.scaler is not None
         groups = groups_of(self.model)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
-        self._split = any(map(is_split, self._parameters))
+        self._sharded = any(map(is_split, self._parameters))
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Begin anew, unless it is an epoch that goes on."""
         if epoch != self._epoch:
-            self._epoch, self._total = epoch, None
+            self._epoch, self._sums = epoch, None
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count the gradients in, where the batch made an update."""
         updates = self.model.updates
-        if updates == self._seen:
+        if updates == self._last_update:
             return
-        self._seen = updates
-        norm = total_norm(self._parameters, self.norm_type, split=self._split)
+        self._last_update = updates
+        norm = total_norm(self._parameters, self.norm_type, split=self._sharded)
         if norm is not None:
-            self._add(norm)
+            self._accumulate(norm)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add the figures to the epoch's."""
         figures: Any = logs
-        if self._total is not None and figures is not None:
-            total, count, largest = self._total.tolist()
+        if self._sums is not None and figures is not None:
+            total, count, largest = self._sums.tolist()
             figures["grad_norm"] = total / count if count else float("nan")
             figures["grad_norm_max"] = largest if count else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch's sum, count and maximum."""
-        return {"epoch": self._epoch, "total": self._total}
+        return {"epoch": self._epoch, "total": self._sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put them back, for the fit that begins next."""
         total = state["total"]
-        self._epoch, self._total = state["epoch"], None if total is None else total.clone()
+        self._epoch, self._sums = state["epoch"], None if total is None else total.clone()
         self._restored = True
 
     @torch.no_grad()
-    def _add(self, norm: Tensor) -> None:
-        total = norm.new_zeros(3) if self._total is None else self._total.to(norm.device)
+    def _accumulate(self, norm: Tensor) -> None:
+        total = norm.new_zeros(3) if self._sums is None else self._sums.to(norm.device)
         one = torch.ones_like(norm)
         if self._scaled:
             one = norm.isfinite().to(norm)
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
         sums = total[:2] + torch.stack([norm, one])
-        self._total = torch.cat([sums, torch.maximum(total[2], norm).reshape(1)])
+        self._sums = torch.cat([sums, torch.maximum(total[2], norm).reshape(1)])
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = Fals
         norm_type: The p of the p-norm.
         split: Whether each process holds a part of them; then all must call this.
     """
-    gradients = [_values(p.grad) for p in parameters if p.grad is not None]
+    gradients = [_dense_values(p.grad) for p in parameters if p.grad is not None]
     if not gradients:
         return None
     if split:
@@ -132,6 +132,6 @@ def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = Fals
     return norm
 
 
-def _values(gradient: Tensor) -> Tensor:
+def _dense_values(gradient: Tensor) -> Tensor:
     """Return a tensor with the elements of a gradient that are not 0."""
     return gradient.coalesce().values() if gradient.is_sparse else gradient

@@ -46,7 +46,7 @@ class Hooks:
         """
         callbacks = list(callbacks)
         for callback in callbacks:
-            _check(callback)
+            _check_callback(callback)
         return cls(
             **{
                 name: tuple(hook for callback in callbacks for hook in _overrides(callback, name))
@@ -59,9 +59,9 @@ HOOKS: tuple[str, ...] = tuple(field.name for field in fields(Hooks))
 
 _ALIASES = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
 
-_COUNTED = {"epoch", "batch"}
+_COUNTERS = {"epoch", "batch"}
 
-_KNOWN = (*HOOKS, *_ALIASES.values(), *FOUR_HOOKS, "on_checkpoint_saved", "on_nonfinite")
+_HOOK_NAMES = (*HOOKS, *_ALIASES.values(), *FOUR_HOOKS, "on_checkpoint_saved", "on_nonfinite")
 
 
 def with_keras_hooks(callback: Any) -> Any:
@@ -72,7 +72,7 @@ def with_keras_hooks(callback: Any) -> Any:
     return FourHooks(callback) if any(hasattr(callback, name) for name in FOUR_HOOKS) else callback
 
 
-def introduce(callbacks: list[Any], model: Any, params: dict[str, Any]) -> None:
+def attach(callbacks: list[Any], model: Any, params: dict[str, Any]) -> None:
     """Tell callbacks whom they serve, as far as they want to know."""
     for callback in callbacks:
         for verb, value in (("set_params", dict(params)), ("set_model", model)):
@@ -88,7 +88,7 @@ def emit(hooks: tuple[Hook, ...], *args: Any) -> None:
         for hook in hooks:
             hook(*args)
     except Exception as error:
-        annotate(error, f"raised by {name_of(hook)}{_count_of(args)}")
+        annotate(error, f"raised by {hook_name(hook)}{_position(args)}")
         raise
 
 
@@ -104,14 +104,14 @@ def emit_all(hooks: tuple[Hook, ...], *args: Any) -> None:
         raise failed
 
 
-def name_of(hook: Any) -> str:
+def hook_name(hook: Any) -> str:
     """Return what to call a hook in a message: `EarlyStopping.on_epoch_end`."""
     owner = getattr(hook, "__self__", None)
     name = getattr(hook, "__name__", type(hook).__name__)
     return f"{type(owner).__name__}.{name}" if owner is not None else name
 
 
-def _count_of(args: tuple[Any, ...]) -> str:
+def _position(args: tuple[Any, ...]) -> str:
     return f"({args[0]}, logs), counted from 0" if isinstance(args[0], int) else ""
 
 
@@ -138,37 +138,37 @@ def _is_base(cls: type) -> bool:
     return cls is Callback or (keras and cls.__name__ == "Callback")
 
 
-def _check(callback: Any) -> None:
+def _check_callback(callback: Any) -> None:
     """Refuse what is no callback, and hooks that could not be called."""
     kind = type(callback).__name__
     if isinstance(callback, type):
         message = f"callbacks holds the class {callback.__name__}; pass {callback.__name__}(...)"
         raise TypeError(message)
     spellings = (*HOOKS, *_ALIASES.values())
-    misspelt = _misspelt(callback)
+    misspelling = _misspelled_hook(callback)
     if not any(callable(getattr(callback, name, None)) for name in spellings):
         message = f"callbacks holds a {kind} that has none of the hooks {', '.join(HOOKS)}"
-        raise TypeError(f"{message}; {misspelt}" if misspelt else message)
-    if misspelt:
-        warnings.warn(f"{kind}: {misspelt}; nothing calls it", stacklevel=2)
+        raise TypeError(f"{message}; {misspelling}" if misspelling else message)
+    if misspelling:
+        warnings.warn(f"{kind}: {misspelling}; nothing calls it", stacklevel=2)
     for name in spellings:
         if _is_overridden(callback, name):
             _check_signature(getattr(callback, name), kind, name)
 
 
-def _misspelt(callback: Any) -> str:
+def _misspelled_hook(callback: Any) -> str:
     """Say of a method whether it was meant to be a hook, "" where there is none such."""
     for name in dir(type(callback)):
-        if name.startswith("on_") and name not in _KNOWN:
-            close = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.85)
+        if name.startswith("on_") and name not in _HOOK_NAMES:
+            close = difflib.get_close_matches(name, _HOOK_NAMES, n=1, cutoff=0.85)
             if close:
                 return f"there is no hook {name} (did you mean {close[0]}?)"
     return ""
 
 
 def _check_signature(hook: Hook, kind: str, name: str) -> None:
-    counted = next((word for word in _COUNTED if word in name), None)
-    expected = [counted, "logs"] if counted else ["logs"]
+    counter = next((word for word in _COUNTERS if word in name), None)
+    expected = [counter, "logs"] if counter else ["logs"]
     try:
         inspect.signature(hook).bind(*expected)
     except TypeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from .base import Callback
 from .hooks import HOOKS
 
-_SHORT = ("on_batch_begin", "on_batch_end")  # Keras' names for those of training
+_KERAS_ALIASES = ("on_batch_begin", "on_batch_end")  # Keras' names for those of training
 
 _Function = Callable[..., Any] | None
 
@@ -48,7 +48,7 @@ class LambdaCallback(Callback):
         **hooks: _Function,
     ) -> None:
         self.adds = (adds,) if isinstance(adds, str) else tuple(adds)
-        given: dict[str, Any] = {
+        functions: dict[str, Any] = {
             "on_epoch_begin": on_epoch_begin,
             "on_epoch_end": on_epoch_end,
             "on_train_begin": on_train_begin,
@@ -57,8 +57,8 @@ class LambdaCallback(Callback):
             "on_train_batch_end": on_train_batch_end,
             **hooks,
         }
-        for name, function in given.items():
-            if name not in (*HOOKS, *_SHORT):
+        for name, function in functions.items():
+            if name not in (*HOOKS, *_KERAS_ALIASES):
                 close = difflib.get_close_matches(name, HOOKS, n=1)
                 hint = f" (did you mean {close[0]}?)" if close else ""
                 message = f"there is no hook {name!r}{hint}; there are {', '.join(HOOKS)}"

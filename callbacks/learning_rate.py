@@ -33,7 +33,7 @@ class LearningRateScheduler(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Refuse a second schedule beside this one."""
-        refuse_second(self)
+        check_no_scheduler(self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Set the rate, unless an epoch is gone on with that has it already."""
@@ -125,7 +125,7 @@ class ReduceLROnPlateau(MonitorCallback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Forget an earlier fit, and refuse a second schedule beside this one."""
         super().on_train_begin(logs)
-        refuse_second(self)
+        check_no_scheduler(self)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Count the epoch as better or not, and lower the rates when patience is at its end."""
@@ -178,7 +178,7 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"] = rate
 
 
-def refuse_second(callback: Callback) -> None:
+def check_no_scheduler(callback: Callback) -> None:
     """Refuse a callback that sets rates beside a schedule of torch's, which sets them too.
 
     Raises:

@@ -76,7 +76,7 @@ class ModelCheckpoint(MonitorCallback):
         self.save_top_k = save_top_k
         self.every_n_steps: Any = every_n_steps if save_freq == "epoch" else save_freq
         self.every_minutes = every_minutes
-        self._check(save_freq)
+        self._check_arguments(save_freq)
         self.saved: list[str] = []
         self._values: list[float] = []  # of the files in `saved`, where the best are kept
         self._batches = 0
@@ -112,7 +112,7 @@ class ModelCheckpoint(MonitorCallback):
         probe = folder / ".fitorch"
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may have been quicker
-        self._last = time.monotonic()
+        self._last_save = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Remember the epoch."""
@@ -124,10 +124,10 @@ class ModelCheckpoint(MonitorCallback):
         if self.every_n_steps is not None and not self._batches % self.every_n_steps:
             self._due = True
         elif self.every_minutes is not None:
-            late = time.monotonic() - self._last >= 60 * self.every_minutes
+            late = time.monotonic() - self._last_save >= 60 * self.every_minutes
             self._due = self._due or self.model.placement.processes.from_main(late)
-        if self._due and not (self._whole and self.model.within_update):
-            self._due, self._last = False, time.monotonic()
+        if self._due and not (self._saves_state and self.model.within_update):
+            self._due, self._last_save = False, time.monotonic()
             self._save(batch + 1, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -165,15 +165,17 @@ class ModelCheckpoint(MonitorCallback):
             message = f"{self.filepath} names {error}, which this epoch did not measure"
             raise KeyError(message) from error
         before = list(self.saved), list(self._values)
-        self._note(path, value)  # before it is saved: a checkpoint holds this callback's state too
+        self._record_path(
+            path, value
+        )  # before it is saved: a checkpoint holds this callback's state too
         try:
-            self.model.save_state(path) if self._whole else self.model.save_ckpt(path)
+            self.model.save_state(path) if self._saves_state else self.model.save_ckpt(path)
         except Exception:
             self.saved, self._values = before
             raise
-        self._delete_the_worst()
+        self._delete_worst()
 
-    def _note(self, path: str, value: float | None) -> None:
+    def _record_path(self, path: str, value: float | None) -> None:
         """Count a file as the newest."""
         if path in self.saved:
             place = self.saved.index(path)
@@ -187,28 +189,28 @@ class ModelCheckpoint(MonitorCallback):
     def _is_among_the_best(self, value: float) -> bool:
         if self.save_top_k is None or len(self._values) < self.save_top_k:
             return True
-        return self._worse(max(self._values, key=self._badness), value)
+        return self._worse(max(self._values, key=self._cost), value)
 
     def _worse(self, value: float, other: float) -> bool:
-        return self._badness(value) > self._badness(other)
+        return self._cost(value) > self._cost(other)
 
-    def _badness(self, value: float) -> float:
+    def _cost(self, value: float) -> float:
         return value if self.watched.mode == "min" else -value
 
-    def _delete_the_worst(self) -> None:
+    def _delete_worst(self) -> None:
         while self.save_top_k is not None and len(self._values) > self.save_top_k:
-            worst = max(range(len(self._values)), key=lambda i: self._badness(self._values[i]))
+            worst = max(range(len(self._values)), key=lambda i: self._cost(self._values[i]))
             del self._values[worst]
             _delete(Path(self.saved.pop(worst)), self.model)
 
     @property
-    def _whole(self) -> bool:
+    def _saves_state(self) -> bool:
         """Whether whole checkpoints are saved."""
         return not self.filepath.suffix or "{" in self.filepath.suffix
 
-    def _check(self, save_freq: Any) -> None:
+    def _check_arguments(self, save_freq: Any) -> None:
         weights = self.filepath.suffix in _SUFFIXES
-        if not weights and (self.save_weights_only or not self._whole):
+        if not weights and (self.save_weights_only or not self._saves_state):
             what = "" if self.save_weights_only else ", or, for whole checkpoints, in no suffix"
             message = (
                 f"filepath is {str(self.filepath)!r}; expected a name that ends in "
@@ -216,10 +218,10 @@ class ModelCheckpoint(MonitorCallback):
             )
             raise ValueError(message)
         if save_freq != "epoch":
-            _check_count("save_freq", save_freq)
+            _check_positive("save_freq", save_freq)
         for name in ("save_top_k", "every_n_steps"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name))
+                _check_positive(name, getattr(self, name))
         if self.every_minutes is not None and not self.every_minutes > 0:
             message = f"every_minutes is {self.every_minutes!r}; expected a number above 0"
             raise ValueError(message)
@@ -251,8 +253,8 @@ class EpochCheckpoint(Callback):
     def __init__(
         self, ckpt_dir: str | Path = "weights", save_freq: int = 1, max_ckpt: int = 10
     ) -> None:
-        _check_count("save_freq", save_freq)
-        _check_count("max_ckpt", max_ckpt)
+        _check_positive("save_freq", save_freq)
+        _check_positive("max_ckpt", max_ckpt)
         self.ckpt_dir = Path(ckpt_dir)
         self.save_freq = save_freq
         self.max_ckpt = max_ckpt
@@ -294,7 +296,7 @@ def _delete(path: Path, model: Any) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         message = f"{name} is {value!r}; expected a number >= 1"
         raise ValueError(message)

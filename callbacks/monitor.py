@@ -144,7 +144,7 @@ class MonitorCallback(Callback):
             return None
         if self.monitor.startswith("val_") and not any(name.startswith("val_") for name in logs):
             return None
-        raise ValueError(_unmeasured(self.monitor, list(logs), type(self).__name__))
+        raise ValueError(_not_measured_message(self.monitor, list(logs), type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been best."""
@@ -168,7 +168,7 @@ def check_mode(mode: str) -> str:
     return mode
 
 
-def figures_added_by(callback: Any) -> tuple[str, ...]:
+def added_columns(callback: Any) -> tuple[str, ...]:
     """Return the figures that a callback says it adds to the logs of epochs.
 
     Raises:
@@ -210,10 +210,10 @@ def check_monitor(
         return
     if any(monitor.startswith(f"{name}_") for name in names if name not in numbers):
         return
-    raise ValueError(_unmeasured(monitor, names, who))
+    raise ValueError(_not_measured_message(monitor, names, who))
 
 
-def _unmeasured(monitor: str, names: list[str], who: str) -> str:
+def _not_measured_message(monitor: str, names: list[str], who: str) -> str:
     """Say that `monitor` is not among `names`, which is closest, and the way out."""
     close = difflib.get_close_matches(monitor, names, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""

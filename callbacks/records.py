@@ -27,7 +27,7 @@ class _FileLogger(Callback):
     def __init__(self, filename: str | Path, append: bool = False) -> None:
         self.filename = Path(filename)
         self.append = append
-        self._begun = False
+        self._started = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Begin the file: what can't be written is told now, not after an epoch.
@@ -35,28 +35,28 @@ class _FileLogger(Callback):
         Raises:
             OSError: The file can't be written.
         """
-        going_on = self.append or self._begun  # a second fit of this callback goes on
-        self._begun = True
+        going_on = self.append or self._started  # a second fit of this callback goes on
+        self._started = True
         self.filename.parent.mkdir(parents=True, exist_ok=True)
         with self.filename.open("a", encoding="utf-8"):
             pass
         first = self.model.progress.epochs
-        kept = [row for row in self._rows() if int(row["epoch"]) < first] if going_on else []
-        self._replace(kept)
+        kept = [row for row in self._read_rows() if int(row["epoch"]) < first] if going_on else []
+        self._rewrite(kept)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add a row."""
-        self._add({"epoch": epoch, **(logs or {})})
+        self._append_row({"epoch": epoch, **(logs or {})})
 
     def state_dict(self) -> dict[str, bool]:
         """Return whether it began the file: a run that is resumed goes on with it."""
-        return {"begun": self._begun}
+        return {"begun": self._started}
 
     def load_state_dict(self, state: Mapping[str, bool]) -> None:
         """Put it back."""
-        self._begun = state["begun"]
+        self._started = state["begun"]
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _read_rows(self) -> list[dict[str, Any]]:
         """Read what is in the file.
 
         Raises:
@@ -64,20 +64,20 @@ class _FileLogger(Callback):
         """
         raise NotImplementedError
 
-    def _replace(self, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Write a file with these rows alone, in the place of the old one."""
         temporary = self.filename.with_name(f".{self.filename.name}.tmp")
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            self._write(file, rows)
+            self._write_rows(file, rows)
         temporary.replace(self.filename)
 
-    def _write(self, file: Any, rows: list[dict[str, Any]]) -> None:
+    def _write_rows(self, file: Any, rows: list[dict[str, Any]]) -> None:
         raise NotImplementedError
 
-    def _add(self, row: dict[str, Any]) -> None:
+    def _append_row(self, row: dict[str, Any]) -> None:
         raise NotImplementedError
 
-    def _not_ours(self) -> ValueError:
+    def _format_error(self) -> ValueError:
         message = (
             f"{self.filename} is no file of {type(self).__name__}; pass another name, or "
             "append=False to write it anew"
@@ -111,36 +111,36 @@ class CSVLogger(_FileLogger):
         self.separator = separator
         self._columns: list[str] = []
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _read_rows(self) -> list[dict[str, Any]]:
         with self.filename.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, delimiter=self.separator)
             columns, rows = list(reader.fieldnames or ()), list(reader)
         if not columns:
             return []
         if "epoch" not in columns:
-            raise self._not_ours()
+            raise self._format_error()
         self._columns = columns
         return rows
 
-    def _replace(self, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         if not rows:
             self._columns = []
-        super()._replace(rows)
+        super()._rewrite(rows)
 
-    def _write(self, file: Any, rows: list[dict[str, Any]]) -> None:
+    def _write_rows(self, file: Any, rows: list[dict[str, Any]]) -> None:
         if not self._columns:
             return
         writer = csv.DictWriter(file, self._columns, restval=_MISSING, delimiter=self.separator)
         writer.writeheader()
         writer.writerows(rows)
 
-    def _add(self, row: dict[str, Any]) -> None:
-        cells = {name: _cell(value) for name, value in row.items()}
+    def _append_row(self, row: dict[str, Any]) -> None:
+        cells = {name: _csv_value(value) for name, value in row.items()}
         new = sorted(set(cells) - {*self._columns, "epoch"})
         if new or not self._columns:
-            rows = self._rows() if self._columns else []
+            rows = self._read_rows() if self._columns else []
             self._columns = ["epoch", *sorted({*self._columns, *cells} - {"epoch"})]
-            super()._replace([*rows, cells])
+            super()._rewrite([*rows, cells])
             return
         with self.filename.open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval=_MISSING, delimiter=self.separator)
@@ -161,26 +161,26 @@ class JSONLinesLogger(_FileLogger):
         ValueError: The file to append to holds something else.
     """
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _read_rows(self) -> list[dict[str, Any]]:
         lines = self.filename.read_text(encoding="utf-8").splitlines()
         try:
             rows = [json.loads(line) for line in lines if line.strip()]
             if all("epoch" in row for row in rows):
                 return rows
         except (ValueError, TypeError) as error:
-            raise self._not_ours() from error
-        raise self._not_ours()
+            raise self._format_error() from error
+        raise self._format_error()
 
-    def _write(self, file: Any, rows: list[dict[str, Any]]) -> None:
+    def _write_rows(self, file: Any, rows: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
-    def _add(self, row: dict[str, Any]) -> None:
-        plain = {name: _plain(value) for name, value in row.items()}
+    def _append_row(self, row: dict[str, Any]) -> None:
+        plain = {name: _json_value(value) for name, value in row.items()}
         with self.filename.open("a", encoding="utf-8") as file:
-            self._write(file, [plain])
+            self._write_rows(file, [plain])
 
 
-def _cell(value: Any) -> Any:
+def _csv_value(value: Any) -> Any:
     """Return a value for a cell; several values are a list within quotes, as Keras writes them."""
     if isinstance(value, (str, int, float)):
         return value
@@ -191,12 +191,12 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """Return a value that JSON knows."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, (str, int, float, type(None))) else str(value)

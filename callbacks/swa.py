@@ -11,8 +11,8 @@ from fitorch.checks import check_count
 
 from .averaged_weights import AveragedWeights
 from .base import Callback, Logs
-from .batch_norm import norms_of, renew_statistics
-from .learning_rate import groups_of, refuse_second, set_rate
+from .batch_norm import batch_norms_of, recompute_statistics
+from .learning_rate import check_no_scheduler, groups_of, set_rate
 
 if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -72,49 +72,55 @@ class SWA(Callback):
         self._rates: list[float] = []  # at the beginning of the first epoch that is averaged
         self._norms: list[_BatchNorm] | None = None
         self._restored = False
-        self._complete = False  # whether training stands between two epochs
-        self._first = 0
+        self._between_epochs = False  # whether training stands between two epochs
+        self._first_epoch = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Forget an earlier fit; refuse what would fail at the end."""
         if not self._restored:
-            self._average.forget()
+            self._average.reset()
             self._rates = []
-        self._restored = self._complete = False
+        self._restored = self._between_epochs = False
         self._norms = None
-        self._check()
+        self._check_fit()
         self._average.bind(self.model)
-        self._complete = True
+        self._between_epochs = True
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Set the rates."""
-        self._complete = False
-        if self.lr is None or epoch < self._first:
+        self._between_epochs = False
+        if self.lr is None or epoch < self._first_epoch:
             return
         groups = groups_of(self.model)
         self._rates = self._rates or [float(group["lr"]) for group in groups]
-        way = min(1.0, (epoch - self._first) / self.anneal_epochs) if self.anneal_epochs else 1.0
-        share = (1 - math.cos(math.pi * way)) / 2
+        progress = (
+            min(1.0, (epoch - self._first_epoch) / self.anneal_epochs)
+            if self.anneal_epochs
+            else 1.0
+        )
+        fraction = (1 - math.cos(math.pi * progress)) / 2
         for group, rate in zip(groups, self._rates, strict=True):
-            set_rate(group, rate + share * (self.lr - rate))
+            set_rate(group, rate + fraction * (self.lr - rate))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Count the weights in."""
-        self._complete = True
-        self._norms = norms_of(self.model.net)  # another callback may have frozen some until now
-        if epoch >= self._first:
+        self._between_epochs = True
+        self._norms = batch_norms_of(
+            self.model.net
+        )  # another callback may have frozen some until now
+        if epoch >= self._first_epoch:
             self._average.add(1 / (self._average.count + 1))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Give the net the mean, and batch norm its statistics."""
-        complete, self._complete = self._complete, False
+        complete, self._between_epochs = self._between_epochs, False
         if not complete or not self._average.count:
             return
         with self._average.applied_to(self.model):
-            norms = norms_of(self.model.net) if self._norms is None else self._norms
+            norms = batch_norms_of(self.model.net) if self._norms is None else self._norms
             if norms:  # first, so that an error leaves all as it was
-                renew_statistics(self.model, norms, self.data, self.batch_size)
-            self._average.settle()
+                recompute_statistics(self.model, norms, self.data, self.batch_size)
+            self._average.make_permanent()
 
     def applied(self, model: KerasModel | None = None) -> AbstractContextManager[None]:
         """Return a context in which the net holds the mean; then the weights come back.
@@ -134,10 +140,10 @@ class SWA(Callback):
         self._rates = list(state["rates"])
         self._restored = True
 
-    def _check(self) -> None:
+    def _check_fit(self) -> None:
         if self.lr is not None:
-            refuse_second(self)
-        if self.data is None and norms_of(self.model.net):
+            check_no_scheduler(self)
+        if self.data is None and batch_norms_of(self.model.net):
             message = (
                 "the net has batch norm, whose statistics are not those of averaged weights; pass "
                 "the training data, SWA(..., data=train_data), to compute them anew"
@@ -145,12 +151,12 @@ class SWA(Callback):
             raise ValueError(message)
         epochs = self.params.get("epochs") if hasattr(self, "params") else None
         if isinstance(self.start, int):
-            self._first = self.start
+            self._first_epoch = self.start
         elif epochs is not None:
-            self._first = int(self.start * epochs)
-        if epochs is not None and self._first >= epochs:
+            self._first_epoch = int(self.start * epochs)
+        if epochs is not None and self._first_epoch >= epochs:
             message = (
-                f"SWA starts with epoch {self._first}, counted from 0, but this fit has only "
+                f"SWA starts with epoch {self._first_epoch}, counted from 0, but this fit has only "
                 f"{epochs}; pass a fraction, as start=0.75"
             )
             raise ValueError(message)

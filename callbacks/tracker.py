@@ -17,7 +17,7 @@ from .base import Callback, Logs
 
 _ALIASES = {"comet": "comet_ml"}
 
-_PLAIN = (bool, int, float, str)
+_CONFIG_TYPES = (bool, int, float, str)
 
 
 class Tracker(Callback):
@@ -72,7 +72,7 @@ class Tracker(Callback):
         if every_n_steps is not None and every_n_steps < 1:
             message = f"every_n_steps is {every_n_steps!r}; expected a number >= 1"
             raise ValueError(message)
-        self.name = _known_tracker(name)
+        self.name = _tracker_name(name)
         self.project = project
         self.config = config
         self.logging_dir = Path(logging_dir)
@@ -83,26 +83,26 @@ class Tracker(Callback):
         self._batches = 0  # in the run
         self._epochs = 0
         self._restored = False
-        self._served: Any = None  # the model whose run it is
-        self._borrowed = False  # a run that the user opened
-        self._handled: BaseException | None = None  # while which this fit began
+        self._run_model: Any = None  # the model whose run it is
+        self._user_run = False  # a run that the user opened
+        self._prior_error: BaseException | None = None  # while which this fit began
         self._axes: set[str] = set()  # figures of wandb that were given one
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open a run, or go on in the last one."""
-        self._handled = sys.exc_info()[1]
-        if not self._goes_on():
+        self._prior_error = sys.exc_info()[1]
+        if not self._continues_run():
             self._run, self._batches = "", 0
-        new, before = not self._run, _open_run_of_wandb()
+        new, before = not self._run, _active_wandb_run()
         self.tracker = self._open()
-        self._borrowed = before is not None and self.tracker.tracker is before
-        self._run = self._name_of_run()
-        self._served, self._restored = getattr(self, "model", None), False
+        self._user_run = before is not None and self.tracker.tracker is before
+        self._run = self._run_id()
+        self._run_model, self._restored = getattr(self, "model", None), False
         self._axes.clear()
         if new:
-            config = self._facts() if self.config is None else self.config
+            config = self._default_config() if self.config is None else self.config
             self.tracker.store_init_configuration(
-                {str(name): _plain(value) for name, value in config.items()}
+                {str(name): _config_value(value) for name, value in config.items()}
             )
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -111,25 +111,25 @@ class Tracker(Callback):
             return
         self._batches += 1
         if not self._batches % self.every_n_steps:
-            figures = _numbers(logs or {})
+            figures = _numeric_values(logs or {})
             prefixed = {f"batch_{name}": value for name, value in figures.items()}
-            self._send(prefixed, "batch", self._batches)
+            self._log(prefixed, "batch", self._batches)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Send the epoch's figures."""
         self._epochs = epoch + 1
-        self._send(_numbers(logs or {}), "epoch", self._epochs)
+        self._log(_numeric_values(logs or {}), "epoch", self._epochs)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Close the run; where an error is under way, which ended the fit, as one that failed."""
         tracker, self.tracker = self.tracker, None
-        if tracker is None or self._borrowed:
+        if tracker is None or self._user_run:
             return
         error = sys.exc_info()[1]
-        if error is None or error is self._handled:
+        if error is None or error is self._prior_error:
             tracker.finish()
         else:
-            self._fail(tracker, killed=not isinstance(error, Exception))
+            self._finish_failed(tracker, killed=not isinstance(error, Exception))
 
     def state_dict(self) -> dict[str, Any]:
         """Return which run it is, and how many batches and epochs are in it."""
@@ -141,18 +141,18 @@ class Tracker(Callback):
         self._epochs = state["epochs"]
         self._restored = True
 
-    def _goes_on(self) -> bool:
+    def _continues_run(self) -> bool:
         """Say whether the fit continues the run before: the same model, at a later epoch."""
         if self._restored:
             return True
         progress = getattr(getattr(self, "model", None), "progress", None)
         return (
             progress is not None
-            and self.model is self._served
+            and self.model is self._run_model
             and progress.epochs >= self._epochs > 0
         )
 
-    def _fail(self, tracker: Any, *, killed: bool) -> None:
+    def _finish_failed(self, tracker: Any, *, killed: bool) -> None:
         """Close the run in the library's own terms, in which accelerate's trackers can't."""
         if self.name == "mlflow":
             importlib.import_module("mlflow").end_run("KILLED" if killed else "FAILED")
@@ -167,17 +167,17 @@ class Tracker(Callback):
         kind = LOGGER_TYPE_TO_CLASS[self.name]
         arguments: list[Any] = [self.project]
         if self.name == "tensorboard":
-            self._run = self._run or _new_folder(self.logging_dir, self.project)
+            self._run = self._run or _new_run_name(self.logging_dir, self.project)
             arguments = [self._run]
         if kind.requires_logging_directory:
             arguments.append(str(self.logging_dir))
-        tracker = kind(*arguments, **{**self._settings(), **self.options})
+        tracker = kind(*arguments, **{**self._run_options(), **self.options})
         start = getattr(tracker, "start", None)  # an older accelerate's has started by now
         if start is not None:
             start()
         return tracker
 
-    def _settings(self) -> dict[str, Any]:
+    def _run_options(self) -> dict[str, Any]:
         """Return options that say which run to go on in, and to be quiet where the fit is."""
         if self.name == "mlflow":
             return {"run_id": self._run} if self._run else {}
@@ -187,28 +187,28 @@ class Tracker(Callback):
         settings: dict[str, Any] = {"settings": {"silent": True}} if quiet else {}
         return {**settings, "id": self._run, "resume": "allow"} if self._run else settings
 
-    def _name_of_run(self) -> str:
+    def _run_id(self) -> str:
         if self.name == "wandb":
             return str(self.tracker.tracker.id)
         return str(self.tracker.tracker.info.run_id) if self.name == "mlflow" else self._run
 
-    def _facts(self) -> dict[str, Any]:
+    def _default_config(self) -> dict[str, Any]:
         """Return what is known of the fit."""
         model, params = getattr(self, "model", None), getattr(self, "params", {})
         known = ("epochs", "steps", "batch_size")
-        facts = {key: params[key] for key in known if params.get(key) is not None}
+        config = {key: params[key] for key in known if params.get(key) is not None}
         net, optimizer = getattr(model, "net", None), getattr(model, "optimizer", None)
         if net is not None:
-            facts["net"] = type(net).__name__
+            config["net"] = type(net).__name__
             parameters = list(net.parameters())
             if not any(map(is_lazy, parameters)):
-                facts["parameters"] = sum(parameter.numel() for parameter in parameters)
+                config["parameters"] = sum(parameter.numel() for parameter in parameters)
         if optimizer is not None:
-            facts["optimizer"] = type(optimizer).__name__
-            facts["lr"] = optimizer.param_groups[0]["lr"]
-        return facts
+            config["optimizer"] = type(optimizer).__name__
+            config["lr"] = optimizer.param_groups[0]["lr"]
+        return config
 
-    def _send(self, figures: dict[str, float], axis: str, position: int) -> None:
+    def _log(self, figures: dict[str, float], axis: str, position: int) -> None:
         if self.name != "wandb" or self.every_n_steps is None:
             self.tracker.log(figures, step=position)
             return
@@ -218,7 +218,7 @@ class Tracker(Callback):
         self.tracker.log({**figures, axis: position})
 
 
-def _known_tracker(name: str) -> str:
+def _tracker_name(name: str) -> str:
     """Return accelerate's name for a tracker that is there."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
@@ -237,7 +237,7 @@ def _known_tracker(name: str) -> str:
     return found
 
 
-def _new_folder(folder: Path, project: str | None) -> str:
+def _new_run_name(folder: Path, project: str | None) -> str:
     """Return a name within `folder` that no run has yet: the project, and the time."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     names = (f"{now}-{count}" if count else now for count in itertools.count())
@@ -245,22 +245,22 @@ def _new_folder(folder: Path, project: str | None) -> str:
     return str(next(path for path in paths if not (folder / path).exists()))
 
 
-def _open_run_of_wandb() -> Any:
+def _active_wandb_run() -> Any:
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
-def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+def _numeric_values(logs: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures that are numbers."""
-    values = {name: _unwrapped(value) for name, value in logs.items()}
+    values = {name: _scalar(value) for name, value in logs.items()}
     return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
 
 
-def _plain(value: Any) -> Any:
+def _config_value(value: Any) -> Any:
     """Return a value that every tracker takes for configuration."""
-    value = _unwrapped(value)
-    return value if type(value) in _PLAIN else repr(value)
+    value = _scalar(value)
+    return value if type(value) in _CONFIG_TYPES else repr(value)
 
 
-def _unwrapped(value: Any) -> Any:
+def _scalar(value: Any) -> Any:
     """Return the number in an array or tensor without dimensions."""
     return value.item() if getattr(value, "ndim", None) == 0 else value

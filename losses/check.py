@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import ReducedLoss
-from .names import name_of
+from .names import loss_name
 from .shape_checks import (
     LINEAR,
     MisfitError,
@@ -46,7 +46,7 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
         MisfitError: They do not fit the loss.
     """
     if isinstance(loss_fn, _COMPARISONS) and isinstance(y_true, Tensor):
-        check_signs(name_of(loss_fn), y_true)
+        check_signs(loss_name(loss_fn), y_true)
         return
     if isinstance(loss_fn, nn.GaussianNLLLoss):
         y_pred, y_true = _first_tensor(y_pred), _first_tensor(y_true)
@@ -62,8 +62,8 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     elif broadcasts_by_accident(y_pred, y_true):
         warnings.warn(
             f"predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {name_of(loss_fn)}; make "
-            f"the shapes equal ({shape_hint(y_pred, y_true)})",
+            f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {loss_name(loss_fn)}; "
+            f"make the shapes equal ({shape_hint(y_pred, y_true)})",
             stacklevel=2,
         )
 
@@ -84,7 +84,7 @@ def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
         return
     classes = _class_limit(loss_fn, y_pred, y_true)
     if classes is not None:
-        check_class_range(name_of(loss_fn), classes, y_true, ignored_class(loss_fn))
+        check_class_range(loss_name(loss_fn), classes, y_true, ignored_class(loss_fn))
 
 
 def _class_limit(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
@@ -100,8 +100,8 @@ def _class_limit(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
 
 
 def _check_elements(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(name_of(loss_fn), y_pred, y_true)
-    check_floating(name_of(loss_fn), y_true)
+    check_same_shape(loss_name(loss_fn), y_pred, y_true)
+    check_floating(loss_name(loss_fn), y_true)
 
 
 def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
@@ -110,17 +110,17 @@ def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _check_counts(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(name_of(loss_fn), y_pred, y_true)
+    check_same_shape(loss_name(loss_fn), y_pred, y_true)
 
 
 def _check_column(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
     if broadcasts_by_accident(y_pred, y_true):
-        check_same_shape(name_of(loss_fn), y_pred, y_true)
+        check_same_shape(loss_name(loss_fn), y_pred, y_true)
 
 
 def _check_signed(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(name_of(loss_fn), y_pred, y_true)
-    check_signs(name_of(loss_fn), y_true)
+    check_same_shape(loss_name(loss_fn), y_pred, y_true)
+    check_signs(loss_name(loss_fn), y_true)
 
 
 def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
@@ -129,7 +129,7 @@ def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
-    name = name_of(loss_fn)
+    name = loss_name(loss_fn)
     if y_true.shape == y_pred.shape and y_true.is_floating_point():
         if not isinstance(loss_fn, nn.CrossEntropyLoss):
             message = (
@@ -152,14 +152,14 @@ def _check_hidden_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     """Check the targets of a loss that has a layer of its own between features and classes."""
     if isinstance(loss_fn, LINEAR) and y_true.is_floating_point() and y_true.dim() > 1:
         return  # targets are class probabilities
-    check_long(name_of(loss_fn), y_true)
+    check_long(loss_name(loss_fn), y_true)
     check_targets(loss_fn, y_pred, y_true)
 
 
 def _check_class_lists(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     """Check rows of class numbers, padded with -1."""
-    check_same_shape(name_of(loss_fn), y_pred, y_true)
-    check_long(name_of(loss_fn), y_true)
+    check_same_shape(loss_name(loss_fn), y_pred, y_true)
+    check_long(loss_name(loss_fn), y_true)
     check_targets(loss_fn, y_pred, y_true)
 
 
@@ -167,7 +167,7 @@ def _expect_logarithms(loss_fn: nn.Module, y_pred: Tensor) -> None:
     if y_pred.numel() and y_pred.detach().max() > 1e-4:
         instead = " or use nn.CrossEntropyLoss" if isinstance(loss_fn, nn.NLLLoss) else ""
         warnings.warn(
-            f"{name_of(loss_fn)} expects logarithms of probabilities, at most 0, but predictions "
+            f"{loss_name(loss_fn)} expects logarithms of probabilities, at most 0, but predictions "
             f"reach {y_pred.detach().max():.4g}; end the net with nn.LogSoftmax(dim=1){instead}",
             stacklevel=2,
         )
@@ -179,8 +179,8 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
     p = y_pred.detach()
     if bool((p >= 0).all()) and bool((p.sum(1) - 1).abs().max() < 1e-4):
         warnings.warn(
-            f"{name_of(loss_fn)} expects logits, but predictions look like probabilities (none is "
-            "negative, and they sum to 1); remove the nn.Softmax at the end of the net",
+            f"{loss_name(loss_fn)} expects logits, but predictions look like probabilities (none "
+            "is negative, and they sum to 1); remove the nn.Softmax at the end of the net",
             stacklevel=2,
         )
 

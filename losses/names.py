@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 
-def name_of(loss: Any) -> str:
+def loss_name(loss: Any) -> str:
     """Return the name of a loss for messages: `MSELoss`, `my_loss`."""
     while isinstance(loss, partial):
         loss = loss.func

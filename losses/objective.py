@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .check import check, check_targets
 from .compose import Composition, terms_of
-from .names import name_of
+from .names import loss_name
 from .penalty_term import PenaltyTerm
 from .prediction_kind import PredictionKind, prediction_kind_of
 from .shape_checks import MisfitError
@@ -110,7 +110,7 @@ class Objective:
         loss_fn = self.losses[0].loss_fn
         if self.uses_net_loss:
             return repr(loss_fn)
-        return name_of(loss_fn)
+        return loss_name(loss_fn)
 
     @property
     def _terms(self) -> list[LossTerm | PenaltyTerm]:

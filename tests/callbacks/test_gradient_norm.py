@@ -138,7 +138,7 @@ def test_updates_that_a_scaler_skips_do_not_count():
     callback = GradientNorm()
     callback._scaled = True
     for value in (1.0, math.inf, 3.0, math.nan):
-        callback._add(torch.tensor(value))
+        callback._accumulate(torch.tensor(value))
     logs = {}
     callback.on_epoch_end(0, logs)
     assert logs == {"grad_norm": 2.0, "grad_norm_max": 3.0}
@@ -147,7 +147,7 @@ def test_updates_that_a_scaler_skips_do_not_count():
 def test_gradients_that_are_not_finite_show_without_a_scaler():
     callback = GradientNorm()
     for value in (1.0, math.inf):
-        callback._add(torch.tensor(value))
+        callback._accumulate(torch.tensor(value))
     logs = {}
     callback.on_epoch_end(0, logs)
     assert logs == {"grad_norm": math.inf, "grad_norm_max": math.inf}
@@ -158,13 +158,13 @@ def test_an_epoch_goes_on_after_the_state_came_back():
     whole.on_epoch_begin(3)
     first = GradientNorm()
     first.on_epoch_begin(3)
-    first._add(torch.tensor(5.0))
+    first._accumulate(torch.tensor(5.0))
     second = GradientNorm()
     second.set_model(KerasModel(make_net(), "mse"))
     second.load_state_dict(first.state_dict())
     second.on_train_begin()
     second.on_epoch_begin(3)
-    second._add(torch.tensor(1.0))
+    second._accumulate(torch.tensor(1.0))
     second.on_epoch_end(3, logs)
     assert logs == {"grad_norm": 3.0, "grad_norm_max": 5.0}
     second.on_epoch_begin(4)

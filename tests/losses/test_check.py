@@ -18,7 +18,7 @@ from fitorch.losses import (
     check_targets,
     term,
 )
-from fitorch.losses.names import name_of
+from fitorch.losses.names import loss_name
 
 N, C = 6, 4
 FLOATS = torch.rand(N, C)
@@ -222,7 +222,7 @@ FITTING = [
 @pytest.mark.parametrize(
     ("loss_fn", "y_pred", "y_true"),
     FITTING,
-    ids=[f"{name_of(loss)}-{number}" for number, (loss, *_) in enumerate(FITTING)],
+    ids=[f"{loss_name(loss)}-{number}" for number, (loss, *_) in enumerate(FITTING)],
 )  # fmt: skip
 def test_what_is_right_is_never_refused(loss_fn, y_pred, y_true):
     if isinstance(loss_fn, Composition):

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from fitorch.callbacks.callback_list import one_by_one
+from fitorch.callbacks.callback_list import flatten_callbacks
 from fitorch.data.epochs import Feed
 from fitorch.engine.steps.stage_values import StageValues
 from fitorch.engine.steps.updating import UpdatingStep
@@ -113,7 +113,7 @@ class FitState:
             "feed": self.feed,
         }
         kinds: Counter[str] = Counter()
-        for callback in one_by_one(self.callbacks):
+        for callback in flatten_callbacks(self.callbacks):
             if callback is not self.history and isinstance(callback, Stateful):
                 kind = type(callback).__name__
                 parts[f"callbacks.{kind}.{kinds[kind]}"] = callback

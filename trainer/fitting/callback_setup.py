@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitorch.callbacks.best_weights import BestWeights
-from fitorch.callbacks.callback_list import on_every_process, one_by_one
+from fitorch.callbacks.callback_list import flatten_callbacks, on_every_process
 from fitorch.callbacks.display.notebook import NotebookProgress
 from fitorch.callbacks.display.progress import Progress
 from fitorch.callbacks.early_stopping import EarlyStopping
@@ -16,7 +16,7 @@ from fitorch.callbacks.foreign import refuse_foreign
 from fitorch.callbacks.history_plot import HistoryPlot
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.max_time import MaxTime
-from fitorch.callbacks.monitor import MonitorCallback, figures_added_by
+from fitorch.callbacks.monitor import MonitorCallback, added_columns
 from fitorch.callbacks.torchkeras_trackers import WandbCallback
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.engine.arguments import FitArguments
@@ -148,7 +148,7 @@ def _sorted(given: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
     """Return the user's callbacks that come before those of fit, and those that come behind."""
     first, adding, others = list[Any](), list[Any](), list[Any]()
     for callback in given:
-        early = adding if monitor in figures_added_by(callback) else others
+        early = adding if monitor in added_columns(callback) else others
         (first if getattr(callback, "comes_first", False) is True else early).append(callback)
     others.sort(key=lambda callback: getattr(callback, "comes_last", False) is True)
     return [*first, *adding], others
@@ -162,7 +162,7 @@ def _with_monitored(model: BaseModel, names: list[str], arguments: FitArguments)
     """
     if model.StepRunner is None:
         return names
-    watching = [c for c in one_by_one(arguments.callbacks) if isinstance(c, MonitorCallback)]
+    watching = [c for c in flatten_callbacks(arguments.callbacks) if isinstance(c, MonitorCallback)]
     monitors = [arguments.monitor, *(callback.monitor for callback in watching)]
     stages = {name.partition("_")[0] for name in names} & {"train", "val"}
     monitored = [name for name in monitors if name.partition("_")[0] in stages]

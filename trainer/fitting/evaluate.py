@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from fitorch.callbacks.callback_list import on_every_process
 from fitorch.callbacks.display.notebook import NotebookProgress
 from fitorch.callbacks.display.progress import Progress as ProgressDisplay
-from fitorch.callbacks.hooks import Hooks, introduce, with_keras_hooks
+from fitorch.callbacks.hooks import Hooks, attach, with_keras_hooks
 from fitorch.checks import check_choice, check_count, check_workers
 from fitorch.data.rank_split import Share
 from fitorch.data.sources import Batching, Source, as_source, set_name, validation_sets
@@ -107,5 +107,5 @@ def collect_hooks(
     found = found if model.is_main_process else on_every_process(found)
     if verbose != 0 and model.run is None and model.placement.processes.main:
         found.append(NotebookProgress() if in_notebook() else ProgressDisplay())
-    introduce(found, model, {"epochs": 1, "steps": steps, "verbose": verbose})
+    attach(found, model, {"epochs": 1, "steps": steps, "verbose": verbose})
     return Hooks.collect(found)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import lr_scheduler
 
-from fitorch.callbacks.callback_list import one_by_one
+from fitorch.callbacks.callback_list import flatten_callbacks
 from fitorch.callbacks.display.progress import Progress
-from fitorch.callbacks.monitor import MonitorCallback, check_monitor, figures_added_by, spellings
+from fitorch.callbacks.monitor import MonitorCallback, added_columns, check_monitor, spellings
 from fitorch.engine.arguments import FitArguments
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import higher_is_better
@@ -54,7 +54,7 @@ def check_monitors(
             is better can't be told.
     """
     losses, added = _losses(model, sets), list[str]()
-    callbacks = list(one_by_one(callbacks))
+    callbacks = list(flatten_callbacks(callbacks))
     _tell_directions(callbacks, model, figures, sets)
     for place, callback in enumerate(callbacks):
         added += _added_by([callback], figures)
@@ -73,7 +73,7 @@ def check_monitors(
 
 def _added_by(callbacks: Iterable[Any], figures: list[str]) -> list[str]:
     """Return the figures that only `callbacks` add to the logs."""
-    names = [name for callback in callbacks for name in figures_added_by(callback)]
+    names = [name for callback in callbacks for name in added_columns(callback)]
     return [name for name in names if name not in figures]
 
 
@@ -82,7 +82,7 @@ def _check_order(monitor: str, known: list[str], callback: Any, later: list[Any]
     wanted = set(spellings(monitor))
     if not wanted.isdisjoint(known):
         return
-    adding = next((each for each in later if not wanted.isdisjoint(figures_added_by(each))), None)
+    adding = next((each for each in later if not wanted.isdisjoint(added_columns(each))), None)
     if adding is not None:
         who, source = type(callback).__name__, type(adding).__name__
         message = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.best_weights import BestWeights
-from fitorch.callbacks.callback_list import one_by_one
+from fitorch.callbacks.callback_list import flatten_callbacks
 from fitorch.checkpoint.weights import BEST
 from fitorch.engine.run import Run
 from fitorch.history.record import COMPLETE, STOPPED, FitRecord
@@ -161,7 +161,7 @@ def record_of(run: Run) -> FitRecord:
 
 
 def _ending(run: Run, record: FitRecord) -> tuple[str, str]:
-    witnesses = [*one_by_one(run.state.callbacks), run.shutdown.signals]
+    witnesses = [*flatten_callbacks(run.state.callbacks), run.shutdown.signals]
     reason = next(filter(None, (getattr(w, "stopping_reason", "") for w in witnesses)), "")
     if record._done_before:
         return COMPLETE, "there was nothing left to train"
@@ -173,7 +173,9 @@ def _ending(run: Run, record: FitRecord) -> tuple[str, str]:
 
 
 def _best_weights(run: Run) -> BestWeights | None:
-    return next((c for c in one_by_one(run.state.callbacks) if isinstance(c, BestWeights)), None)
+    return next(
+        (c for c in flatten_callbacks(run.state.callbacks) if isinstance(c, BestWeights)), None
+    )
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from fitorch.callbacks.hooks import introduce
+from fitorch.callbacks.hooks import attach
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.data.epochs import Feed
 from fitorch.data.sources import (
@@ -67,7 +67,7 @@ def prepare(
     model.history.begin(
         callbacks.monitor, callbacks.mode, arguments.seed, sets=list(data.validation)
     )
-    introduce(callbacks.every, model, _params(data, feed, arguments, epochs))
+    attach(callbacks.every, model, _params(data, feed, arguments, epochs))
     # Callbacks may have drawn from the global generators; the net's random numbers, and those of
     # metrics and losses from here on, follow from the seed alone.
     seed_everything(model.placement.processes.own_seed(arguments.seed, "model", epochs.start))

@@ -13,58 +13,59 @@ from fitorch.nets.state import load_plain, plain_state
 States = dict[str, dict[str, Any]]
 
 
-class KeptWeights:
+class WeightSnapshot:
     """The weights of a model's net and of its loss, as they were when they were kept."""
 
     def __init__(self) -> None:
         self.states: States | None = None  # of "net" and "loss", None where nothing was kept
 
-    def keep(self, model: Any) -> None:
+    def take(self, model: Any) -> None:
         """Copy the weights, into the memory of the last copy where there is one."""
-        found = {name: plain_state(module) for name, module in _modules(model).items()}
-        if self.states is None or _names(self.states) != _names(found):
-            self.states = _copies(found)
+        states = {name: plain_state(module) for name, module in _modules(model).items()}
+        if self.states is None or _parameter_names(self.states) != _parameter_names(states):
+            self.states = _copy_states(states)
             return
-        for name, state in found.items():
+        for name, state in states.items():
             _overwrite(self.states[name], state)
 
-    def put_back(self, model: Any) -> None:
+    def restore(self, model: Any) -> None:
         """Give the model the weights that were kept, where some were."""
         if self.states is not None:
             for name, module in _modules(model).items():
                 load_plain(module, self.states[name])
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Keep nothing any more."""
         self.states = None
 
     def load(self, states: Mapping[str, Mapping[str, Any]] | None) -> None:
         """Keep a copy of `states`, which an earlier fit kept."""
-        self.states = None if states is None else _copies(states)
+        self.states = None if states is None else _copy_states(states)
 
 
 def _modules(model: Any) -> dict[str, nn.Module]:
     return {"net": model.net, "loss": model.objective.module}
 
 
-def _names(states: States) -> dict[str, list[str]]:
+def _parameter_names(states: States) -> dict[str, list[str]]:
     return {name: list(state) for name, state in states.items()}
 
 
-def _copies(states: Mapping[str, Mapping[str, Any]]) -> States:
+def _copy_states(states: Mapping[str, Mapping[str, Any]]) -> States:
     return {
-        name: {key: _copy(value) for key, value in state.items()} for name, state in states.items()
+        name: {key: _copy_value(value) for key, value in state.items()}
+        for name, state in states.items()
     }
 
 
 @torch.no_grad()
-def _overwrite(kept: dict[str, Any], state: Mapping[str, Any]) -> None:
+def _overwrite(target: dict[str, Any], state: Mapping[str, Any]) -> None:
     for name, value in state.items():
         if isinstance(value, Tensor):
-            kept[name].copy_(value)
+            target[name].copy_(value)
         else:
-            kept[name] = value
+            target[name] = value
 
 
-def _copy(value: Any) -> Any:
+def _copy_value(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
