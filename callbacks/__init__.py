@@ -1,6 +1,6 @@
-"""What happens beside the loop: stop early, keep the best weights, show progress.
+"""Callbacks: early stopping, best weights, learning rates, logging and progress.
 
-Any object with Keras' hooks is a callback; `Callback` documents them.
+Any object with Keras' hooks is a callback; `Callback` documents the hooks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fitorch.callbacks.torchkeras_trackers import TensorBoardCallback, WandbCall
 from fitorch.callbacks.tracker import Tracker
 from fitorch.callbacks.vis_display import VisDisplay
 
-__all__ = [  # noqa: RUF022 - plainly sorted: EMA is no constant
+__all__ = [  # noqa: RUF022 - plainly sorted: EMA is not a constant
     "BackupAndRestore",
     "BestWeights",
     "CSVLogger",
@@ -63,7 +63,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> NoReturn:
         if name in ("VisProgress", "VisMetric"):
-            message = f"fitorch.callbacks has no {name}: fit shows progress and plots by itself"
+            message = f"fitorch.callbacks does not have {name}; fit shows progress and plots itself"
             raise ImportError(message)
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

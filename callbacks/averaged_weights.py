@@ -1,4 +1,4 @@
-"""Means of a model's weights, kept beside them, that can take their place for a while."""
+"""Averaged weights of a model, and their temporary use in place of the weights."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from torch import Tensor, nn
 
 from fitorch.distributed.dtensor import is_split, local
 
-Slot = tuple[dict[str, Any], str]  # a module's own table of tensors, and a name in it
+Slot = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers, and a key in it
 
 
 class AveragedWeights:
     """Means of the weights of a model's net and loss.
 
-    Weights are all floating-point parameters, shared ones once, and on request buffers. All happens
-    in place: parameters stay the objects that optimizers and compiled steps hold. Means of weights
-    in half precision have single precision, in which small shares are not rounded away.
+    Weights are all floating-point parameters, shared ones once, and optionally buffers. All changes
+    are in place: parameters stay the same objects, because optimizers and compiled steps hold them.
+    Means of weights in half precision are float32, which does not round small updates to 0.
 
     Args:
-        buffers: Whether to average floating-point buffers too, as the statistics of batch norm.
-            Those that no state dict holds are left out, and those that are not finite, as masks.
+        buffers: Whether to average floating-point buffers too, such as the statistics of batch
+            norm. Non-persistent buffers are left out, and buffers that are not finite, such as
+            masks.
 
     Attributes:
-        count: How often the means were moved.
+        count: The number of updates of the means.
     """
 
     def __init__(self, *, buffers: bool) -> None:
@@ -34,19 +35,19 @@ class AveragedWeights:
         self._buffers = buffers
         self._slots: dict[str, Slot] = {}
         self._means: dict[str, Tensor] = {}
-        self._saved: dict[str, Tensor] = {}  # the weights, while the means are in their place
-        self._sharded = False  # whether each process holds a part of them
+        self._saved: dict[str, Tensor] = {}  # the weights while the means are applied
+        self._sharded = False  # whether the weights are DTensors, sharded over the processes
 
     @property
     def applied(self) -> bool:
-        """Whether the means are in the place of the weights."""
+        """Whether the net holds the means instead of the weights."""
         return bool(self._saved)
 
     def bind(self, model: Any) -> None:
-        """Find the weights of a model.
+        """Bind to the weights of a model.
 
         Raises:
-            ValueError: There are means of other weights already.
+            ValueError: The means belong to different weights.
         """
         slots = dict(_weight_slots(model, buffers=self._buffers))
         self._sharded = any(is_split(store[key]) for store, key in slots.values())
@@ -69,10 +70,10 @@ class AveragedWeights:
 
     @torch.no_grad()
     def add(self, fraction: float) -> None:
-        """Move the means towards the weights.
+        """Update the means: `mean += fraction * (weight - mean)`.
 
         Args:
-            fraction: Of the way from the means to the weights, in [0, 1]; the first time it is all.
+            fraction: A number in [0, 1]; the first call ignores it and copies the weights.
         """
         weights = self._weights()
         if self._means:
@@ -87,7 +88,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Put the means in the place of the weights, which are held; where it is so, do nothing."""
+        """Replace the weights by the means and save the weights, unless this was done before."""
         if self._means and not self._saved:
             weights = self._weights()
             self._saved = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -96,20 +97,20 @@ class AveragedWeights:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the weights back that are held; where there are none, do nothing."""
+        """Restore the saved weights, if there are any."""
         if self._saved:
             saved = self._local_tensors(self._saved.values())
             torch._foreach_copy_(self._local_tensors(self._weights().values()), saved)
             self._saved = {}
 
     def make_permanent(self) -> None:
-        """Put the means in for good."""
+        """Replace the weights by the means and discard the weights."""
         self.apply()
         self._saved = {}
 
     @contextmanager
     def applied_to(self, model: Any) -> Iterator[None]:
-        """Have the means in the place of the model's weights, also where they are there already."""
+        """Apply the means to a model in a context; nested contexts do nothing."""
         self.bind(model)
         before = self.applied
         try:
@@ -120,32 +121,32 @@ class AveragedWeights:
                 self.restore()
 
     def reset(self) -> None:
-        """Begin anew, with the weights as they are."""
+        """Discard the means and the saved weights."""
         self.count, self._means, self._saved = 0, {}, {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the means, how many weights they are of, and the weights that are held."""
+        """Return the means, their number of updates, and the saved weights."""
         return {"count": self.count, "means": dict(self._means), "held": dict(self._saved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put a copy of them back; the model's own state tells which of them are in its place."""
+        """Load a copy of the state; the model's own state holds what was in the net."""
         self.count = state["count"]
         self._means = {name: mean.clone() for name, mean in state["means"].items()}
         self._saved = {name: weight.clone() for name, weight in state["held"].items()}
 
     def _local_tensors(self, tensors: Iterable[Tensor]) -> list[Tensor]:
-        """Return what this process holds of each tensor."""
+        """Return the shards of this process if the weights are sharded, else the tensors."""
         return [local(tensor) for tensor in tensors] if self._sharded else list(tensors)
 
     def _weights(self) -> dict[str, Tensor]:
-        """Return the weights, which a module may have replaced by other tensors."""
+        """Return the current weights, read from the modules: a module may replace its tensors."""
         if not self._means:
             self._slots = {n: (s, k) for n, (s, k) in self._slots.items() if _can_be_averaged(s[k])}
         return {name: store[key] for name, (store, key) in self._slots.items()}
 
 
 def _weight_slots(model: Any, *, buffers: bool) -> Iterator[tuple[str, Slot]]:
-    """Give each weight once, with its name."""
+    """Yield the name and the slot of each weight, shared ones once."""
     seen: set[int] = set()
     for owner, module in (("net", model.net), ("loss", model.objective.module)):
         for path, part in module.named_modules(prefix=owner):
@@ -165,7 +166,7 @@ def _tensor_slots(module: nn.Module, *, buffers: bool) -> Iterator[Slot]:
 
 
 def _can_be_averaged(tensor: Tensor) -> bool:
-    """Say whether a tensor is a weight, or a buffer that is finite."""
+    """Return whether a tensor is a parameter or a finite buffer; this synchronizes for buffers."""
     return isinstance(tensor, nn.Parameter) or bool(tensor.isfinite().all())
 
 
@@ -175,5 +176,5 @@ def _initial_mean(weight: Tensor) -> Tensor:
 
 
 def _to_devices_of(tensors: dict[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors on the devices of the weights."""
+    """Return the tensors on the devices of the weights of the same names."""
     return {name: tensor.to(weights[name].device) for name, tensor in tensors.items()}

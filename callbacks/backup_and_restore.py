@@ -1,4 +1,4 @@
-"""Keras' name for a fit that goes on where it was interrupted."""
+"""BackupAndRestore: Keras' callback for resuming an interrupted fit."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from .base import Callback
 
 
 class BackupAndRestore(Callback):
-    """Go on where an interrupted fit stood, as Keras' callback; `fit(resume=True)` by its name.
+    """Resume an interrupted fit, as Keras' callback does; it is equivalent to `fit(resume=True)`.
 
-    `fit(..., callbacks=[BackupAndRestore("backup")])` keeps checkpoints of all of the fit's state
-    in `backup_dir`, goes on with the newest whole one that is there, also in the middle of an
-    epoch, and deletes them once training has ended without an error. Unlike `fit(ckpt_path=...)`,
-    it keeps no best weights: the net ends with the last ones, as in Keras.
+    `fit(..., callbacks=[BackupAndRestore("backup")])` saves checkpoints of the whole training state
+    to `backup_dir`, resumes from the newest intact one, even in the middle of an epoch, and deletes
+    the checkpoints when training ends without an error. Unlike `fit(ckpt_path=...)`, it does not
+    keep the best weights: at the end, the net has the last weights, as in Keras.
 
     Args:
-        backup_dir: The folder.
-        save_freq: "epoch", or a number of updates.
-        double_checkpoint: Kept for Keras: there are always two.
-        delete_checkpoint: Whether to delete the folder's checkpoints at the end.
+        backup_dir: The folder for the checkpoints.
+        save_freq: "epoch", or a number of updates between two checkpoints.
+        double_checkpoint: Accepted for compatibility with Keras; two checkpoints are always kept.
+        delete_checkpoint: Whether to delete the checkpoints at the end.
 
     Raises:
         ValueError: `save_freq` is neither "epoch" nor a number >= 1.
@@ -34,7 +34,7 @@ class BackupAndRestore(Callback):
         delete_checkpoint: bool = True,
     ) -> None:
         if not str(backup_dir):
-            message = "backup_dir is empty; expected the name of a folder"
+            message = "backup_dir is empty; expected the path of a folder"
             raise ValueError(message)
         number = isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0
         if save_freq != "epoch" and not number:

@@ -1,4 +1,4 @@
-"""Keras' callback protocol."""
+"""Callback base class: the hooks of Keras' callback protocol."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Logs = Mapping[str, float]
 
 
 class Callback:
-    """Something that is told what happens during `fit`, `evaluate` and `predict`.
+    """Base class of callbacks, whose hooks run during `fit`, `evaluate` and `predict`.
 
-    Override the hooks you need; those nobody overrides cost nothing. This is the whole loop::
+    Override the hooks you need; others cost nothing. This is the whole loop::
 
         on_train_begin(logs)
         for epoch in range(...):                          # counts from 0, as in Keras
@@ -34,54 +34,54 @@ class Callback:
             on_epoch_end(epoch, logs)
         on_train_end(logs)                                # also after an error or Ctrl-C
 
-    A fit that goes on within an epoch calls `on_epoch_begin` for it again. What a callback must not
-    do twice it keeps in its state: where there are `state_dict()` and `load_state_dict(state)`,
-    of plain values and tensors, they are in each checkpoint, and put back before `on_train_begin`.
-    A method `on_checkpoint_saved(path)` is called once a checkpoint is on the disk. A figure that a
-    callback adds to the logs of `on_epoch_end` can be monitored where it declares it:
-    `adds = ("my_figure",)`.
+    A fit that is resumed in the middle of an epoch calls `on_epoch_begin` for that epoch again. If
+    a callback has `state_dict()` and `load_state_dict(state)`, each checkpoint contains its state
+    (plain values and tensors), which is restored before `on_train_begin`. A method
+    `on_checkpoint_saved(path)` is called when a checkpoint is on the disk. If a callback adds a
+    column to the logs of `on_epoch_end`, others can monitor it if `adds` declares it:
+    `adds = ("my_column",)`.
 
-    Of several processes, each calls its own callbacks, with the same logs at the end of an epoch;
-    one that writes or prints says that it is for the main process alone:
-    `main_process_only = True`.
+    With several processes, every process runs its own callbacks, with the same logs at the end of
+    an epoch. A callback that writes files or prints sets `main_process_only = True`, so that it
+    runs on the main process alone.
 
-    `evaluate` calls the `on_test_*` hooks, `predict` the `on_predict_*` hooks, of the callbacks
+    `evaluate` runs the `on_test_*` hooks and `predict` the `on_predict_*` hooks of the callbacks
     that are passed to them. Set `self.model.stop_training = True` to stop after the current batch.
 
     The logs of batch hooks are read-only and lazy: `logs["train_loss"]` is the mean over the epoch
-    so far, computed (and read from the device) when you look at it. Those of `on_epoch_end` are a
-    dict of floats: `train_loss`, `train_<metric>`, `lr`, `val_loss`, `val_<metric>`. Keras' names
-    for training (`loss`, `<metric>`) find the same values.
+    so far, which is computed (and synchronizes with the device) when it is read. Those of
+    `on_epoch_end` are a dict of floats: `train_loss`, `train_<metric>`, `lr`, `val_loss`,
+    `val_<metric>`. Keras' names for training (`loss`, `<metric>`) return the same values.
 
     Attributes:
-        model: The `KerasModel` at work.
+        model: The `KerasModel` that runs the callback.
         params: `{"epochs": int, "steps": int | None, "validation_steps": int | None,
-            "verbose": int | str}`; `epochs` is the number of the last epoch, the steps are the
-            batches per epoch and per validation where that is known.
+            "verbose": int | str}`. `epochs` is the number of the last epoch; the steps are the
+            numbers of batches per epoch and per validation, None if they are unknown.
     """
 
     model: KerasModel
     params: dict[str, Any]
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Receive what the run is about to do."""
+        """Set the parameters of the run."""
         self.params = params
 
     def set_model(self, model: KerasModel) -> None:
-        """Receive the model at work."""
+        """Set the model that runs the callback."""
         self.model = model
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Run before the first epoch."""
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Run after the last epoch, whatever ended the training."""
+        """Run at the end of training, also after an error."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Run before an epoch's first batch."""
+        """Run before the first batch of an epoch."""
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Run after an epoch's training and validation."""
+        """Run after the training and the validation of an epoch."""
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Run before a training batch."""
@@ -96,10 +96,10 @@ class Callback:
         """Run after a validation or an evaluation."""
 
     def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Run before a batch that is evaluated."""
+        """Run before a batch of a validation or an evaluation."""
 
     def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Run after a batch that is evaluated."""
+        """Run after a batch of a validation or an evaluation."""
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
         """Run before a prediction."""
@@ -108,7 +108,7 @@ class Callback:
         """Run after a prediction."""
 
     def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Run before a batch that is predicted."""
+        """Run before a batch of a prediction."""
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Run after a batch that is predicted."""
+        """Run after a batch of a prediction."""

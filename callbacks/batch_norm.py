@@ -1,4 +1,4 @@
-"""Batch norm's statistics computed anew, for weights that training never saw."""
+"""Recomputation of batch norm statistics, for averaged weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def batch_norms_of(net: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms that keep statistics, without those that are frozen in eval mode."""
+    """Return the batch norms with running statistics, without those frozen in eval mode."""
     return [
         module
         for module in net.modules()
@@ -29,16 +29,17 @@ def batch_norms_of(net: nn.Module) -> list[_BatchNorm]:
 def recompute_statistics(
     model: KerasModel, norms: list[_BatchNorm], data: Any, batch_size: int
 ) -> None:
-    """Compute the statistics of batch norm over `data`, the mean over its batches.
+    """Compute batch norm statistics as means over the batches of `data`.
 
-    All else stays as it is: the net's modes, which are those of training, and random generators. An
-    error puts the statistics back. A last batch of one sample, which has no variance, is left out.
+    The modes of the net and the random number generators do not change. If an error occurs, the
+    statistics are restored. A last batch of one sample, which does not have a variance, is left
+    out.
 
     Args:
         model: The model.
-        norms: Those of its batch norms whose statistics to compute.
+        norms: The batch norms of the model whose statistics to compute.
         data: Anything that `predict` takes.
-        batch_size: Samples in a batch, where batches are ours to make.
+        batch_size: Samples per batch, if `data` is not in batches already.
     """
     from fitorch.data.sources import Batching, as_source
     from fitorch.nets.precision import floating_dtype
@@ -62,31 +63,31 @@ def recompute_statistics(
 
 
 def _without_last_sample(batches: Iterable[Any]) -> Iterator[Any]:
-    """Leave out batches of one sample, unless all are of one."""
+    """Yield the batches without those of one sample that follow a larger batch."""
     from fitorch.tree import sample_count
 
-    several = False
+    seen_larger = False
     for batch in batches:
-        if sample_count(batch) > 1 or not several:
+        if sample_count(batch) > 1 or not seen_larger:
             yield batch
-        several = several or sample_count(batch) > 1
+        seen_larger = seen_larger or sample_count(batch) > 1
 
 
 class _BatchNormForward(nn.Module):
-    """What torch takes for a net: the batch norms to renew, and how to run them."""
+    """Module for `torch.optim.swa_utils.update_bn`: the batch norms, and a forward pass."""
 
     def __init__(self, model: KerasModel, norms: list[_BatchNorm]) -> None:
         super().__init__()
         self.norms = nn.ModuleList(norms)
         spec = model.measurement_spec()
         net, cast, hook = spec.net, spec.placement.cast, spec.forward
-        self._hooked = hook is not None
+        self._takes_batch = hook is not None
         self._call: Callable[..., Any] = cast(net) if hook is None else partial(cast(hook), net)
 
     def forward(self, batch: Any) -> None:
         from fitorch.nets.forward import choose_call, features_of
 
-        if self._hooked:
+        if self._takes_batch:
             self._call(batch)
         else:
             features = features_of(batch)

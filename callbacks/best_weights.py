@@ -1,4 +1,4 @@
-"""Keep the weights of the best epoch, in memory and in a file."""
+"""BestWeights: a callback that keeps the weights of the best epoch, in memory and in a file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .weight_snapshot import WeightSnapshot
 
 
 class BestWeights(MonitorCallback):
-    """Give net and loss the weights of the best epoch at the end, whatever ended training.
+    """Restore the weights of the best epoch at the end of training, also after an error.
 
     Args:
-        monitor: The figure to watch.
+        monitor: The column to monitor.
         mode: "min", "max" or "auto".
-        folder: Where to write `best.safetensors` each time the figure improves, with epoch (from
-            1), monitor and value in its metadata; None writes nothing. A file that an earlier fit
-            left there is replaced only by a better one.
+        folder: The folder for `best.safetensors`, which is written when the monitored value
+            improves, with epoch (counted from 1), monitor and value in its metadata. The file of an
+            earlier fit is replaced only by a better one. None does not write a file.
     """
 
     def __init__(
@@ -34,16 +34,18 @@ class BestWeights(MonitorCallback):
         self._value_in_file = math.nan
 
     def forget(self) -> None:
-        """Forget an earlier fit."""
+        """Discard the state of an earlier fit."""
         super().forget()
         self._best.clear()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Look what is in the file; where a fit is gone on with, write what was best until then."""
+        """Read the value in an existing file; in a resumed fit, write the restored best weights."""
         resumed = self._restored
         super().on_train_begin(logs)
         self._value_in_file = math.nan
         metadata = {} if self.folder is None else metadata_of(self.folder / BEST)
+        # Synchronizes the processes: the main process may be moving an old file away, so that
+        # only what it has read is valid.
         metadata = self.model.placement.processes.from_main(
             metadata
         )  # it may be moving an old one away
@@ -57,7 +59,7 @@ class BestWeights(MonitorCallback):
             self.model.save_states(self._best.states, self.folder / BEST, self._metadata())
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Keep the weights where the figure is better than ever."""
+        """Keep the weights if the monitored value is the best so far."""
         value = self.value_in(logs)
         if value is None or not self.watched.improves(value, epoch):
             return
@@ -71,15 +73,15 @@ class BestWeights(MonitorCallback):
             self.model.save_ckpt(self.folder / BEST, metadata=self._metadata())
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Restore them."""
+        """Restore the best weights."""
         self._best.restore(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been best, and the weights of net and loss."""
+        """Return the best value, its epoch, and the best weights of net and loss."""
         return {**super().state_dict(), "weights": self._best.states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the state."""
         super().load_state_dict(state)
         self._best.load(state["weights"])
 

@@ -1,4 +1,4 @@
-"""Callbacks in a loop of one's own."""
+"""CallbackList: several callbacks as one, for hand-written loops."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .monitor import added_columns
 class CallbackList(Callback):
     """Several callbacks as one, for a hand-written loop.
 
-    Unlike Keras' list it adds neither a history nor a progress display; `fit` has its own.
+    Unlike Keras' list, it adds neither a history nor a progress display.
 
     Args:
-        callbacks: Objects with Keras' hooks, or torchkeras'.
-        model: What callbacks get as `self.model`: a `KerasModel`, or whatever they expect.
-        **params: What they get as `self.params`: `epochs`, `steps`, `verbose`.
+        callbacks: Objects with the hooks of Keras or torchkeras.
+        model: The value of the callbacks' `self.model`: a `KerasModel`, or what they expect.
+        **params: The values of the callbacks' `self.params`: `epochs`, `steps`, `verbose`.
 
     Raises:
-        TypeError: An object has none of the hooks, or a hook has the wrong signature.
+        TypeError: An object does not have any of the hooks, or a hook has the wrong signature.
 
     Example:
         >>> from fitorch.callbacks import CallbackList, LambdaCallback
@@ -52,89 +52,89 @@ class CallbackList(Callback):
 
     @property
     def adds(self) -> tuple[str, ...]:
-        """The figures that they add to the logs of epochs."""
+        """The columns that the callbacks add to the logs of epochs."""
         return tuple(name for callback in self.callbacks for name in added_columns(callback))
 
     def append(self, callback: Any) -> None:
-        """Add a callback as the last."""
+        """Append a callback."""
         self.callbacks.append(with_keras_hooks(callback))
         self._hooks = Hooks.collect(self.callbacks)
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Tell the callbacks what the loop is about to do."""
+        """Set the parameters of the run for all callbacks."""
         super().set_params(params)
-        self._receive("set_params", params)
+        self._call_setters("set_params", params)
 
     def set_model(self, model: Any) -> None:
-        """Tell the callbacks whom they serve."""
+        """Set the model for all callbacks."""
         super().set_model(model)
-        self._receive("set_model", model)
+        self._call_setters("set_model", model)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_train_begin, logs or {})
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Call it, each also after one that raised."""
+        """Run the hook of each callback, also after one that raised an error."""
         emit_all(self._hooks.on_train_end, logs or {})
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_epoch_begin, epoch, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_epoch_end, epoch, {} if logs is None else logs)
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_train_batch_begin, batch, logs or {})
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_train_batch_end, batch, logs or {})
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_test_begin, logs or {})
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_test_end, logs or {})
 
     def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_test_batch_begin, batch, logs or {})
 
     def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_test_batch_end, batch, logs or {})
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_predict_begin, logs or {})
 
     def on_predict_end(self, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_predict_end, logs or {})
 
     def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_predict_batch_begin, batch, logs or {})
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Call it."""
+        """Run the hook of each callback."""
         emit(self._hooks.on_predict_batch_end, batch, logs or {})
 
-    def _receive(self, verb: str, value: Any) -> None:
+    def _call_setters(self, name: str, value: Any) -> None:
         for callback in self.callbacks:
-            receive = getattr(callback, verb, None)
-            if receive is not None:
-                receive(value)
+            setter = getattr(callback, name, None)
+            if setter is not None:
+                setter(value)
 
 
 def flatten_callbacks(callbacks: Iterable[Any]) -> Iterator[Any]:
-    """Give the callbacks, those in a list of callbacks one by one."""
+    """Yield the callbacks, with those in a `CallbackList` one by one."""
     for callback in callbacks:
         if isinstance(callback, CallbackList):
             yield from flatten_callbacks(callback.callbacks)
@@ -143,6 +143,6 @@ def flatten_callbacks(callbacks: Iterable[Any]) -> Iterator[Any]:
 
 
 def on_every_process(callbacks: Iterable[Any]) -> list[Any]:
-    """Return the callbacks that are not for the main process alone, which writes and draws."""
-    each = flatten_callbacks(callbacks)
-    return [c for c in each if getattr(c, "main_process_only", False) is not True]
+    """Return the callbacks that run on every process: all without `main_process_only = True`."""
+    flat = flatten_callbacks(callbacks)
+    return [c for c in flat if getattr(c, "main_process_only", False) is not True]

@@ -1,4 +1,4 @@
-"""Stop when nothing gets better any more."""
+"""EarlyStopping: a callback that stops training when a monitored value no longer improves."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from .weight_snapshot import WeightSnapshot
 
 
 class EarlyStopping(MonitorCallback):
-    """Stop training once a monitored figure has not improved for `patience` epochs.
+    """Stop training if a monitored value has not improved for `patience` epochs.
 
-    Keras' callback, with four differences: NaN is never best (where nothing else is measured, the
-    last weights stay); epochs that measure nothing new do not count; a run that stays behind its
-    `baseline` stops too, the first epoch among others; and a figure that the fit will not measure
-    is refused before training.
+    It is Keras' callback with four differences. NaN is never the best value; if all values are NaN,
+    the last weights stay. Epochs without a new value do not count. A run that never beats
+    `baseline` stops too, with the first epoch counted. A column that the fit does not measure
+    raises an error before training.
 
     Args:
-        monitor: The figure to watch.
-        min_delta: Improvements up to this much don't count.
-        patience: Epochs without improvement after which training stops, at least 0; 0 stops at
-            the first.
-        verbose: Kept for Keras; the reason is always in `stopping_reason`.
+        monitor: The column to monitor.
+        min_delta: The smallest change that counts as an improvement; it must be exceeded.
+        patience: The number of epochs without improvement after which training stops, at least 0;
+            0 stops at the first.
+        verbose: Accepted for compatibility with Keras; the reason is in `stopping_reason`.
         mode: "min", "max" or "auto".
-        baseline: A value to beat by more than `min_delta`; improvements that stay behind it don't
+        baseline: A value to beat by more than `min_delta`; improvements that do not beat it do not
             reset the patience.
-        restore_best_weights: At the end, whatever ended training, give net and loss the weights
-            of the best epoch.
-        start_from_epoch: Epochs to leave out at the beginning, while figures still jump.
+        restore_best_weights: Whether to restore the weights of net and loss of the best epoch at
+            the end of training, also after an error.
+        start_from_epoch: The number of epochs to ignore at the beginning, as a warm-up.
 
     Attributes:
-        stopped_epoch: The epoch (from 0) after which training was stopped, else 0.
-        stopping_reason: Why, in a sentence, else "".
+        stopped_epoch: The epoch (counted from 0) after which training was stopped, else 0.
+        stopping_reason: The reason for the stop, else "".
 
     Raises:
         ValueError: `mode` or `patience` is out of range.
@@ -63,7 +63,7 @@ class EarlyStopping(MonitorCallback):
         self.forget()
 
     def forget(self) -> None:
-        """Forget an earlier fit."""
+        """Discard the state of an earlier fit."""
         super().forget()
         self.wait = 0
         self.stopped_epoch = 0
@@ -71,7 +71,7 @@ class EarlyStopping(MonitorCallback):
         self._best.clear()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Count the epoch as better or not, and stop when patience is at its end."""
+        """Update the best value, and stop when the patience is exhausted."""
         value = self.value_in(logs)
         if value is None or epoch < self.start_from_epoch:
             return
@@ -86,16 +86,16 @@ class EarlyStopping(MonitorCallback):
             self._stop(epoch)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Restore the best weights where asked for."""
+        """Restore the best weights if `restore_best_weights` is True."""
         if self.restore_best_weights:
             self._best.restore(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been best, and how long ago."""
+        """Return the best value, its epoch and weights, and the epochs without improvement."""
         return {**super().state_dict(), "wait": self.wait, "weights": self._best.states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the state."""
         super().load_state_dict(state)
         self.wait = state["wait"]
         self._best.load(state["weights"])

@@ -1,4 +1,4 @@
-"""An exponential mean of the weights, which often does better than the last of them."""
+"""EMA: a callback that keeps an exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ if TYPE_CHECKING:
 
 
 class EMA(Callback):
-    """An exponential mean of the weights over updates, measured and kept in their place.
+    """Exponential moving average of the weights, which is validated and saved in their place.
 
-    After each update `mean = d * mean + (1 - d) * weights`, for all parameters of net and loss and
-    the statistics of batch norm; the first update's weights are the first mean. Training does not
-    change. In `fit` the means are in the net from the beginning of a validation (without one, from
-    the end of the epoch) until the next epoch begins: they are what is validated, and what
-    `patience`, `ckpt_path` and callbacks that save weights keep as best. At the end, whatever ended
-    training, the net holds the means: those of the best epoch, where best weights are restored, and
-    else the last. `fit` runs this callback before all others; in a loop of your own put it first.
+    After each update, `mean = d * mean + (1 - d) * weights` for all parameters of net and loss and
+    the statistics of batch norm; the first mean is the weights after the first update. Training
+    itself does not change. In `fit`, the net holds the means from the beginning of a validation
+    (without one, from the end of the epoch) until the next epoch begins. Thus, the means are
+    validated, and `patience`, `ckpt_path` and callbacks that save weights save the means. At the
+    end of training, also after an error, the net holds the means: those of the best epoch if best
+    weights are restored, otherwise the last ones. `fit` runs this callback before all others; in a
+    hand-written loop, put it first.
 
-    Passed to `evaluate` or `predict` later, it puts the last means in for that time.
+    If it is passed to `evaluate` or `predict` later, they use the last means.
 
     Args:
-        decay: How much of the mean an update leaves, in [0, 1).
-        warmup: Whether `d` is `min(decay, (1 + t) / (10 + t))` after `t` weights in the mean, so
-            that the first ones are soon forgotten; without it `d` is `decay`.
-        every: Average only updates whose number, over all fits, is a multiple of this.
+        decay: The weight of the old mean in an update, in [0, 1).
+        warmup: Whether `d` is `min(decay, (1 + t) / (10 + t))` after `t` updates of the mean, which
+            gives the first weights less influence; otherwise, `d` is `decay`.
+        every: Only updates whose number, over all fits, is a multiple of this change the mean.
 
     Raises:
-        TypeError: `every` is no whole number.
+        TypeError: `every` is not an integer.
         ValueError: An argument is out of range.
 
     Source: Polyak & Juditsky, 1992, Acceleration of stochastic approximation by averaging; the
     warm-up is that of `tf.train.ExponentialMovingAverage` (argument num_updates).
     """
 
-    comes_first: ClassVar[bool] = True  # for all others see what it puts in
+    comes_first: ClassVar[bool] = True  # so that all other callbacks see the means in the net
 
     def __init__(self, decay: float = 0.999, warmup: bool = True, every: int = 1) -> None:
         if isinstance(decay, bool) or not 0 <= decay < 1:
@@ -58,16 +59,16 @@ class EMA(Callback):
         self._external_runs = (
             0  # evaluations and predictions that somebody else began, or is about to
         )
-        self._restore_at_end = False  # whether the weights come back when one ends
+        self._restore_at_end = False  # whether the end of a validation restores the weights
         self._last_update = 0
 
     def set_model(self, model: KerasModel) -> None:
-        """Receive the model at work: a fit's, or that of an evaluation or prediction."""
+        """Set the model of a fit, an evaluation or a prediction."""
         super().set_model(model)
         self._external_runs += 1
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier fit."""
+        """Discard the state of an earlier fit."""
         if not self._restored:
             self._average.reset()
         self._average.bind(self.model)
@@ -75,12 +76,12 @@ class EMA(Callback):
         self._last_update = self.model.updates
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Go on with the weights of training."""
+        """Restore the weights, with which training continues."""
         self._external_runs = 0
         self._average.restore()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Count the weights in, where the batch made an update."""
+        """Update the means if the batch made an update."""
         updates = self.model.updates
         if updates == self._last_update:
             return
@@ -89,23 +90,23 @@ class EMA(Callback):
             self._average.add(1 - self._decay_after(self._average.count))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Show the means to those who keep weights, also in an epoch without validation."""
+        """Apply the means for callbacks that save weights, also in an epoch without validation."""
         self._average.apply()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Leave the means in the net."""
+        """Keep the means in the net."""
         if self._in_fit:
             self._average.make_permanent()
         self._in_fit = False
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Measure the means.
+        """Apply the means.
 
         Raises:
-            RuntimeError: There are none.
+            RuntimeError: There are no means yet.
         """
         if not self._in_fit and not self._average.count:
-            message = "EMA has averaged no weights yet; pass it to fit(callbacks=[...]) first"
+            message = "EMA has not averaged any weights yet; pass it to fit(callbacks=[...]) first"
             raise RuntimeError(message)
         self._average.bind(self.model)
         self._restore_at_end = not self._average.applied and (
@@ -114,38 +115,38 @@ class EMA(Callback):
         self._average.apply()
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """Put the weights back, unless it was the fit's own validation."""
+        """Restore the weights, except after the validation of an epoch of the fit."""
         self._external_runs = max(0, self._external_runs - 1)
         if self._restore_at_end:
             self._average.restore()
         self._restore_at_end = False
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
-        """Predict with the means.
+        """Apply the means.
 
         Raises:
-            RuntimeError: There are none.
+            RuntimeError: There are no means yet.
         """
         self.on_test_begin(logs)
 
     def on_predict_end(self, logs: Logs | None = None) -> None:
-        """Put the weights back."""
+        """Restore the weights."""
         self.on_test_end(logs)
 
     def applied(self, model: KerasModel | None = None) -> AbstractContextManager[None]:
-        """Return a context in which the net holds the means; then the weights come back.
+        """Return a context manager that applies the means and restores the weights at its end.
 
         Args:
-            model: The model, by default the one that was trained.
+            model: The model; None is the one that was trained.
         """
         return self._average.applied_to(self.model if model is None else model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the means, and the weights of training while the means are in their place."""
+        """Return the means, and the saved weights while the means are applied."""
         return self._average.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back, for the fit that begins next."""
+        """Restore the state for the next fit."""
         self._average.load_state_dict(state)
         self._restored = True
 

@@ -1,11 +1,12 @@
-"""Callbacks of Keras that need a Keras model, refused before training in favour of ours."""
+"""Checks for callbacks of Keras that need a Keras model, with their replacements."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-_REPLACEMENTS = {  # those that only use hooks, logs and stop_training run unchanged
+# Callbacks of Keras that only use hooks, logs and `stop_training` run unchanged.
+_REPLACEMENTS = {
     "BackupAndRestore": "BackupAndRestore",
     "LearningRateScheduler": "LearningRateScheduler",
     "ModelCheckpoint": "ModelCheckpoint",
@@ -17,13 +18,13 @@ _REPLACEMENTS = {  # those that only use hooks, logs and stop_training run uncha
 
 
 def refuse_foreign(callbacks: Iterable[Any]) -> None:
-    """Refuse callbacks of Keras that work on the weights or the optimizer of a Keras model.
+    """Check that no callback works on the weights or the optimizer of a Keras model.
 
     Raises:
-        TypeError: There is one; it names ours.
+        TypeError: A callback needs a Keras model; the message has the replacement.
     """
     for callback in callbacks:
-        names = {kind.__name__ for kind in type(callback).__mro__ if _is_keras_class(kind)}
+        names = {cls.__name__ for cls in type(callback).__mro__ if _is_keras_class(cls)}
         if "CallbackList" in names:
             refuse_foreign(callback.callbacks)
             _disable_threads(callback)
@@ -34,28 +35,32 @@ def refuse_foreign(callbacks: Iterable[Any]) -> None:
 
 
 def _disable_threads(callbacks: Any) -> None:
-    """Have Keras' list call its callbacks in this thread.
+    """Make a CallbackList of Keras run its callbacks in this thread.
 
-    Else it may do so in another one, for which our logs, read when somebody looks at them, have
-    gone on meanwhile.
+    In another thread, the lazy logs of a batch could be read when later batches are part of them.
     """
     callbacks._async_train = callbacks._async_test = callbacks._async_predict = False
 
 
 def _incompatibility(callback: Any, names: set[str]) -> str:
-    """Say why a callback can't serve here, given the classes of Keras it is made of."""
-    found = next((name for name in _REPLACEMENTS if name in names), None)
-    if found is not None:
-        return f"{found} needs a Keras model; ours is fitorch.callbacks.{_REPLACEMENTS[found]}"
+    """Return why a callback cannot run here, "" if it can.
+
+    Args:
+        callback: The callback.
+        names: The names of its base classes in Keras.
+    """
+    name = next((name for name in _REPLACEMENTS if name in names), None)
+    if name is not None:
+        return f"{name} needs a Keras model; use fitorch.callbacks.{_REPLACEMENTS[name]}"
     if "EarlyStopping" in names and callback.restore_best_weights:
         return (
-            "EarlyStopping can't restore the weights of a net that is not Keras'; pass "
+            "EarlyStopping cannot restore the weights of a net that is not a Keras model; pass "
             "fitorch.callbacks.EarlyStopping(restore_best_weights=True), or patience to fit"
         )
     if "History" in names:
-        return "History would replace model.history, which holds the figures already; leave it out"
+        return "History would replace model.history, which has the same values; remove it"
     return ""
 
 
-def _is_keras_class(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
+def _is_keras_class(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")

@@ -1,4 +1,4 @@
-"""torchkeras' callbacks, which have four hooks of their own."""
+"""Adapter for torchkeras' callbacks, which have four hooks."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ FOUR_HOOKS = ("on_fit_start", "on_train_epoch_end", "on_validation_epoch_end", "
 
 
 class FourHooks(Callback):
-    """A callback of torchkeras' kind, called at the events of Keras' protocol.
+    """A callback of torchkeras, run by the hooks of Keras' protocol.
 
-    Its hooks take the model: `on_fit_start(model)` before the first epoch,
-    `on_train_epoch_end(model)` after an epoch's training, `on_validation_epoch_end(model)` after
-    its validation and `on_fit_end(model)` at the end.
+    torchkeras' hooks take the model: `on_fit_start(model)` runs before the first epoch,
+    `on_train_epoch_end(model)` after the training of an epoch, `on_validation_epoch_end(model)`
+    after its validation, and `on_fit_end(model)` at the end.
 
     Args:
-        callback: Has one or more of the four.
+        callback: An object with one or more of the four hooks.
     """
 
     def __init__(self, callback: Any) -> None:
         self.callback = callback
-        self._trained = False  # whether the epoch's training was told
-        self._validated = False
+        self._trained = False  # whether on_train_epoch_end has run in this epoch
+        self._validated = False  # whether this epoch has had a validation
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Tell that a fit begins."""
+        """Run `on_fit_start`."""
         self._call("on_fit_start")
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Begin an epoch."""
+        """Reset the flags of the epoch."""
         self._trained = self._validated = False
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Tell that the training of the epoch is over."""
+        """Run `on_train_epoch_end`: the validation follows the training of the epoch."""
         self._end_training()
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """Remember that the epoch was validated."""
+        """Record that the epoch was validated."""
         self._validated = True
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Tell that training, and validation where it was due, are over."""
+        """Run `on_train_epoch_end`, unless it has run, and `on_validation_epoch_end`."""
         self._end_training()
         if self._validated:
             self._call("on_validation_epoch_end")
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Tell that the fit is over."""
+        """Run `on_fit_end`."""
         self._call("on_fit_end")
 
     def _end_training(self) -> None:

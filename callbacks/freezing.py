@@ -1,4 +1,4 @@
-"""Which parameters train in which epoch."""
+"""Freezing callbacks: parameters that do not train, or do not train until an epoch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Selection = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
 
 
 class Freezing(Callback):
-    """What `Freeze` and `GradualUnfreeze` have in common: parameters that don't train for a while.
+    """Base class of `Freeze` and `GradualUnfreeze`.
 
     Args:
-        batch_norm: Whether batch norm whose parameters are frozen keeps its statistics too, by
-            being in eval mode.
+        batch_norm: Whether batch norm layers with frozen parameters are in eval mode, so that their
+            statistics are frozen too.
     """
 
-    unfreezes: ClassVar[bool]  # whether parameters that were frozen before train too
+    unfreezes: ClassVar[bool]  # whether it also unfreezes parameters that were frozen before a fit
 
     def __init__(self, *, batch_norm: bool) -> None:
         self.batch_norm = batch_norm
@@ -41,7 +41,7 @@ class Freezing(Callback):
         """Find the parameters.
 
         Raises:
-            ValueError: A pattern matches nothing.
+            ValueError: A pattern does not match any parameter.
         """
         net = self.model.net
         self.select(net)
@@ -52,33 +52,38 @@ class Freezing(Callback):
         self._modes = training_modes(net)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Freeze what is frozen in this epoch, and free the rest."""
+        """Freeze the parameters that do not train in this epoch, and unfreeze the others."""
         frozen = {id(p) for p, _ in self._original_flags if self.is_frozen(id(p), epoch)}
         for parameter, before in self._original_flags:
-            able = parameter.is_floating_point() or parameter.is_complex()
+            trainable = parameter.is_floating_point() or parameter.is_complex()
             trains = id(parameter) not in frozen and (before or self.unfreezes)
-            parameter.requires_grad_(able and trains)
+            parameter.requires_grad_(trainable and trains)
         if self._norms:
             self._set_norm_modes(frozen)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Leave all parameters as they were before."""
+        """Restore the `requires_grad` of all parameters."""
         for parameter, before in self._original_flags:
             parameter.requires_grad_(before)
         self._original_flags = []
         self._restore_norm_modes()
 
     def select(self, net: nn.Module) -> None:
-        """Find the parameters that this is about."""
+        """Find the parameters to freeze or to unfreeze."""
         raise NotImplementedError
 
     def is_frozen(self, parameter: int, epoch: int) -> bool:
-        """Say whether this freezes a parameter, given by its id, in an epoch."""
+        """Return whether a parameter is frozen in an epoch.
+
+        Args:
+            parameter: The id of the parameter.
+            epoch: The epoch, counted from 0 over all fits.
+        """
         raise NotImplementedError
 
     def _set_norm_modes(self, frozen: set[int]) -> None:
-        """Put batch norm of frozen parameters alone into eval mode."""
-        if not self.model.net.training:  # it trains all the same
+        """Put batch norm layers whose parameters are all frozen into eval mode, and no others."""
+        if not self.model.net.training:  # a callback left the net in eval mode
             self._modes.restore()
         self._restore_norm_modes()
         for norm, parameters in self._norms:
@@ -93,22 +98,22 @@ class Freezing(Callback):
 
 
 class Freeze(Freezing):
-    """Keep parameters as they are, for all of a fit or until an epoch.
+    """Freeze parameters for a whole fit, or until an epoch.
 
-    At the end each parameter is again as it was before the fit. Optimizer groups stay as they are:
-    a frozen parameter has no gradient, and is neither updated nor decayed.
+    At the end, each parameter has the `requires_grad` that it had before the fit. The optimizer's
+    groups do not change: a frozen parameter does not have a gradient, and is neither updated nor
+    decayed.
 
     Args:
         pattern: The name of a parameter or module (`"backbone"`), a glob pattern
             (`"*.bias"`), a list of these, or a predicate `(name, parameter) -> bool`.
         until: The first epoch, counted from 0 over all fits, in which they train; None is never.
-        batch_norm: Whether batch norm whose parameters are frozen keeps its statistics too, by
-            being in eval mode.
+        batch_norm: Whether batch norm layers with frozen parameters are in eval mode, so that their
+            statistics are frozen too.
 
     Raises:
-        ValueError: `until` is negative, or the pattern matches nothing, which is told before
-            training.
-        TypeError: `pattern` or `until` is no such thing.
+        ValueError: `until` is negative. Before training: the pattern does not match any parameter.
+        TypeError: `pattern` or `until` has a wrong type.
     """
 
     unfreezes = False
@@ -128,27 +133,33 @@ class Freeze(Freezing):
         self._selected = find_parameters(net, self.pattern, "Freeze")
 
     def is_frozen(self, parameter: int, epoch: int) -> bool:
-        """Say whether this freezes a parameter, given by its id, in an epoch."""
+        """Return whether a parameter is frozen in an epoch.
+
+        Args:
+            parameter: The id of the parameter.
+            epoch: The epoch, counted from 0 over all fits.
+        """
         return parameter in self._selected and (self.until is None or epoch < self.until)
 
 
 class GradualUnfreeze(Freezing):
-    """Train a few parameters of the net at first, and more from epoch to epoch.
+    """Train a part of the net's parameters at first, and more in later epochs.
 
-    At the end each parameter is again as it was before the fit. Parameters of the loss train from
-    the first.
+    At the end, each parameter has the `requires_grad` that it had before the fit. Parameters of the
+    loss train in all epochs.
 
     Args:
-        schedule: Epoch, counted from 0 over all fits, to what trains from then on, in addition to
-            what did before: as `{0: "head", 3: "layer4", 6: ["layer3", "layer2"]}`. Names, patterns
-            and predicates are those of `Freeze`; what nothing names stays frozen.
-        batch_norm: Whether batch norm whose parameters are frozen keeps its statistics too, by
-            being in eval mode.
+        schedule: Maps epochs, counted from 0 over all fits, to the parameters that train from that
+            epoch on, in addition to earlier ones: `{0: "head", 3: "layer4", 6: ["layer3",
+            "layer2"]}`. Names, patterns and predicates are those of `Freeze`. All other parameters
+            stay frozen.
+        batch_norm: Whether batch norm layers with frozen parameters are in eval mode, so that their
+            statistics are frozen too.
 
     Raises:
-        ValueError: Epoch 0 is missing or one is negative; a pattern matches nothing, or what the
-            optimizer does not hold, which is told before training.
-        TypeError: `schedule` is no such mapping.
+        ValueError: Epoch 0 is missing, or an epoch is negative. Before training: a pattern does not
+            match any parameter, or the optimizer does not have a parameter.
+        TypeError: `schedule` is not such a mapping.
 
     Source: Howard & Ruder, 2018, Universal language model fine-tuning for text classification,
     section 3.3, arXiv 1801.06146.
@@ -158,24 +169,24 @@ class GradualUnfreeze(Freezing):
 
     def __init__(self, schedule: Mapping[int, Selection], *, batch_norm: bool = True) -> None:
         super().__init__(batch_norm=batch_norm)
-        given: Any = schedule
-        if not isinstance(given, Mapping):
-            message = f"schedule is {schedule!r}; expected epochs and names, as {{0: 'head'}}"
+        mapping: Any = schedule
+        if not isinstance(mapping, Mapping):
+            message = f"schedule is {schedule!r}; expected a dict of epochs to names, {{0: 'head'}}"
             raise TypeError(message)
         for epoch, pattern in schedule.items():
             check_count("an epoch of the schedule", epoch, least=0)
             predicate(pattern, f"the schedule's pattern for epoch {epoch}")
         if 0 not in schedule:
             message = (
-                f"the schedule names the epochs {sorted(schedule)}; expected 0 among them, for "
-                "what trains from the first"
+                f"the schedule has the epochs {sorted(schedule)}, but not 0; add the parameters "
+                "that train from the first epoch"
             )
             raise ValueError(message)
         self.schedule = dict(schedule)
-        self._first_epochs: dict[int, int] = {}  # the first epoch of each parameter that is named
+        self._first_epochs: dict[int, int] = {}  # of each selected parameter, by id
 
     def select(self, net: nn.Module) -> None:
-        """Find since when each parameter trains."""
+        """Find the first epoch of each parameter."""
         self._first_epochs = {}
         for epoch in sorted(self.schedule, reverse=True):
             found = find_parameters(
@@ -186,21 +197,31 @@ class GradualUnfreeze(Freezing):
         for name, parameter in net.named_parameters():
             if id(parameter) in self._first_epochs and id(parameter) not in held:
                 message = (
-                    f"GradualUnfreeze names {name!r}, which the optimizer does not hold; build the "
-                    "optimizer of all parameters, frozen or not: net.parameters()"
+                    f"GradualUnfreeze names {name!r}, which the optimizer does not have; build the "
+                    "optimizer from all parameters, frozen or not: net.parameters()"
                 )
                 raise ValueError(message)
 
     def is_frozen(self, parameter: int, epoch: int) -> bool:
-        """Say whether this freezes a parameter, given by its id, in an epoch."""
+        """Return whether a parameter is frozen in an epoch.
+
+        Args:
+            parameter: The id of the parameter.
+            epoch: The epoch, counted from 0 over all fits.
+        """
         return epoch < self._first_epochs.get(parameter, math.inf)
 
 
 def find_parameters(net: nn.Module, chosen: Any, who: str) -> set[int]:
-    """Return the ids of the parameters that are chosen, shared ones by any of their names.
+    """Return the ids of the selected parameters; shared ones match by any of their names.
+
+    Args:
+        net: The net.
+        chosen: A pattern, a list of patterns, or a predicate.
+        who: The callback, for messages.
 
     Raises:
-        ValueError: A pattern matches nothing; the message tells what is closest.
+        ValueError: A pattern does not match any parameter.
     """
     named = [(plain_name(n), p) for n, p in net.named_parameters(remove_duplicate=False)]
     found: set[int] = set()
@@ -225,11 +246,15 @@ def _no_match_message(pattern: Any, net: nn.Module, names: list[str], who: str) 
 
 
 def _norms_with_parameters(net: nn.Module) -> Iterable[tuple[nn.Module, set[int]]]:
-    """Give each norm with statistics, and its parameters, or those around it where it has none."""
+    """Yield each norm with running statistics, and the ids of its parameters.
+
+    For a norm without parameters, these are the parameters of the closest module around it that has
+    some.
+    """
     modules = dict(net.named_modules())
     for path, module in modules.items():
         if isinstance(module, _NormBase):
-            around = path
-            while around and not any(True for _ in modules[around].parameters()):
-                around = around.rpartition(".")[0]
-            yield module, {id(parameter) for parameter in modules[around].parameters()}
+            owner = path
+            while owner and not any(True for _ in modules[owner].parameters()):
+                owner = owner.rpartition(".")[0]
+            yield module, {id(parameter) for parameter in modules[owner].parameters()}

@@ -1,4 +1,4 @@
-"""How large the gradients are."""
+"""GradientNorm: a callback that adds the norm of the gradients to the logs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .learning_rate import groups_of
 
 
 class GradientNorm(Callback):
-    """Add the norm of the gradients to each epoch's figures: `grad_norm` and `grad_norm_max`.
+    """Add the norm of the gradients to the logs of each epoch: `grad_norm` and `grad_norm_max`.
 
-    They are mean and maximum over the epoch's updates of the norm of all gradients together. It is
-    taken of what the optimizer got: after clipping, of all batches of an update, with penalties.
-    Nothing is read from the device before the epoch ends. Updates that the scaler of fp16 skips,
-    since gradients are not finite, do not count.
+    They are the mean and the maximum, over the updates of the epoch, of the norm of all gradients
+    as one vector. These are the gradients that the optimizer gets: after clipping, from all batches
+    of an update, with penalties. Only the end of an epoch synchronizes with the device. Updates
+    that the fp16 scaler skips because of infinite gradients do not count.
 
-    Both can be monitored, with a mode: `EarlyStopping("grad_norm", mode="min")`.
+    Both columns can be monitored, with a mode: `EarlyStopping("grad_norm", mode="min")`.
 
     Args:
         norm_type: The p of the p-norm, above 0; `float("inf")` is the largest absolute value.
@@ -35,7 +35,7 @@ class GradientNorm(Callback):
 
     def __init__(self, norm_type: float = 2.0) -> None:
         if isinstance(norm_type, bool) or not norm_type > 0:
-            message = f"norm_type is {norm_type!r}; expected a number > 0, as 2 or inf"
+            message = f"norm_type is {norm_type!r}; expected a number > 0, such as 2 or inf"
             raise ValueError(message)
         self.norm_type = float(norm_type)
         self._epoch = -1
@@ -47,15 +47,15 @@ class GradientNorm(Callback):
         self._sharded = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier fit.
+        """Discard the state of an earlier fit.
 
         Raises:
-            ValueError: DeepSpeed spreads the gradients, and has let go of them after an update.
+            ValueError: DeepSpeed partitions the gradients and frees them in an update.
         """
         if self.model.placement.zero is not None:
             message = (
-                "GradientNorm can't see gradients that DeepSpeed spreads over the processes; leave "
-                "it out, or use fsdp=True in the place of deepspeed"
+                "GradientNorm cannot read gradients that DeepSpeed partitions; remove it, or use "
+                "fsdp=True instead of deepspeed"
             )
             raise ValueError(message)
         if not self._restored:
@@ -69,12 +69,12 @@ class GradientNorm(Callback):
         self._sharded = any(map(is_split, self._parameters))
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Begin anew, unless it is an epoch that goes on."""
+        """Reset the sums, unless a resumed epoch continues."""
         if epoch != self._epoch:
             self._epoch, self._sums = epoch, None
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Count the gradients in, where the batch made an update."""
+        """Add the norm of the gradients if the batch made an update."""
         updates = self.model.updates
         if updates == self._last_update:
             return
@@ -84,19 +84,20 @@ class GradientNorm(Callback):
             self._accumulate(norm)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Add the figures to the epoch's."""
-        figures: Any = logs
-        if self._sums is not None and figures is not None:
+        """Add the two columns to the logs."""
+        columns: Any = logs
+        if self._sums is not None and columns is not None:
+            # The only synchronization with the device, once per epoch.
             total, count, largest = self._sums.tolist()
-            figures["grad_norm"] = total / count if count else float("nan")
-            figures["grad_norm_max"] = largest if count else float("nan")
+            columns["grad_norm"] = total / count if count else float("nan")
+            columns["grad_norm_max"] = largest if count else float("nan")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch's sum, count and maximum."""
+        """Return the sum, the count and the maximum of the epoch."""
         return {"epoch": self._epoch, "total": self._sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back, for the fit that begins next."""
+        """Restore the state for the next fit."""
         total = state["total"]
         self._epoch, self._sums = state["epoch"], None if total is None else total.clone()
         self._restored = True
@@ -114,12 +115,12 @@ class GradientNorm(Callback):
 
 @torch.no_grad()
 def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = False) -> Tensor | None:
-    """Return the norm of all gradients as one vector, None where there are none.
+    """Return the norm of all gradients as one vector, None if there are none.
 
     Args:
-        parameters: Those with the gradients.
+        parameters: The parameters whose `.grad` is read.
         norm_type: The p of the p-norm.
-        split: Whether each process holds a part of them; then all must call this.
+        split: Whether the parameters are sharded; then this is a collective call.
     """
     gradients = [_dense_values(p.grad) for p in parameters if p.grad is not None]
     if not gradients:
@@ -133,5 +134,5 @@ def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = Fals
 
 
 def _dense_values(gradient: Tensor) -> Tensor:
-    """Return a tensor with the elements of a gradient that are not 0."""
+    """Return the gradient, or the values of a sparse one, whose other elements are 0."""
     return gradient.coalesce().values() if gradient.is_sparse else gradient

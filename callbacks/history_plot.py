@@ -1,24 +1,21 @@
-"""Draw the history to a file at the end of training."""
+"""HistoryPlot: a callback that saves a plot of the history at the end of training."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from .base import Callback, Logs
 
-if TYPE_CHECKING:
-    pass
-
 
 class HistoryPlot(Callback):
-    """Draws the history to a file at the end of training, whatever ended it.
+    """Save a plot of the history to a file at the end of training, also after an error.
 
     Args:
-        path: The file; its suffix decides the format. Where it can't be written, a warning says so
-            and training's result is kept.
-        figsize: Width and height in inches; None for what the panels need.
+        path: The file; its suffix determines the format. If it cannot be written, there is a
+            warning, not an error.
+        figsize: Width and height in inches; None depends on the number of plots.
     """
 
     main_process_only: ClassVar[bool] = True
@@ -28,11 +25,11 @@ class HistoryPlot(Callback):
         self.figsize = figsize
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Draw."""
+        """Save the plot, unless the history is empty."""
         if not len(self.model.history):
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.model.history.plot(self.path, figsize=self.figsize)
-        except Exception as error:  # training is done: no picture is a reason to lose it
-            warnings.warn(f"no plot at {self.path}: {error}", stacklevel=2)
+        except Exception as error:  # the result of the training matters more
+            warnings.warn(f"cannot save the plot {self.path}: {error}", stacklevel=2)

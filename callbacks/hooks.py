@@ -1,4 +1,4 @@
-"""Dispatch of events: who overrides which hook is found out once, so the others cost nothing."""
+"""Dispatch of hooks: overridden hooks are collected once, so that all others cost nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .four_hooks import FOUR_HOOKS, FourHooks
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Who wants to be called at each event: for every hook, the bound methods that override it."""
+    """For each hook, the bound methods of the callbacks that override it."""
 
     on_train_begin: tuple[Hook, ...] = ()
     on_train_end: tuple[Hook, ...] = ()
@@ -36,13 +36,13 @@ class Hooks:
 
     @classmethod
     def collect(cls, callbacks: Iterable[Any]) -> Hooks:
-        """List the overridden hooks of `callbacks`, in their order.
+        """Return the overridden hooks of `callbacks`, in their order.
 
-        Any object with one of the hooks will do; Keras' `on_batch_begin` and `on_batch_end` stand
-        for `on_train_batch_begin` and `on_train_batch_end`.
+        A callback is any object with one of the hooks. Keras' `on_batch_begin` and `on_batch_end`
+        are aliases of `on_train_batch_begin` and `on_train_batch_end`.
 
         Raises:
-            TypeError: An object has none of the hooks, or a hook has the wrong signature.
+            TypeError: An object does not have any of the hooks, or a hook has the wrong signature.
         """
         callbacks = list(callbacks)
         for callback in callbacks:
@@ -65,7 +65,7 @@ _HOOK_NAMES = (*HOOKS, *_ALIASES.values(), *FOUR_HOOKS, "on_checkpoint_saved", "
 
 
 def with_keras_hooks(callback: Any) -> Any:
-    """Return a callback; one with torchkeras' four hooks as one with Keras'."""
+    """Return the callback, in an adapter if it has torchkeras' four hooks instead of Keras'."""
     keras = (*HOOKS, *_ALIASES.values())
     if isinstance(callback, type) or any(hasattr(callback, name) for name in keras):
         return callback
@@ -73,16 +73,16 @@ def with_keras_hooks(callback: Any) -> Any:
 
 
 def attach(callbacks: list[Any], model: Any, params: dict[str, Any]) -> None:
-    """Tell callbacks whom they serve, as far as they want to know."""
+    """Call `set_params` and `set_model` of all callbacks that have these methods."""
     for callback in callbacks:
-        for verb, value in (("set_params", dict(params)), ("set_model", model)):
-            receive = getattr(callback, verb, None)
-            if receive is not None:
-                receive(value)
+        for name, value in (("set_params", dict(params)), ("set_model", model)):
+            setter = getattr(callback, name, None)
+            if setter is not None:
+                setter(value)
 
 
 def emit(hooks: tuple[Hook, ...], *args: Any) -> None:
-    """Call every one of `hooks` with `args`; an error says which one raised it."""
+    """Call all `hooks` with `args`; an error gets a note with the name of the hook."""
     hook = None
     try:
         for hook in hooks:
@@ -93,19 +93,19 @@ def emit(hooks: tuple[Hook, ...], *args: Any) -> None:
 
 
 def emit_all(hooks: tuple[Hook, ...], *args: Any) -> None:
-    """Call every one of `hooks` with `args`, also after one that raised; raise that at the end."""
-    failed: Exception | None = None
+    """Call all `hooks` with `args`, also after errors; raise the first error at the end."""
+    first_error: Exception | None = None
     for hook in hooks:
         try:
             emit((hook,), *args)
         except Exception as error:  # noqa: PERF203 - a few hooks, once a fit
-            failed = failed or error
-    if failed is not None:
-        raise failed
+            first_error = first_error or error
+    if first_error is not None:
+        raise first_error
 
 
 def hook_name(hook: Any) -> str:
-    """Return what to call a hook in a message: `EarlyStopping.on_epoch_end`."""
+    """Return the name of a hook for messages: `EarlyStopping.on_epoch_end`."""
     owner = getattr(hook, "__self__", None)
     name = getattr(hook, "__name__", type(hook).__name__)
     return f"{type(owner).__name__}.{name}" if owner is not None else name
@@ -123,7 +123,7 @@ def _overrides(callback: Any, name: str) -> Iterator[Hook]:
 
 
 def _is_overridden(callback: Any, name: str) -> bool:
-    """Say whether `name` does anything."""
+    """Return whether the callback has its own implementation of the hook `name`."""
     if getattr(callback, name, None) is None:
         return False
     if name in getattr(callback, "__dict__", {}):
@@ -133,31 +133,31 @@ def _is_overridden(callback: Any, name: str) -> bool:
 
 
 def _is_base(cls: type) -> bool:
-    """Say whether `cls` is the base class, ours or Keras', whose hooks do nothing."""
+    """Return whether `cls` is the base class of fitorch or Keras, whose hooks do nothing."""
     keras = cls.__module__.partition(".")[0] in ("keras", "tf_keras", "tensorflow")
     return cls is Callback or (keras and cls.__name__ == "Callback")
 
 
 def _check_callback(callback: Any) -> None:
-    """Refuse what is no callback, and hooks that could not be called."""
-    kind = type(callback).__name__
+    """Check that an object is a callback, and that its hooks have the right signatures."""
+    type_name = type(callback).__name__
     if isinstance(callback, type):
         message = f"callbacks holds the class {callback.__name__}; pass {callback.__name__}(...)"
         raise TypeError(message)
     spellings = (*HOOKS, *_ALIASES.values())
     misspelling = _misspelled_hook(callback)
     if not any(callable(getattr(callback, name, None)) for name in spellings):
-        message = f"callbacks holds a {kind} that has none of the hooks {', '.join(HOOKS)}"
+        message = f"callbacks holds a {type_name} that has none of the hooks {', '.join(HOOKS)}"
         raise TypeError(f"{message}; {misspelling}" if misspelling else message)
     if misspelling:
-        warnings.warn(f"{kind}: {misspelling}; nothing calls it", stacklevel=2)
+        warnings.warn(f"{type_name}: {misspelling}; it is never called", stacklevel=2)
     for name in spellings:
         if _is_overridden(callback, name):
-            _check_signature(getattr(callback, name), kind, name)
+            _check_signature(getattr(callback, name), type_name, name)
 
 
 def _misspelled_hook(callback: Any) -> str:
-    """Say of a method whether it was meant to be a hook, "" where there is none such."""
+    """Return a message about a method that looks like a misspelled hook, "" if there is none."""
     for name in dir(type(callback)):
         if name.startswith("on_") and name not in _HOOK_NAMES:
             close = difflib.get_close_matches(name, _HOOK_NAMES, n=1, cutoff=0.85)
@@ -166,13 +166,13 @@ def _misspelled_hook(callback: Any) -> str:
     return ""
 
 
-def _check_signature(hook: Hook, kind: str, name: str) -> None:
+def _check_signature(hook: Hook, type_name: str, name: str) -> None:
     counter = next((word for word in _COUNTERS if word in name), None)
     expected = [counter, "logs"] if counter else ["logs"]
     try:
         inspect.signature(hook).bind(*expected)
     except TypeError as error:
-        message = f"{kind}.{name} must take ({', '.join(expected)}), but {error}"
+        message = f"{type_name}.{name} must take ({', '.join(expected)}), but {error}"
         raise TypeError(message) from error
-    except ValueError:  # a built-in that tells no signature
+    except ValueError:  # a built-in without a signature
         return

@@ -1,4 +1,4 @@
-"""Hooks out of functions."""
+"""LambdaCallback: a callback made of functions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from .base import Callback
 from .hooks import HOOKS
 
-_KERAS_ALIASES = ("on_batch_begin", "on_batch_end")  # Keras' names for those of training
+_KERAS_ALIASES = ("on_batch_begin", "on_batch_end")  # for the hooks of training batches
 
 _Function = Callable[..., Any] | None
 
 
 class LambdaCallback(Callback):
-    """A callback made of functions, as Keras'.
+    """A callback made of functions, as in Keras.
 
     Args:
         on_epoch_begin: Called with `(epoch, logs)`.
@@ -24,15 +24,15 @@ class LambdaCallback(Callback):
         on_train_end: Called with `(logs)`.
         on_train_batch_begin: Called with `(batch, logs)`.
         on_train_batch_end: Called with `(batch, logs)`.
-        adds: Figures that the functions add to the logs of epochs, so that they can be monitored.
+        adds: Columns that the functions add to the logs of epochs, so that they can be monitored.
         **hooks: Any other hook by its name: `on_test_end=lambda logs: ...`.
 
     Raises:
-        TypeError: There is no hook of that name, or it can't be called.
+        TypeError: A hook does not exist, or is not callable.
 
     Example:
         >>> from fitorch.callbacks import LambdaCallback
-        >>> shout = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["val_loss"]))
+        >>> log = LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["val_loss"]))
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Learning rates that follow the epoch, or a figure that no longer improves."""
+"""Learning rate callbacks: by a function of the epoch, or when a value no longer improves."""
 
 from __future__ import annotations
 
@@ -12,42 +12,44 @@ from .monitor import MonitorCallback
 
 
 class LearningRateScheduler(Callback):
-    """Set the learning rate of each epoch by a function, as Keras' callback.
+    """Set the learning rate of each epoch by a function, as Keras' callback does.
 
     Args:
-        schedule: Maps `(epoch, lr)`, or `(epoch)` alone, to the rate of the epoch, counted from 0.
-            `lr` is that of the first parameter group; other groups keep their ratio to it.
-        verbose: Kept for Keras; the rate is the column `lr` of the history, Keras' `learning_rate`.
+        schedule: A function of `(epoch, lr)`, or of `(epoch)` alone, that returns the learning rate
+            of the epoch, counted from 0. `lr` is the current rate of the first parameter group;
+            other groups keep their ratio to it.
+        verbose: Accepted for compatibility with Keras; the rate is in the column `lr` (Keras'
+            `learning_rate`) of the history.
 
     Raises:
-        TypeError: `schedule` is no function of one or two arguments, or gave no number.
-        ValueError: The rate is negative or not finite, or the model has a schedule of torch's.
+        TypeError: `schedule` is not a function of one or two arguments, or returned no number.
+        ValueError: The rate is negative or not finite, or the model has an `lr_scheduler`.
     """
 
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         self.schedule = schedule
         self.verbose = verbose
         self._takes_rate = _takes_rate(schedule)
-        self._epoch: int | None = None  # whose rate was set last
-        self._resumed: int | None = None
+        self._epoch: int | None = None  # the last epoch whose rate was set
+        self._resumed: int | None = None  # the same, from a restored state
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Refuse a second schedule beside this one."""
+        """Check that the model does not have an `lr_scheduler`."""
         check_no_scheduler(self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Set the rate, unless an epoch is gone on with that has it already."""
+        """Set the rate, unless this is a resumed epoch whose rate is set already."""
         resumed, self._resumed = self._resumed, None
         self._epoch = epoch
         if epoch != resumed:
             self._set_rates(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whose rate was set last."""
+        """Return the last epoch whose rate was set."""
         return {"epoch": self._epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back, for the fit that begins next."""
+        """Restore the state for the next fit."""
         self._epoch = self._resumed = state["epoch"]
 
     def _set_rates(self, epoch: int) -> None:
@@ -58,12 +60,14 @@ class LearningRateScheduler(Callback):
             rate = float(rate)
         except (TypeError, ValueError) as error:
             message = (
-                f"the schedule gave {rate!r} for epoch {epoch}, a {type(rate).__name__}; expected "
-                "a number"
+                f"the schedule returned {rate!r} for epoch {epoch}, a {type(rate).__name__}; "
+                "expected a number"
             )
             raise TypeError(message) from error
         if not (math.isfinite(rate) and rate >= 0):
-            message = f"the schedule gave {rate!r} for epoch {epoch}; expected a finite rate >= 0"
+            message = (
+                f"the schedule returned {rate!r} for epoch {epoch}; expected a finite rate >= 0"
+            )
             raise ValueError(message)
         for group in groups:
             ratio = float(group["lr"]) / current if current else 1.0
@@ -71,23 +75,24 @@ class LearningRateScheduler(Callback):
 
 
 class ReduceLROnPlateau(MonitorCallback):
-    """Lower the learning rate where a figure has not improved for `patience` epochs.
+    """Reduce the learning rate if a monitored value has not improved for `patience` epochs.
 
-    Keras' callback; NaN is never an improvement, epochs that measure nothing new do not count, and
-    a figure that the fit will not measure is refused before training.
+    It is Keras' callback with three differences. NaN is never an improvement, epochs without a new
+    value do not count, and a column that the fit does not measure raises an error before training.
 
     Args:
-        monitor: The figure to watch.
-        factor: What each rate is multiplied by, in (0, 1).
-        patience: Epochs without improvement after which the rates fall.
-        verbose: Kept for Keras; the rate is the column `lr` of the history, Keras' `learning_rate`.
+        monitor: The column to monitor.
+        factor: The factor by which the rates are multiplied, in (0, 1).
+        patience: The number of epochs without improvement after which the rates are reduced.
+        verbose: Accepted for compatibility with Keras; the rate is in the column `lr` (Keras'
+            `learning_rate`) of the history.
         mode: "min", "max" or "auto".
-        min_delta: Improvements up to this much don't count.
-        cooldown: Epochs after a reduction in which patience is not tried.
-        min_lr: What no rate falls below.
+        min_delta: The smallest change that counts as an improvement; it must be exceeded.
+        cooldown: The number of epochs after a reduction that do not count for the patience.
+        min_lr: The lower bound of the rates.
 
     Raises:
-        ValueError: An argument is out of range, or the model has a schedule of torch's.
+        ValueError: An argument is out of range, or the model has an `lr_scheduler`.
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class ReduceLROnPlateau(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         if not 0 < factor < 1:
-            message = f"factor is {factor!r}; expected a number between 0 and 1, as 0.1"
+            message = f"factor is {factor!r}; expected a number between 0 and 1, such as 0.1"
             raise ValueError(message)
         for name, value in (("patience", patience), ("cooldown", cooldown), ("min_lr", min_lr)):
             if not value >= 0:
@@ -117,18 +122,18 @@ class ReduceLROnPlateau(MonitorCallback):
         self.forget()
 
     def forget(self) -> None:
-        """Forget an earlier fit."""
+        """Discard the state of an earlier fit."""
         super().forget()
         self.wait = 0
         self.cooldown_counter = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier fit, and refuse a second schedule beside this one."""
+        """Discard the state of an earlier fit; check that the model has no `lr_scheduler`."""
         super().on_train_begin(logs)
         check_no_scheduler(self)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Count the epoch as better or not, and lower the rates when patience is at its end."""
+        """Update the best value, and reduce the rates when the patience is exhausted."""
         value = self.value_in(logs)
         if value is None:
             return
@@ -143,12 +148,12 @@ class ReduceLROnPlateau(MonitorCallback):
                 self._reduce()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been best, how long ago, and what is left of the cooldown."""
+        """Return the best value, the epochs without improvement, and the rest of the cooldown."""
         counters = {"wait": self.wait, "cooldown_counter": self.cooldown_counter}
         return {**super().state_dict(), **counters}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the state."""
         super().load_state_dict(state)
         self.wait, self.cooldown_counter = state["wait"], state["cooldown_counter"]
 
@@ -171,7 +176,8 @@ def groups_of(model: Any) -> list[dict[str, Any]]:
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:
-    """Set a parameter group's learning rate, in its tensor where it is one."""
+    """Set the learning rate of a parameter group."""
+    # Compiled and capturable optimizers have the rate in a tensor, which they read in each step.
     if hasattr(group["lr"], "fill_"):
         group["lr"].fill_(rate)
     else:
@@ -179,7 +185,7 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
 
 
 def check_no_scheduler(callback: Callback) -> None:
-    """Refuse a callback that sets rates beside a schedule of torch's, which sets them too.
+    """Check that the model of a callback that sets learning rates does not have an `lr_scheduler`.
 
     Raises:
         ValueError: The model has one.
@@ -188,13 +194,13 @@ def check_no_scheduler(callback: Callback) -> None:
     if scheduler is not None:
         message = (
             f"{type(callback).__name__} and lr_scheduler={type(scheduler).__name__} both set the "
-            "learning rate; leave one of them out"
+            "learning rate; remove one of them"
         )
         raise ValueError(message)
 
 
 def _takes_rate(schedule: Any) -> bool:
-    """Say whether a schedule takes `(epoch, lr)`, else `(epoch)`.
+    """Return whether a schedule takes `(epoch, lr)` instead of `(epoch)`.
 
     Raises:
         TypeError: It takes neither.
@@ -204,7 +210,7 @@ def _takes_rate(schedule: Any) -> bool:
         raise TypeError(message)
     try:
         signature = inspect.signature(schedule)
-    except ValueError:  # a built-in that tells no signature
+    except ValueError:  # a built-in without a signature
         return False
     for arguments in ((0, 0.1), (0,)):
         try:

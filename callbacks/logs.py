@@ -1,4 +1,4 @@
-"""What hooks get as logs: a batch's are read when looked at, an epoch's know Keras' names."""
+"""Logs of hooks: lazy ones for batches, and dicts with Keras' names for epochs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _Value = TypeVar("_Value")
 
 
 class BatchLogs(Mapping[str, float]):
-    """The running figures of a stage, read only when somebody looks.
+    """The running values of a stage, which synchronize with the device only when they are read.
 
     Args:
         prefix: `"train_"`, `"val_"` or `""`.
-        read: Gives all figures of the stage so far, by their full names.
+        read: Returns all values of the stage so far, by column name.
     """
 
     def __init__(self, prefix: str, read: Callable[[], Mapping[str, float]]) -> None:
@@ -34,20 +34,20 @@ class BatchLogs(Mapping[str, float]):
         return True
 
     def copy(self) -> dict[str, float]:
-        """Read all figures at once, as a dict."""
+        """Return all values as a dict."""
         return dict(self._read())
 
     def items(self) -> ItemsView[str, float]:
-        """Read all figures at once."""
+        """Return all names and values, with a single read."""
         return self._read().items()
 
     def values(self) -> ValuesView[float]:
-        """Read all figures at once."""
+        """Return all values, with a single read."""
         return self._read().values()
 
 
 class KerasNames(dict[str, _Value]):
-    """A dict by figures, in which Keras' names for training (`loss`, `acc`) are found too."""
+    """A dict of columns, in which Keras' names for training (`loss`, `acc`) work too."""
 
     def __missing__(self, name: str) -> _Value:
         if not dict.__contains__(self, f"train_{name}"):
@@ -58,7 +58,7 @@ class KerasNames(dict[str, _Value]):
         return super().__contains__(name) or super().__contains__(f"train_{name}")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return what there is under `name` or `train_<name>`, else `default`."""
+        """Return the value of `name` or `train_<name>`, or `default` if neither exists."""
         try:
             return self[name]
         except KeyError:
@@ -66,4 +66,4 @@ class KerasNames(dict[str, _Value]):
 
 
 class EpochLogs(KerasNames[float]):
-    """An epoch's figures."""
+    """The values of an epoch, by column."""

@@ -1,4 +1,4 @@
-"""Stop when the time is up."""
+"""MaxTime: a callback that stops training after a time limit."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from .base import Callback, Logs
 
 
 class MaxTime(Callback):
-    """Stop after the batch in which the time is up; the epoch is validated and counted.
+    """Stop training after the batch in which the time limit is exceeded.
+
+    The epoch is validated and recorded. If the fit saves checkpoints, it saves one before that, so
+    that `fit(resume=True)` can continue within the epoch.
 
     Args:
         limit: A timedelta, seconds, or "HH:MM:SS".
 
-    Where checkpoints are saved, one is before that: `fit(resume=True)` goes on within the epoch.
-
     Attributes:
-        stopping_reason: Why training stopped, in a sentence, else "".
+        stopping_reason: The reason for the stop, else "".
 
     Raises:
-        ValueError: `limit` is no such thing, or not above 0.
+        ValueError: `limit` is not a time above 0.
     """
 
-    pauses: ClassVar[bool] = True  # training may go on another time
+    pauses: ClassVar[bool] = True  # training is not complete, and may be resumed
 
     def __init__(self, limit: timedelta | float | str) -> None:
         self.seconds = seconds_of(limit)
@@ -36,7 +37,7 @@ class MaxTime(Callback):
         self._end = time.monotonic() + self.seconds
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Look at the clock."""
+        """Stop if the time limit is exceeded."""
         if time.monotonic() >= self._end:
             self.stopping_reason = f"max_time of {self.seconds:g} s is up"
             self.model.stop_training = True
@@ -46,7 +47,7 @@ def seconds_of(limit: timedelta | float | str) -> float:
     """Return a time limit in seconds.
 
     Raises:
-        ValueError: `limit` is no timedelta, number or "HH:MM:SS", or not above 0.
+        ValueError: `limit` is not a timedelta, a number or "HH:MM:SS", or not above 0.
 
     Example:
         >>> seconds_of("01:30:00")
@@ -56,8 +57,8 @@ def seconds_of(limit: timedelta | float | str) -> float:
         if isinstance(limit, timedelta):
             seconds = limit.total_seconds()
         elif isinstance(limit, str):
-            hours, minutes, rest = limit.split(":")
-            seconds = 3600 * float(hours) + 60 * float(minutes) + float(rest)
+            hours, minutes, remainder = limit.split(":")
+            seconds = 3600 * float(hours) + 60 * float(minutes) + float(remainder)
         else:
             seconds = float(limit)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Weights in files, while training goes on."""
+"""Checkpoint callbacks: weights or whole checkpoints in files, during training."""
 
 from __future__ import annotations
 
@@ -18,39 +18,38 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 class ModelCheckpoint(MonitorCallback):
-    """Save weights, or all of a fit's state, after epochs or every so many batches or minutes.
+    """Save weights or whole checkpoints after epochs, or every so many batches or minutes.
 
-    Keras' callback, with `save_top_k`, `every_n_steps` and `every_minutes`. Weights load in
-    plain torch, and with `KerasModel.load_ckpt`; a file is replaced only once all is written. A
-    name without suffix is that of a folder, which gets a whole checkpoint, to go on with:
-    `fit(resume=path)`, `model.restore(path)`. The best value is kept from fit to fit, as in Keras;
-    NaN is never best.
+    It is Keras' callback with the additional arguments `save_top_k`, `every_n_steps` and
+    `every_minutes`. Plain torch and `KerasModel.load_ckpt` can load the weights; a file is replaced
+    only when the new one is complete. A path without a suffix is a folder for a whole checkpoint,
+    for `fit(resume=path)` and `model.restore(path)`. The best value is kept from fit to fit, as in
+    Keras; NaN is never the best.
 
     Args:
-        filepath: The file, `.safetensors` or torch's `.pt`, or a folder for a whole checkpoint,
-            with placeholders: `{epoch:02d}` (counted from 1), `{batch}`, and any figure, as
-            `{val_loss:.3f}`.
-        monitor: The figure that decides what is best.
-        verbose: Kept for Keras.
-        save_best_only: Save only where the figure is better than ever.
-        save_weights_only: Whether weights alone are wanted, which a folder has more than; a file
-            holds nothing else.
+        filepath: The file, `.safetensors` or torch's `.pt`, or a folder for a whole checkpoint.
+            It may have placeholders: `{epoch:02d}` (counted from 1), `{batch}`, and columns, such
+            as `{val_loss:.3f}`.
+        monitor: The column to monitor.
+        verbose: Accepted for compatibility with Keras.
+        save_best_only: Whether to save only if the monitored value is the best so far.
+        save_weights_only: Whether `filepath` must be a file of weights, not a folder.
         mode: "min", "max" or "auto".
         save_freq: "epoch", or a number of batches.
-        initial_value_threshold: A value to beat from the first.
-        save_top_k: Keep so many of the best files, and delete the others that were saved here.
-        every_n_steps: Save every so many batches, over all epochs.
-        every_minutes: Save after the batch in which so many minutes are over.
+        initial_value_threshold: The value that the first one must beat.
+        save_top_k: The number of best files to keep; others that this callback saved are deleted.
+        every_n_steps: The number of batches, over all epochs, between two files.
+        every_minutes: The number of minutes between two files; a file is saved after a batch.
 
     Attributes:
-        saved: The files, or folders, that are there, in the order in which they were saved.
+        saved: The saved files or folders that exist, in the order in which they were saved.
 
     Raises:
-        ValueError: An argument is out of range, or does not go with the others; a placeholder that
-            names no figure is told before training.
+        ValueError: An argument is out of range, or conflicts with another. Before training: a
+            placeholder is not a column.
     """
 
-    comes_last: ClassVar[bool] = True  # a checkpoint holds the states of all callbacks before it
+    comes_last: ClassVar[bool] = True  # so that a checkpoint has the states of all callbacks
 
     def __init__(  # noqa: PLR0913 - Keras' arguments, by their names
         self,
@@ -78,7 +77,7 @@ class ModelCheckpoint(MonitorCallback):
         self.every_minutes = every_minutes
         self._check_arguments(save_freq)
         self.saved: list[str] = []
-        self._values: list[float] = []  # of the files in `saved`, where the best are kept
+        self._values: list[float] = []  # of the files in `saved`, with save_top_k
         self._batches = 0
         self._due = False
         self._epoch = 0
@@ -86,23 +85,23 @@ class ModelCheckpoint(MonitorCallback):
 
     @property
     def watches(self) -> bool:
-        """Whether it looks at the figure."""
+        """Whether the callback uses the monitored value."""
         return self.save_best_only or self.save_top_k is not None
 
     @property
     def placeholders(self) -> list[str]:
-        """The figures in the file's name."""
-        found = [name for _, name, _, _ in string.Formatter().parse(str(self.filepath)) if name]
-        return [name for name in found if name not in ("epoch", "batch")]
+        """The columns in the file's name."""
+        names = [name for _, name, _, _ in string.Formatter().parse(str(self.filepath)) if name]
+        return [name for name in names if name not in ("epoch", "batch")]
 
     def forget(self) -> None:
-        """Keep what has been best, as Keras does: a second fit must not overwrite a better file."""
+        """Keep the best value, as Keras does: a second fit must not overwrite a better file."""
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Look whether files can be written, and start the clock.
+        """Check that files can be written, and start the clock.
 
         Raises:
-            OSError: The folder can't be written.
+            OSError: The folder is not writable.
         """
         super().on_train_begin(logs)
         folder = self.filepath.parent
@@ -111,27 +110,29 @@ class ModelCheckpoint(MonitorCallback):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".fitorch"
         probe.touch()
-        probe.unlink(missing_ok=True)  # another process may have been quicker
+        probe.unlink(missing_ok=True)  # another process may have deleted it
         self._last_save = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Remember the epoch."""
+        """Record the epoch."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Save where it is time."""
+        """Save if it is due."""
         self._batches += 1
         if self.every_n_steps is not None and not self._batches % self.every_n_steps:
             self._due = True
         elif self.every_minutes is not None:
             late = time.monotonic() - self._last_save >= 60 * self.every_minutes
+            # Synchronizes the processes: their clocks differ, but all must save after one batch.
             self._due = self._due or self.model.placement.processes.from_main(late)
+        # A whole checkpoint waits for the end of an update: it has no accumulated gradients.
         if self._due and not (self._saves_state and self.model.within_update):
             self._due, self._last_save = False, time.monotonic()
             self._save(batch + 1, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Save, or look whether the epoch is worth it."""
+        """Save, with `save_best_only` or `save_top_k` only if the value is good enough."""
         if self.every_n_steps is not None or self.every_minutes is not None:
             return
         if not self.watches:
@@ -147,22 +148,22 @@ class ModelCheckpoint(MonitorCallback):
             self._save(0, logs or {}, value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been best, and what was saved."""
-        kept = {"saved": list(self.saved), "values": list(self._values), "batches": self._batches}
-        return {**super().state_dict(), **kept}
+        """Return the best value, the saved files and their values."""
+        files = {"saved": list(self.saved), "values": list(self._values), "batches": self._batches}
+        return {**super().state_dict(), **files}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the state."""
         super().load_state_dict(state)
         self.saved, self._values = list(state["saved"]), list(state["values"])
         self._batches = state["batches"]
 
     def _save(self, batch: int, logs: Logs, value: float | None = None) -> None:
-        figures = {name: logs[name] for name in self.placeholders if name in logs}
+        values = {name: logs[name] for name in self.placeholders if name in logs}
         try:
-            path = str(self.filepath).format(epoch=self._epoch + 1, batch=batch, **figures)
+            path = str(self.filepath).format(epoch=self._epoch + 1, batch=batch, **values)
         except KeyError as error:
-            message = f"{self.filepath} names {error}, which this epoch did not measure"
+            message = f"{self.filepath} has the placeholder {error}, which was not measured"
             raise KeyError(message) from error
         before = list(self.saved), list(self._values)
         self._record_path(
@@ -176,12 +177,12 @@ class ModelCheckpoint(MonitorCallback):
         self._delete_worst()
 
     def _record_path(self, path: str, value: float | None) -> None:
-        """Count a file as the newest."""
+        """Record a file as the newest one."""
         if path in self.saved:
-            place = self.saved.index(path)
-            del self.saved[place]
+            index = self.saved.index(path)
+            del self.saved[index]
             if self._values:
-                del self._values[place]
+                del self._values[index]
         self.saved.append(path)
         if self.save_top_k is not None and value is not None:
             self._values.append(value)
@@ -205,16 +206,16 @@ class ModelCheckpoint(MonitorCallback):
 
     @property
     def _saves_state(self) -> bool:
-        """Whether whole checkpoints are saved."""
+        """Whether the callback saves whole checkpoints instead of weights."""
         return not self.filepath.suffix or "{" in self.filepath.suffix
 
     def _check_arguments(self, save_freq: Any) -> None:
         weights = self.filepath.suffix in _SUFFIXES
         if not weights and (self.save_weights_only or not self._saves_state):
-            what = "" if self.save_weights_only else ", or, for whole checkpoints, in no suffix"
+            folder = "" if self.save_weights_only else ", or no suffix for whole checkpoints"
             message = (
-                f"filepath is {str(self.filepath)!r}; expected a name that ends in "
-                f"{', '.join(_SUFFIXES)}{what}"
+                f"filepath is {str(self.filepath)!r}; expected one of the suffixes "
+                f"{', '.join(_SUFFIXES)}{folder}"
             )
             raise ValueError(message)
         if save_freq != "epoch":
@@ -225,26 +226,29 @@ class ModelCheckpoint(MonitorCallback):
         if self.every_minutes is not None and not self.every_minutes > 0:
             message = f"every_minutes is {self.every_minutes!r}; expected a number above 0"
             raise ValueError(message)
-        within = self.every_n_steps is not None or self.every_minutes is not None
-        if within and self.watches:
+        within_epochs = self.every_n_steps is not None or self.every_minutes is not None
+        if within_epochs and self.watches:
             message = (
-                "the best is decided by the figures of epochs; save_best_only and save_top_k don't "
-                "go with save_freq, every_n_steps and every_minutes"
+                "save_best_only and save_top_k compare epochs; they cannot be combined with "
+                "save_freq, every_n_steps and every_minutes"
             )
             raise ValueError(message)
-        figures = [name for name in self.placeholders if name.startswith("val_")]
-        if within and figures:
-            message = f"{self.filepath} names {figures[0]}, which is not known within an epoch"
+        val_names = [name for name in self.placeholders if name.startswith("val_")]
+        if within_epochs and val_names:
+            message = (
+                f"{self.filepath} has the placeholder {val_names[0]}, which is not measured within "
+                "an epoch"
+            )
             raise ValueError(message)
 
 
 class EpochCheckpoint(Callback):
-    """Save the net's weights every `save_freq` epochs, the last `max_ckpt` of them (torchkeras').
+    """Save the net's weights every `save_freq` epochs, as torchkeras' callback does.
 
     Args:
-        ckpt_dir: The folder; files are called `epoch_0007.safetensors`, counted from 1.
-        save_freq: Epochs from one file to the next.
-        max_ckpt: Files to keep; older ones that were saved here are deleted.
+        ckpt_dir: The folder; its files are named `epoch_0007.safetensors`, counted from 1.
+        save_freq: The number of epochs between two files.
+        max_ckpt: The number of files to keep; older ones that this callback saved are deleted.
 
     Raises:
         ValueError: An argument is out of range.
@@ -261,15 +265,15 @@ class EpochCheckpoint(Callback):
         self.saved: list[str] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            OSError: It can't be made.
+            OSError: The folder cannot be created.
         """
         self.ckpt_dir.mkdir(parents=True, exist_ok=True)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Save where it is due, and delete the oldest."""
+        """Save if it is due, and delete the oldest file."""
         if (epoch + 1) % self.save_freq:
             return
         path = self.model.save_ckpt(self.ckpt_dir / f"epoch_{epoch + 1:04d}.safetensors")
@@ -278,16 +282,16 @@ class EpochCheckpoint(Callback):
             _delete(Path(self.saved.pop(0)), self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was saved."""
+        """Return the saved files."""
         return {"saved": list(self.saved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the list of saved files."""
         self.saved = list(state["saved"])
 
 
 def _delete(path: Path, model: Any) -> None:
-    """Remove a file of weights, or a checkpoint; of several processes the main one does."""
+    """Delete a file of weights or a checkpoint folder, on the main process."""
     if not model.is_main_process:
         return
     if path.is_dir():

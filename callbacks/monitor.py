@@ -1,4 +1,4 @@
-"""Which figure to watch, in which direction it improves, and whether it just did."""
+"""Monitoring: the column to monitor, its direction, and whether its value improved."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .base import Callback, Logs
 
 
 class NonFiniteMetricWarning(UserWarning):
-    """A monitored figure is NaN; it is never the best."""
+    """A monitored value is NaN, which is never the best."""
 
 
 class Monitor:
-    """Tells whether a figure is better than all before it.
+    """The best value of a column so far, and the comparison of new values with it.
 
     Args:
-        name: The figure, as "val_loss".
+        name: The column, such as "val_loss".
         mode: "min" or "max".
-        min_delta: How much better than the best it must be.
+        min_delta: The smallest change that counts as an improvement; it must be exceeded.
     """
 
     def __init__(self, name: str, mode: str, min_delta: float = 0.0) -> None:
@@ -32,16 +32,16 @@ class Monitor:
         self.best_epoch: int | None = None
 
     def improves(self, value: float, epoch: int) -> bool:
-        """Compare a new value with the best so far, and keep it where it is better.
+        """Return whether a new value is better than the best so far, which it then replaces.
 
         Args:
-            value: The figure; NaN never improves, and warns.
-            epoch: The epoch it was measured in, from 0.
+            value: The new value; NaN is never better, and causes a warning.
+            epoch: The epoch of the value, counted from 0.
         """
         if math.isnan(value):
             best = "none yet" if self.best is None else f"{self.best:.6g}"
             warnings.warn(
-                f"{self.name} is nan in epoch {epoch + 1} (best so far: {best}); it does not count",
+                f"{self.name} is NaN in epoch {epoch + 1} (best so far: {best}); it is ignored",
                 NonFiniteMetricWarning,
                 stacklevel=2,
             )
@@ -53,15 +53,15 @@ class Monitor:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value and its epoch, and the figure that they are of."""
+        """Return the column, its best value and the epoch of that."""
         return {"name": self.name, "best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back; those of another figure say nothing about this one."""
+        """Restore the best value, unless it belongs to a different column."""
         if state["name"] != self.name:
             warnings.warn(
-                f"{self.name} is monitored now instead of {state['name']}; what was best of it is "
-                "not known",
+                f"{self.name} is monitored instead of {state['name']}; its best value so far is "
+                "unknown",
                 stacklevel=2,
             )
             self.best = self.best_epoch = None
@@ -70,24 +70,25 @@ class Monitor:
 
 
 class MonitorCallback(Callback):
-    """A callback that watches one figure at the end of epochs.
+    """Base class of callbacks that monitor a column at the end of epochs.
 
-    It begins each fit afresh, unless a saved state was put back just before. A training figure is
-    a mean over weights that change from batch to batch; a validation figure tells about those that
-    an epoch ends with. A figure that the fit will not measure is refused before training, where
-    Keras warns in each epoch.
+    The state is reset at the beginning of each fit, unless a saved state was restored just before.
+    Training columns are means over weights that change from batch to batch; validation columns
+    measure the weights at the end of an epoch. A column that the fit does not measure raises an
+    error before training; Keras warns in each epoch.
 
     Args:
-        monitor: The figure, as "val_loss" or "val_acc"; "loss" stands for "train_loss". Or one that
-            a callback before this one adds, which lists it in its attribute `adds`.
-        mode: "min", "max", or "auto": what the figure itself tells, min for losses.
-        min_delta: How much better than the best it must be to count as better.
+        monitor: The column, such as "val_loss" or "val_acc"; "loss" is short for "train_loss". It
+            may be a column that an earlier callback adds and declares in its attribute `adds`.
+        mode: "min", "max" or "auto". "auto" is "min" for losses, and the direction of the metric
+            for metrics.
+        min_delta: The smallest change that counts as an improvement; it must be exceeded.
 
     Attributes:
-        optional: Figures that callbacks before this one add, though perhaps not in each epoch.
+        optional: Columns that earlier callbacks add, but perhaps not in each epoch.
 
     Raises:
-        ValueError: `mode` is none of the three.
+        ValueError: `mode` is unknown.
     """
 
     def __init__(
@@ -104,37 +105,37 @@ class MonitorCallback(Callback):
 
     @property
     def watches(self) -> bool:
-        """Whether it looks at the figure at all."""
+        """Whether the callback uses the monitored value."""
         return True
 
     @property
     def placeholders(self) -> list[str]:
-        """Other figures that it needs."""
+        """Other columns that the callback needs."""
         return []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier fit."""
+        """Discard the state of an earlier fit, unless a saved state was restored."""
         if not self._restored:
             self.forget()
         self._restored = False
 
     def forget(self) -> None:
-        """Forget what has been best."""
+        """Discard the best value."""
         self.watched.best = self.watched.best_epoch = None
 
     def set_direction(self, mode: str) -> None:
-        """Receive the direction of the figure, found out before training, where mode is auto."""
+        """Set the direction of the column if `mode` is "auto"; `fit` infers it before training."""
         if self.mode == "auto":
             self.watched.mode = check_mode(mode)
 
     def value_in(self, logs: Logs | None) -> float | None:
-        """Return the figure, or None in an epoch in which it was not due.
+        """Return the monitored value, or None in an epoch in which it is not due.
 
-        That is an epoch without validation where that measures it, or one in which the callback
-        that adds the figure left it out.
+        It is not due in an epoch without validation if it is a validation column, and in an epoch
+        in which an earlier callback did not add it.
 
         Raises:
-            ValueError: The epoch should have measured it, but did not.
+            ValueError: The value is missing in an epoch in which it is due.
         """
         if not logs:
             return None
@@ -147,20 +148,20 @@ class MonitorCallback(Callback):
         raise ValueError(_not_measured_message(self.monitor, list(logs), type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been best."""
+        """Return the best value and its epoch."""
         return self.watched.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back, for the fit that begins next."""
+        """Restore the state for the next fit."""
         self.watched.load_state_dict(state)
         self._restored = True
 
 
 def check_mode(mode: str) -> str:
-    """Return `mode`.
+    """Return `mode` if it is "min" or "max".
 
     Raises:
-        ValueError: It is neither "min" nor "max".
+        ValueError: `mode` is neither of them.
     """
     if mode not in ("min", "max"):
         message = f"mode is {mode!r}; expected 'min', 'max' or 'auto'"
@@ -169,41 +170,41 @@ def check_mode(mode: str) -> str:
 
 
 def added_columns(callback: Any) -> tuple[str, ...]:
-    """Return the figures that a callback says it adds to the logs of epochs.
+    """Return the columns that a callback adds to the logs of epochs, from its attribute `adds`.
 
     Raises:
-        TypeError: Its attribute `adds` holds something else than names.
+        TypeError: `adds` contains something other than names.
     """
     adds = getattr(callback, "adds", ())
     if isinstance(adds, str):
         return (adds,)
-    if not isinstance(adds, (tuple, list, set, frozenset)):  # a method of that name, or a mock
+    if not isinstance(adds, (tuple, list, set, frozenset)):  # an unrelated method, or a mock
         return ()
     if not all(isinstance(name, str) for name in adds):
-        message = f"{type(callback).__name__}.adds is {adds!r}; expected names of figures"
+        message = f"{type(callback).__name__}.adds is {adds!r}; expected column names"
         raise TypeError(message)
     return tuple(adds)
 
 
 def spellings(monitor: str) -> tuple[str, str]:
-    """Return the names that a figure may have in the logs: as given, and of training."""
+    """Return the names of a column in the logs: `monitor` itself, and with the prefix `train_`."""
     return monitor, f"train_{monitor}"
 
 
 def check_monitor(
     monitor: str, measured: Iterable[str], who: str, numbers: Container[str] = ()
 ) -> None:
-    """Refuse a figure that a fit will not measure, before it trains.
+    """Check before training that a fit measures a column.
 
     Args:
-        monitor: The figure asked for.
-        measured: All that the fit measures. A metric that gives several figures is known by what
-            they begin with.
-        who: Who asks, for the message.
-        numbers: Those of them that are no metrics, and one number each.
+        monitor: The column.
+        measured: All columns that the fit measures. A metric that returns several values is in it
+            with the common prefix of its columns.
+        who: The name of the callback or argument, for the message.
+        numbers: The columns that are not metrics, and therefore not prefixes.
 
     Raises:
-        ValueError: It names what will be measured, and the closest.
+        ValueError: The fit does not measure the column.
     """
     names = list(measured)
     if any(name in names for name in spellings(monitor)):
@@ -214,11 +215,11 @@ def check_monitor(
 
 
 def _not_measured_message(monitor: str, names: list[str], who: str) -> str:
-    """Say that `monitor` is not among `names`, which is closest, and the way out."""
+    """Return the error message for a column that the fit does not measure."""
     close = difflib.get_close_matches(monitor, names, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     unvalidated = monitor.startswith("val_") and not any(n.startswith("val_") for n in names)
-    way_out = "pass val_data, or one of these as monitor" if unvalidated else "pass one of these"
+    advice = "pass val_data, or one of these as monitor" if unvalidated else "pass one of these"
     if not close and not monitor.startswith(("train_", "val_")):
-        way_out += f"; a callback of yours that adds it to the logs needs adds = ({monitor!r},)"
-    return f"{who} monitors {monitor!r}{hint}, but this fit measures {names}; {way_out}"
+        advice += f"; a callback that adds it to the logs needs adds = ({monitor!r},)"
+    return f"{who} monitors {monitor!r}{hint}, but this fit measures {names}; {advice}"

@@ -1,4 +1,4 @@
-"""An epoch's figures in files: CSV as Keras writes it, and JSON lines."""
+"""Logger callbacks: the values of each epoch in a file, as CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _MISSING = "NA"
 
 
 class _FileLogger(Callback):
-    """Writes a row per epoch to a file that is whole after each of them.
+    """Base class of loggers that write a row per epoch; the file is complete after each epoch.
 
     Args:
-        filename: The file; folders that are missing are made.
-        append: Go on with a file that is there; rows of epochs that are trained anew are dropped.
+        filename: The file; missing folders are created.
+        append: Whether to append to an existing file; rows of epochs that are trained again are
+            dropped.
     """
 
     main_process_only: ClassVar[bool] = True
@@ -30,42 +31,42 @@ class _FileLogger(Callback):
         self._started = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Begin the file: what can't be written is told now, not after an epoch.
+        """Open the file, so that errors surface before the first epoch.
 
         Raises:
-            OSError: The file can't be written.
+            OSError: The file is not writable.
         """
-        going_on = self.append or self._started  # a second fit of this callback goes on
+        continues = self.append or self._started  # a second fit of this callback continues the file
         self._started = True
         self.filename.parent.mkdir(parents=True, exist_ok=True)
         with self.filename.open("a", encoding="utf-8"):
             pass
         first = self.model.progress.epochs
-        kept = [row for row in self._read_rows() if int(row["epoch"]) < first] if going_on else []
-        self._rewrite(kept)
+        rows = [row for row in self._read_rows() if int(row["epoch"]) < first] if continues else []
+        self._rewrite(rows)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Add a row."""
+        """Append a row."""
         self._append_row({"epoch": epoch, **(logs or {})})
 
     def state_dict(self) -> dict[str, bool]:
-        """Return whether it began the file: a run that is resumed goes on with it."""
+        """Return whether the file was started; a resumed run appends to it."""
         return {"begun": self._started}
 
     def load_state_dict(self, state: Mapping[str, bool]) -> None:
-        """Put it back."""
+        """Restore the state."""
         self._started = state["begun"]
 
     def _read_rows(self) -> list[dict[str, Any]]:
-        """Read what is in the file.
+        """Return the rows of the file.
 
         Raises:
-            ValueError: It is of another form.
+            ValueError: The file has a different format.
         """
         raise NotImplementedError
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        """Write a file with these rows alone, in the place of the old one."""
+        """Replace the file by one with these rows, atomically."""
         temporary = self.filename.with_name(f".{self.filename.name}.tmp")
         with temporary.open("w", encoding="utf-8", newline="") as file:
             self._write_rows(file, rows)
@@ -79,28 +80,29 @@ class _FileLogger(Callback):
 
     def _format_error(self) -> ValueError:
         message = (
-            f"{self.filename} is no file of {type(self).__name__}; pass another name, or "
-            "append=False to write it anew"
+            f"{self.filename} was not written by {type(self).__name__}; pass another name, or "
+            "append=False to overwrite it"
         )
         return ValueError(message)
 
 
 class CSVLogger(_FileLogger):
-    """Write the figures of each epoch to a CSV file, as Keras' callback.
+    """Write the values of each epoch to a CSV file, as Keras' callback does.
 
-    The columns are `epoch`, counted from 0, and the figures in alphabetical order; what an epoch
-    did not measure is NA. The file is Keras' to the byte, but for figures that appear only later:
-    Keras leaves them out, or guesses their names; here they get columns in all rows. The file is
-    whole after each epoch.
+    The columns are `epoch`, counted from 0, and the others in alphabetical order; values that an
+    epoch did not measure are NA. The file equals that of Keras to the byte, except for columns that
+    first appear in a later epoch: Keras leaves them out or guesses their names, and this callback
+    adds them to all rows. The file is complete after each epoch.
 
     Args:
-        filename: The file; folders that are missing are made.
-        separator: What stands between values.
-        append: Go on with a file that is there; rows of epochs that are trained anew are dropped.
+        filename: The file; missing folders are created.
+        separator: The character between two values.
+        append: Whether to append to an existing file; rows of epochs that are trained again are
+            dropped.
 
     Raises:
-        OSError: The file can't be written; `fit` says so before it trains.
-        ValueError: The file to append to is no CSV with a column `epoch`.
+        OSError: The file is not writable; raised before training.
+        ValueError: The file to append to is not a CSV file with a column `epoch`.
     """
 
     def __init__(self, filename: str | Path, separator: str = ",", append: bool = False) -> None:
@@ -136,6 +138,7 @@ class CSVLogger(_FileLogger):
 
     def _append_row(self, row: dict[str, Any]) -> None:
         cells = {name: _csv_value(value) for name, value in row.items()}
+        # A new column changes the header, for which the whole file is written again.
         new = sorted(set(cells) - {*self._columns, "epoch"})
         if new or not self._columns:
             rows = self._read_rows() if self._columns else []
@@ -148,17 +151,19 @@ class CSVLogger(_FileLogger):
 
 
 class JSONLinesLogger(_FileLogger):
-    """Write the figures of each epoch as one JSON object in a line of its own.
+    """Write the values of each epoch to a file as JSON lines, one object per epoch.
 
-    `epoch` counts from 0; a figure that is not finite is null. The file is whole after each epoch.
+    `epoch` is counted from 0; values that are not finite are null. The file is complete after each
+    epoch.
 
     Args:
-        filename: The file; folders that are missing are made.
-        append: Go on with a file that is there; rows of epochs that are trained anew are dropped.
+        filename: The file; missing folders are created.
+        append: Whether to append to an existing file; rows of epochs that are trained again are
+            dropped.
 
     Raises:
-        OSError: The file can't be written; `fit` says so before it trains.
-        ValueError: The file to append to holds something else.
+        OSError: The file is not writable; raised before training.
+        ValueError: The file to append to does not contain JSON lines with an `epoch`.
     """
 
     def _read_rows(self) -> list[dict[str, Any]]:
@@ -175,13 +180,13 @@ class JSONLinesLogger(_FileLogger):
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
     def _append_row(self, row: dict[str, Any]) -> None:
-        plain = {name: _json_value(value) for name, value in row.items()}
+        values = {name: _json_value(value) for name, value in row.items()}
         with self.filename.open("a", encoding="utf-8") as file:
-            self._write_rows(file, [plain])
+            self._write_rows(file, [values])
 
 
 def _csv_value(value: Any) -> Any:
-    """Return a value for a cell; several values are a list within quotes, as Keras writes them."""
+    """Return a value for a CSV cell; several values become a quoted list, as in Keras."""
     if isinstance(value, (str, int, float)):
         return value
     if hasattr(value, "tolist"):
@@ -192,7 +197,7 @@ def _csv_value(value: Any) -> Any:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value that JSON knows."""
+    """Return a value that JSON supports."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):

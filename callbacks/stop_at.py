@@ -1,4 +1,4 @@
-"""Stop at a goal."""
+"""StopAt: a callback that stops training when a monitored value reaches a target."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from .monitor import MonitorCallback
 
 
 class StopAt(MonitorCallback):
-    """Stop training as soon as a figure has reached a value.
+    """Stop training when a monitored value reaches a target.
 
     Args:
-        value: The goal.
-        monitor: The figure to watch.
-        mode: "min", "max" or "auto": whether the figure should fall to the goal, or rise.
+        value: The target.
+        monitor: The column to monitor.
+        mode: "min", "max" or "auto": whether the value must fall ("min") or rise to the target.
 
     Attributes:
-        stopping_reason: Why training stopped, in a sentence, else "".
+        stopping_reason: The reason for the stop, else "".
 
     Raises:
-        ValueError: `value` is no finite number, or `mode` is unknown.
+        ValueError: `value` is not a finite number, or `mode` is unknown.
     """
 
     def __init__(self, value: float, monitor: str = "val_loss", mode: str = "auto") -> None:
         super().__init__(monitor, mode)
-        given: Any = value
-        number = isinstance(given, (int, float, np.number)) and not isinstance(given, bool)
-        if not number or not math.isfinite(given):
+        target: Any = value
+        number = isinstance(target, (int, float, np.number)) and not isinstance(target, bool)
+        if not number or not math.isfinite(target):
             message = (
-                f"value is {value!r}; expected a finite number, and then the figure, as in "
+                f"value is {value!r}; expected a finite number, and then the column, as in "
                 "StopAt(0.9, 'val_acc')"
             )
             raise ValueError(message)
@@ -40,17 +40,17 @@ class StopAt(MonitorCallback):
         self.stopping_reason = ""
 
     def forget(self) -> None:
-        """Forget an earlier fit."""
+        """Discard the state of an earlier fit."""
         super().forget()
         self.stopping_reason = ""
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Look whether the goal is reached."""
-        found = self.value_in(logs)
-        if found is None:
+        """Stop if the target is reached."""
+        value = self.value_in(logs)
+        if value is None:
             return
-        self.watched.improves(found, epoch)  # its state tells how close it came
+        self.watched.improves(value, epoch)  # records the best value
         sign = 1 if self.watched.mode == "min" else -1
-        if sign * found <= sign * self.value:
+        if sign * value <= sign * self.value:
             self.stopping_reason = f"{self.monitor} reached {self.value:g}"
             self.model.stop_training = True

@@ -1,4 +1,4 @@
-"""The plain mean of the weights that late epochs end with."""
+"""SWA: a callback for stochastic weight averaging."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ if TYPE_CHECKING:
 
 
 class SWA(Callback):
-    """Stochastic weight averaging: the plain mean of the weights that late epochs end with.
+    """Stochastic weight averaging: the mean of the weights at the ends of late epochs.
 
-    At the end the net gets the mean, and batch norm statistics that are computed anew in a pass
-    over `data`. The mean goes before the best weights, which `patience` and `ckpt_path` would
-    restore; the file in `ckpt_path` is the best epoch's. Training ended by an error or Ctrl-C
-    leaves the weights as they are; `applied()` puts the mean in. Validation measures the weights of
-    training, not the mean.
+    At the end of training, the net gets the mean, and batch norm statistics that are computed in a
+    pass over `data`. The mean takes precedence over the best weights, which `patience` and
+    `ckpt_path` would restore; the file in `ckpt_path` has the weights of the best epoch. If an
+    error or Ctrl-C ends training, the net keeps its weights, and `applied()` gives access to the
+    mean. Validation measures the weights, not the mean.
 
     Args:
-        start: The first epoch to average: a whole number counts from 0, over all fits; a fraction
-            in [0, 1) is of all epochs.
-        lr: The learning rate from `start` on, reached along a cosine; None leaves it alone.
-        anneal_epochs: Epochs after `start` until `lr` is reached; 0 sets it at once.
-        data: The training data again, for a net with batch norm: anything `fit` takes.
-        batch_size: Samples in a batch of `data`, where batches are ours to make.
+        start: The first epoch to average: an integer is counted from 0, over all fits; a fraction
+            in [0, 1) is relative to all epochs.
+        lr: The learning rate from `start` on, approached along a cosine; None does not change the
+            rate.
+        anneal_epochs: The number of epochs after `start` until `lr` is reached; 0 sets it at once.
+        data: The training data again, for a net with batch norm: anything that `fit` takes.
+        batch_size: Samples per batch, if `data` is not in batches already.
 
     Raises:
-        TypeError: An argument is no number.
-        ValueError: An argument is out of range; a net with batch norm lacks `data`; the model has a
-            schedule of torch's beside `lr`.
+        TypeError: An argument is not a number.
+        ValueError: An argument is out of range; `data` is missing for a net with batch norm; the
+            model has an `lr_scheduler` in addition to `lr`.
 
     Source: Izmailov et al., 2018, Averaging weights leads to wider optima and better
     generalization, algorithm 1, arXiv 1803.05407; `torch.optim.swa_utils`.
@@ -54,12 +55,12 @@ class SWA(Callback):
         data: Any = None,
         batch_size: int = 32,
     ) -> None:
-        least_too_large = math.inf if isinstance(start, int) else 1
-        if isinstance(start, bool) or not 0 <= start < least_too_large:
+        upper_bound = math.inf if isinstance(start, int) else 1
+        if isinstance(start, bool) or not 0 <= start < upper_bound:
             message = f"start is {start!r}; expected a fraction in [0, 1) or an epoch number >= 0"
             raise ValueError(message)
         if lr is not None and not 0 < lr < math.inf:
-            message = f"lr is {lr!r}; expected a rate > 0, or None to leave the rates alone"
+            message = f"lr is {lr!r}; expected a rate > 0, or None to keep the rates"
             raise ValueError(message)
         self.start = start
         self.lr = lr
@@ -69,14 +70,14 @@ class SWA(Callback):
         self.data = data
         self.batch_size = batch_size
         self._average = AveragedWeights(buffers=False)
-        self._rates: list[float] = []  # at the beginning of the first epoch that is averaged
+        self._rates: list[float] = []  # of the groups, at the beginning of the first averaged epoch
         self._norms: list[_BatchNorm] | None = None
         self._restored = False
-        self._between_epochs = False  # whether training stands between two epochs
+        self._between_epochs = False  # whether no epoch is incomplete
         self._first_epoch = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier fit; refuse what would fail at the end."""
+        """Discard the state of an earlier fit, and check what would fail at the end."""
         if not self._restored:
             self._average.reset()
             self._rates = []
@@ -87,7 +88,7 @@ class SWA(Callback):
         self._between_epochs = True
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Set the rates."""
+        """Set the learning rates."""
         self._between_epochs = False
         if self.lr is None or epoch < self._first_epoch:
             return
@@ -103,7 +104,7 @@ class SWA(Callback):
             set_rate(group, rate + fraction * (self.lr - rate))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Count the weights in."""
+        """Update the mean."""
         self._between_epochs = True
         self._norms = batch_norms_of(
             self.model.net
@@ -112,30 +113,30 @@ class SWA(Callback):
             self._average.add(1 / (self._average.count + 1))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Give the net the mean, and batch norm its statistics."""
+        """Replace the weights by the mean, and compute the batch norm statistics."""
         complete, self._between_epochs = self._between_epochs, False
         if not complete or not self._average.count:
             return
         with self._average.applied_to(self.model):
             norms = batch_norms_of(self.model.net) if self._norms is None else self._norms
-            if norms:  # first, so that an error leaves all as it was
+            if norms:  # before the mean is permanent, so that an error restores the weights
                 recompute_statistics(self.model, norms, self.data, self.batch_size)
             self._average.make_permanent()
 
     def applied(self, model: KerasModel | None = None) -> AbstractContextManager[None]:
-        """Return a context in which the net holds the mean; then the weights come back.
+        """Return a context manager that applies the mean and restores the weights at its end.
 
         Args:
-            model: The model, by default the one that was trained.
+            model: The model; None is the one that was trained.
         """
         return self._average.applied_to(self.model if model is None else model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mean, and the rates that annealing began with."""
+        """Return the mean, and the learning rates at the beginning of the annealing."""
         return {**self._average.state_dict(), "rates": list(self._rates)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back, for the fit that begins next."""
+        """Restore the state for the next fit."""
         self._average.load_state_dict(state)
         self._rates = list(state["rates"])
         self._restored = True
@@ -145,8 +146,8 @@ class SWA(Callback):
             check_no_scheduler(self)
         if self.data is None and batch_norms_of(self.model.net):
             message = (
-                "the net has batch norm, whose statistics are not those of averaged weights; pass "
-                "the training data, SWA(..., data=train_data), to compute them anew"
+                "the net has batch norm, whose statistics do not fit averaged weights; pass the "
+                "training data to recompute them: SWA(..., data=train_data)"
             )
             raise ValueError(message)
         epochs = self.params.get("epochs") if hasattr(self, "params") else None
@@ -157,6 +158,6 @@ class SWA(Callback):
         if epochs is not None and self._first_epoch >= epochs:
             message = (
                 f"SWA starts with epoch {self._first_epoch}, counted from 0, but this fit has only "
-                f"{epochs}; pass a fraction, as start=0.75"
+                f"{epochs} epochs; pass a fraction, such as start=0.75"
             )
             raise ValueError(message)

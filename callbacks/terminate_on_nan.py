@@ -1,4 +1,4 @@
-"""Stop, instead of failing, where the loss is NaN or infinite."""
+"""TerminateOnNaN: a callback that stops training at a NaN or infinite loss."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from .base import Callback, Logs
 
 
 class TerminateOnNaN(Callback):
-    """End a fit whose training loss is NaN or infinite as one that was stopped.
+    """Stop training at a NaN or infinite training loss, instead of raising an error.
 
-    Without it `fit` raises a `NonFiniteError`. With it the epoch is given up, the best weights are
-    restored, and `fit` returns the history of the epochs before. (Keras counts the epoch as one.)
+    Without this callback, `fit` raises a `NonFiniteError`. With it, `fit` discards the epoch,
+    restores the best weights, and returns the history of the epochs before. (Keras records the
+    epoch.)
 
     Args:
-        raise_error: Raise after all, as without this callback. Unlike in Keras, `on_train_end` of
-            all callbacks is called then too.
+        raise_error: Whether to raise the error nevertheless. Unlike in Keras, `on_train_end` of all
+            callbacks runs in this case too.
 
     Attributes:
-        stopping_reason: Which term of the loss it was, in which batch of which epoch, else "".
+        stopping_reason: The term of the loss, the batch and the epoch of the value, else "".
     """
 
     def __init__(self, raise_error: bool = False) -> None:
@@ -24,11 +25,15 @@ class TerminateOnNaN(Callback):
         self.stopping_reason = ""
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier fit."""
+        """Discard the state of an earlier fit."""
         self.stopping_reason = ""
 
     def on_nonfinite(self, error: ArithmeticError) -> bool:
-        """Receive the error that would end the fit; say whether it was dealt with."""
+        """Return whether `fit` stops without an error.
+
+        Args:
+            error: The error that `fit` raises otherwise.
+        """
         if self.raise_error:
             return False
         self.stopping_reason = str(error)

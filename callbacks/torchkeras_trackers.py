@@ -1,4 +1,4 @@
-"""Trackers with the names and arguments that torchkeras gives them."""
+"""Tracker callbacks with the names and arguments of torchkeras."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .tracker import Tracker
 
 
 class TensorBoardCallback(Tracker):
-    """Write the figures of each epoch for TensorBoard (torchkeras').
+    """Write the values of each epoch for TensorBoard, as torchkeras' callback does.
 
-    Look at them with `tensorboard --logdir runs`. See `Tracker` for what is written. Unlike that of
-    Keras it writes one run a fit, in which figures have the names that they have in the history.
+    `tensorboard --logdir runs` shows them. `Tracker` documents what is written. Unlike Keras'
+    callback, it writes one run per fit, with the column names of the history.
 
     Args:
         save_dir: The folder for all runs.
-        model_name: The folder in it for those of this model; each run has one of its own there.
-        log_weight: Write histograms of the net's parameters too.
-        log_weight_freq: Epochs from one histogram to the next.
+        model_name: The folder in `save_dir` for the runs of this model; each run has a subfolder.
+        log_weight: Whether to write histograms of the net's parameters too.
+        log_weight_freq: The number of epochs between two histograms.
 
     Raises:
         ValueError: `log_weight_freq` is below 1.
@@ -45,40 +45,40 @@ class TensorBoardCallback(Tracker):
         self.log_weight_freq = log_weight_freq
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Begin a run.
+        """Open a run.
 
         Raises:
-            ValueError: Weights are wanted of a net that is sharded.
+            ValueError: `log_weight` is True, but the net is sharded.
         """
         super().on_train_begin(logs)
         if self.log_weight and is_sharded(self.model.net):
-            message = "log_weight=True needs whole weights, but the net is sharded; pass False"
+            message = "log_weight=True does not support sharded nets; pass log_weight=False"
             raise ValueError(message)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Write the figures, and histograms where they are due."""
+        """Write the values, and the histograms if they are due."""
         super().on_epoch_end(epoch, logs)
         if not self.log_weight or (epoch + 1) % self.log_weight_freq:
             return
         for name, parameter in self.model.net.named_parameters():
             values = parameter.detach().float().cpu()
-            values = values[values.isfinite()]  # TensorBoard refuses others
+            values = values[values.isfinite()]  # TensorBoard raises an error for others
             if values.numel():
                 self.tracker.tracker.add_histogram(name, values, epoch + 1)
 
 
 class WandbCallback(Tracker):
-    """Send the figures of each epoch to Weights & Biases (torchkeras').
+    """Log the values of each epoch to Weights & Biases, as torchkeras' callback does.
 
-    See `Tracker` for what is sent. `WANDB_MODE=offline` keeps everything on this machine.
+    `Tracker` documents what is logged. `WANDB_MODE=offline` keeps everything on this machine.
 
     Args:
-        project: The project; None as wandb is configured, by `WANDB_PROJECT` for one.
+        project: The project; None uses the configuration of wandb, such as `WANDB_PROJECT`.
         config: As for `Tracker`.
-        name: The run's name; None lets wandb find one.
-        save_ckpt: Upload the best weights at the end, as the artifact "checkpoint", where the fit
-            wrote any (`ckpt_path`).
-        save_code: Upload the script, where wandb is allowed to.
+        name: The name of the run; None leaves the choice to wandb.
+        save_ckpt: Whether to upload the best weights at the end, as the artifact "checkpoint", if
+            the fit saves them (`ckpt_path`).
+        save_code: Whether to upload the script, if the settings of wandb permit it.
 
     Raises:
         ImportError: wandb is not installed.
@@ -96,12 +96,12 @@ class WandbCallback(Tracker):
         if name is not None:
             self.options["name"] = name
         self.save_ckpt = save_ckpt
-        self._old: dict[Path, int] = {}
+        self._earlier_files: dict[Path, int] = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Open a run, or go on in the last one."""
+        """Open a run, or continue the last one."""
         super().on_train_begin(logs)
-        self._old = self._weights()
+        self._earlier_files = self._best_files()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Upload the best weights, and close the run."""
@@ -112,7 +112,8 @@ class WandbCallback(Tracker):
             super().on_train_end(logs)
 
     def _upload(self) -> None:
-        files = [file for file, time in self._weights().items() if self._old.get(file) != time]
+        earlier = self._earlier_files
+        files = [file for file, time in self._best_files().items() if earlier.get(file) != time]
         if not files:
             return
         artifact = importlib.import_module("wandb").Artifact("checkpoint", type="model")
@@ -120,8 +121,8 @@ class WandbCallback(Tracker):
             artifact.add_file(str(file))
         self.tracker.tracker.log_artifact(artifact)
 
-    def _weights(self) -> dict[Path, int]:
-        """Return the files with the best weights, the loss' own among them, and when written."""
+    def _best_files(self) -> dict[Path, int]:
+        """Return the files with the best weights of net and loss, and their modification times."""
         folder = getattr(getattr(self, "model", None), "ckpt_path", None)
         files = () if folder is None else Path(folder).glob("best*.safetensors")
         return {file: file.stat().st_mtime_ns for file in files}

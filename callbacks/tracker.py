@@ -1,4 +1,4 @@
-"""Figures for TensorBoard, Weights & Biases, MLflow and others, through accelerate's trackers."""
+"""Tracker: a callback that logs to TensorBoard, Weights & Biases, MLflow and other trackers."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ _CONFIG_TYPES = (bool, int, float, str)
 
 
 class Tracker(Callback):
-    """Send the figures of each epoch to an experiment tracker, through accelerate's class for it.
+    """Log the values of each epoch to an experiment tracker, through accelerate's tracker classes.
 
-    All figures that are numbers are sent when an epoch is over, with its number, from 1, as step:
-    `train_*`, `val_*`, `lr`, and what callbacks before this one added. The run ends with the fit,
-    whatever ended that: after an error MLflow's is FAILED and wandb's has the exit code 1, after
-    Ctrl-C it is KILLED and 255.
+    At the end of an epoch, all numeric columns are logged with the number of the epoch (from 1) as
+    step: `train_*`, `val_*`, `lr`, and those that earlier callbacks added. The run ends with the
+    fit. After an error, its status is FAILED in MLflow, and its exit code is 1 in wandb; after
+    Ctrl-C, they are KILLED and 255.
 
-    A second fit of the same model goes on in the same run with TensorBoard, wandb and MLflow;
-    elsewhere, for another model, and where epochs are counted anew, it opens a run of its own. A
-    run of wandb that was open before is used, and left open. Inside `mlflow.start_run()` pass
-    `nested_run=True`.
+    With TensorBoard, wandb and MLflow, a second fit of the same model continues the run. With other
+    trackers, with another model, and if epochs restart from 0, it opens a new run. A wandb run that
+    was open before is used and left open. Inside `mlflow.start_run()`, pass `nested_run=True`.
 
     Args:
         name: "tensorboard", "wandb", "mlflow", "comet", "aim", "clearml", "dvclive", "swanlab",
-            "trackio", or what was registered with accelerate.
-        project: The project, or experiment; None as the library is configured.
-        config: What to keep with the run; values other than numbers, strings and booleans as their
-            repr. None keeps what the fit knows: net, number of parameters, optimizer, learning
-            rate, epochs, steps and batch size.
-        logging_dir: Where TensorBoard writes, `<project>/<time>` in it, and aim. The others write
-            where they are told to by options or variables of their own.
-        every_n_steps: Send the running training figures too, as `batch_train_*`, every so many
-            batches, counted over all epochs; only then are they read from the device. With wandb
-            the figures then have the axes `epoch` and `batch`, since its steps must not fall.
-        **options: What accelerate's tracker takes besides: arguments of `SummaryWriter`,
+            "trackio", or a tracker registered with accelerate.
+        project: The project or experiment; None uses the configuration of the library.
+        config: The configuration stored with the run; values other than numbers, strings and
+            booleans are stored as their repr. None stores the properties of the fit: net, number of
+            parameters, optimizer, learning rate, epochs, steps and batch size.
+        logging_dir: The folder for TensorBoard, which writes to `<project>/<time>` in it, and for
+            aim. The folders of other trackers depend on their own options or variables.
+        every_n_steps: The number of batches, counted over all epochs, after which the running
+            training values are logged too, as `batch_train_*`; this synchronizes with the device.
+            With wandb, the columns then have the axes `epoch` and `batch`, because its steps must
+            not decrease.
+        **options: Further arguments of accelerate's tracker: those of `SummaryWriter`,
             `wandb.init`, `aim.Run` and so on.
 
     Attributes:
-        tracker: Accelerate's tracker during a fit, else None; `tracker.tracker` is the library's
-            own object, to log images or whatever else.
+        tracker: Accelerate's tracker during a fit, else None. `tracker.tracker` is the library's
+            own object, for images and the like.
 
     Raises:
         ValueError: The name is unknown, or `every_n_steps` is below 1.
@@ -79,17 +79,17 @@ class Tracker(Callback):
         self.every_n_steps = every_n_steps
         self.options = options
         self.tracker: Any = None
-        self._run = ""  # the library's name for the run
-        self._batches = 0  # in the run
+        self._run = ""  # the run's id in the library
+        self._batches = 0  # the number of batches in the run
         self._epochs = 0
         self._restored = False
-        self._run_model: Any = None  # the model whose run it is
-        self._user_run = False  # a run that the user opened
-        self._prior_error: BaseException | None = None  # while which this fit began
-        self._axes: set[str] = set()  # figures of wandb that were given one
+        self._run_model: Any = None  # the model of the last fit
+        self._user_run = False  # whether the user opened the run
+        self._prior_error: BaseException | None = None  # handled when the fit started
+        self._axes: set[str] = set()  # columns of wandb whose axis is defined
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Open a run, or go on in the last one."""
+        """Open a run, or continue the last one."""
         self._prior_error = sys.exc_info()[1]
         if not self._continues_run():
             self._run, self._batches = "", 0
@@ -106,25 +106,26 @@ class Tracker(Callback):
             )
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Send the running figures where it is time."""
+        """Log the running values if they are due."""
         if self.every_n_steps is None:
             return
         self._batches += 1
         if not self._batches % self.every_n_steps:
-            figures = _numeric_values(logs or {})
-            prefixed = {f"batch_{name}": value for name, value in figures.items()}
+            values = _numeric_values(logs or {})  # synchronizes with the device
+            prefixed = {f"batch_{name}": value for name, value in values.items()}
             self._log(prefixed, "batch", self._batches)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Send the epoch's figures."""
+        """Log the values of the epoch."""
         self._epochs = epoch + 1
         self._log(_numeric_values(logs or {}), "epoch", self._epochs)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Close the run; where an error is under way, which ended the fit, as one that failed."""
+        """Close the run, as a failed one if an error ended the fit."""
         tracker, self.tracker = self.tracker, None
         if tracker is None or self._user_run:
             return
+        # During cleanup, the error that ended the fit is the one that is being handled.
         error = sys.exc_info()[1]
         if error is None or error is self._prior_error:
             tracker.finish()
@@ -132,17 +133,17 @@ class Tracker(Callback):
             self._finish_failed(tracker, killed=not isinstance(error, Exception))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which run it is, and how many batches and epochs are in it."""
+        """Return the id of the run, and its numbers of batches and epochs."""
         return {"run": self._run, "batches": self._batches, "epochs": self._epochs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back, to go on in that run."""
+        """Restore the state, so that the next fit continues the run."""
         self._run, self._batches = state["run"], state["batches"]
         self._epochs = state["epochs"]
         self._restored = True
 
     def _continues_run(self) -> bool:
-        """Say whether the fit continues the run before: the same model, at a later epoch."""
+        """Return whether the fit continues the last run: the same model, at a later epoch."""
         if self._restored:
             return True
         progress = getattr(getattr(self, "model", None), "progress", None)
@@ -153,7 +154,7 @@ class Tracker(Callback):
         )
 
     def _finish_failed(self, tracker: Any, *, killed: bool) -> None:
-        """Close the run in the library's own terms, in which accelerate's trackers can't."""
+        """Close the run with a failure status, which accelerate's trackers do not support."""
         if self.name == "mlflow":
             importlib.import_module("mlflow").end_run("KILLED" if killed else "FAILED")
         elif self.name == "wandb":
@@ -164,21 +165,21 @@ class Tracker(Callback):
     def _open(self) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # takes seconds
 
-        kind = LOGGER_TYPE_TO_CLASS[self.name]
+        tracker_type = LOGGER_TYPE_TO_CLASS[self.name]
         arguments: list[Any] = [self.project]
         if self.name == "tensorboard":
             self._run = self._run or _new_run_name(self.logging_dir, self.project)
             arguments = [self._run]
-        if kind.requires_logging_directory:
+        if tracker_type.requires_logging_directory:
             arguments.append(str(self.logging_dir))
-        tracker = kind(*arguments, **{**self._run_options(), **self.options})
-        start = getattr(tracker, "start", None)  # an older accelerate's has started by now
+        tracker = tracker_type(*arguments, **{**self._run_options(), **self.options})
+        start = getattr(tracker, "start", None)  # older versions start in the constructor
         if start is not None:
             start()
         return tracker
 
     def _run_options(self) -> dict[str, Any]:
-        """Return options that say which run to go on in, and to be quiet where the fit is."""
+        """Return options that select the run to continue, and that silence wandb if verbose=0."""
         if self.name == "mlflow":
             return {"run_id": self._run} if self._run else {}
         if self.name != "wandb":
@@ -193,7 +194,7 @@ class Tracker(Callback):
         return str(self.tracker.tracker.info.run_id) if self.name == "mlflow" else self._run
 
     def _default_config(self) -> dict[str, Any]:
-        """Return what is known of the fit."""
+        """Return the properties of the fit."""
         model, params = getattr(self, "model", None), getattr(self, "params", {})
         known = ("epochs", "steps", "batch_size")
         config = {key: params[key] for key in known if params.get(key) is not None}
@@ -208,37 +209,42 @@ class Tracker(Callback):
             config["lr"] = optimizer.param_groups[0]["lr"]
         return config
 
-    def _log(self, figures: dict[str, float], axis: str, position: int) -> None:
+    def _log(self, values: dict[str, float], axis: str, position: int) -> None:
         if self.name != "wandb" or self.every_n_steps is None:
-            self.tracker.log(figures, step=position)
+            self.tracker.log(values, step=position)
             return
-        for name in sorted(figures.keys() - self._axes):
+        for name in sorted(values.keys() - self._axes):
             self.tracker.tracker.define_metric(name, step_metric=axis)
-        self._axes |= figures.keys()
-        self.tracker.log({**figures, axis: position})
+        self._axes |= values.keys()
+        self.tracker.log({**values, axis: position})
 
 
 def _tracker_name(name: str) -> str:
-    """Return accelerate's name for a tracker that is there."""
+    """Return accelerate's name of a tracker.
+
+    Raises:
+        ValueError: The name is unknown.
+        ImportError: The library is not installed.
+    """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
 
-    found = _ALIASES.get(name, name)
-    if found not in LOGGER_TYPE_TO_CLASS:
+    tracker = _ALIASES.get(name, name)
+    if tracker not in LOGGER_TYPE_TO_CLASS:
         known = sorted(LOGGER_TYPE_TO_CLASS)
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        message = f"there is no tracker {name!r}{hint}; there are {', '.join(known)}"
+        message = f"unknown tracker {name!r}{hint}; expected one of {', '.join(known)}"
         raise ValueError(message)
-    installed = {str(each) for each in get_available_trackers()}
-    if found in LoggerType.list() and found not in installed:
-        message = f"{found} is not installed; `pip install {found}`, and start Python anew"
+    installed = {str(available) for available in get_available_trackers()}
+    if tracker in LoggerType.list() and tracker not in installed:
+        message = f"{tracker} is not installed; `pip install {tracker}`, and restart Python"
         raise ImportError(message)
-    return found
+    return tracker
 
 
 def _new_run_name(folder: Path, project: str | None) -> str:
-    """Return a name within `folder` that no run has yet: the project, and the time."""
+    """Return an unused path relative to `folder` for a new run: the project, and the time."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     names = (f"{now}-{count}" if count else now for count in itertools.count())
     paths = (Path(project or "", name) for name in names)
@@ -250,17 +256,17 @@ def _active_wandb_run() -> Any:
 
 
 def _numeric_values(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures that are numbers."""
+    """Return the columns whose values are numbers."""
     values = {name: _scalar(value) for name, value in logs.items()}
     return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
 
 
 def _config_value(value: Any) -> Any:
-    """Return a value that every tracker takes for configuration."""
+    """Return a value that every tracker accepts in a configuration."""
     value = _scalar(value)
     return value if type(value) in _CONFIG_TYPES else repr(value)
 
 
 def _scalar(value: Any) -> Any:
-    """Return the number in an array or tensor without dimensions."""
+    """Return the number in a 0-dimensional array or tensor, and other values as they are."""
     return value.item() if getattr(value, "ndim", None) == 0 else value

@@ -1,4 +1,4 @@
-"""A function of one's own, called now and then."""
+"""VisDisplay: a callback that calls a function every few epochs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .base import Callback, Logs
 
 
 class VisDisplay(Callback):
-    """Call a function every so many epochs, as to draw what the net makes of a few samples.
+    """Call a function every few epochs, for example to plot predictions for a few samples.
 
-    torchkeras' callback.
+    It is compatible with torchkeras' callback.
 
     Args:
-        display_fn: Called with the model.
-        model: What to call it with instead, as the net.
-        init_display: Whether to call it before the first epoch, too.
-        dis_period: Epochs from one call to the next.
+        display_fn: The function, called with the model.
+        model: The argument for the function instead of the model, such as the net.
+        init_display: Whether to call the function before the first epoch too.
+        dis_period: The number of epochs between two calls.
 
     Raises:
-        TypeError: `display_fn` is no function.
-        ValueError: `dis_period` is no number of epochs.
+        TypeError: `display_fn` is not callable.
+        ValueError: `dis_period` is below 1.
     """
 
     main_process_only: ClassVar[bool] = True
@@ -33,9 +33,11 @@ class VisDisplay(Callback):
         init_display: bool = True,
         dis_period: int = 1,
     ) -> None:
-        given: Any = display_fn
-        if not callable(given):
-            message = f"display_fn is {given!r}, a {type(given).__name__}; expected a function"
+        function: Any = display_fn
+        if not callable(function):
+            message = (
+                f"display_fn is {function!r}, a {type(function).__name__}; expected a function"
+            )
             raise TypeError(message)
         if dis_period < 1:
             message = f"dis_period is {dis_period!r}; expected a number of epochs >= 1"
@@ -43,17 +45,17 @@ class VisDisplay(Callback):
         self.display_fn = display_fn
         self.init_display = init_display
         self.dis_period = dis_period
-        self._shown = model
+        self._argument = model
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Show what there is before training."""
+        """Call the function if `init_display` is True."""
         if self.init_display:
             self._show()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Show, where it is time."""
+        """Call the function if it is due."""
         if not (epoch + 1) % self.dis_period:
             self._show()
 
     def _show(self) -> None:
-        self.display_fn(self.model if self._shown is None else self._shown)
+        self.display_fn(self.model if self._argument is None else self._argument)

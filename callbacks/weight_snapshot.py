@@ -1,4 +1,4 @@
-"""A copy of a model's weights, to be put back at the end of training."""
+"""Snapshot of a model's weights, restored at the end of training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ States = dict[str, dict[str, Any]]
 
 
 class WeightSnapshot:
-    """The weights of a model's net and of its loss, as they were when they were kept."""
+    """A copy of the weights of a model's net and loss."""
 
     def __init__(self) -> None:
-        self.states: States | None = None  # of "net" and "loss", None where nothing was kept
+        self.states: States | None = None  # of "net" and "loss"; None before the first snapshot
 
     def take(self, model: Any) -> None:
-        """Copy the weights, into the memory of the last copy where there is one."""
+        """Copy the weights, into the memory of the previous copy if there is one."""
         states = {name: plain_state(module) for name, module in _modules(model).items()}
         if self.states is None or _parameter_names(self.states) != _parameter_names(states):
             self.states = _copy_states(states)
@@ -29,17 +29,17 @@ class WeightSnapshot:
             _overwrite(self.states[name], state)
 
     def restore(self, model: Any) -> None:
-        """Give the model the weights that were kept, where some were."""
+        """Load the copy into the model, if there is one."""
         if self.states is not None:
             for name, module in _modules(model).items():
                 load_plain(module, self.states[name])
 
     def clear(self) -> None:
-        """Keep nothing any more."""
+        """Discard the copy."""
         self.states = None
 
     def load(self, states: Mapping[str, Mapping[str, Any]] | None) -> None:
-        """Keep a copy of `states`, which an earlier fit kept."""
+        """Replace the copy by a copy of `states`, the state of an earlier snapshot."""
         self.states = None if states is None else _copy_states(states)
 
 

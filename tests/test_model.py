@@ -277,7 +277,7 @@ def test_a_picture_is_written_beside_the_checkpoint_or_where_a_path_says(tmp_pat
 
 def test_a_picture_that_cannot_be_written_costs_a_warning(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.warns(UserWarning, match="no plot at"):
+    with pytest.warns(UserWarning, match="cannot save the plot"):
         said(epochs=1, plot=tmp_path / "file" / "history.png", verbose=0)
 
 

@@ -71,7 +71,7 @@ def test_draws_where_it_is_told_to_and_nowhere_else(tmp_path, monkeypatch, name,
 
 def test_a_picture_that_cant_be_written_warns_and_keeps_the_history(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="no plot at .*x.png") as told:
+    with pytest.warns(UserWarning, match="cannot save the plot .*x.png") as told:
         frame = run(VLog(save_path=tmp_path / "file" / "x.png"), [2.0, 1.0])
     assert len(told) == 1
     assert len(frame) == 2

@@ -236,7 +236,7 @@ def test_an_attribute_of_that_name_that_is_something_else_is_no_declaration(adds
 def test_a_declaration_of_other_things_than_names_is_refused():
     callback = Lift()
     callback.adds = (3,)
-    with pytest.raises(TypeError, match=r"Lift.adds is \(3,\); expected names of figures"):
+    with pytest.raises(TypeError, match=r"Lift.adds is \(3,\); expected column names"):
         fit(callback, epochs=1)
 
 

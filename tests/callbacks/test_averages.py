@@ -307,7 +307,7 @@ def test_the_mean_serves_another_net_of_the_same_form():
 
 
 def test_without_a_mean_evaluate_tells_so():
-    with pytest.raises(RuntimeError, match="averaged no weights yet; pass it to fit"):
+    with pytest.raises(RuntimeError, match="not averaged any weights yet; pass it to fit"):
         make_model().evaluate((X, Y), verbose=0, callbacks=[EMA()])
 
 
@@ -671,7 +671,7 @@ def test_bad_arguments_are_refused():
 
 def test_what_would_fail_at_the_end_is_refused_before_training():
     model = make_model()
-    with pytest.raises(ValueError, match=r"pass the training data, SWA\(\.\.\., data=train_data\)"):
+    with pytest.raises(ValueError, match=r"recompute them: SWA\(\.\.\., data=train_data\)"):
         train(model, [SWA()])
     with pytest.raises(ValueError, match=r"starts with epoch 3, counted from 0, .* has only 3"):
         train(model, [SWA(3, data=LOADER)])

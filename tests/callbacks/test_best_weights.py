@@ -147,7 +147,7 @@ def test_the_file_is_there_after_each_improvement(tmp_path):
 
 def test_nan_is_never_best(tmp_path):
     script = Script(math.nan, 5.0, math.nan, 4.0, 4.5)
-    with pytest.warns(NonFiniteMetricWarning, match="val_script is nan"):
+    with pytest.warns(NonFiniteMetricWarning, match="val_script is NaN"):
         model = fit(script, ckpt_path=tmp_path)
     assert_state(model.net.state_dict(), script.states[3])
     assert_state(load_file(tmp_path / "best.safetensors"), script.states[3])

@@ -244,9 +244,9 @@ def test_bad_arguments_are_refused():
         Freeze("head", until=1.5)
     with pytest.raises(ValueError, match="until is -1; expected an int >= 0"):
         Freeze("head", until=-1)
-    with pytest.raises(TypeError, match="schedule is 'head'; expected epochs and names"):
+    with pytest.raises(TypeError, match="schedule is 'head'; expected a dict of epochs"):
         GradualUnfreeze("head")
-    with pytest.raises(ValueError, match=r"names the epochs \[1, 3\]; expected 0 among them"):
+    with pytest.raises(ValueError, match=r"has the epochs \[1, 3\], but not 0"):
         GradualUnfreeze({3: "head", 1: "body"})
     with pytest.raises(TypeError, match="pattern for epoch 1 is 2; expected a pattern"):
         GradualUnfreeze({0: "head", 1: 2})

@@ -47,9 +47,9 @@ def test_a_schedule_of_the_epoch_alone_and_of_several_groups():
     [
         (lambda: 0.1, TypeError, r"expected \(epoch, lr\) or \(epoch\)"),
         ("cosine", TypeError, "schedule is 'cosine'"),
-        (lambda epoch: None, TypeError, "gave None for epoch 0, a NoneType"),
-        (lambda epoch: -1.0, ValueError, "gave -1.0 for epoch 0"),
-        (lambda epoch: math.nan, ValueError, "gave nan"),
+        (lambda epoch: None, TypeError, "returned None for epoch 0, a NoneType"),
+        (lambda epoch: -1.0, ValueError, "returned -1.0 for epoch 0"),
+        (lambda epoch: math.nan, ValueError, "returned nan"),
     ],
 )
 def test_schedules_that_give_no_rate(schedule, error, message):

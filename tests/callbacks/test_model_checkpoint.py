@@ -137,14 +137,14 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"filepath": "model.keras"}, "'model.keras'; expected a name that ends in .safetensors"),
+        ({"filepath": "model.keras"}, "'model.keras'; expected one of the suffixes .safetensors"),
         ({"save_freq": 0}, "save_freq is 0"),
         ({"save_freq": "batch"}, "save_freq is 'batch'"),
         ({"save_top_k": 0}, "save_top_k is 0"),
         ({"every_n_steps": -1}, "every_n_steps is -1"),
         ({"every_minutes": 0}, "every_minutes is 0"),
-        ({"save_best_only": True, "every_n_steps": 5}, "don't go with"),
-        ({"filepath": "{val_loss}.pt", "every_n_steps": 5}, "not known within an epoch"),
+        ({"save_best_only": True, "every_n_steps": 5}, "cannot be combined with"),
+        ({"filepath": "{val_loss}.pt", "every_n_steps": 5}, "not measured within an epoch"),
     ],
 )
 def test_arguments_that_make_no_sense(options, message):

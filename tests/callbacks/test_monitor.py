@@ -42,7 +42,7 @@ def test_negative_figures_follow_the_same_rule(mode):
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_nan_is_never_best(mode):
     monitor = Monitor("val_loss", mode)
-    with pytest.warns(NonFiniteMetricWarning, match=r"val_loss is nan in epoch 1 .*none yet"):
+    with pytest.warns(NonFiniteMetricWarning, match=r"val_loss is NaN in epoch 1 .*none yet"):
         assert not monitor.improves(math.nan, 0)
     assert monitor.improves(1.0, 1)
     with pytest.warns(NonFiniteMetricWarning, match=r"epoch 3 \(best so far: 1\)"):

@@ -168,7 +168,7 @@ class HalfMisspelt(Callback):
 def test_misspelt_hooks_are_told():
     with pytest.raises(TypeError, match=r"none of the hooks .* \(did you mean on_epoch_end\?\)"):
         fit(Misspelt())
-    with pytest.warns(UserWarning, match=r"no hook on_epoch_ended .*; nothing calls it"):
+    with pytest.warns(UserWarning, match=r"no hook on_epoch_ended .*; it is never called"):
         fit(HalfMisspelt())
 
 

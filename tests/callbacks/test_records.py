@@ -131,7 +131,7 @@ def test_what_cannot_be_written_is_told_before_training(tmp_path, kind):
 def test_appending_to_something_else_is_refused_and_leaves_it(tmp_path, kind):
     path = tmp_path / "notes.txt"
     path.write_text("name,age\nBob,3\n")
-    with pytest.raises(ValueError, match=r"notes.txt is no file of .*append=False"):
+    with pytest.raises(ValueError, match=r"notes.txt was not written by .*append=False"):
         model_of().fit((X, Y), epochs=1, verbose=0, callbacks=[kind(path, append=True)])
     assert path.read_text() == "name,age\nBob,3\n"
 

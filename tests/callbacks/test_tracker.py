@@ -150,8 +150,8 @@ def test_the_run_ends_after_an_error_too(runs):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tensorbord", r"no tracker 'tensorbord' \(did you mean 'tensorboard'\?\); there are aim,"),
-        ("notebook", "there is no tracker 'notebook'; there are aim, clearml, comet_ml, dvclive"),
+        ("tensorbord", r"'tensorbord' \(did you mean 'tensorboard'\?\); expected one of"),
+        ("notebook", "unknown tracker 'notebook'; expected one of aim, clearml, comet_ml, dvclive"),
     ],
 )
 def test_an_unknown_tracker_is_refused(name, message):

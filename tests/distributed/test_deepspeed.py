@@ -355,7 +355,7 @@ def test_what_deepspeed_cannot_do_is_refused(two):
         "mixed_precision is 'fp16', which fitorch can't do with DeepSpeed; use 'bf16'",
         "has bf16 enabled, but mixed_precision is 'no'",
         "clip_grad_value=0.5 can't be used with DeepSpeed",
-        "GradientNorm can't see gradients that DeepSpeed spreads",
+        "GradientNorm cannot read gradients that DeepSpeed partitions",
         "says train_batch_size: 64; write 'auto' there, and pass fit(batch_size=...)",
         "a section 'optimizer'; leave it out: KerasModel's own optimizer is the one",
         "a section 'scheduler'; leave it out: KerasModel's own lr_scheduler is the one",

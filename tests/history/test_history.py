@@ -220,7 +220,7 @@ def test_fit_draws_the_history(tmp_path, plot):
 def test_a_picture_that_cant_be_written_warns_and_keeps_the_result(tmp_path):
     (tmp_path / "file").write_text("")
     model = KerasModel(nn.Linear(2, 1), "mse")
-    with pytest.warns(UserWarning, match="no plot at .*history"):
+    with pytest.warns(UserWarning, match="cannot save the plot .*history"):
         frame = model.fit(data(), epochs=2, plot=tmp_path / "file" / "history.png", verbose=0)
     assert len(frame) == 2
 
