@@ -337,7 +337,7 @@ def test_row_43_a_second_process_is_refused(run):
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from fitorch.folder import RunFolder\n"
+        "from fitorch.checkpoint.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
