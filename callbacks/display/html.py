@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from fitorch.templates import render
+from fitorch.templates.rendering import render
 
 from .rows import STAR, Cell, EpochCells, EpochRow, plain_line
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitorch import files as disk
 from fitorch.callbacks.display import number_format
-from fitorch.templates import render
+from fitorch.templates.rendering import render
 from fitorch.version import version_of
 
 from .report_sections import (

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from fitorch.environment import in_notebook
-from fitorch.templates import render
+from fitorch.templates.rendering import render
 
 _GAP = 2  # blanks between columns
 
