@@ -156,8 +156,8 @@ class Profile:
             ("forward", self._net, "forward"),
             ("loss", self._loss_fn, "forward"),
             ("backward", torch.Tensor, "backward"),
-            ("metrics", step.losses, "add"),
-            ("metrics", step.metrics, "update"),
+            ("metrics", step.measurement.losses, "add"),
+            ("metrics", step.measurement.metrics, "update"),
         ]
         with contextlib.ExitStack() as stack:
             for part, owner, name in places:

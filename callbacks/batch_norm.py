@@ -78,8 +78,8 @@ class _Pass(nn.Module):
     def __init__(self, model: KerasModel, norms: list[_BatchNorm]) -> None:
         super().__init__()
         self.norms = nn.ModuleList(norms)
-        measures = model.measures()
-        net, cast, hook = measures.net, measures.placement.cast, measures.forward
+        spec = model.measurement_spec()
+        net, cast, hook = spec.net, spec.placement.cast, spec.forward
         self._hooked = hook is not None
         self._call: Callable[..., Any] = cast(net) if hook is None else partial(cast(hook), net)
 

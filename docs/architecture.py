@@ -36,6 +36,7 @@ LAYERS = (
     "losses metrics",
     "data",
     "optim",
+    "deepspeed",
     "plotting",
     "checkpoint",
     "callbacks",

@@ -153,7 +153,7 @@ def test_evaluate_takes_so_many_batches():
     net = linear()
     scores = KerasModel(net, "mse").evaluate((X, Y), batch_size=4, steps=2, verbose=0)
     expected = nn.functional.mse_loss(by_hand(net, X[:8]), Y[:8])
-    assert scores == {"val_loss": pytest.approx(expected.item(), rel=1e-6)}
+    assert scores == {"val_loss": pytest.approx(expected.item(), rel=1e-5)}
 
 
 @pytest.mark.parametrize("argument", ["batch_size", "steps"])

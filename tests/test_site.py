@@ -13,7 +13,7 @@ PAGES = {
     "fitorch.losses": "losses",
     "fitorch.metrics": "metrics",
     "fitorch.sklearn": "sklearn",
-    "fitorch.checkpoint.store": "checkpoint",
+    "fitorch.checkpoint": "checkpoint",
 }
 
 

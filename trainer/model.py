@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fitorch.callbacks.hooks import with_keras_hooks
 from fitorch.checkpoint.weights import file_of, load_weights, save_weights
+from fitorch.deepspeed.settings import check_plugin as check_deepspeed
 from fitorch.distributed.dtensor import joined
 from fitorch.distributed.fsdp import check_plugin
 from fitorch.distributed.processes import together
-from fitorch.distributed.zero import check_plugin as check_deepspeed
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.loop import fit
@@ -24,7 +23,7 @@ from fitorch.fitting import lr_finder as range_test
 from fitorch.fitting import spawn as launches
 from fitorch.fitting.foreign_arguments import refuse_unknown
 from fitorch.fitting.rank_consistency import check_alike, share_results
-from fitorch.fitting.setup import begin, run_folder
+from fitorch.fitting.start import run_folder, start
 from fitorch.inspection import plots as pictures
 from fitorch.nets.state import check_module, plain_state
 from fitorch.optim.optimizers import OptimizerLike
@@ -33,7 +32,7 @@ from fitorch.resume.saving import save_to
 
 from .checks import check_flag
 from .environment import in_notebook
-from .randomness import deterministic_algorithms, draw_seed, undisturbed_randomness
+from .randomness import deterministic_algorithms, undisturbed_randomness
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,46 +249,7 @@ class KerasModel(BaseModel):
             Preempted: SIGTERM, likewise; a SystemExit with code 143.
         """
         refuse_unknown(unknown, "fit")
-        arguments = FitArguments(
-            epochs=epochs,
-            ckpt_path=ckpt_path,
-            patience=patience,
-            monitor=monitor,
-            mode=mode,
-            callbacks=[with_keras_hooks(callback) for callback in callbacks or ()],
-            plot=plot,
-            wandb=wandb,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            validation_split=validation_split,
-            validation_freq=validation_freq,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            initial_epoch=initial_epoch,
-            class_weight=class_weight,
-            verbose=verbose,
-            mixed_precision=mixed_precision,
-            cpu=cpu,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            seed=draw_seed() if seed is None else seed,
-            seeded=seed is not None,
-            max_time=max_time,
-            clip_grad_norm=clip_grad_norm,
-            clip_grad_value=clip_grad_value,
-            scheduler_step=scheduler_step,
-            train_metrics=train_metrics,
-            num_workers=num_workers,
-            resume=resume,
-            save_every_n_steps=save_every_n_steps,
-            save_every_minutes=save_every_minutes,
-            keep=keep,
-            async_save=async_save,
-            on_save_error=on_save_error,
-            elastic=elastic,
-            sync_batchnorm=sync_batchnorm,
-            find_unused_parameters=find_unused_parameters,
-            deterministic=deterministic,
-        )
+        arguments = FitArguments.of_call(locals())
         with undisturbed_randomness(), deterministic_algorithms(deterministic):
             self._fit(train_data, val_data, arguments)
         return self.history.frame
@@ -302,7 +262,7 @@ class KerasModel(BaseModel):
             arguments = check_alike(self, arguments, processes)
         going = together(processes, "fit", self.reached)
         with going, run_folder(arguments, processes) as folder:
-            run = begin(self, train_data, val_data, arguments, folder)
+            run = start(self, train_data, val_data, arguments, folder)
             try:
                 fit(run)
                 if folder is not None:

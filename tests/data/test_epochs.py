@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from fitorch import KerasModel
 from fitorch.data.epochs import Feed
 from fitorch.data.sources import Batching, as_source
-from fitorch.engine.steps.accumulation import windows
+from fitorch.engine.steps.accumulation import micro_batches
 from fitorch.errors import DataError
 
 
@@ -143,7 +143,7 @@ def test_asks_an_iterator_no_more_once_it_has_ended():
 @pytest.mark.parametrize("count", [1, 3, 6, 7])
 @pytest.mark.parametrize("size", [1, 2, 3, 10])
 def test_closes_a_window_after_its_last_batch(count, size):
-    found = list(windows(iter(range(1, count + 1)), size, lambda batch: [1]))
+    found = list(micro_batches(iter(range(1, count + 1)), size, lambda batch: [1]))
     assert [batch for batch, _, _ in found] == list(range(1, count + 1))
     closing = [batch for batch, _, closes in found if closes]
     assert closing == sorted({*range(size, count + 1, size), count})
@@ -151,12 +151,12 @@ def test_closes_a_window_after_its_last_batch(count, size):
 
 def test_divides_by_how_often_a_batch_goes_into_its_window():
     counts = [4, 2, 2, 3, 1]
-    found = [divisor for _, (divisor,), _ in windows(iter(counts), 3, lambda batch: [batch])]
+    found = [divisor for _, (divisor,), _ in micro_batches(iter(counts), 3, lambda batch: [batch])]
     assert found == [8 / 4, 8 / 2, 8 / 2, 4 / 3, 4 / 1]
 
 
 def test_makes_no_window_of_nothing():
-    assert list(windows(iter([]), 3, len)) == []
+    assert list(micro_batches(iter([]), 3, len)) == []
 
 
 def test_reads_no_further_than_a_window():
@@ -167,7 +167,7 @@ def test_reads_no_further_than_a_window():
             read.append(number)
             yield number
 
-    next(windows(batches(), 4, lambda batch: [1]))
+    next(micro_batches(batches(), 4, lambda batch: [1]))
     assert read == [0, 1, 2, 3]
 
 
@@ -184,7 +184,7 @@ def test_adds_up_the_gradients_of_one_batch_with_all_the_samples_of_a_window(wei
 
     batches = torch.arange(11).split(2)
     grads = []
-    for places, (divisor,), closes in windows(iter(batches), 4, lambda b: [w[b].sum()]):
+    for places, (divisor,), closes in micro_batches(iter(batches), 4, lambda b: [w[b].sum()]):
         (loss(places) / divisor).backward()
         if closes:
             grads.append(net.weight.grad.clone())
@@ -227,5 +227,5 @@ def test_hands_on_why_a_batch_cant_be_counted_in_its_turn():
         return [batch]
 
     wrong = ValueError("no samples")
-    found = list(windows(iter([1, 3, 2, 4, 5]), 2, count))
+    found = list(micro_batches(iter([1, 3, 2, 4, 5]), 2, count))
     assert found[:4] == [(1, [4.0], False), (3, [4 / 3], True), (2, [1], False), (4, wrong, False)]

@@ -262,7 +262,7 @@ def rates_found(world=1):
 def test_find_lr_tries_the_rates_of_one_process(two):
     losses, weights = rates_found()
     for found, kept in two.run(rates_found, 2):
-        assert found == pytest.approx(losses, rel=1e-4)
+        assert found == pytest.approx(losses, rel=1e-3)
         assert all(torch.equal(kept[name], weights[name]) for name in weights)
 
 

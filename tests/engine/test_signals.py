@@ -15,7 +15,7 @@ from torch import nn
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
-from fitorch.engine.signals import Interrupt
+from fitorch.engine.signals import SignalHandler
 from fitorch.environment import in_notebook
 
 SCRIPT = """
@@ -175,7 +175,7 @@ def test_a_users_own_handler_is_left_alone():
 def test_a_second_ctrl_c_within_a_second_is_the_first_one_sent_twice(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("fitorch.engine.signals.time.monotonic", lambda: now[0])
-    with Interrupt(tiny_model()) as interrupt:
+    with SignalHandler(tiny_model()) as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         now[0] = 0.5
         os.kill(os.getpid(), signal.SIGINT)

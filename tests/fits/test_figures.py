@@ -51,7 +51,7 @@ def figures(net, loss_fn, data, metrics=None, batch_size=7, **options):
 
 def exact(value):
     number = value.item() if isinstance(value, torch.Tensor) else value
-    return pytest.approx(number, rel=1e-6)
+    return pytest.approx(number, rel=1e-5)  # sums in float32, over other batches
 
 
 @BATCH_SIZES

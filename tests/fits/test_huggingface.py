@@ -59,7 +59,7 @@ def test_its_figures_are_those_of_the_model_called_by_hand():
     net.eval()
     with torch.no_grad():
         output = net(**COLUMNS)
-    assert scores["val_loss"] == pytest.approx(output.loss.item(), rel=1e-6)
+    assert scores["val_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
     assert scores["val_acc"] == pytest.approx((output.logits.argmax(1) == LABELS).float().mean())
 
 
@@ -88,7 +88,7 @@ def test_batches_with_weights_keep_the_weights_from_the_net():
             net(input_ids=TOKENS).logits, LABELS, reduction="none"
         )
     expected = (losses * weighted["sample_weight"]).sum() / weighted["sample_weight"].sum()
-    assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [48, 7])
@@ -99,7 +99,7 @@ def test_a_loss_of_ones_own_gets_the_logits(size):
     net.eval()
     with torch.no_grad():
         expected = net(**COLUMNS).loss
-    assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert scores["val_loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert len(model.fit(COLUMNS, epochs=1, batch_size=size, verbose=0)) == 1
 
 

@@ -261,7 +261,7 @@ def test_a_single_loss_has_no_columns_of_its_own(objective):
 def test_a_term_that_has_a_metrics_name_is_called_a_loss():
     frame = fit(model_of(term("mse") + 0.1 * L2(), metrics={"mse": "mse"}))
     assert {"train_mse", "train_mse_loss", "val_mse", "val_mse_loss", "val_l2"} <= set(frame)
-    assert frame["val_mse"].tolist() == pytest.approx(frame["val_mse_loss"].tolist())
+    assert frame["val_mse"].tolist() == pytest.approx(frame["val_mse_loss"].tolist(), rel=1e-5)
 
 
 def test_evaluate_gives_every_term():
@@ -367,7 +367,9 @@ def test_progress_shows_the_terms_on_a_terminal():
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=200, height=60)
     fit(model_of(), epochs=2, callbacks=[Progress(console=console, monitor="val_l1")])
-    header = next(line for line in file.getvalue().splitlines() if "train_loss" in line)
+    # A slow machine shows the live line in the first epoch too: of training or of validation alone.
+    lines = file.getvalue().splitlines()
+    header = next(line for line in lines if "train_loss" in line and "val_loss" in line)
     for name in ("train_focal", "train_l2", "train_l1", "val_focal", "val_l2", "val_l1"):
         assert name in header
     assert "train_focal" in file.getvalue().split("train_loss")[1]  # the live line

@@ -79,7 +79,7 @@ def over_batches(metrics, data, size, scale=None):
 @SIZES
 @pytest.mark.parametrize(("name", "kind"), EXPECTED, ids=lambda value: value)
 def test_a_name_gives_scikit_learns_figure_for_any_batch_size(name, kind, size):
-    expected = pytest.approx(float(EXPECTED[name, kind]()), rel=1e-5)
+    expected = pytest.approx(float(EXPECTED[name, kind]()), rel=1e-4)  # torch adds up in float32
     scales = (None, "logits") if kind != "regression" else (None,)
     for scale in scales:
         assert over_batches({name: name}, DATA[kind], size, scale)[name] == expected

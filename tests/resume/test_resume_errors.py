@@ -475,7 +475,7 @@ PARTS = [
     ("torch.optim.lr_scheduler.StepLR", "load_state_dict"),
     ("fitorch.history.history.History", "load_state_dict"),
     ("fitorch.engine.state.Progress", "load_state_dict"),
-    ("fitorch.engine.steps.evaluation.EvaluationStep", "load_state_dict"),
+    ("fitorch.engine.steps.updating.UpdatingStep", "load_state_dict"),
     ("fitorch.data.epochs.Feed", "load_state_dict"),
     ("fitorch.callbacks.EMA", "load_state_dict"),
     ("fitorch.callbacks.GradientNorm", "load_state_dict"),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from fitorch.callbacks.backup_and_restore import BackupAndRestore
+from fitorch.callbacks.hooks import with_keras_hooks
 from fitorch.callbacks.max_time import seconds_of
 from fitorch.callbacks.monitor import check_mode
 from fitorch.checks import check_choice, check_count, check_flag, check_workers
+from fitorch.randomness import draw_seed
 
 _FLAGS = ("elastic", "sync_batchnorm", "find_unused_parameters", "deterministic")
 
@@ -63,6 +65,20 @@ class FitArguments:
     sync_batchnorm: bool
     find_unused_parameters: bool
     deterministic: bool
+
+    @classmethod
+    def of_call(cls, values: Mapping[str, Any]) -> FitArguments:
+        """Return the arguments of a call of `KerasModel.fit`.
+
+        Args:
+            values: The values by name, as `locals()` has them at the beginning of the call. Other
+                names are ignored.
+        """
+        seed = values["seed"]
+        given = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        given["callbacks"] = [with_keras_hooks(each) for each in values["callbacks"] or ()]
+        given |= {"seed": draw_seed() if seed is None else seed, "seeded": seed is not None}
+        return cls(**given)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):

@@ -14,7 +14,7 @@ from fitorch.distributed.fsdp import follow
 from fitorch.distributed.processes import Processes
 from fitorch.engine.step_runner.kit import RunnerKit
 from fitorch.engine.steps.compiled import Compilation
-from fitorch.engine.steps.evaluation import Measures
+from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.history.history import History
 from fitorch.losses.compose import Composition
 from fitorch.losses.objective import Objective
@@ -161,11 +161,11 @@ class BaseModel:
         """Whether a fit is under way and stands between the batches of one update."""
         return self.run is not None and not self.run.step.at_boundary
 
-    def measures(self) -> Measures:
-        """Return what a step measures."""
+    def measurement_spec(self) -> MeasurementSpec:
+        """Return what steps measure."""
         kit = self._runner_kit()
         parts = self.net, self.objective, self.metrics_dict, self.placement, self.forward_hook, kit
-        return Measures(*parts)
+        return MeasurementSpec(*parts)
 
     def figure_names(self, sets: Sequence[str], *, train_metrics: bool = True) -> list[str]:
         """Return the names of all figures that a fit measures.

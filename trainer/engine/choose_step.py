@@ -1,4 +1,4 @@
-"""Which step a fit takes: plain, accumulating, compiled, or one of several processes."""
+"""Choose the step of a fit: in one process or several, plain, accumulating, compiled, a user's."""
 
 from __future__ import annotations
 
@@ -7,23 +7,123 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fitorch.data.sources import Source
-from fitorch.engine.step_runner.steps import RunnerEvaluationStep, RunnerTrainingStep
+from fitorch.deepspeed.sync import ZeroSync
+from fitorch.deepspeed.update import ZeroUpdate
+from fitorch.distributed.sync_batchnorm import SyncedNorms
+from fitorch.engine.step_runner.epoch_training import EpochTrainingStep
+from fitorch.engine.step_runner.evaluation import RunnerEvaluationStep
+from fitorch.engine.step_runner.training import RunnerTrainingStep
 from fitorch.engine.steps.accumulation import AccumulatingStep
 from fitorch.engine.steps.compiled import CompiledStep
-from fitorch.engine.steps.ddp import ReplicaStep
-from fitorch.engine.steps.evaluation import EvaluationStep, Measures
-from fitorch.engine.steps.fsdp import ShardedStep
+from fitorch.engine.steps.distributed import DistributedStep
+from fitorch.engine.steps.evaluation import EvaluationStep
+from fitorch.engine.steps.measurement import Measurement, MeasurementSpec
+from fitorch.engine.steps.stage_values import StageValues
+from fitorch.engine.steps.sync.ddp import DDPSync
+from fitorch.engine.steps.sync.fsdp import FSDPSync
+from fitorch.engine.steps.sync.gradient_sync import GradientSync
 from fitorch.engine.steps.training import TrainingStep
-from fitorch.engine.steps.zero import ZeroStep
+from fitorch.engine.steps.training_measurement import TrainingMeasurement
+from fitorch.engine.steps.updating import UpdatingStep
+from fitorch.losses.terms import Part
 from fitorch.nets.precision import floating_dtype
 from fitorch.optim.update import Update
 
 from .arguments import FitArguments
 from .class_weights import ClassWeights
-from .coordinator import Accord
+from .coordinator import Coordinator
 
 if TYPE_CHECKING:
     from .base_model import BaseModel
+
+
+def choose_training_step(
+    model: BaseModel,
+    spec: MeasurementSpec,
+    source: Source,
+    update: Update,
+    arguments: FitArguments,
+    coordinator: Coordinator,
+) -> UpdatingStep[StageValues]:
+    """Return the step that trains with the arguments of a fit."""
+    if not arguments.train_metrics:
+        spec = replace(spec, metrics={})
+    if spec.runner is not None:
+        chosen = RunnerTrainingStep if spec.runner.epoch_kind is None else EpochTrainingStep
+        return chosen(spec, source, update, model, arguments)
+    class_weights = _class_weights(model, arguments)
+    if coordinator.processes.several:
+        _refuse_compilation(model, f"{coordinator.processes.count} processes")
+        measurement = TrainingMeasurement(
+            spec,
+            source,
+            class_weights,
+            # Decisions are made with the collective that gathers the values of an epoch.
+            gather=lambda part: coordinator.synchronize(part=part),
+            guards_batch_norm=not arguments.sync_batchnorm,
+        )
+        return DistributedStep(
+            measurement,
+            update,
+            model,
+            sync=_choose_sync(model, measurement, update, arguments),
+            coordinator=coordinator,
+            window=arguments.gradient_accumulation_steps,
+        )
+    measurement = TrainingMeasurement(spec, source, class_weights)
+    window = arguments.gradient_accumulation_steps
+    if window > 1:
+        _refuse_compilation(model, f"gradient_accumulation_steps={window}")
+        return AccumulatingStep(measurement, update, model, window=window)
+    if model.compilation is None:
+        return TrainingStep(measurement, update, model)
+    model.objective.compilable()
+    return CompiledStep(measurement, update, model, compilation=model.compilation)
+
+
+def choose_evaluation_step(
+    spec: MeasurementSpec, source: Source, prefix: str, stopped: Callable[[], bool]
+) -> EvaluationStep | RunnerEvaluationStep:
+    """Return the step that measures the batches of a pass, with the user's runner if there is one.
+
+    Args:
+        spec: What to measure.
+        source: Where the batches come from.
+        prefix: What the names of the values begin with, as "val_".
+        stopped: Returns whether the stage should end early.
+    """
+    if spec.runner is not None:
+        return RunnerEvaluationStep(spec, source, prefix, stopped)
+    return EvaluationStep(Measurement(spec, source, prefix), stopped)
+
+
+def _choose_sync(
+    model: BaseModel, measurement: TrainingMeasurement, update: Update, arguments: FitArguments
+) -> GradientSync:
+    """Return how gradients are synchronized: by FSDP2, by DeepSpeed, or by DDP."""
+    measure = _measure_of(measurement, sync_batchnorm=arguments.sync_batchnorm)
+    if model.placement.sharding is not None:
+        return FSDPSync(measurement, measure, update)
+    if isinstance(update, ZeroUpdate):
+        count = measurement.processes.count
+        return ZeroSync(measurement.objective, measure, update, count)
+    return DDPSync(measurement, measure, update, find_unused=arguments.find_unused_parameters)
+
+
+def _measure_of(
+    measurement: TrainingMeasurement, *, sync_batchnorm: bool
+) -> Callable[[Any], list[Part]]:
+    """Return what measures a batch, perhaps with batch norms over all processes."""
+    norms = SyncedNorms(measurement.net) if sync_batchnorm else None
+
+    def measure(batch: Any) -> list[Part]:
+        if norms is None:
+            return measurement.measure(batch)  # looked up here: the first batch replaces it
+        norms.counts = measurement.counts
+        with norms.applied():
+            return measurement.measure(batch)
+
+    return measure
 
 
 def _class_weights(model: BaseModel, arguments: FitArguments) -> ClassWeights | None:
@@ -33,73 +133,6 @@ def _class_weights(model: BaseModel, arguments: FitArguments) -> ClassWeights | 
     return ClassWeights(arguments.class_weight, model.placement.device, floating)
 
 
-def choose_training_step(
-    model: BaseModel,
-    measures: Measures,
-    source: Source,
-    update: Update,
-    arguments: FitArguments,
-    accord: Accord,
-) -> TrainingStep:
-    """Return the step that trains with the arguments of a fit."""
-    class_weights = _class_weights(model, arguments)
-    if not arguments.train_metrics:
-        measures = replace(measures, metrics={})
-    if measures.runner is not None:
-        return training_step(measures, source, update, model, arguments)
-    compilation = model.compilation
-    if accord.processes.several:
-        if compilation is not None:
-            compilation.refuse(f"{accord.processes.count} processes")
-        common = (measures, source, update, class_weights, model)
-        return _joint_step(arguments, accord, *common)
-    if arguments.gradient_accumulation_steps > 1:
-        if compilation is not None:
-            compilation.refuse(
-                f"gradient_accumulation_steps={arguments.gradient_accumulation_steps}"
-            )
-        window = arguments.gradient_accumulation_steps
-        return AccumulatingStep(measures, source, update, class_weights, model, window=window)
-    if compilation is None:
-        return TrainingStep(measures, source, update, class_weights, model)
-    step = CompiledStep(measures, source, update, class_weights, model)
-    step.compilation = compilation
-    model.objective.compilable()
-    return step
-
-
-def _joint_step(arguments: FitArguments, accord: Accord, *common: Any) -> TrainingStep:
-    """Return the step of one of several processes."""
-    options: dict[str, Any] = {
-        "accord": accord,
-        "window": arguments.gradient_accumulation_steps,
-        "sync_norms": arguments.sync_batchnorm,
-    }
-    if accord.model.placement.sharding is not None:
-        return ShardedStep(*common, **options)
-    if accord.model.placement.zero is not None:
-        return ZeroStep(*common, **options)
-    return ReplicaStep(*common, **options, find_unused=arguments.find_unused_parameters)
-
-
-def evaluation_step(
-    measures: Measures, source: Source, prefix: str, stopped: Callable[[], bool]
-) -> EvaluationStep:
-    """Return what measures the batches of a pass: the user's runner where there is one."""
-    if measures.runner is None:
-        return EvaluationStep(measures, source, prefix, stopped)
-    if measures.runner.epoch_kind is None:
-        return RunnerEvaluationStep(measures, source, prefix, stopped)
-    from fitorch.engine.step_runner.epochs import EpochEvaluationStep
-
-    return EpochEvaluationStep(measures, source, prefix, stopped)
-
-
-def training_step(measures: Measures, *args: Any) -> TrainingStep:
-    """Return what trains with the user's runner; see `RunnerTrainingStep`."""
-    assert measures.runner is not None
-    if measures.runner.epoch_kind is None:
-        return RunnerTrainingStep(measures, *args)
-    from fitorch.engine.step_runner.epochs import EpochTrainingStep
-
-    return EpochTrainingStep(measures, *args)
+def _refuse_compilation(model: BaseModel, reason: str) -> None:
+    if model.compilation is not None:
+        model.compilation.refuse(reason)

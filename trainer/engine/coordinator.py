@@ -10,10 +10,10 @@ from fitorch.errors import NonFiniteError
 if TYPE_CHECKING:
     from fitorch.distributed.processes import Processes
 
-    from .signals import Interrupt
+    from .signals import SignalHandler
 
 
-class _Wish(NamedTuple):
+class _Request(NamedTuple):
     """What one process wants."""
 
     stop: bool
@@ -25,29 +25,29 @@ class _Wish(NamedTuple):
 
 
 @dataclass(slots=True)
-class Accord:
+class Coordinator:
     """One decision for all processes, at moments that all of them reach.
 
     A process alone decides at once. Of several, each says what it wants when they meet: when they
     put together the figures of training, after each epoch, and after an update during which one
-    asked for a meeting. So a wish within an epoch comes true after the next update.
+    asked for a meeting. So a request within an epoch comes true after the next update.
 
     Args:
         processes: Who decides.
-        model: Its `stop_training` is a wish, and becomes the decision.
-        interrupt: A signal to any process is one to all.
+        model: Its `stop_training` is a request, and becomes the decision.
+        signals: A signal to any process is one to all.
         callbacks: Their `stopping_reason` and `pauses` tell why.
 
     Attributes:
-        wants_save: Whether this process wants where training stands to be saved.
+        save_requested: Whether this process wants where training stands to be saved.
         save: Whether that was decided; whoever saves takes it back.
     """
 
     processes: Processes
     model: Any
-    interrupt: Interrupt
+    signals: SignalHandler
     callbacks: list[Any]
-    wants_save: bool = False
+    save_requested: bool = False
     save: bool = False
     _stopped: bool = False
     _pauses: bool = False
@@ -61,21 +61,21 @@ class Accord:
         return bool(self.model.stop_training)
 
     @property
-    def wanted(self) -> bool:
+    def requested(self) -> bool:
         """Whether this process wants a meeting."""
-        return bool(self.model.stop_training) or self.interrupt.pending or self.wants_save
+        return bool(self.model.stop_training) or self.signals.pending or self.save_requested
 
     @property
     def pauses(self) -> bool:
         """Whether training stops for a reason that has nothing to do with it, as lack of time."""
-        return self._pauses if self.processes.several else self._wants_pause()
+        return self._pauses if self.processes.several else self._pause_requested()
 
     @property
     def reason(self) -> str:
         """Why training stops, "" where nobody told."""
         return self._reason if self.processes.several else self._own_reason()
 
-    def meet(self, failure: NonFiniteError | None = None, part: Any = None) -> list[Any]:
+    def synchronize(self, failure: NonFiniteError | None = None, part: Any = None) -> list[Any]:
         """Decide; every process must call this at the same moment.
 
         Args:
@@ -91,38 +91,38 @@ class Accord:
         if not self.processes.several:
             return [part]
         told = None if failure is None else str(failure)
-        own = _Wish(
+        own = _Request(
             bool(self.model.stop_training),
-            self._wants_pause(),
+            self._pause_requested(),
             self._own_reason(),
-            self.interrupt.pending_signal,
-            self.wants_save,
+            self.signals.pending_signal,
+            self.save_requested,
             told,
         )
         everywhere = self.processes.gather((tuple(own), part))
-        wishes = [_Wish(*wish) for wish, _ in everywhere]
+        requests = [_Request(*request) for request, _ in everywhere]
         if failure is not None:
             raise failure
-        for rank, wish in enumerate(wishes):
-            if wish.failure is not None:
-                message = f"process {rank}: {wish.failure}"
+        for rank, request in enumerate(requests):
+            if request.failure is not None:
+                message = f"process {rank}: {request.failure}"
                 raise NonFiniteError(message)
-        self._stopped = self.model.stop_training = any(wish.stop for wish in wishes)
-        self._pauses = any(wish.pause for wish in wishes)
-        self._reason = next((wish.reason for wish in wishes if wish.reason), "")
-        self.save, self.wants_save = any(wish.save for wish in wishes), False
-        signal = next((wish.signal for wish in wishes if wish.signal is not None), None)
+        self._stopped = self.model.stop_training = any(request.stop for request in requests)
+        self._pauses = any(request.pause for request in requests)
+        self._reason = next((request.reason for request in requests if request.reason), "")
+        self.save, self.save_requested = any(request.save for request in requests), False
+        signal = next((request.signal for request in requests if request.signal is not None), None)
         if signal is not None:
-            self.interrupt.adopt(signal)
+            self.signals.adopt(signal)
         return [part for _, part in everywhere]
 
     def begin(self) -> None:
         """Have the interrupt wait for meetings, and learn whether training is over already."""
-        self.interrupt.waits = self.processes.several
-        self.meet()
+        self.signals.waits = self.processes.several
+        self.synchronize()
 
-    def _wants_pause(self) -> bool:
-        interrupted = self.interrupt.pending if self.processes.several else self.interrupt.requested
+    def _pause_requested(self) -> bool:
+        interrupted = self.signals.pending if self.processes.several else self.signals.requested
         return interrupted or any(
             getattr(callback, "pauses", False) and callback.stopping_reason
             for callback in self.callbacks

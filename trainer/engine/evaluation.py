@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from itertools import islice
 
-from torch import nn
-
 from fitorch.callbacks.hooks import Hooks, emit, emit_all
 from fitorch.data.epochs import opened, reading
 from fitorch.data.sources import Source
+from fitorch.engine.step_runner.evaluation import RunnerEvaluationStep
 from fitorch.engine.steps.evaluation import EvaluationStep
+from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import DataError
 
 from .lockstep import in_lockstep
@@ -22,7 +22,7 @@ class Evaluation:
     """A pass over validation data.
 
     Args:
-        net: The net, on its device.
+        spec: The net, on its device, and its loss.
         step: Measures a batch.
         source: Where batches come from.
         hooks: Who is told.
@@ -32,14 +32,14 @@ class Evaluation:
 
     def __init__(
         self,
-        net: nn.Module,
-        step: EvaluationStep,
+        spec: MeasurementSpec,
+        step: EvaluationStep | RunnerEvaluationStep,
         source: Source,
         hooks: Hooks,
         steps: int | None = None,
         name: str = "val_data",
     ) -> None:
-        self._net = net
+        self._net, self._loss = spec.net, spec.objective.module
         self._step = step
         self._source = source
         self._hooks = hooks
@@ -49,7 +49,7 @@ class Evaluation:
     @property
     def metric_tasks(self) -> dict[str, str]:
         """What metrics given by name turned out to measure, once they have seen a batch."""
-        return self._step.metrics.tasks
+        return self._step.measurement.tasks
 
     def __call__(self, where: str = "") -> dict[str, float]:
         """Return the figures of a pass.
@@ -74,10 +74,9 @@ class Evaluation:
 
     def _measure(self, where: str) -> dict[str, float]:
         hooks, step, processes = self._hooks, self._step, self._step.processes
-        step.reset()
-        step.measure_penalties()
+        step.begin()
         processes.spread(self._net, parameters=False)  # in training each has buffers of its own
-        with inference(self._net, step.objective.module):
+        with inference(self._net, self._loss):
             taken = islice(opened(self._source, processes), self._steps)
             samples_in = partial(self._source.samples_in, 0)
             batches = reading(taken, self._name, where, samples_in)
@@ -86,9 +85,10 @@ class Evaluation:
             batches = step.arranged(batches, self._steps or self._source.steps)
             taken_by, batches = in_lockstep(self._net, step, batches)
             place = f"{where}{kind} batch"
-            step.batches = run_stage(self._net, taken_by, batches, begin, end, place)
-        figures = step.result(f"{where}{kind}")
-        if not step.batches and not step.done:
+            measurement = step.measurement
+            measurement.batches = run_stage(self._net, taken_by, batches, begin, end, place)
+        figures = measurement.result(f"{where}{kind}")
+        if not measurement.batches and not step.done:
             message = (
                 f"{self._name} is empty: the validation data gave no batch; a generator gives its "
                 "batches once: pass a DataLoader, (x, y), or an object with __iter__"

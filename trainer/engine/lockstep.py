@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fitorch.distributed.fsdp import is_sharded
+from fitorch.distributed.processes import Processes
 from fitorch.tree import map_tensors
 
-if TYPE_CHECKING:
-    from .stage import Step
+from .stage import Step
+
+
+class CollectiveStep(Step, Protocol):
+    """A step whose net several processes have to run together.
+
+    Attributes:
+        processes: The processes.
+    """
+
+    processes: Processes
+
+    def run_only(self, batch: Any) -> None:
+        """Run the net on a batch without counting it."""
 
 
 class _StandIn:
@@ -31,7 +44,7 @@ class Lockstep:
         device: Where batches lie.
     """
 
-    def __init__(self, step: Any, device: torch.device) -> None:
+    def __init__(self, step: CollectiveStep, device: torch.device) -> None:
         self._step = step
         self._device = device
         self.logs = step.logs
@@ -69,7 +82,7 @@ class Lockstep:
             yield _StandIn(last) if batch is None else batch
 
 
-def in_lockstep(net: nn.Module, step: Step, batches: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
+def in_lockstep(net: nn.Module, step: Any, batches: Iterator[Any]) -> tuple[Step, Iterator[Any]]:
     """Return step and batches as they are, or where the net is sharded, as all can take them."""
     if not is_sharded(net):
         return step, batches

@@ -16,24 +16,20 @@ if TYPE_CHECKING:
 
 def fit(run: Run) -> None:
     """Train epoch after epoch, until the last one or until somebody asks to stop."""
-    with run.interrupt, modes_restored(run.net):
+    with run.shutdown.signals, modes_restored(run.net):
         try:
             emit(run.hooks.on_train_begin, {})
-            run.accord.begin()
+            run.coordinator.begin()
             while not run.done:
                 run_epoch(run)
-            run.honour_signals()
+            run.shutdown.honor_signals()
         except Exception as error:
-            if run.interrupt.requested:  # it also ends a user's own workers that read data
-                run.rescue(error)
-                run.raise_signal()
-            if not run.forgives(error):
-                run.rescue(error)
+            if not run.shutdown.forgives(error, consistent=run.consistent):
                 raise
         finally:
             emit_all(run.hooks.on_train_end, run.logs)
         run.state.update.collect()
-        run.raise_signal()
+        run.shutdown.raise_signal()
 
 
 def run_epoch(run: Run) -> None:
@@ -41,14 +37,14 @@ def run_epoch(run: Run) -> None:
     epoch = run.progress.epochs
     emit(run.hooks.on_epoch_begin, epoch, {})
     logs = EpochLogs(train(run, epoch))
-    run.honour_signals()
+    run.shutdown.honor_signals()
     if validation := run.validation_in(epoch):
         logs |= validation(f"epoch {epoch + 1}, ")
-        run.honour_signals()
+        run.shutdown.honor_signals()
     run.schedule(logs)
     run.end_epoch(logs)
     emit(run.hooks.on_epoch_end, epoch, logs)
-    run.accord.meet()
+    run.coordinator.synchronize()
 
 
 def train(run: Run, epoch: int) -> dict[str, float]:

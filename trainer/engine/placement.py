@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fitorch.deepspeed.settings import Zero, unconfigured
+from fitorch.deepspeed.settings import plugin_of as deepspeed_plugin_of
 from fitorch.distributed.failures import TIMEOUT
 from fitorch.distributed.fsdp import Moved, Sharding, plugin_of
 from fitorch.distributed.processes import Processes, check_launch, leave_at_exit
 from fitorch.distributed.rendezvous import meeting_point
-from fitorch.distributed.zero import Zero, unconfigured
-from fitorch.distributed.zero import plugin_of as deepspeed_plugin_of
 from fitorch.nets.memory_format import in_channels_last, lay_out
 from fitorch.nets.precision import Net, in_precision
 

@@ -16,7 +16,7 @@ from fitorch.data.epochs import opened, reading
 from fitorch.data.sources import Source
 from fitorch.distributed.fsdp import let_go
 from fitorch.distributed.processes import Processes
-from fitorch.engine.steps.evaluation import Measures
+from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import DataError
 from fitorch.nets.forward import choose_call, features_of
 from fitorch.nets.modes import modes_restored
@@ -31,15 +31,15 @@ class PredictionStep:
     """The net's output for a batch, kept on the CPU.
 
     Args:
-        measures: The net, its precision, and the user's `forward(net, batch)`.
+        spec: The net, its precision, and the user's `forward(net, batch)`.
         stopped: Says whether to end early.
     """
 
     logs: Any = None
 
-    def __init__(self, measures: Measures, stopped: Callable[[], bool]) -> None:
-        net, cast, hook = measures.net, measures.placement.cast, measures.forward
-        self.processes = measures.placement.processes
+    def __init__(self, spec: MeasurementSpec, stopped: Callable[[], bool]) -> None:
+        net, cast, hook = spec.net, spec.placement.cast, spec.forward
+        self.processes = spec.placement.processes
         self._call = cast(net) if hook is None else partial(cast(hook), net)
         self._hooked = hook is not None
         self.outputs: list[Any] = []

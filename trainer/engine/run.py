@@ -2,54 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.logs import EpochLogs
 from fitorch.data.epochs import Feed, reading
-from fitorch.engine.steps.training import TrainingStep
-from fitorch.errors import CheckpointError, FitorchError, NonFiniteError
+from fitorch.engine.steps.stage_values import StageValues
+from fitorch.engine.steps.updating import UpdatingStep
+from fitorch.errors import NonFiniteError
 from fitorch.nets.modes import Modes
 from fitorch.optim.schedules import step_after_epoch
 
 from .arguments import FitArguments
-from .coordinator import Accord
+from .coordinator import Coordinator
 from .evaluation import Validation
-from .signals import Interrupt
+from .shutdown import Saver, Shutdown
 from .state import FitState, Progress
 
 if TYPE_CHECKING:
     from .base_model import BaseModel
-
-
-class Saver(Protocol):
-    """What saves where training stands.
-
-    Attributes:
-        run: The fit, which it is told.
-        folder: The run's folder.
-        newest: The newest checkpoint, None before the first.
-        newest_step: The updates that were completed in it.
-        resumed_from: The checkpoint that the fit goes on with, or None.
-    """
-
-    run: Run
-    folder: Any
-    newest: Path | None
-    newest_step: int
-    resumed_from: Path | None
-
-    def save_anew(self) -> None:
-        """Save, unless that was done already; wait until it is on the disk."""
-
-    def try_encoding(self) -> None:
-        """Find out whether all states can be stored."""
 
 
 @dataclass(slots=True)
@@ -61,37 +36,40 @@ class Run:
         state: Where training stands.
         step: Trains on a batch.
         hooks: Who is told what.
-        interrupt: Ctrl-C.
+        shutdown: Ends the fit by a signal or an error.
         modes: The net's modes in training.
         arguments: What was asked for.
         last_epoch: The number of epochs that will be completed at the end.
         monitor: The figure that decides what is best.
         validation: The passes over the validation data, or None.
-        saving: Saves where training stands, or None.
-        accord: What several processes decide together.
+        coordinator: What several processes decide together.
         cut_short: Whether the epoch under way was stopped to be gone on with later.
     """
 
     model: BaseModel
     state: FitState
-    step: TrainingStep
+    step: UpdatingStep[StageValues]
     hooks: Hooks
-    interrupt: Interrupt
+    shutdown: Shutdown
     modes: Modes
     arguments: FitArguments
     last_epoch: int
     monitor: str
     validation: Validation | None
-    accord: Accord
-    saving: Saver | None = None
+    coordinator: Coordinator
     cut_short: bool = False
     logs: EpochLogs = field(default_factory=EpochLogs)
     _first_update: int = 0  # what was completed before the epoch under way
 
     def __post_init__(self) -> None:
         self.model.run = self
-        if self.saving is not None:
-            self.saving.run, self.feed.remembers = self, True
+        if self.saver is not None:
+            self.saver.run, self.feed.remembers = self, True
+
+    @property
+    def saver(self) -> Saver | None:
+        """What saves the training state, or None."""
+        return self.shutdown.saver
 
     @property
     def net(self) -> nn.Module:
@@ -111,14 +89,14 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether training is over."""
-        return self.accord.stopped or self.progress.epochs >= self.last_epoch
+        return self.coordinator.stopped or self.progress.epochs >= self.last_epoch
 
-    def forgives(self, error: Exception) -> bool:
-        """Whether a callback takes a loss that is not finite for the end of training."""
-        if not isinstance(error, NonFiniteError):
-            return False
-        receivers = (getattr(each, "on_nonfinite", None) for each in self.state.callbacks)
-        return any(receive(error) for receive in receivers if receive is not None)
+    @property
+    def consistent(self) -> bool:
+        """Whether the training state is one between two updates, with all batches taken in."""
+        trained = self.state.update.completed - self._first_update
+        window = self.arguments.gradient_accumulation_steps
+        return self.step.at_boundary and trained == _windows(self.feed.taken, window)
 
     def begin_training(self) -> None:
         """Make ready for an epoch's training.
@@ -135,59 +113,23 @@ class Run:
 
     def pause(self) -> None:
         """Save where training stands, where it was told to stop within an epoch; honour signals."""
-        if not self.accord.stopped:
+        if not self.coordinator.stopped:
             return
         unfinished = self.feed.steps is None or self.feed.taken < self.feed.steps
         self.cut_short = unfinished and self.pauses
-        self.honour_signals(save=self.cut_short)
-
-    def honour_signals(self, *, save: bool = False) -> None:
-        """Save where training stands and raise what a signal asked for, where one came.
-
-        Args:
-            save: Save in any case.
-        """
-        if self.saving is not None and (save or self.interrupt.requested):
-            self.saving.save_anew()
-        self.raise_signal()
-
-    def raise_signal(self) -> None:
-        """Raise what a signal asked for, where one came; say what is saved."""
-        if self.saving is None or self.saving.newest is None or not self.interrupt.requested:
-            self.interrupt.check()
-            return
-        self.interrupt.check(
-            f"{self.interrupt.stopping_reason}: update {self.saving.newest_step} is saved in "
-            f"{self.saving.newest} after {self.interrupt.seconds:.1f} s; fit(..., resume=True) "
-            "goes on there"
-        )
-
-    def rescue(self, error: Exception) -> None:
-        """Save where training stands after an error of a callback, or of the data."""
-        if isinstance(error, (CheckpointError, NonFiniteError)):  # it would come once more
-            return
-        trained = self.state.update.completed - self._first_update
-        window = self.arguments.gradient_accumulation_steps
-        consistent = self.step.at_boundary and trained == _windows(self.feed.taken, window)
-        alone = not self.accord.processes.several  # the others may be anywhere
-        if self.saving is None or not consistent or not alone:
-            return
-        try:
-            self.saving.save_anew()
-        except (FitorchError, OSError) as failure:
-            warnings.warn(f"where training stands can't be saved: {failure}", stacklevel=2)
+        self.shutdown.honor_signals(save=self.cut_short)
 
     @property
     def pauses(self) -> bool:
         """Whether training stops for a reason that has nothing to do with it, as lack of time."""
-        return self.accord.pauses
+        return self.coordinator.pauses
 
     @property
     def stopped(self) -> str | None:
         """Why training ended before its last epoch; None where it did not, or will go on."""
-        if not self.accord.stopped or self.pauses:
+        if not self.coordinator.stopped or self.pauses:
             return None
-        return self.accord.reason or "stop_training was set"
+        return self.coordinator.reason or "stop_training was set"
 
     def end_epoch(self, logs: EpochLogs) -> None:
         """Count the epoch as completed."""
@@ -200,7 +142,7 @@ class Run:
 
     def _metric_tasks(self) -> dict[str, str]:
         validated = {} if self.validation is None else self.validation.metric_tasks
-        return validated | self.step.metrics.tasks
+        return validated | self.step.measurement.tasks
 
     def batches(self) -> Iterator[Any]:
         """Give the batches of the next epoch, as the step takes them."""
@@ -224,7 +166,7 @@ class Run:
         """
         rates = self.state.update.learning_rates()
         try:
-            figures = self.step.result(f"epoch {self.progress.epochs + 1}, training")
+            figures = self.step.measurement.result(f"epoch {self.progress.epochs + 1}, training")
         except NonFiniteError as error:
             where = f"epoch {self.progress.epochs + 1}{self.step.circumstances()}"
             message = f"{error} in {where}"

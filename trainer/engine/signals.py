@@ -16,7 +16,7 @@ from fitorch.errors import Preempted
 _AGAIN = 1.0  # seconds after which a second signal is meant: a terminal may send one twice
 
 
-class Interrupt:
+class SignalHandler:
     """Turns signals into a request that the loop honours after its step.
 
     Ctrl-C always; where something is saved then also SIGTERM, and SIGUSR1 in a job of SLURM, which
@@ -46,7 +46,7 @@ class Interrupt:
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():
             for number, default in self._handled().items():
                 if signal.getsignal(number) in (default, end_later):

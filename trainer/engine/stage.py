@@ -14,15 +14,13 @@ from .diagnostics import explain
 
 
 class Step(Protocol):
-    """What is done with a batch.
+    """What is done with a batch of training, evaluation or prediction.
 
     Attributes:
-        logs: What hooks get.
-        processes: Those that work together.
+        logs: What the hooks of batches receive.
     """
 
     logs: Any
-    processes: Any
 
     def __call__(self, batch: Any) -> None:
         """Take a batch."""
@@ -33,10 +31,8 @@ class Step(Protocol):
         ...
 
     def user_batch(self, batch: Any) -> Any:
-        """Return the user's batch in what the step takes, for messages."""
-
-    def run_only(self, batch: Any) -> None:
-        """Run the net on a batch, and count nothing."""
+        """Return the user's batch out of what the step takes, for messages."""
+        ...
 
 
 def run_stage(

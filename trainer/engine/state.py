@@ -11,7 +11,8 @@ from torch import nn
 
 from fitorch.callbacks.callback_list import one_by_one
 from fitorch.data.epochs import Feed
-from fitorch.engine.steps.evaluation import EvaluationStep
+from fitorch.engine.steps.stage_values import StageValues
+from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.history.history import History
 from fitorch.losses.objective import Objective
 from fitorch.nets.state import NetState
@@ -95,7 +96,7 @@ class FitState:
     history: History
     callbacks: list[Any]
     feed: Feed
-    sums: EvaluationStep
+    sums: UpdatingStep[StageValues]
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is put back."""

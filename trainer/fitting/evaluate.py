@@ -17,7 +17,7 @@ from fitorch.data.rank_split import Share
 from fitorch.data.sources import Batching, Source, as_source, set_name, validation_sets
 from fitorch.distributed.processes import together
 from fitorch.engine.base_model import BaseModel
-from fitorch.engine.choose_step import evaluation_step
+from fitorch.engine.choose_step import choose_evaluation_step
 from fitorch.engine.evaluation import Evaluation, Validation
 from fitorch.engine.prediction import PredictionStep
 from fitorch.engine.prediction import predict as run_prediction
@@ -37,14 +37,14 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure loss and metrics over `val_data`; see `KerasModel.evaluate`."""
     model.stop_evaluating = False
-    measures, passes = model.measures(), []
+    spec, passes = model.measurement_spec(), []
     model.objective.bind(model.net)  # which has been placed, and may have been spread, by now
     with together(model.placement.processes, "evaluate"):
         for prefix, data in validation_sets(val_data).items():
             source = open_source(model, data, set_name(prefix), batch_size, steps, num_workers)
             hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
-            step = evaluation_step(measures, source, prefix, lambda: model.stop_evaluating)
-            passes.append(Evaluation(model.net, step, source, hooks, steps, set_name(prefix)))
+            step = choose_evaluation_step(spec, source, prefix, lambda: model.stop_evaluating)
+            passes.append(Evaluation(spec, step, source, hooks, steps, set_name(prefix)))
         validation = Validation(passes)
         try:
             return validation()
@@ -74,7 +74,7 @@ def predict(
     with together(model.placement.processes, "predict"):
         source = open_source(model, data, "data", batch_size, steps, num_workers)
         hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
-        step = PredictionStep(model.measures(), lambda: model.stop_predicting)
+        step = PredictionStep(model.measurement_spec(), lambda: model.stop_predicting)
         return run_prediction(model.net, step, source, hooks, steps, gather)
 
 

@@ -140,7 +140,7 @@ class Recorder(Callback):
 
 def record_of(run: Run) -> FitRecord:
     """Return the record of a fit that begins."""
-    saving = run.saving
+    saving = run.saver
     best = _best_weights(run)
     folder = None if best is None else best.folder
     return FitRecord(
@@ -161,7 +161,7 @@ def record_of(run: Run) -> FitRecord:
 
 
 def _ending(run: Run, record: FitRecord) -> tuple[str, str]:
-    witnesses = [*one_by_one(run.state.callbacks), run.interrupt]
+    witnesses = [*one_by_one(run.state.callbacks), run.shutdown.signals]
     reason = next(filter(None, (getattr(w, "stopping_reason", "") for w in witnesses)), "")
     if record._done_before:
         return COMPLETE, "there was nothing left to train"

@@ -122,13 +122,13 @@ class _Step(PredictionStep):
     """Hands each batch's pairs to a function, and keeps what it returns."""
 
     def __init__(self, model: BaseModel, take: Callable[[Pairs], Any]) -> None:
-        self._measures = model.measures()
-        super().__init__(self._measures, lambda: model.stop_predicting)
+        self._spec = model.measurement_spec()
+        super().__init__(self._spec, lambda: model.stop_predicting)
         self._take = take
 
     def _output(self, batch: Any) -> Any:
-        measures = self._measures
-        forward = choose_forward(measures.net, batch, measures.placement.cast, measures.forward)
+        spec = self._spec
+        forward = choose_forward(spec.net, batch, spec.placement.cast, spec.forward)
         y_pred, y_true, weight = forward(batch)
         return self._take(Pairs(detached(y_pred), y_true, weight))
 

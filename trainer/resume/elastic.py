@@ -25,7 +25,7 @@ def state_for(run: Run, found: Found) -> dict[str, Any]:
     place in the data is told in samples (or in batches of a user's loader), and what was counted in
     the epoch so far belongs to the main process.
     """
-    processes = run.accord.processes
+    processes = run.coordinator.processes
     saved = int(found.info["run_settings"]["processes"])
     state = rearranged(found.parts, min(processes.rank, saved - 1))
     if not run.arguments.elastic or not changed(run, found):
@@ -43,7 +43,7 @@ def changed(run: Run, found: Found) -> bool:
     """Say whether batches of all processes are others than when the checkpoint was written."""
     saved = found.info["run_settings"]
     sizes = (saved["batch_size"], run.arguments.batch_size)
-    return saved["processes"] != run.accord.processes.count or (
+    return saved["processes"] != run.coordinator.processes.count or (
         sizes[0] is not None and sizes[0] != sizes[1]
     )
 
@@ -66,12 +66,14 @@ def _place(run: Run, found: Found, state: dict[str, Any]) -> None:
 
 def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what was counted: all of it in the main process, nothing in the others."""
-    step = copy.copy(run.state.sums)
-    step.losses, step.metrics = copy.deepcopy(step.losses), copy.deepcopy(step.metrics)
-    step.reset()
-    empty = step.state_dict()
-    if not run.accord.processes.main:
-        return empty
+    if len(everywhere) == 1 and run.coordinator.processes.main:
+        return everywhere[0]
+    measurement: Any = copy.copy(run.step.measurement)
+    measurement.losses = copy.deepcopy(measurement.losses)
+    measurement.metrics = copy.deepcopy(measurement.metrics)
+    measurement.reset()
+    if not run.coordinator.processes.main:
+        return dict(measurement.state_dict())
     counted: list[Any] = []
     losses: list[Any] = []
 
@@ -80,20 +82,21 @@ def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return [own]
 
     for state in everywhere:
-        each = copy.copy(step)
-        each.losses, each.metrics = copy.deepcopy(step.losses), copy.deepcopy(step.metrics)
+        each = copy.copy(measurement)
+        each.losses = copy.deepcopy(measurement.losses)
+        each.metrics = copy.deepcopy(measurement.metrics)
         each.load_state_dict(state)
         losses.append(each.losses.sums())
         each.metrics.gathered(note)
-    union = copy.copy(step)
-    union.losses = step.losses.joined(losses)
-    union.metrics = step.metrics.gathered(lambda _own: counted)
-    return union.state_dict()
+    union = copy.copy(measurement)
+    union.losses = measurement.losses.joined(losses)
+    union.metrics = measurement.metrics.gathered(lambda _own: counted)
+    return dict(union.state_dict())
 
 
 def _fresh(run: Run, epoch: int) -> dict[str, Any]:
     """Return random states for a process that there was not."""
     with undisturbed_randomness():
-        rank = run.accord.processes.rank
+        rank = run.coordinator.processes.rank
         seed_everything(derive_seed(run.arguments.seed, "model", epoch, rank))
         return random_state()

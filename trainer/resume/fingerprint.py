@@ -43,7 +43,7 @@ def _of_run(run: Run) -> dict[str, Any]:
         "shuffle": arguments.shuffle if ours else None,
         "steps_per_epoch": arguments.steps_per_epoch,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-        "processes": run.accord.processes.count,
+        "processes": run.coordinator.processes.count,
         "loss": objective.names or [objective.name],
         "metrics": [name for name, _, _ in flat(run.model.metrics_dict)],
     }

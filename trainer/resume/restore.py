@@ -131,7 +131,7 @@ def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
     if run.arguments.seed != found.info["seed"]:
         wrong.append(f"seed: saved {found.info['seed']}, given {run.arguments.seed}")
     parts = {*run.state.parts(), "random"}
-    if not run.accord.processes.main:  # it has not the callbacks that write
+    if not run.coordinator.processes.main:  # it has not the callbacks that write
         state = {name: part for name, part in state.items() if not name.startswith("callbacks.")}
         parts = {name for name in parts if not name.startswith("callbacks.")}
     lacking = sorted(parts - {*state})

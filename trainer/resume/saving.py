@@ -67,7 +67,7 @@ class Saving(Callback):
         """Save, unless the epoch was cut short to be gone on with."""
         if not self.run.cut_short:
             self.save()
-        if self.run.accord.processes.main:
+        if self.run.coordinator.processes.main:
             self._attempt(lambda: self.folder.write_history(self.run.state.history.columns))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
@@ -87,7 +87,7 @@ class Saving(Callback):
         """
         run = self.run
         check_finite(run)
-        snapshot = Snapshot.of(run.state.state_dict(), run.accord.processes)
+        snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
         self._saved = self._place()
         parts, writer = snapshot.packed(), self._writer
         if isinstance(writer, Background):
@@ -112,7 +112,7 @@ class Saving(Callback):
         """
         self._attempt(self._writer.wait)
         due = self.newest is None or self._failures > 0 or self._saved != self._place()
-        if self.run.accord.processes.from_main(due):
+        if self.run.coordinator.processes.from_main(due):
             self.save(wait=True)
 
     def _place(self) -> tuple[int, ...]:
@@ -125,7 +125,7 @@ class Saving(Callback):
         Raises:
             CheckpointError: One can't; it names the path to it.
         """
-        Snapshot.of(self.run.state.state_dict(), self.run.accord.processes).packed()
+        Snapshot.of(self.run.state.state_dict(), self.run.coordinator.processes).packed()
 
     def _written(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:  # the main process writes for all
@@ -181,11 +181,14 @@ class StepSaving(Saving):
         due = self._every is not None and not step % self._every
         if self._pause is not None and not due:
             due = time.monotonic() - self._saved_at >= self._pause
-        accord = self.run.accord
-        if due and accord.processes.several and step % (self._every or step + 1):
-            accord.wants_save, due = accord.processes.main, False  # clocks differ: all decide
-        if due or accord.save:
-            self._saved_at, accord.save = time.monotonic(), False
+        coordinator = self.run.coordinator
+        if due and coordinator.processes.several and step % (self._every or step + 1):
+            coordinator.save_requested, due = (
+                coordinator.processes.main,
+                False,
+            )  # clocks differ: all decide
+        if due or coordinator.save:
+            self._saved_at, coordinator.save = time.monotonic(), False
             self.save()
 
 
@@ -193,9 +196,9 @@ def save_to(path: str | Path, run: Run) -> Path:
     """Save where a fit stands into a folder of its own; what was there makes way."""
     check_finite(run)
     store = CheckpointStore(path, keep=1)
-    snapshot = Snapshot.of(run.state.state_dict(), run.accord.processes)
+    snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
     made = snapshot.write(store, run.state.update.completed, snapshot.packed(), info_of(run))
-    written = run.accord.processes.from_main(None if made is None else made.path)
+    written = run.coordinator.processes.from_main(None if made is None else made.path)
     assert isinstance(written, Path)
     return written
 
@@ -234,7 +237,7 @@ def check_finite(run: Run) -> None:
     if wrong and bool(torch.stack(wrong).any()):
         names = [name for (name, _), each in zip(named, wrong, strict=True) if each]
     if is_sharded(run.net):  # each has seen a part
-        names = list(dict.fromkeys(chain(*run.accord.processes.gather(names))))
+        names = list(dict.fromkeys(chain(*run.coordinator.processes.gather(names))))
     if not names:
         return
     message = (

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fitorch.engine.steps.evaluation import Measures
+from fitorch.engine.steps.measurement import MeasurementSpec
 
 _FORM = (
     "StepRunner(net, loss_fn, accelerator=None, stage='train', metrics_dict=None, optimizer=None, "
@@ -41,7 +41,7 @@ class RunnerKit:
 
     def make(
         self,
-        measures: Measures,
+        spec: MeasurementSpec,
         stage: str,
         metrics: Mapping[str, Any],
         optimizer: Any = None,
@@ -49,9 +49,9 @@ class RunnerKit:
     ) -> Callable[[Any], Any]:
         """Return the step runner of a stage."""
         arguments = {
-            "net": measures.net,
+            "net": spec.net,
             "loss_fn": self.loss_fn,
-            "accelerator": measures.placement.accelerator,
+            "accelerator": spec.placement.accelerator,
             "stage": stage,
             "metrics_dict": metrics,
             "optimizer": optimizer,

@@ -1,27 +1,48 @@
-"""What the user's `StepRunner` returned, batch by batch, as figures of a stage."""
+"""What the user's `StepRunner` returned, batch by batch, as the values of a stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
+from torch import nn
+
+from fitorch.callbacks.logs import BatchLogs
+from fitorch.data.sources import Source
+from fitorch.engine.steps.measurement import MeasurementSpec
+from fitorch.errors import NonFiniteError
 from fitorch.metrics.state import put_back, state_of
+
+from .kit import called
 
 
 class StageLog:
-    """What a step runner returned over a stage.
+    """The values of a stage that a step runner measures.
 
-    Losses are means over the samples, where batches tell how many they have. Metrics are those of
-    `metrics_dict`, computed over the epoch, or averaged where they are functions; any other is what
-    the last batch gave.
+    Losses are means over the samples, if batches show how many they have. Metrics are those of
+    `metrics_dict`, computed over the epoch, or averaged if they are functions; any other value is
+    the one of the last batch.
 
     Args:
-        stage: What all names begin with.
+        stage: What all names begin with, as "train".
         metrics: Name to metric, those that the runner updates.
+        spec: The net, and the runner's class.
+        source: Where the batches come from.
     """
 
-    def __init__(self, stage: str, metrics: Mapping[str, Any]) -> None:
+    batches: int = 0
+
+    def __init__(
+        self, stage: str, metrics: Mapping[str, Any], spec: MeasurementSpec, source: Source
+    ) -> None:
+        self.net: nn.Module = spec.net
+        self.source = source
+        self.processes = spec.placement.processes
+        self.logs = BatchLogs(f"{stage}_", self.figures)
+        self.tasks: dict[str, str] = {}  # a runner calls its metrics itself
         self._stage = stage
+        self._runner_name = called(spec.runner.kind)
         self._metrics = {f"{stage}_{name}": metric for name, metric in metrics.items()}
         self._last: dict[str, float]
         self._computed = [name for name, m in self._metrics.items() if hasattr(m, "compute")]
@@ -42,8 +63,8 @@ class StageLog:
             elif name not in self._computed:
                 self._last[name] = value
 
-    def tell(self, returned: Any) -> None:
-        """Take what an epoch runner returned for all batches.
+    def replace(self, returned: Any) -> None:
+        """Take the values that an epoch runner returned for all batches.
 
         Raises:
             TypeError: It is no mapping.
@@ -57,11 +78,24 @@ class StageLog:
         self._last = self._numbers(returned)
 
     def figures(self) -> dict[str, float]:
-        """Return the figures so far, in the order in which they came."""
+        """Return the values so far, in the order in which they came.
+
+        Raises:
+            NonFiniteError: The training loss is NaN or infinite.
+        """
         means = {name: total / count for name, (total, count) in self._sums.items()}
         seen = (n for n in self._computed if getattr(self._metrics[n], "update_called", True))
         computed = {name: float(self._metrics[name].compute()) for name in seen if self._sums}
-        return means | computed | self._last
+        values = means | computed | self._last
+        loss = values.get("train_loss", 0.0)
+        if not isfinite(loss):
+            message = f"the training loss (of {self._runner_name}) is {loss}"
+            raise NonFiniteError(message)
+        return values
+
+    def result(self, where: str) -> dict[str, float]:
+        """Return the values of a stage that has ended."""
+        return self.figures()
 
     def reset(self) -> None:
         """Forget everything."""

@@ -10,47 +10,61 @@ from torch import Tensor
 
 from fitorch.tree import sample_count
 
-from .training import TrainingStep
+from .training_measurement import TrainingMeasurement
+from .updating import UpdatingStep
+from .windows import windows
+
+# A batch of a window; the divisors of its losses, or the error that says why they are not known;
+# whether it is the last of its window.
+MicroBatch = tuple[Any, Any, bool]
 
 
-class AccumulatingStep(TrainingStep):
-    """A training step that updates once per window of batches.
-
-    It takes what `arranged` gives: a batch, what to divide its losses by, whether it ends a window.
+class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
+    """Updates the weights once per window of batches.
 
     Args:
         window: Batches of an update.
-        *args: As for `TrainingStep`.
+        *args: As for `UpdatingStep`.
     """
 
     def __init__(self, *args: Any, window: int) -> None:
         super().__init__(*args)
         self._window = window
 
-    def __call__(self, batch: Micro) -> None:
-        """Train on a batch, updating at the end of its window."""
+    def __call__(self, batch: MicroBatch) -> None:
+        """Train on a batch, and update the weights at the end of its window."""
         micro_batch, divisors, closes = batch
         if not self._open:
             self.update.zero_grad()
-        parts = self.measure(micro_batch)  # says in its own words what is wrong with a batch
+        parts = self.measurement.measure(micro_batch)  # its errors are clearer than the divisors'
         if isinstance(divisors, Exception):
             raise divisors
-        self.update.backward(self.objective.total(parts, divisors))
+        self.update.backward(self.measurement.objective.total(parts, divisors))
         self._open = not closes
         if closes:
             self.update()
 
-    def user_batch(self, batch: Micro) -> Any:
-        """Return the user's batch in what the step takes, for messages."""
+    def user_batch(self, batch: MicroBatch) -> Any:
+        """Return the user's batch out of what the step takes, for messages."""
         return batch[0]
 
-    def arranged(self, batches: Iterator[Any], steps: int | None) -> Iterator[Micro]:
-        """Group batches to windows."""
-        return windows(batches, self._window, self._count)
+    def arranged(self, batches: Iterator[Any], steps: int | None) -> Iterator[MicroBatch]:
+        """Return the batches with their divisors, window by window."""
+        return micro_batches(batches, self._window, self._count)
+
+    def _count(self, batch: Any) -> list[Any]:
+        """Return for each loss what its mean is over: the samples of a batch, or their weights."""
+        y_true, weight = self._targets_of(batch)
+        if y_true is None:
+            return [sample_count(batch)] * len(self.measurement.objective.losses)
+        shares = self.measurement.objective.shares(
+            None, y_true, self.measurement.weigh(y_true, weight)
+        )
+        return [_positive(share) for share in shares]
 
     def _targets_of(self, batch: Any) -> tuple[Any, Any]:
-        """Return targets and sample weights, None where they are not known before the forward."""
-        if self._measures.forward is not None:
+        """Return targets and sample weights, None if they are not known before the forward pass."""
+        if self.measurement.spec.forward is not None:
             return None, None
         if isinstance(batch, Mapping):
             return batch.get("labels"), batch.get("sample_weight")
@@ -58,58 +72,30 @@ class AccumulatingStep(TrainingStep):
             return batch[1], batch[2] if len(batch) == 3 else None
         return None, None
 
-    def _count(self, batch: Any) -> list[Any]:
-        """Return how much a batch counts in its window: its share in the mean of each loss."""
-        y_true, weight = self._targets_of(batch)
-        if y_true is None:
-            return [sample_count(batch)] * len(self.objective.losses)
-        shares = self.objective.shares(None, y_true, self._weigh(y_true, weight))
-        return [_positive(share) for share in shares]
 
-
-def _positive(share: int | Tensor) -> int | Tensor:
-    """Return a share that can be divided by: all samples of a batch may weigh 0."""
-    if isinstance(share, Tensor):
-        wide = torch.float32 if share.device.type == "mps" else torch.float64
-        return share.to(wide).clamp_min(torch.finfo(torch.float32).tiny)
-    return share
-
-
-# A batch of a window; what to divide its losses by, a list, or the error that says why that is not
-# known; whether it is the last of the window.
-Micro = tuple[Any, Any, bool]
-
-
-def windows(
+def micro_batches(
     batches: Iterator[Any], size: int, count: Callable[[Any], list[Any]]
-) -> Iterator[Micro]:
-    """Group batches to windows of `size`, one update each; the last window may be shorter.
+) -> Iterator[MicroBatch]:
+    """Yield batches with the divisors of their losses, one window of `size` after the other.
+
+    The gradients of the divided losses add up to those of one batch with all samples of a window.
 
     Args:
         batches: The batches of an epoch.
         size: Batches in a window.
-        count: Gives how much a batch counts for each loss: samples, or the sum of weights.
-
-    Yields:
-        The batch; for each loss what to divide its mean by, so that the gradients of a window add
-        up to those of one batch with all its samples, or the error with which `count` refused the
-        batch; whether it is the last of its window.
+        count: Returns for each loss what its mean over a batch is over: samples, or weights. Its
+            error is yielded in the place of divisors, to be raised when that batch is trained on.
     """
-    window: list[Any] = []
-    for batch in batches:
-        window.append(batch)
-        if len(window) == size:
-            yield from _shares(window, count)
-            window = []
-    yield from _shares(window, count)
+    for window in windows(batches, size):
+        yield from _with_divisors(window, count)
 
 
-def _shares(window: list[Any], count: Callable[[Any], list[Any]]) -> Iterator[Micro]:
-    counts = []
+def _with_divisors(window: list[Any], count: Callable[[Any], list[Any]]) -> Iterator[MicroBatch]:
+    counts: list[list[Any]] = []
     for batch in window:
         try:
             counts.append(count(batch))
-        except Exception as error:  # noqa: PERF203 - told when its batch is at work
+        except Exception as error:  # noqa: PERF203 - raised when its batch is trained on
             yield from ((each, [1] * len(counts[0]), False) for each in window[: len(counts)])
             yield batch, error, False
             return
@@ -117,3 +103,11 @@ def _shares(window: list[Any], count: Callable[[Any], list[Any]]) -> Iterator[Mi
     for number, (batch, shares) in enumerate(zip(window, counts, strict=True), start=1):
         divisors = [total / share for total, share in zip(totals, shares, strict=True)]
         yield batch, divisors, number == len(window)
+
+
+def _positive(share: int | Tensor) -> int | Tensor:
+    """Return a number that can be divided by: all samples of a batch may have the weight 0."""
+    if isinstance(share, Tensor):
+        wide = torch.float32 if share.device.type == "mps" else torch.float64
+        return share.to(wide).clamp_min(torch.finfo(torch.float32).tiny)
+    return share

@@ -1,4 +1,4 @@
-"""Training with whole steps compiled by torch, where it can."""
+"""Training with whole steps compiled by torch, if it can compile them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from .compiled_optimizer import CannotCompileError, settings_of
-from .compiled_region import Region
+from .compiled_optimizer import CannotCompileError, compiled_constants
+from .compiled_region import CompiledRegion
 from .training import TrainingStep
+from .training_measurement import TrainingMeasurement
+from .updating import UpdatingStep
 
 _ENOUGH = 32  # batches to judge by
-
 _MANY = 0.5  # the part of them that should be compiled
 
 
 @dataclass(slots=True)
 class Compilation:
-    """What a model compiled, kept from fit to fit.
+    """What a model has compiled, kept from fit to fit.
 
     Attributes:
-        region: The compiled step, None where there is none (yet).
+        region: The compiled step, None if there is none yet.
         settings: What it was compiled for.
-        seconds: What compiling took.
-        refused: Whether torch can't.
+        seconds: The time that compiling took.
+        refused: Whether torch cannot compile the step.
     """
 
-    region: Region | None = None
+    region: CompiledRegion | None = None
     settings: Any = None
     seconds: float = 0.0
     refused: bool = False
 
     def refuse(self, reason: object) -> None:
-        """Do without from now on, and say so once."""
+        """Run uncompiled from now on, and warn once."""
         if not self.refused:
             warnings.warn(
                 f"jit_compile: the training step can't be compiled and runs as without: {reason}",
@@ -41,88 +42,91 @@ class Compilation:
         self.region, self.refused = None, True
 
 
-class CompiledStep(TrainingStep):
-    """A training step whose batches go through one compiled region.
+class CompiledStep(UpdatingStep[TrainingMeasurement]):
+    """Trains on batches by one compiled region.
 
-    The first batch goes through the loop as ever, which settles and checks everything. Batches of
-    other shapes, as the last and shorter one of an epoch, do so too: nothing is compiled for them.
+    The first batch goes through the loop, which settles and checks everything. Batches of other
+    shapes, such as the shorter last one of an epoch, do so too: nothing is compiled for them.
+
+    Args:
+        *args: As for `UpdatingStep`.
+        compilation: What the model has compiled in earlier fits.
     """
 
-    compilation: Compilation
-    _compiled = 0
-    _plain = 0
+    def __init__(self, *args: Any, compilation: Compilation) -> None:
+        super().__init__(*args)
+        self._in_loop = TrainingStep(*args)
+        self._compilation = compilation
+        self._steps_compiled = 0
+        self._steps_in_loop = 0
 
     def __call__(self, batch: Any) -> None:
         """Train on a batch."""
-        region = self.compilation.region
+        region = self._compilation.region
         if region is None:
-            super().__call__(batch)
-            self._settle(batch)
-        elif self._measured_before and region.takes(batch):
+            self._in_loop(batch)
+            self._prepare(batch)
+        elif self.measurement.checked and region.takes(batch):
             self._run(region, batch)
         else:
-            super().__call__(batch)
-            self._plain += 1
+            self._in_loop(batch)
+            self._steps_in_loop += 1
             self._warn_of_shapes()
 
     def begin_epoch(self) -> None:
-        """Forget what was compiled for other settings."""
-        compilation = self.compilation
+        """Drop what was compiled for other settings."""
+        compilation = self._compilation
         if compilation.region is not None and (
             compilation.settings != self._settings() or compilation.region.stale
         ):
             compilation.region = None
 
-    def _run(self, region: Region, batch: Any) -> None:
+    def _run(self, region: CompiledRegion, batch: Any) -> None:
         try:
             y_pred, y_true, weight, parts, norm = region(batch)
         except CannotCompileError as error:
-            self.compilation.refuse(error)
-            super().__call__(batch)
+            self._compilation.refuse(error)
+            self._in_loop(batch)
             return
-        if not self._compiled:
-            self.compilation.seconds, region.seconds = region.seconds, 0.0
-        self._compiled += 1
-        self._tally(y_pred, y_true, weight, parts)  # a loss that is NaN is told before its norm
+        if not self._steps_compiled:
+            self._compilation.seconds, region.seconds = region.seconds, 0.0
+        self._steps_compiled += 1
+        # A loss that is NaN is reported before its gradients' norm: it is the cause.
+        self.measurement.record(y_pred, y_true, weight, parts)
         self.update.check_norm(norm)
         self.update.advance()
 
-    def _settle(self, batch: Any) -> None:
-        """Prepare to compile the step that the batch just took."""
-        compilation = self.compilation
+    def _prepare(self, batch: Any) -> None:
+        """Prepare to compile the step that the batch has just taken through the loop."""
+        compilation, measurement = self._compilation, self.measurement
         if compilation.refused:
             return
         try:
-            compilation.region = Region(
-                self.forward, self._weigh, self.objective, self.update, batch
+            compilation.region = CompiledRegion(
+                measurement.forward, measurement.weigh, measurement.objective, self.update, batch
             )
         except CannotCompileError as error:
             compilation.refuse(error)
         compilation.settings = self._settings()
 
     def _settings(self) -> Any:
-        """Return what a compiled step stays valid for."""
-        measures, update, classes = self._measures, self.update, self._class_weights
+        """Return what a compiled step remains valid for."""
+        spec, update, classes = self.measurement.spec, self.update, self.measurement.class_weights
         trained = [parameter.requires_grad for parameter in update.parameters]
         return (
-            (measures.net, measures.objective, measures.forward, update.optimizer),
-            (measures.placement.device, measures.placement.dtype),
+            (spec.net, spec.objective, spec.forward, update.optimizer),
+            (spec.placement.device, spec.placement.dtype),
             update.clipping,
             None if classes is None else classes.weights,
             trained,
-            settings_of(update.optimizer),
+            compiled_constants(update.optimizer),
         )
 
-    @property
-    def _measured_before(self) -> bool:
-        """Whether this fit's first batch has passed all checks."""
-        return self.measure != self._first_measure
-
     def _warn_of_shapes(self) -> None:
-        steps = self._compiled + self._plain
-        if steps == _ENOUGH and self._compiled < _MANY * steps:
+        steps = self._steps_compiled + self._steps_in_loop
+        if steps == _ENOUGH and self._steps_compiled < _MANY * steps:
             warnings.warn(
-                f"jit_compile: {self._plain} of {steps} batches differ in shape from the first and "
-                "ran uncompiled; pad them to one length",
+                f"jit_compile: {self._steps_in_loop} of {steps} batches differ in shape from the "
+                "first and ran uncompiled; pad them to one length",
                 stacklevel=2,
             )

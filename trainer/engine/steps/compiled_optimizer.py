@@ -18,7 +18,7 @@ class CannotCompileError(Exception):
     """A step that torch can't compile as a whole, or that is not worth it."""
 
 
-class Shadow:
+class CompiledOptimizer:
     """A copy of an optimizer that shares its parameters and state, in a form that compiles well.
 
     Its learning rates are tensors: as numbers, each new one would compile the step anew. Its counts
@@ -107,6 +107,6 @@ def _wide(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def settings_of(optimizer: torch.optim.Optimizer) -> list[Any]:
+def compiled_constants(optimizer: torch.optim.Optimizer) -> list[Any]:
     """Return what is compiled into a step as numbers."""
     return [group.get(key) for group in optimizer.param_groups for key in _SETTINGS]

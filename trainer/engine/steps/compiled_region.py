@@ -16,7 +16,7 @@ from fitorch.metrics.batching import detached
 from fitorch.optim.update import Update
 from fitorch.tree import map_tensors
 
-from .compiled_optimizer import CannotCompileError, Shadow
+from .compiled_optimizer import CannotCompileError, CompiledOptimizer
 
 Outcome = tuple[Any, Any, Any, list[Part], "Tensor | None"]  # ..., the gradients' norm
 
@@ -33,7 +33,7 @@ _TRACING = {
 }
 
 
-class Region:
+class CompiledRegion:
     """What a training step does with a batch, compiled at its first call.
 
     It changes the weights, the gradients and the state of the user's own optimizer in place, so
@@ -65,10 +65,10 @@ class Region:
         self._signature = signature(batch)
         self._trained = [p for p in update.parameters if p.grad is not None]
         self._gradients = [p.grad for p in self._trained]
-        self._shadow = Shadow(update.optimizer)
+        self._optimizer = CompiledOptimizer(update.optimizer)
         self._graphs = self._trained[0].device.type == "cuda"
         self._compiled = _compile(
-            _written_out(forward, weigh, objective, update, self._shadow, self._trained),
+            _written_out(forward, weigh, objective, update, self._optimizer, self._trained),
             graphs=self._graphs,
         )
         self._ready = False
@@ -77,7 +77,7 @@ class Region:
     @property
     def stale(self) -> bool:
         """Whether the optimizer has got another state since, as when one is loaded."""
-        return self._shadow.stale
+        return self._optimizer.stale
 
     def takes(self, batch: Any) -> bool:
         """Say whether a batch is like those that the region was made for."""
@@ -89,9 +89,9 @@ class Region:
         Raises:
             CannotCompileError: Torch can't compile it; nothing was changed.
         """
-        self._shadow.follow()
+        self._optimizer.follow()
         if self._trained[0].grad is not self._gradients[0]:  # the last step was not compiled
-            self._shadow.catch_up()
+            self._optimizer.catch_up()
             for parameter, gradient in zip(self._trained, self._gradients, strict=True):
                 parameter.grad = gradient
         with torch.no_grad():
@@ -100,7 +100,7 @@ class Region:
             outcome = self._run(batch) if self._ready else self._compiling(batch)
             if self._graphs:
                 outcome = map_tensors(Tensor.clone, outcome)
-        self._shadow.count()
+        self._optimizer.count()
         return outcome
 
     def _run(self, batch: Any) -> Outcome:
@@ -181,7 +181,7 @@ def _written_out(
     weigh: Callable[[Any, Any], Any],
     objective: Objective,
     update: Update,
-    shadow: Shadow,
+    optimizer: CompiledOptimizer,
     trained: Sequence[nn.Parameter],
 ) -> Callable[[Any], Outcome]:
     """Return the step as one function, which torch traces."""
@@ -196,11 +196,11 @@ def _written_out(
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad.copy_(gradient)  # type: ignore[union-attr]
         norm = update.shape_gradients()
-        shadow.step()
+        optimizer.step()
         return detached(y_pred), y_true, weight, parts, norm
 
     # Torch keeps what it compiled with the code, and only so much: each step has its own.
-    step.__code__ = step.__code__.replace(co_name=f"step_{id(shadow)}")
+    step.__code__ = step.__code__.replace(co_name=f"step_{id(optimizer)}")
     return step
 
 

@@ -19,12 +19,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fitorch.distributed.dtensor import refuse_lazy
 from fitorch.errors import RankError
 
-from .dtensor import refuse_lazy
-
 if TYPE_CHECKING:
-    from .processes import Processes
+    from fitorch.distributed.processes import Processes
 
 
 ENVIRONMENT = "ACCELERATE_USE_DEEPSPEED"  # what accelerate launch sets where it is configured so

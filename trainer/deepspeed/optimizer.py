@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from fitorch.errors import NonFiniteError
 
-from .zero import Zero
+from .loss_module import LossModule
+from .settings import Zero
 
 State = dict[str, Any]  # what an optimizer keeps of one parameter
 
@@ -48,7 +49,7 @@ class _Group:
     state: State
 
 
-class PartitionedOptimizer:
+class ZeroOptimizer:
     """The user's optimizer, run by DeepSpeed while a fit trains.
 
     DeepSpeed gets a copy of it, whose state is spread. Schedules change the learning rates of the
@@ -63,7 +64,7 @@ class PartitionedOptimizer:
     """
 
     def __init__(
-        self, zero: Zero, optimizer: Optimizer, module: nn.Module, clip: float | None
+        self, zero: Zero, optimizer: Optimizer, module: LossModule, clip: float | None
     ) -> None:
         self.optimizer = optimizer
         self.engine: Any = None

@@ -1,0 +1,29 @@
+"""Net and loss as one module, as DeepSpeed's engine takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fitorch.losses.terms import Part
+
+
+class LossModule(nn.Module):
+    """Net and loss as one module, which returns the terms of a batch's loss.
+
+    Args:
+        net: The net.
+        losses: The loss' own module.
+    """
+
+    measure: Any  # measures a batch; set before the first one
+
+    def __init__(self, net: nn.Module, losses: nn.Module) -> None:
+        super().__init__()
+        self.net, self.losses = net, losses
+
+    def forward(self, batch: Any) -> list[Part]:
+        """Return the terms of a batch's loss."""
+        parts: list[Part] = self.measure(batch)
+        return parts

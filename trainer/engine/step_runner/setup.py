@@ -1,0 +1,117 @@
+"""What a step with the user's own `StepRunner` needs: its metrics, its arguments, its checks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn, optim
+
+from fitorch.data.sources import Source
+from fitorch.engine.arguments import FitArguments
+from fitorch.engine.steps.measurement import MeasurementSpec
+from fitorch.tree import sample_count
+
+from .kit import RunnerKit, called
+
+if TYPE_CHECKING:
+    from fitorch.engine.base_model import BaseModel
+
+
+def check_one_process(spec: MeasurementSpec) -> None:
+    """Refuse a step runner in one of several processes.
+
+    Raises:
+        ValueError: Several processes were launched.
+    """
+    if spec.placement.processes.several:
+        message = (
+            "a StepRunner works in one process, but "
+            f"{spec.placement.processes.count} were launched; pass forward= instead"
+        )
+        raise ValueError(message)
+
+
+def check_arguments(model: BaseModel, source: Source, arguments: FitArguments) -> None:
+    """Refuse arguments of a fit that only its own step follows.
+
+    Raises:
+        ValueError: The message says what to do instead.
+    """
+    schedule = "let it call self.lr_scheduler.step(), which it alone does"
+    scaled_by_fit = model.placement.scaler is not None and model.accelerator.scaler is None
+    loose = arguments.gradient_accumulation_steps > 1 and not (
+        arguments.steps_per_epoch or source.steps
+    )
+    requests: dict[str, tuple[bool, str]] = {
+        "class_weight": (arguments.class_weight is not None, "weigh the loss in it"),
+        "clip_grad_norm": (
+            arguments.clip_grad_norm is not None,
+            "call self.accelerator.clip_grad_norm_(self.net.parameters(), 1.0) in it",
+        ),
+        "clip_grad_value": (
+            arguments.clip_grad_value is not None,
+            "call self.accelerator.clip_grad_value_(self.net.parameters(), 1.0) in it",
+        ),
+        "scheduler_step": (arguments.scheduler_step != "auto", schedule),
+        "jit_compile": (model.compilation is not None, "call torch.compile in it"),
+        "mixed_precision='fp16' on a CPU": (scaled_by_fit, "use 'bf16'"),
+        "gradient_accumulation_steps": (loose, "pass data with a length, or steps_per_epoch"),
+        "a loss with weights that change by the epoch": (
+            bool(model.objective.weights),
+            "compute them in it",
+        ),
+    }
+    for request, (requested, instead) in requests.items():
+        if requested:
+            message = f"{request} can't go with {called(model.StepRunner)}, a StepRunner: {instead}"
+            raise ValueError(message)
+
+
+def placed_kit(spec: MeasurementSpec, accelerator: Any = None) -> RunnerKit:
+    """Return the kit with its extra arguments on the device.
+
+    Args:
+        spec: The kit, and the device.
+        accelerator: Prepares optimizers among the arguments, in training.
+    """
+    kit: RunnerKit = spec.runner
+    device = spec.placement.device
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return value.to(device)
+        if accelerator is not None and isinstance(value, optim.Optimizer):
+            return accelerator.prepare_optimizer(value)
+        return value
+
+    return replace(kit, extra={name: placed(value) for name, value in kit.extra.items()})
+
+
+def metric_copies(spec: MeasurementSpec) -> dict[str, Any]:
+    """Return copies of the metrics for a stage, on the device.
+
+    Raises:
+        TypeError: A metric is a name, or one of several outputs' metrics.
+    """
+    copies = {}
+    for name, metric in spec.metrics.items():
+        if isinstance(metric, (str, Mapping)):
+            message = (
+                f"metrics_dict[{name!r}] is {metric!r}, but a StepRunner calls its metrics itself; "
+                "pass an object, as torchmetrics.Accuracy(task='binary'), or a function"
+            )
+            raise TypeError(message)
+        own = copy.deepcopy(metric)
+        copies[name] = own.to(spec.placement.device) if isinstance(own, nn.Module) else own
+    return copies
+
+
+def samples_in(batch: Any) -> int:
+    """Return the number of samples in a batch; 1 if it is not known, so batches count alike."""
+    try:
+        return sample_count(batch) or 1
+    except ValueError:
+        return 1

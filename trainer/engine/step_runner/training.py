@@ -1,0 +1,105 @@
+"""A step of training by the user's own `StepRunner`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fitorch.data.sources import Source
+from fitorch.engine.arguments import FitArguments
+from fitorch.engine.steps.measurement import MeasurementSpec
+from fitorch.engine.steps.updating import UpdatingStep
+from fitorch.optim.update import Update
+
+from .log import StageLog
+from .setup import check_arguments, check_one_process, metric_copies, placed_kit, samples_in
+
+if TYPE_CHECKING:
+    from fitorch.engine.base_model import BaseModel
+
+
+class RunnerTrainingStep(UpdatingStep[StageLog]):
+    """Lets the user's step runner do all of a step: forward, backward, update and schedule.
+
+    Args:
+        spec: What to measure; its metrics are given to the runner.
+        source: Where the batches come from.
+        update: Holds optimizer and schedule; the runner calls them itself.
+        model: Its `stop_training` ends the epoch early.
+        arguments: The arguments of the fit.
+
+    Raises:
+        ValueError: An argument of the fit asks for what only its own step does.
+    """
+
+    _runner: Callable[[Any], Any]  # of the epoch
+
+    def __init__(
+        self,
+        spec: MeasurementSpec,
+        source: Source,
+        update: Update,
+        model: BaseModel,
+        arguments: FitArguments,
+    ) -> None:
+        metrics = metric_copies(spec)
+        super().__init__(StageLog("train", metrics, spec, source), update, model)
+        check_one_process(spec)
+        check_arguments(model, source, arguments)
+        self._accelerator, self._make = prepared_runner(spec, update, metrics)
+        self._window = arguments.gradient_accumulation_steps
+        self._accelerator.gradient_accumulation_steps = self._window
+        self._steps = arguments.steps_per_epoch or source.steps
+        self._since_update = 0  # batches
+        self._taken = 0  # batches of the epoch
+
+    def __call__(self, batch: Any) -> None:
+        """Train on a batch; the accelerator lets the optimizer update at the end of a window."""
+        self._since_update, self._taken = self._since_update + 1, self._taken + 1
+        closes = self._since_update == self._window or self._taken == self._steps
+        self._open = True
+        self._accelerator.sync_gradients = closes
+        try:
+            returned = self._runner(batch)
+        finally:
+            self._accelerator.sync_gradients = True
+        self.measurement.add(returned, samples_in(batch))
+        if closes:
+            self._open, self._since_update = False, 0
+            self.update.completed += 1
+
+    def begin_epoch(self) -> None:
+        """Make the runner of the epoch."""
+        self.update.zero_grad()
+        self._runner = self._make()
+
+    def reset(self) -> None:
+        """Start the sums of a new epoch."""
+        super().reset()
+        self._taken = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of the epoch so far, and the number of its batches."""
+        return {**super().state_dict(), "taken": self._taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the sums of an epoch, and the number of its batches."""
+        super().load_state_dict(state)
+        self._taken = state["taken"]
+
+
+def prepared_runner(
+    spec: MeasurementSpec, update: Update, metrics: Mapping[str, Any]
+) -> tuple[Any, Callable[[], Callable[[Any], Any]]]:
+    """Return the accelerator, and what makes a runner with optimizer and schedule prepared by it.
+
+    The runner steps the schedule; `update` no longer does.
+    """
+    update.scheduler_step = "update"
+    accelerator = spec.placement.accelerator
+    kit = placed_kit(spec, accelerator)
+    optimizer, scheduler = accelerator.prepare_optimizer(update.optimizer), update.scheduler
+    if scheduler is not None:
+        scheduler = accelerator.prepare_scheduler(scheduler)
+    return accelerator, partial(kit.make, spec, "train", metrics, optimizer, scheduler)

@@ -1,0 +1,112 @@
+"""How much the loss of each process counts in that of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from fitorch.distributed.processes import Processes
+from fitorch.errors import RankError
+from fitorch.losses.objective import Objective
+from fitorch.losses.terms import Part
+
+
+class LossWeighting:
+    """Weights losses so that their gradients, added up, are those of one batch of all processes.
+
+    A mean counts by the samples (or weights) that it is over, so unequal batches count as what
+    they are. Gradients are divided by the counts of all processes afterwards.
+
+    Args:
+        objective: The loss of a batch.
+        processes: The processes that train together.
+        window: Batches of an update.
+    """
+
+    def __init__(self, objective: Objective, processes: Processes, window: int) -> None:
+        self._objective, self._processes, self._window = objective, processes, window
+        # The unit of counts, so that most of them are 1 and no multiplication is needed.
+        self.reference: float | None = None
+        self.sums = all(objective.summed)
+        self._differ: bool | None = None  # whether terms are means over different numbers
+
+    def __call__(self, parts: list[Part], *, counts: bool) -> tuple[Tensor, Any]:
+        """Return the weighted loss of a batch, and what it counts.
+
+        Args:
+            parts: The terms of its loss.
+            counts: Whether the batch counts; one that stands in does not.
+
+        Raises:
+            RankError: The terms count differently, which the first batch did not show.
+        """
+        if self._differ is None:
+            self._agree(parts)
+        elif not self._differ and _count_differently(parts):
+            message = (
+                f"the terms of {self._objective.name} counted alike in the first batch, but in "
+                f"this one {', '.join(str(share) for _, share in parts)}; of several processes, "
+                "begin with a batch in which they differ, or make one output of them"
+            )
+            raise RankError(message)
+        if self._differ:
+            return self._weighted_by_term(parts, float(counts)), 1.0
+        return self._weighted(parts, counts=counts)
+
+    def _agree(self, parts: list[Part]) -> None:
+        """Agree with the other processes on the unit and on how terms are weighted."""
+        objective = self._objective
+        differ = _count_differently(parts) or len(set(objective.summed)) > 1
+        everywhere = self._processes.gather((float(parts[0][1]), differ))
+        if self.reference is None:
+            self.reference = everywhere[0][0] or 1.0
+        self._differ = any(differ for _, differ in everywhere)
+        if self._differ and self._window > 1:
+            message = (
+                f"the terms of {objective.name} are means over different numbers of targets, "
+                "or different weights, or sums: of several processes, and several batches an "
+                "update, these can't be joined; use gradient_accumulation_steps=1"
+            )
+            raise RankError(message)
+
+    def _weighted(self, parts: list[Part], *, counts: bool) -> tuple[Tensor, Any]:
+        value, share = parts[0][0], (parts[0][1] if counts else 0)
+        count: Any = share
+        if isinstance(share, Tensor):
+            if share.device.type == "cpu":
+                count = share.item()
+            else:  # stays on the device; an integer would become float32 in a division
+                count = share.to(torch.promote_types(value.dtype, torch.float32))
+        assert self.reference is not None
+        count = count / self.reference
+        factor = float(counts) * self._processes.count if self.sums else count
+        total = self._objective.total(parts)
+        if isinstance(factor, float) and factor == 1.0:  # the most frequent case
+            return total, count
+        return total * factor, count
+
+    def _weighted_by_term(self, parts: list[Part], counts: float) -> Tensor:
+        """Return the loss with each term weighted by its own count, exchanged beforehand."""
+        like, processes = parts[0][0], self._processes
+        own = torch.stack([torch.as_tensor(share).to(like) for _, share in parts]) * counts
+        totals = own.clone()
+        distributed.all_reduce(totals)
+        fractions = own / totals.clamp_min(torch.finfo(own.dtype).tiny)
+        weighted: list[Part] = [
+            (value * (counts if summed else fraction) * processes.count, 1)
+            for (value, _), fraction, summed in zip(
+                parts, fractions, self._objective.summed, strict=True
+            )
+        ]
+        return self._objective.total(weighted)
+
+
+def _count_differently(parts: Sequence[Part]) -> bool:
+    """Return whether terms are means over numbers that differ, or may differ in another batch."""
+    shares = [share for _, share in parts]
+    if len(shares) == 1:
+        return False
+    return any(isinstance(share, Tensor) for share in shares) or len(set(shares)) > 1

@@ -1,0 +1,247 @@
+"""Measure a batch: forward, objective and metrics, and the sums of them over a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fitorch.callbacks.logs import BatchLogs
+from fitorch.data.in_memory import MemorySource
+from fitorch.data.sources import Source
+from fitorch.engine.checks import check_sample_weight
+from fitorch.engine.placement import Placement
+from fitorch.errors import annotate
+from fitorch.losses.objective import Objective
+from fitorch.losses.terms import Part
+from fitorch.metrics.base import MetricSet
+from fitorch.metrics.batching import MetricError
+from fitorch.metrics.mean import Means
+from fitorch.nets.forward import Forward, Hook, choose_forward, taking_logits
+from fitorch.tree import describe
+
+Gather = Callable[[Any], list[Any]]  # what each process passed, in the order of the ranks
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementSpec:
+    """What is measured, whatever the stage.
+
+    Args:
+        net: The net, on its device.
+        objective: The loss of a batch.
+        metrics: Name to metric; each stage measures with copies of its own.
+        placement: Device, precision and processes.
+        forward: The user's `forward(net, batch)`, or None.
+        runner: What makes the user's step runners, a `RunnerKit`, or None.
+    """
+
+    net: nn.Module
+    objective: Objective
+    metrics: dict[str, Any]
+    placement: Placement
+    forward: Hook | None = None
+    runner: Any = None
+
+
+class Measurement:
+    """The forward pass and the objective of a batch; losses and metrics add up over a stage.
+
+    Args:
+        spec: What to measure.
+        source: Where the batches come from.
+        prefix: What the names of the values begin with, as "val_".
+        gather: Collects a value from each process at the end of a stage; by default one
+            collective of its own.
+
+    Attributes:
+        measure: Measures a batch and returns the terms of its loss. The first batch goes through
+            `_measure_first`, which checks everything and then replaces this attribute: later
+            batches pay for no check.
+        batches: The batches of a stage that has ended, in this process; after `result`, in all.
+    """
+
+    batches: int = 0
+
+    def __init__(
+        self,
+        spec: MeasurementSpec,
+        source: Source,
+        prefix: str = "val_",
+        gather: Gather | None = None,
+    ) -> None:
+        device = spec.placement.device
+        self.spec = spec
+        self.source = source
+        self.objective = spec.objective
+        self.processes = spec.placement.processes
+        self.losses = Means(device, self._summed())
+        self.metrics = MetricSet(spec.metrics, device, spec.objective.scale)
+        self.logs = BatchLogs(prefix, self.figures)
+        self.measure: Callable[[Any], list[Part]] = self._measure_first
+        self.forward: Forward
+        self._prefix = prefix
+        self._gather = gather or self.processes.gather
+        self._penalties: list[float] = []  # of a validation, in which the net does not change
+
+    @property
+    def net(self) -> nn.Module:
+        """The net, on its device."""
+        return self.spec.net
+
+    @property
+    def checked(self) -> bool:
+        """Whether a batch has passed all checks."""
+        return self.measure != self._measure_first
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """What each metric given by name measures; known after the first batch."""
+        return self.metrics.tasks
+
+    def run_only(self, batch: Any) -> None:
+        """Run the net on a batch without counting it."""
+        self._choose_forward(batch)(batch)
+
+    @torch.no_grad()
+    def measure_penalties(self) -> None:
+        """Measure the penalties once for a stage in which the net does not change."""
+        values = {penalty.name: penalty() for penalty in self.objective.penalties}
+        _check_scalars(values.items())
+        self._penalties = [value.item() for value in values.values()]
+
+    def reset(self) -> None:
+        """Start a new stage."""
+        self.losses.reset()
+        self.metrics.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of the stage so far."""
+        return {"losses": self.losses.state_dict(), "metrics": self.metrics.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the sums of a stage."""
+        self.losses.load_state_dict(state["losses"])
+        self.metrics.load_state_dict(state["metrics"])
+
+    def figures(self) -> dict[str, float]:
+        """Return the loss and the metrics so far; on an accelerator this waits for the device."""
+        loss, losses = self.losses.compute()
+        named = zip(self.objective.names, [*losses, *self._penalties], strict=False)
+        values = {"loss": sum(self._penalties, start=loss), **self.metrics.compute(), **dict(named)}
+        return {self._prefix + name: value for name, value in values.items()}
+
+    def result(self, where: str) -> dict[str, float]:
+        """Return the values of a stage that has ended, over the samples of all processes.
+
+        Warns once about each metric that is not defined on this data.
+
+        Args:
+            where: The name of the stage in the message of a metric that fails.
+        """
+        own = self.losses, self.metrics
+        try:
+            if self.processes.several:
+                self.losses, self.metrics = self._gathered()
+            figures = self.figures()
+        except MetricError as error:
+            annotate(error, f"at the end of {where}")
+            raise
+        finally:
+            # The sums of this process are kept: the stage may go on after a look at its values.
+            over_all, (self.losses, self.metrics) = self.metrics, own
+        if self.processes.main:
+            over_all.warn_of_nan(self._prefix)
+        return figures
+
+    def _gathered(self) -> tuple[Means, MetricSet]:
+        """Return losses and metrics over the batches of all processes, in one collective."""
+        everywhere: list[Any] = []
+        sums = self.losses.sums()
+
+        def gather(states: Any) -> list[Any]:
+            everywhere.extend(self._gather((self.batches, sums, states)))
+            return [states for *_, states in everywhere]
+
+        metrics = self.metrics.gathered(gather)
+        self.batches = sum(batches for batches, *_ in everywhere)
+        return self.losses.joined([sums for _, sums, _ in everywhere]), metrics
+
+    def _summed(self) -> list[bool]:
+        """Return for each term that is measured per batch whether its values are sums."""
+        return self.objective.summed
+
+    def _measure(self, batch: Any) -> list[Part]:
+        y_pred, y_true, weight = self.forward(batch)
+        parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight))
+        self._record(y_pred, y_true, weight, parts)
+        return parts
+
+    def _measure_first(self, batch: Any) -> list[Part]:
+        """Choose how the net is called with batches like this one; check loss and targets."""
+        self.forward = self._choose_forward(batch)
+        y_pred, y_true, weight = self.forward(batch)
+        whole = self.objective.own or self.objective.by_output
+        if not whole and hasattr(y_pred, "logits"):
+            self.forward, y_pred = taking_logits(self.forward), y_pred.logits
+        self._check_fit(y_pred, y_true)
+        check_sample_weight(weight, by_output=self.objective.by_output)
+        parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight))
+        self._check_parts([*parts, *self._first_penalties(parts)])
+        self._record(y_pred, y_true, weight, parts)
+        self.measure = self._measure
+        return parts
+
+    def _first_penalties(self, parts: list[Part]) -> list[Part]:
+        """Return the penalties that are checked with the losses of the first batch."""
+        return []
+
+    def weigh(self, y_true: Any, weight: Any) -> Any:
+        """Return the weights of the samples in the loss."""
+        return weight
+
+    def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
+        self.losses.add(parts)
+        self.metrics.update(y_pred, y_true, weight)
+
+    def _choose_forward(self, batch: Any) -> Forward:
+        spec = self.spec
+        return choose_forward(spec.net, batch, spec.placement.cast, spec.forward)
+
+    def _check_fit(self, y_pred: Any, y_true: Any) -> None:
+        if self.objective.own:
+            if getattr(y_pred, "loss", None) is None:
+                given = "with penalties alone" if self.objective.penalties else "without a loss"
+                message = (
+                    f"KerasModel was made {given}, and the net's output ({describe(y_pred)}) "
+                    "carries no .loss; pass loss_fn"
+                )
+                raise TypeError(message)
+            return
+        self.objective.check(y_pred, y_true)
+        tensors = self.source.tensors if isinstance(self.source, MemorySource) else ()
+        if self.spec.forward is None and isinstance(tensors, list) and len(tensors) > 1:
+            self.objective.check_targets(y_pred, tensors[1])  # all of them, not this batch's
+
+    def _check_parts(self, parts: list[Any]) -> None:
+        names = self.objective.names or [self.objective.name]
+        _check_scalars(zip(names, (value for value, _ in parts), strict=False))
+
+
+def _check_scalars(named: Iterable[tuple[str, Any]]) -> None:
+    """Refuse losses and penalties that are not scalars.
+
+    Raises:
+        ValueError: A value is not a scalar tensor; the message names its term.
+    """
+    for name, value in named:
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            message = (
+                f"{name} gave {describe(value)}, but a loss must be a scalar tensor; reduce it, "
+                "with .mean() or reduction='mean', or tell that it gives a loss per sample: "
+                "fitorch.losses.term(loss_fn, per_sample=True)"
+            )
+            raise ValueError(message)

@@ -1,0 +1,1 @@
+"""How the gradients of several processes become those of one update."""

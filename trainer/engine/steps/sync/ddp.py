@@ -1,0 +1,169 @@
+"""DDP: each process holds the whole net, and gradients are averaged while backward runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
+
+from fitorch.engine.steps.training_measurement import TrainingMeasurement
+from fitorch.errors import annotate
+from fitorch.losses.terms import Part
+from fitorch.nets.modes import modes_restored
+from fitorch.optim.update import Update
+from fitorch.randomness import undisturbed_randomness
+
+
+class DDPSync:
+    """Synchronizes gradients with torch's DistributedDataParallel.
+
+    What the processes request and count travels with the gradients, as the gradient of two numbers
+    that belong to no net. So a step needs no message of its own.
+
+    Args:
+        measurement: Measures a batch.
+        measure: Calls the measurement, perhaps with batch norms over all processes.
+        update: Changes the weights.
+        find_unused: Look in each step for parameters that the loss does not depend on.
+    """
+
+    def __init__(
+        self,
+        measurement: TrainingMeasurement,
+        measure: Callable[[Any], list[Part]],
+        update: Update,
+        *,
+        find_unused: bool = False,
+    ) -> None:
+        self._measurement, self._measure, self._update = measurement, measure, update
+        self._find_unused = find_unused
+        self._module: _SignalingModule | None = None
+        self._ddp: Any = None
+        self._signal: Tensor
+        self._trained: list[int] = []  # ids of the parameters that DDP synchronizes
+        # The last message and its tensor: making a tensor takes as long as an addition.
+        self._message: tuple[tuple[float, Any] | None, Tensor | None] = (None, None)
+
+    def begin_epoch(self) -> None:
+        """Wrap the net anew if callbacks have frozen or unfrozen parameters."""
+        trained = [
+            id(parameter)
+            for module in (self._measurement.spec.net, self._measurement.objective.module)
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
+        if trained != self._trained:
+            self._module = self._ddp = None
+            self._trained = trained
+
+    def begin_update(self, batch: Any) -> None:
+        """Wrap the net before its first update; clear the gradients."""
+        if self._module is None:
+            self._wrap(batch)
+        assert self._module is not None
+        self._update.zero_grad()
+        self._module.signal.grad = None
+
+    def scope(self, *, closes: bool) -> AbstractContextManager[Any]:
+        """Keep gradients in this process until a batch closes the update."""
+        return nullcontext() if closes else self._ddp.no_sync()
+
+    def forward(self, batch: Any) -> list[Part]:
+        """Measure a batch through DDP."""
+        try:
+            parts, self._signal = self._ddp(batch)
+        except RuntimeError as error:
+            if "Expected to have finished reduction" in str(error):
+                annotate(
+                    error,
+                    "the loss does not depend on some parameters in each step: freeze them "
+                    "(requires_grad_(False)), or pass fit(find_unused_parameters=True)",
+                )
+            raise
+        return parts  # type: ignore[no-any-return]
+
+    def backward(self, total: Tensor, request: float, count: Any) -> None:
+        """Add the gradients of a batch, and of what is passed along."""
+        self._update.backward(total + torch.dot(self._signal, self._as_tensor(request, count)))
+
+    def totals(self) -> Tensor:
+        """Return what arrived with the gradients."""
+        assert self._module is not None
+        totals = self._module.signal.grad
+        assert totals is not None
+        scaler = self._update.scaler
+        return totals if scaler is None else totals / scaler.get_scale()
+
+    def divide(self, count: float | Tensor) -> None:
+        """Divide the gradients."""
+        gradients = [p.grad for p in self._update.parameters if p.grad is not None]
+        torch._foreach_div_(gradients, count)
+
+    def _as_tensor(self, request: float, count: Any) -> Tensor:
+        if isinstance(count, Tensor):  # on a device, where reading it would wait
+            message = self._signal.new_tensor([request, 0.0])
+            message[1] = count
+            return message
+        known, message_before = self._message
+        if message_before is None or known != (request, count):
+            message_before = self._signal.new_tensor([request, count])
+            self._message = (request, count), message_before
+        return message_before
+
+    def _wrap(self, batch: Any) -> None:
+        """Wrap the net, and take a step that changes nothing.
+
+        After its first backward pass DDP orders the gradients anew, and adds them up in another
+        order from then on. That must be over before the first update: otherwise a resumed fit,
+        which begins with a new DDP, would round differently from one that was never interrupted.
+        """
+        measurement = self._measurement
+        net = measurement.spec.net
+        measurement.counts = False
+        if any(is_lazy(p) for p in net.parameters()):
+            with undisturbed_randomness(), modes_restored(net):
+                net.eval()  # so that batch norms keep their statistics
+                measurement.measure(batch)  # the net learns its shapes
+        self._message = None, None
+        self._module = _SignalingModule(net, measurement.objective.module, self._measure)
+        self._ddp = DistributedDataParallel(
+            self._module,
+            find_unused_parameters=self._find_unused,
+            gradient_as_bucket_view=True,  # gradients stay where they are added up
+        )
+        buffers = [(buffer, buffer.clone()) for buffer in self._module.buffers()]
+        with undisturbed_randomness():
+            parts = self.forward(batch)
+            total = sum(value for value, _ in parts) * 0.0
+            self._update.backward(total + 0.0 * self._signal.sum())
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+class _SignalingModule(nn.Module):
+    """Net and loss as one module for DDP, with two numbers whose gradients carry a message.
+
+    Args:
+        net: The net.
+        losses: The loss' own module.
+        measure: Returns the terms of a batch's loss.
+    """
+
+    def __init__(
+        self, net: nn.Module, losses: nn.Module, measure: Callable[[Any], list[Part]]
+    ) -> None:
+        super().__init__()
+        self.net, self.losses, self._measure = net, losses, measure
+        like = next(p for p in (*net.parameters(), *losses.parameters()) if p.requires_grad)
+        wide = like.dtype if like.dtype is torch.float64 else torch.float32
+        self.signal = nn.Parameter(torch.zeros(2, dtype=wide, device=like.device))
+
+    def forward(self, batch: Any) -> tuple[list[Part], Tensor]:
+        """Return the terms of a batch's loss, and the two numbers."""
+        return self._measure(batch), self.signal * 1.0

@@ -1,0 +1,78 @@
+"""The data of a fit: what users pass, as sources of batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
+
+from fitorch.data.rank_split import Share
+from fitorch.data.sources import (
+    Batching,
+    Source,
+    as_source,
+    check_enough,
+    set_name,
+    split_validation,
+    validation_sets,
+)
+from fitorch.engine.arguments import FitArguments
+from fitorch.nets.precision import floating_dtype
+
+if TYPE_CHECKING:
+    from fitorch.engine.base_model import BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class FitData:
+    """The data of a fit.
+
+    Args:
+        train: Where the training batches come from.
+        validation: The source of each validation set, by what the names of its values begin with.
+        batch_size: Samples in a training batch; None if a loader does not say.
+    """
+
+    train: Source
+    validation: dict[str, Source]
+    batch_size: int | None
+
+    def validation_steps(self, arguments: FitArguments) -> int | None:
+        """Return the batches of a validation; None if not known, or if there are several sets."""
+        if arguments.validation_steps is not None or len(self.validation) != 1:
+            return arguments.validation_steps
+        return next(iter(self.validation.values())).steps
+
+
+def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitArguments) -> FitData:
+    """Return the data of a fit as sources of batches; each process reads its part of them.
+
+    Raises:
+        DataError: The data is empty or of no known form.
+        RankError: The processes have data of different lengths.
+    """
+    loader = isinstance(train_data, DataLoader)
+    batch_size = train_data.batch_size if loader else arguments.batch_size
+    floating, processes = floating_dtype(model.net.parameters()), model.placement.processes
+    if val_data is None and arguments.validation_split:
+        train_data, val_data = split_validation(train_data, arguments.validation_split, floating)
+    batching = Batching(
+        arguments.batch_size,
+        arguments.shuffle,
+        arguments.seed,
+        floating,
+        arguments.num_workers,
+        Share(processes.rank, processes.count),
+    )
+    train = as_source(train_data, "train_data", batching)
+    in_order = replace(batching, shuffle=False)
+    validation = {
+        prefix: as_source(data, set_name(prefix), in_order)
+        for prefix, data in validation_sets(val_data).items()
+    }
+    lengths = {"train_data": (train.samples, train.steps)}
+    lengths |= {set_name(name): (s.samples, s.steps) for name, s in validation.items()}
+    processes.check_alike(lengths)
+    check_enough(train, "train_data", processes.count)
+    return FitData(train, validation, batch_size)
