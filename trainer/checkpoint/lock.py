@@ -131,7 +131,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
     Raises:
         OSError: The folder is not writable.
     """
-    from filelock import FileLock, SoftFileLock, Timeout
+    from filelock import FileLock, Timeout
 
     path = folder / _OS_LOCK
     # Not by thread: a fit may end in another thread than the one that entered.
@@ -144,6 +144,8 @@ def _acquire(folder: Path) -> BaseFileLock | None:
                 raise
             # Here the existence of a file is the lock, and filelock checks whether its owner still
             # runs. One attempt removes the file of an owner that is gone, the next one creates it.
+            from filelock import SoftFileLock
+
             path.unlink(missing_ok=True)
             lock = SoftFileLock(folder / _SOFT_LOCK, timeout=0.2, thread_local=False)
             lock.acquire()
