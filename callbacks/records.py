@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fitorch.files import replacing
+
 from .base import Callback, Logs
 
 _MISSING = "NA"
@@ -66,10 +68,11 @@ class _FileLogger(Callback):
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
         """Write a file with these rows alone, in the place of the old one."""
-        temporary = self.filename.with_name(f".{self.filename.name}.tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(self.filename) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             self._write(file, rows)
-        temporary.replace(self.filename)
 
     def _write(self, file: Any, rows: list[dict[str, Any]]) -> None:
         raise NotImplementedError

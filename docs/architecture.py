@@ -25,6 +25,7 @@ SIDE_FOLDERS = ("callbacks", "losses", "metrics")  # imported as fitorch.callbac
 LAYERS = (
     "version",
     "errors",
+    "templates",
     "tree",
     "randomness",
     "files",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from fnmatch import fnmatch
 
 import pytest
 
@@ -61,3 +62,11 @@ def test_the_wheel_contains_every_package():
         if name.endswith("__init__")
     }
     assert set(re.findall(r'"(fitorch[a-z_.]*)"', table.split("]")[0])) == packages
+
+
+def test_the_wheel_contains_every_template():
+    table = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\npackage-data = ")[1]
+    patterns = re.findall(r'"(\*\.[a-z]+)"', table.splitlines()[0])
+    files = {file.name for file in (ROOT / "trainer/templates").iterdir() if file.is_file()}
+    packaged = {name for name in files if any(fnmatch(name, pattern) for pattern in patterns)}
+    assert files - packaged == {"__init__.py", "rendering.py"}

@@ -15,7 +15,7 @@ from fitorch.callbacks.base import Logs
 
 from .html import Page, PageTable
 from .progress import Progress
-from .rows import Rows
+from .rows import EpochCells
 
 if TYPE_CHECKING:
     from fitorch.callbacks.trained_model import TrainedHistory
@@ -62,7 +62,7 @@ class NotebookProgress(Progress):
     @cached_property
     def _table(self) -> PageTable:  # type: ignore[override]
         epochs, directions = self.params.get("epochs"), self.directions
-        return PageTable(Rows(epochs, self._monitor, self._mode, self.best, directions))
+        return PageTable(EpochCells(epochs, self._monitor, self._mode, self.best, directions))
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Go on below what was said before training."""

@@ -12,7 +12,7 @@ from fitorch.errors import (
     CheckpointVersionError,
     UnsafeCheckpointError,
 )
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 DIGEST = "0" * 64
 
@@ -38,7 +38,7 @@ def put(folder, table):
 
 def test_what_is_sealed_is_opened_the_same(tmp_path):
     info = {"epoch": 3, "loss": 0.1, "names": ["ä", "b"], "none": None}
-    manifest = Manifest(7, "0.1", time.time(), {"m.safetensors": Entry(5, DIGEST)}, info)
+    manifest = Manifest(7, "0.1", time.time(), {"m.safetensors": FileDigest(5, DIGEST)}, info)
     (tmp_path / "manifest.json").write_bytes(manifest.seal())
     assert Manifest.open(tmp_path) == manifest
     assert manifest.size == 5
@@ -51,7 +51,7 @@ def test_the_file_is_json_whose_digest_sha256_confirms():
 
 
 def test_the_tables_own_form_is_accepted(tmp_path):
-    assert Manifest.open(put(tmp_path, body())).files == {"m.json": Entry(1, DIGEST)}
+    assert Manifest.open(put(tmp_path, body())).files == {"m.json": FileDigest(1, DIGEST)}
 
 
 @pytest.mark.parametrize("info", [{"x": object()}, {"x": {1, 2}}, {(1, 2): 3}, {"x": "y" * 2**24}])

@@ -574,6 +574,8 @@ def test_a_folder_that_is_read_only_is_told_with_its_path():
         return f"{store.value}\n{lock.value}"
 
     with tempfile.TemporaryDirectory() as folder:
+        with FolderLock(Path(folder)):  # imports what the other user may not read
+            pass
         Path(folder).chmod(0o755)
         for line in in_a_fork(write, folder).splitlines():
             assert "Permission denied" in line

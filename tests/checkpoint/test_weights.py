@@ -131,7 +131,7 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
         Path, "replace", lambda path, target: (calls.append("replace"), replace(path, target))[1]
     )
     save_weights(make_net().state_dict(), tmp_path / "net.safetensors")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # at last, the name
 
 
 def test_a_missing_file_names_what_is_there(tmp_path):

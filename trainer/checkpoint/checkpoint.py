@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fitorch import files as disk
 from fitorch.errors import CheckpointCorruptedError
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 from . import shards
 from .encoding import decode
@@ -92,7 +92,7 @@ class Checkpoint:
         names = sorted({name.rpartition(".")[0] for name in files if "/" not in name})
         return {name: self._part(name, files) for name in names}
 
-    def _verify_shards(self, files: Mapping[str, Entry]) -> None:
+    def _verify_shards(self, files: Mapping[str, FileDigest]) -> None:
         """Compare the files of split tensors; whatever else lies beside them would be read too.
 
         Raises:
@@ -106,7 +106,7 @@ class Checkpoint:
         for name in named:
             disk.check(self.path / name, files[name])
 
-    def _part(self, name: str, files: Mapping[str, Entry]) -> Any:
+    def _part(self, name: str, files: Mapping[str, FileDigest]) -> Any:
         tensors: dict[str, Tensor] = {}
         path = self.path / f"{name}.safetensors"
         if path.name in files:

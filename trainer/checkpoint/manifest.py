@@ -17,7 +17,7 @@ from fitorch.errors import (
     CheckpointVersionError,
     UnsafeCheckpointError,
 )
-from fitorch.files import Entry, read
+from fitorch.files import FileDigest, read
 
 from .serialization import read_json, refuse_pickle
 from .shards import FOLDER
@@ -46,7 +46,7 @@ class Manifest:
     step: int
     version: str
     created: float
-    files: dict[str, Entry]
+    files: dict[str, FileDigest]
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,7 +89,7 @@ class Manifest:
         except OSError as error:
             if isinstance(error, CheckpointNotFoundError):
                 raise
-            message = f"{path} can't be read: {error.strerror}"
+            message = f"cannot read {path}: {error.strerror}"
             raise CheckpointCorruptedError(message) from error
         sealed = read_json(read(path), path)
         try:
@@ -141,7 +141,7 @@ def _parsed(body: Mapping[str, Any], path: Path) -> Manifest:
             f"reads formats up to {FORMAT}: upgrade with pip install -U fitorch"
         )
         raise CheckpointVersionError(message)
-    files = {str(name): Entry(**entry) for name, entry in body["files"].items()}
+    files = {str(name): FileDigest(**entry) for name, entry in body["files"].items()}
     for name in files:
         if not is_file_name(name):
             message = f"{path} names {name!r:.200}, which is no safetensors or JSON of its folder"

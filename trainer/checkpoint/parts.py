@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fitorch import files as disk
 from fitorch.errors import CheckpointError
-from fitorch.files import Entry
+from fitorch.files import FileDigest
+from fitorch.tree import byte_count
 
 from .encoding import Encoder, as_tensor
 from .manifest import is_file_name
-from .serialization import json_bytes, size_of, tensor_parts
+from .serialization import json_bytes, tensor_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def pack(parts: Mapping[str, Any]) -> dict[str, Part]:
     return packed
 
 
-def write_parts(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, Entry]]:
+def write_parts(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, FileDigest]]:
     """Write the files of all parts; give the name of each, and what it is."""
     for name, part in parts.items():
         if part.tensors or part.tree is None:
@@ -66,7 +67,7 @@ def write_parts(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, 
 
 def size_of_parts(parts: Mapping[str, Part]) -> int:
     """Return the bytes of all tensors."""
-    return sum(size_of(tensor) for part in parts.values() for tensor in part.tensors.values())
+    return byte_count([part.tensors for part in parts.values()])
 
 
 def _is_plain(tree: Any) -> bool:

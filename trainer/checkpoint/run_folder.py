@@ -66,7 +66,11 @@ class RunFolder:
             self.notes.append(
                 f"{self._lock.taken_from} ended without giving {self.path} back; it is taken over"
             )
-        self.store.sweep()
+        try:
+            self.store.sweep()  # may take minutes on a slow disk, and be interrupted
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fitorch.errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
 from fitorch.files import Bytes
+from fitorch.tree import byte_count
 
 _DTYPES = {
     torch.float64: "F64",
@@ -59,7 +60,7 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     end = 0
     for name in names:
         tensor = tensors[name]
-        begin, end = end, end + size_of(tensor)
+        begin, end = end, end + byte_count(tensor)
         header[name] = {
             "dtype": _DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
@@ -73,7 +74,7 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     yield len(text).to_bytes(8, "little")
     yield text
     for name in names:
-        if size_of(tensors[name]):
+        if byte_count(tensors[name]):
             flat = tensors[name].detach().cpu().resolve_neg().contiguous().reshape(-1)
             yield flat.view(torch.uint8).numpy().data
 
@@ -81,11 +82,6 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 def holds(dtype: torch.dtype) -> bool:
     """Say whether a safetensors file can hold tensors of real numbers of this type."""
     return dtype in _DTYPES
-
-
-def size_of(tensor: Tensor) -> int:
-    """Return the bytes of a tensor's numbers."""
-    return tensor.numel() * tensor.element_size()
 
 
 def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:

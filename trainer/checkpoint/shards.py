@@ -16,7 +16,7 @@ from torch import Tensor
 from fitorch import files as disk
 from fitorch.distributed.dtensor import is_split, map_leaves
 from fitorch.errors import CheckpointCorruptedError, CheckpointWriteError
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 if TYPE_CHECKING:
     from fitorch.distributed.processes import Processes
@@ -55,7 +55,7 @@ def taken_out(state: Any) -> tuple[Any, dict[str, Tensor]]:
     return map_leaves(state, take), found
 
 
-def write(folder: Path, tensors: dict[str, Tensor], processes: Processes) -> dict[str, Entry]:
+def write(folder: Path, tensors: dict[str, Tensor], processes: Processes) -> dict[str, FileDigest]:
     """Write this process' parts of tensors into a new folder; return all files by their names.
 
     Every process must call this.
@@ -70,7 +70,7 @@ def write(folder: Path, tensors: dict[str, Tensor], processes: Processes) -> dic
     with _errors(CheckpointWriteError, f"the shards can't be written to {folder}"):
         save(tensors, storage_writer=writer)
     own = folder.glob(f"shard-{processes.rank + 1:05d}-*.safetensors")
-    everywhere = processes.gather({f"{FOLDER}/{path.name}": disk.settle(path) for path in own})
+    everywhere = processes.gather({f"{FOLDER}/{path.name}": disk.fsync(path) for path in own})
     return {name: entry for each in everywhere for name, entry in each.items()}
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from fitorch import files as disk
 from fitorch.errors import CheckpointCorruptedError, CheckpointError, CheckpointNotFoundError
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 from fitorch.version import __version__
 
 from . import shards
@@ -80,7 +80,7 @@ class CheckpointStore:
         parts: Mapping[str, Part],
         info: Mapping[str, Any],
         protected: Collection[Path] = (),
-        write_shards: Callable[[Path], Mapping[str, Entry]] | None = None,
+        write_shards: Callable[[Path], Mapping[str, FileDigest]] | None = None,
     ) -> Checkpoint:
         """Write parts that are packed already; see `save`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.errors import annotate
+from fitorch.files import replacing
 from fitorch.nets.state import load_plain
 
 _TORCH = (".pt", ".pth", ".bin")
@@ -40,19 +40,14 @@ def save_weights(
     """
     path = file_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         if path.suffix in _TORCH:
             torch.save(dict(state), temporary)
         else:
             _save_safetensors(state, temporary, metadata)
-        temporary.chmod(mode)  # safetensors makes files for their owner alone
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
     return path
 
 
@@ -129,9 +124,3 @@ def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     return tensors
-
-
-def _flush(path: Path) -> None:
-    """Wait until the file is on the disk, not only in its cache."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from fitorch.randomness import derive_seed
-from fitorch.tree import map_tensors
+from fitorch.tree import byte_count, map_tensors
 
 from .in_memory import smallest_batch
 from .indices import LoaderIndices
@@ -30,7 +30,6 @@ from .workers import (
     held_by,
     may_share,
     settings_of,
-    size_of,
     usable_cpus,
 )
 
@@ -281,7 +280,7 @@ class DatasetSource(SampledSource):
     def _decide(self, batch: Any, *, quiet: bool) -> None:
         """Settle how many workers there will be; where none would pay, ask again later."""
         threads = torch.get_num_threads() if self._device is None else 1
-        wanted = self._pace.workers(size_of(batch), usable_cpus(), threads)
+        wanted = self._pace.workers(byte_count(batch), usable_cpus(), threads)
         self._pace = Pace()
         if not wanted:
             return

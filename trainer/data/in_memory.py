@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Subset, TensorDataset, default_collate
 
-from fitorch.tree import leaves, map_tensors
+from fitorch.tree import byte_count, leaves, map_tensors
 
 from .indices import LoaderIndices
 from .rank_split import ALONE, Extent, Share
@@ -215,8 +215,7 @@ def fits(tensors: Any, device: torch.device) -> bool:
     """Say whether `tensors` take at most half of the memory that is free on `device`."""
     if device.type != "cuda":
         return True
-    size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(tensors))
-    return size <= torch.cuda.mem_get_info(device)[0] // 2
+    return byte_count(tensors) <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _tensors_behind(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | None:

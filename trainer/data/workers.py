@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from fitorch.tree import leaves
+from fitorch.tree import byte_count, leaves
 
 MOST = 8
 
@@ -211,12 +211,7 @@ def may_share(dataset: Any, batch: Any, count: int) -> bool:
         return False
     shared = Path("/dev/shm")
     room = shutil.disk_usage(shared).free if shared.is_dir() else math.inf
-    return 2 * (_PREFETCH + 1) * count * size_of(batch) <= room and _may_be_copied(dataset)
-
-
-def size_of(batch: Any) -> int:
-    """Return the bytes in a batch's tensors."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(batch))
+    return 2 * (_PREFETCH + 1) * count * byte_count(batch) <= room and _may_be_copied(dataset)
 
 
 def held_by(dataset: Any) -> Held:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fitorch.tree import leaves
+from fitorch.tree import leaves, sample_count
 
 from .dry_run import plain, try_out, undisturbed
-from .example_inputs import features_for, samples_in
+from .example_inputs import features_for
 from .layer_table import Row, Sheet, Totals
 from .layers import Layer, branches, note_of, shapes_of, tree_of
 from .module_tracer import Call, Recorder
@@ -135,7 +135,7 @@ def flop_summary(
     net = plain(net)
     given = [each for each in (input_data, input_data_args, features) if each is not None]
     batch_of = features_for(net, given, input_shape, input_dtype, batch_size)
-    samples = samples_in(batch_of)
+    samples = max(1, sample_count(batch_of, default=1))
     counter = FlopCounterMode(display=False)
     recorder = Recorder(net, counter.get_total_flops, _sequence_number)
     with undisturbed(net), _countable(net), torch.set_grad_enabled(backward), counter:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from functools import cache
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +11,7 @@ from torch import nn
 
 from fitorch.metrics.base import flat
 from fitorch.nets.state import plain_name, unwrapped
+from fitorch.version import version_of
 
 if TYPE_CHECKING:
     from fitorch.engine.run import Run
@@ -55,7 +54,7 @@ def machine(run: Run) -> dict[str, Any]:
     packages = ("fitorch", "torch", "accelerate", "numpy")
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in packages},
+        **{name: version_of(name) or "unknown" for name in packages},
         "device": run.model.placement.device.type,
         "mixed_precision": run.model.placement.accelerator.mixed_precision,
         "threads": torch.get_num_threads(),
@@ -66,14 +65,6 @@ def machine(run: Run) -> dict[str, Any]:
         "channels_last": run.model.channels_last,
         "ZeRO": None if run.model.placement.zero is None else run.model.placement.zero.stage,
     }
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)  # milliseconds, which each save would pay
-    except metadata.PackageNotFoundError:  # run from its source, say
-        return "unknown"
 
 
 def _parameter_names(run: Run) -> list[list[str]]:

@@ -14,7 +14,7 @@ from fitorch.checkpoint.checkpoint import Checkpoint
 from fitorch.checkpoint.parts import Part, pack
 from fitorch.checkpoint.store import CheckpointStore
 from fitorch.distributed.processes import Processes
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Snapshot:
             return None
         told = False
 
-        def write_split(folder: Path) -> dict[str, Entry]:
+        def write_split(folder: Path) -> dict[str, FileDigest]:
             nonlocal told
             told = True
             return shards.write(self.processes.from_main(folder), self.split, self.processes)
