@@ -11,6 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.distributed.dtensor import local, whole
+from fitorch.internals.torch import (
+    foreach_add,
+    foreach_add_,
+    foreach_mul,
+    foreach_norm,
+    foreach_sign,
+)
 
 from .compose import Composable
 from .names import write
@@ -232,9 +239,9 @@ class _Norms(torch.autograd.Function):
         wide, pieces = _wide_type(weights), _pieces(weights)
         terms = []
         if l1:
-            terms.append(l1 * torch.stack(torch._foreach_norm(pieces, 1, wide)).sum())
+            terms.append(l1 * torch.stack(foreach_norm(pieces, 1, wide)).sum())
         if l2 or not l1:
-            squares = torch.stack(torch._foreach_norm(pieces, 2, wide)).square()
+            squares = torch.stack(foreach_norm(pieces, 2, wide)).square()
             terms.append(0.5 * l2 * squares.sum())
         return sum(terms[1:], start=terms[0])
 
@@ -250,25 +257,25 @@ class _Norms(torch.autograd.Function):
             return (None, None, *(ctx.l1 * grad * w.sgn() + ctx.l2 * grad * w for w in weights))
         gradients: tuple[Tensor, ...] = ()
         if ctx.l1:
-            gradients = torch._foreach_mul(_signs(weights), ctx.l1 * grad)
+            gradients = foreach_mul(_signs(weights), ctx.l1 * grad)
         if ctx.l2 or not ctx.l1:
-            shrinkage = torch._foreach_mul(weights, ctx.l2 * grad)
-            gradients = torch._foreach_add(gradients, shrinkage) if gradients else shrinkage
+            shrinkage = foreach_mul(weights, ctx.l2 * grad)
+            gradients = foreach_add(gradients, shrinkage) if gradients else shrinkage
         return (None, None, *gradients)
 
 
 def _add(gradients: list[Any], found: Sequence[Tensor], factor: float | Tensor) -> None:
     """Add `factor * found` to the gradients, in place."""
     if isinstance(factor, Tensor):
-        torch._foreach_add_(gradients, torch._foreach_mul([*found], factor))
+        foreach_add_(gradients, foreach_mul([*found], factor))
     else:
-        torch._foreach_add_(gradients, [*found], alpha=factor)
+        foreach_add_(gradients, [*found], alpha=factor)
 
 
 def _signs(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if any(weight.is_complex() for weight in weights):
         return tuple(weight.sgn() for weight in weights)
-    return torch._foreach_sign(tuple(weights))
+    return tuple(foreach_sign(tuple(weights)))
 
 
 def _pieces(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fitorch.internals.torchmetrics import has_states, is_metric, reductions_of, set_merged
+
 
 def merge(metric: Any, parts: Sequence[Any]) -> None:
     """Make a metric stand for all that its copies counted; they stay as they are.
@@ -22,7 +24,7 @@ def merge(metric: Any, parts: Sequence[Any]) -> None:
     """
     if callable(getattr(metric, "merge", None)):  # ours
         metric.merge(parts)
-    elif is_of_torchmetrics(metric):
+    elif is_metric(metric):
         _merge_modules(metric, parts)
     elif callable(getattr(metric, "merge_state", None)):
         metric.reset()
@@ -63,29 +65,21 @@ def _alone() -> bool:
     return False
 
 
-def is_of_torchmetrics(module: Any) -> bool:
-    """Say whether a metric is torchmetrics', or of a class made of one."""
-    if type(module).__name__ == "MetricCollection":
-        return True
-    return hasattr(module, "_reductions") and hasattr(module, "_defaults")
-
-
 def _merge_modules(metric: Any, parts: Sequence[Any]) -> None:
     """Merge a metric of torchmetrics, and those that it consists of, one by one."""
     for each in (metric, *parts):
         if type(each).__name__ == "MetricCollection":
             each.values()  # members of a group get states of their own
     for own, *others in zip(metric.modules(), *(p.modules() for p in parts), strict=True):
-        if hasattr(own, "_reductions"):
+        if has_states(own):
             _merge_states(own, others)
 
 
 def _merge_states(metric: Any, parts: Sequence[Any]) -> None:
-    for name, reduction in metric._reductions.items():
+    for name, reduction in reductions_of(metric).items():
         states = [getattr(part, name) for part in parts]
         setattr(metric, name, _reduced(states, reduction))
-    metric._update_count = sum(part._update_count for part in parts)
-    metric._computed = None
+    set_merged(metric, parts)
 
 
 def _reduced(states: list[Any], reduction: Any) -> Any:

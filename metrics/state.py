@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .merge import is_of_torchmetrics
+from fitorch.internals.torchmetrics import is_metric, state_names
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -58,9 +58,8 @@ def moved(tree: Any, device: Any) -> Any:
 
 
 def _module_state(module: nn.Module) -> dict[str, Any]:
-    if is_of_torchmetrics(module):
-        names = [*getattr(module, "_defaults", ()), "_update_count"]
-        found = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    if is_metric(module):
+        found = {name: getattr(module, name) for name in state_names(module)}
     else:
         found = _attributes(module)
     return {**found, **dict(_own_tensors(module))}

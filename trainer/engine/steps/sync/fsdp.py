@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fitorch.distributed.dtensor import local
 from fitorch.distributed.update_totals import UpdateTotals
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
+from fitorch.internals.torch import foreach_div_
 from fitorch.losses.terms import Part
 from fitorch.optim.update import Update
 
@@ -64,4 +64,4 @@ class FSDPSync:
     def divide(self, count: float | Tensor) -> None:
         """Divide the parts of the gradients that this process holds."""
         gradients = [local(p.grad) for p in self._update.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, count)
+        foreach_div_(gradients, count)
