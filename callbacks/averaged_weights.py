@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fitorch.distributed.dtensor import is_split, local
+
+if TYPE_CHECKING:
+    from .trained_model import TrainedModel
 
 Slot = tuple[dict[str, Any], str]  # a module's own table of tensors, and a name in it
 
@@ -42,7 +45,7 @@ class AveragedWeights:
         """Whether the means are in the place of the weights."""
         return bool(self._held)
 
-    def bind(self, model: Any) -> None:
+    def bind(self, model: TrainedModel) -> None:
         """Find the weights of a model.
 
         Raises:
@@ -106,7 +109,7 @@ class AveragedWeights:
         self._held = {}
 
     @contextmanager
-    def applied_to(self, model: Any) -> Iterator[None]:
+    def applied_to(self, model: TrainedModel) -> Iterator[None]:
         """Have the means in the place of the model's weights, also where they are there already."""
         self.bind(model)
         before = self.applied
@@ -142,7 +145,7 @@ class AveragedWeights:
         return {name: store[key] for name, (store, key) in self._slots.items()}
 
 
-def _slots(model: Any, *, buffers: bool) -> Iterator[tuple[str, Slot]]:
+def _slots(model: TrainedModel, *, buffers: bool) -> Iterator[tuple[str, Slot]]:
     """Give each weight once, with its name."""
     seen: set[int] = set()
     for owner, module in (("net", model.net), ("loss", model.objective.module)):

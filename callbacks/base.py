@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fitorch.model import KerasModel
+    from .trained_model import TrainedModel
 
 
 Hook = Callable[..., None]
@@ -54,20 +54,20 @@ class Callback:
     for training (`loss`, `<metric>`) find the same values.
 
     Attributes:
-        model: The `KerasModel` at work.
+        model: The `KerasModel` at work; `TrainedModel` lists what callbacks may use of it.
         params: `{"epochs": int, "steps": int | None, "validation_steps": int | None,
             "verbose": int | str}`; `epochs` is the number of the last epoch, the steps are the
             batches per epoch and per validation where that is known.
     """
 
-    model: KerasModel
+    model: TrainedModel
     params: dict[str, Any]
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Receive what the run is about to do."""
         self.params = params
 
-    def set_model(self, model: KerasModel) -> None:
+    def set_model(self, model: TrainedModel) -> None:
         """Receive the model at work."""
         self.model = model
 

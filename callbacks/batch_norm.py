@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import swa_utils
 
 if TYPE_CHECKING:
-    from fitorch.model import KerasModel
+    from .trained_model import TrainedModel
 
 
 def norms_of(net: nn.Module) -> list[_BatchNorm]:
@@ -27,7 +27,7 @@ def norms_of(net: nn.Module) -> list[_BatchNorm]:
 
 
 def renew_statistics(
-    model: KerasModel, norms: list[_BatchNorm], data: Any, batch_size: int
+    model: TrainedModel, norms: list[_BatchNorm], data: Any, batch_size: int
 ) -> None:
     """Compute the statistics of batch norm over `data`, the mean over its batches.
 
@@ -75,7 +75,7 @@ def _without_last_sample(batches: Iterable[Any]) -> Iterator[Any]:
 class _Pass(nn.Module):
     """What torch takes for a net: the batch norms to renew, and how to run them."""
 
-    def __init__(self, model: KerasModel, norms: list[_BatchNorm]) -> None:
+    def __init__(self, model: TrainedModel, norms: list[_BatchNorm]) -> None:
         super().__init__()
         self.norms = nn.ModuleList(norms)
         spec = model.measurement_spec()

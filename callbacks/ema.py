@@ -12,7 +12,7 @@ from .averaged_weights import AveragedWeights
 from .base import Callback, Logs
 
 if TYPE_CHECKING:
-    from fitorch.model import KerasModel
+    from .trained_model import TrainedModel
 
 
 class EMA(Callback):
@@ -59,7 +59,7 @@ class EMA(Callback):
         self._leaves = False  # whether the weights come back when one ends
         self._seen = 0
 
-    def set_model(self, model: KerasModel) -> None:
+    def set_model(self, model: TrainedModel) -> None:
         """Receive the model at work: a fit's, or that of an evaluation or prediction."""
         super().set_model(model)
         self._guests += 1
@@ -128,7 +128,7 @@ class EMA(Callback):
         """Put the weights back."""
         self.on_test_end(logs)
 
-    def applied(self, model: KerasModel | None = None) -> AbstractContextManager[None]:
+    def applied(self, model: TrainedModel | None = None) -> AbstractContextManager[None]:
         """Return a context in which the net holds the means; then the weights come back.
 
         Args:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fitorch.nets.state import load_plain, plain_state
+
+if TYPE_CHECKING:
+    from .trained_model import TrainedModel
 
 States = dict[str, dict[str, Any]]
 
@@ -19,7 +22,7 @@ class KeptWeights:
     def __init__(self) -> None:
         self.states: States | None = None  # of "net" and "loss", None where nothing was kept
 
-    def keep(self, model: Any) -> None:
+    def keep(self, model: TrainedModel) -> None:
         """Copy the weights, into the memory of the last copy where there is one."""
         found = {name: plain_state(module) for name, module in _modules(model).items()}
         if self.states is None or _names(self.states) != _names(found):
@@ -28,7 +31,7 @@ class KeptWeights:
         for name, state in found.items():
             _overwrite(self.states[name], state)
 
-    def put_back(self, model: Any) -> None:
+    def put_back(self, model: TrainedModel) -> None:
         """Give the model the weights that were kept, where some were."""
         if self.states is not None:
             for name, module in _modules(model).items():
@@ -43,7 +46,7 @@ class KeptWeights:
         self.states = None if states is None else _copies(states)
 
 
-def _modules(model: Any) -> dict[str, nn.Module]:
+def _modules(model: TrainedModel) -> dict[str, nn.Module]:
     return {"net": model.net, "loss": model.objective.module}
 
 

@@ -7,12 +7,15 @@ import string
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fitorch.files import remove
 
 from .base import Callback, Logs
 from .monitor import MonitorCallback
+
+if TYPE_CHECKING:
+    from .trained_model import TrainedModel
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -284,7 +287,7 @@ class EpochCheckpoint(Callback):
         self.saved = list(state["saved"])
 
 
-def _delete(path: Path, model: Any) -> None:
+def _delete(path: Path, model: TrainedModel) -> None:
     """Remove a file of weights, or a checkpoint; of several processes the main one does."""
     if not model.is_main_process:
         return

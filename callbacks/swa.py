@@ -17,7 +17,7 @@ from .learning_rate import groups_of, refuse_second, set_rate
 if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from fitorch.model import KerasModel
+    from .trained_model import TrainedModel
 
 
 class SWA(Callback):
@@ -116,7 +116,7 @@ class SWA(Callback):
                 renew_statistics(self.model, norms, self.data, self.batch_size)
             self._average.settle()
 
-    def applied(self, model: KerasModel | None = None) -> AbstractContextManager[None]:
+    def applied(self, model: TrainedModel | None = None) -> AbstractContextManager[None]:
         """Return a context in which the net holds the mean; then the weights come back.
 
         Args:

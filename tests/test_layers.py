@@ -10,8 +10,6 @@ import pytest
 
 from architecture import RANK, ROOT, SIDE_FOLDERS, cycles, imports, modules, unit
 
-# Callbacks may say of which type `self.model` is.
-ALLOWED_FOR_TYPES = {("callbacks", "model")}
 # Packages whose `__init__` exports names. Any other `__init__` is a docstring alone.
 EXPORTING = {"", "checkpoint", "sklearn", *SIDE_FOLDERS}
 
@@ -25,9 +23,7 @@ def test_imports_run_downward():
         f"{each.importer}:{each.line} imports {each.name} ({each.kind})"
         for each in imports()
         for importer, imported in [(unit(each.importer), unit(each.imported))]
-        if importer != imported
-        and RANK[imported] >= RANK[importer]
-        and not (each.kind == "type" and (importer, imported) in ALLOWED_FOR_TYPES)
+        if importer != imported and RANK[imported] >= RANK[importer]
     ]
     assert not upward
 

@@ -166,7 +166,7 @@ class Held(Callback):
     """Note how many numbers the optimizer keeps in this process."""
 
     def on_train_batch_end(self, batch, logs=None):
-        state = self.model.run.state.update.partitioned.engine.optimizer.optimizer.state
+        state = self.model.run.state.update.spread.engine.optimizer.optimizer.state
         self.numbers = sum(
             value.numel() for each in state.values() for value in each.values() if value.dim()
         )

@@ -10,6 +10,7 @@ from fitorch.errors import NonFiniteError
 if TYPE_CHECKING:
     from fitorch.distributed.processes import Processes
 
+    from .base_model import BaseModel
     from .signals import SignalHandler
 
 
@@ -44,7 +45,7 @@ class Coordinator:
     """
 
     processes: Processes
-    model: Any
+    model: BaseModel
     signals: SignalHandler
     callbacks: list[Any]
     save_requested: bool = False

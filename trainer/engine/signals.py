@@ -7,11 +7,14 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitorch.distributed.failures import await_last_words, end_later
 from fitorch.distributed.processes import Processes
 from fitorch.errors import Preempted
+
+if TYPE_CHECKING:
+    from .base_model import BaseModel
 
 _AGAIN = 1.0  # seconds after which a second signal is meant: a terminal may send one twice
 
@@ -35,7 +38,7 @@ class SignalHandler:
         stopping_reason: Why training stopped, in a word, else "".
     """
 
-    def __init__(self, model: Any, *, saves: bool = False) -> None:
+    def __init__(self, model: BaseModel, *, saves: bool = False) -> None:
         self.stopping_reason = ""
         self.waits = False
         self.pending_signal: int | None = None

@@ -19,6 +19,7 @@ from fitorch.callbacks.learning_rate import groups_of, set_rate
 from fitorch.callbacks.terminate_on_nan import TerminateOnNaN
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.distributed.processes import Processes
+from fitorch.engine.base_model import BaseModel
 from fitorch.engine.state import Progress
 from fitorch.history.history import History
 from fitorch.plotting.axes import dress_axes, new_figure
@@ -72,7 +73,7 @@ class _Ramp(Callback):
 
 
 def find_lr(
-    model: Any,
+    model: BaseModel,
     train_data: Any,
     start: float,
     end: float,
@@ -104,7 +105,7 @@ def find_lr(
     return frame
 
 
-def _check(model: Any, data: Any, start: float, end: float, steps: int) -> None:
+def _check(model: BaseModel, data: Any, start: float, end: float, steps: int) -> None:
     if not 0 < start < end < math.inf:
         message = f"start={start!r} and end={end!r}; expected rates with 0 < start < end"
         raise ValueError(message)
@@ -128,7 +129,7 @@ def _check(model: Any, data: Any, start: float, end: float, steps: int) -> None:
         raise RuntimeError(message)
 
 
-def _twin(model: Any) -> Any:
+def _twin(model: BaseModel) -> BaseModel:
     """Return a copy of a model whose training leaves the model alone."""
     twin = copy.copy(model)
     own = {name: getattr(model, name) for name in _OWN if hasattr(model, name)}

@@ -9,6 +9,7 @@ import torch
 
 from fitorch.distributed.dtensor import joined
 from fitorch.distributed.launcher import launch
+from fitorch.engine.base_model import BaseModel
 from fitorch.engine.state import Progress
 from fitorch.environment import in_notebook
 from fitorch.nets.state import NetState
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def fit_ddp(model: Any, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
+def fit_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
     """Train in several processes; see `KerasModel.fit_ddp`."""
     arguments = {"model": model, "tidily": in_notebook(), **options}
     made = launch(_fit, arguments, num_processes)
@@ -31,17 +32,16 @@ def fit_ddp(model: Any, num_processes: int, options: dict[str, Any]) -> pd.DataF
     model.history.fits.extend(made["fits"])
     for name, value in made["told"].items():
         setattr(model, name, value)
-    frame: pd.DataFrame = model.history.frame
-    return frame
+    return model.history.frame
 
 
-def evaluate_ddp(model: Any, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
+def evaluate_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
     """Measure in several processes; see `KerasModel.evaluate_ddp`."""
     found: dict[str, float] = launch(_evaluate, {"model": model, **options}, num_processes)
     return found
 
 
-def _fit(model: Any, tidily: bool, **options: Any) -> dict[str, Any] | None:
+def _fit(model: BaseModel, tidily: bool, **options: Any) -> dict[str, Any] | None:
     """Train, as one of the processes; return what the model has become.
 
     Args:
@@ -69,12 +69,11 @@ def _fit(model: Any, tidily: bool, **options: Any) -> dict[str, Any] | None:
     }
 
 
-def _evaluate(model: Any, **options: Any) -> dict[str, float]:
-    found: dict[str, float] = model.evaluate(**options)
-    return found
+def _evaluate(model: BaseModel, **options: Any) -> dict[str, float]:
+    return model.evaluate(**options)
 
 
-def _parts(model: Any) -> dict[str, Any]:
+def _parts(model: BaseModel) -> dict[str, Any]:
     """Return all of a model that training changes, by name."""
     parts = {
         "net": NetState(model.net),
