@@ -130,7 +130,7 @@ def test_a_name_that_is_no_plain_file_of_the_folder_is_unsafe(tmp_path, name):
     ids=str,
 )
 def test_wrong_types_are_called_corrupt(tmp_path, change):
-    with pytest.raises(CheckpointCorruptedError, match="no table of a checkpoint"):
+    with pytest.raises(CheckpointCorruptedError, match="not the manifest of a checkpoint"):
         Manifest.open(put(tmp_path, body(**change)))
 
 
@@ -176,7 +176,7 @@ def test_a_sealed_body_that_is_no_table_is_called_corrupt(tmp_path, text):
 
 
 def test_no_manifest_tells_that_saving_never_finished(tmp_path):
-    with pytest.raises(CheckpointCorruptedError, match="saving it never finished"):
+    with pytest.raises(CheckpointCorruptedError, match="saving did not finish"):
         Manifest.open(tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_no_folder_is_not_found_and_what_is_beside_it_is_named(tmp_path):
 @pytest.mark.parametrize("content", [b"\x80\x04.", b"PK\x03\x04abc"])
 def test_a_pickled_file_given_as_a_checkpoint_is_unsafe_and_the_way_out_named(tmp_path, content):
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(UnsafeCheckpointError, match=r"model\.pt holds pickled.*load_ckpt"):
+    with pytest.raises(UnsafeCheckpointError, match=r"model\.pt is pickled.*load_ckpt"):
         Manifest.open(tmp_path / "model.pt")
 
 

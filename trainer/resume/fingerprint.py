@@ -1,4 +1,4 @@
-"""What a fit must have in common with the one that it goes on with, and what it should."""
+"""The settings of a fit and its machine, which a resumed fit is compared with."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def fingerprint(run: Run) -> dict[str, dict[str, Any]]:
-    """Return what the bits of a run depend on, beside data and weights.
+    """Return what the bits of a run depend on, besides data and weights.
 
     Returns:
-        "run_settings": what must be the same for a run to go on. "machine": what must be the same
-        for the same bits.
+        "run_settings": settings that must be equal to resume the run. "machine": facts that must be
+        equal for the same bits.
     """
     return {"run_settings": _of_run(run), "machine": machine(run)}
 
@@ -50,7 +50,7 @@ def _of_run(run: Run) -> dict[str, Any]:
 
 
 def machine(run: Run) -> dict[str, Any]:
-    """Return what must be the same for the same bits."""
+    """Return the facts that must be equal for the same bits."""
     packages = ("fitorch", "torch", "accelerate", "numpy")
     return {
         "python": platform.python_version(),
@@ -80,27 +80,27 @@ def _parameter_names(run: Run) -> list[list[str]]:
 
 
 def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return what differs, as "batch_size: saved 32, given 16"."""
-    found = []
+    """Return the differences, as "batch_size: saved 32, given 16"."""
+    texts = []
     for name in {**given, **saved}:
         before, now = saved.get(name), given.get(name)
         if before != now:
-            found.append(f"{name}: {_apart(before, now)}")
-    return found
+            texts.append(f"{name}: {_difference(before, now)}")
+    return texts
 
 
 def _are_groups(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(group, list) for group in value)
 
 
-def _apart(before: Any, now: Any) -> str:
-    """Say in what two settings differ; of lists of names only what is not in both."""
+def _difference(before: Any, now: Any) -> str:
+    """Return how two settings differ; of lists of names, the names that are not in both."""
     if not _are_groups(before) or not _are_groups(now):
         return f"saved {before!r}, given {now!r}"
     flat = [[name for group in groups for name in group] for groups in (before, now)]
     lost, new = ([n for n in flat[i] if n not in flat[1 - i]][:10] for i in (0, 1))
     if lost or new:
-        return f"saved alone {lost}, given alone {new}"
+        return f"saved only {lost}, given only {new}"
     return (
         f"saved in groups of {[len(g) for g in before]}, given {[len(g) for g in now]}, or in "
         "another order"
