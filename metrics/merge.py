@@ -49,7 +49,7 @@ def portable(metric: Any) -> Any:
     return metric
 
 
-def unsynced(metric: Any) -> Any:
+def without_sync(metric: Any) -> Any:
     """Return the metric, kept from gathering states on its own where processes compute it.
 
     Metrics of torchmetrics do that in `compute`, which waits forever where not all processes
@@ -57,11 +57,11 @@ def unsynced(metric: Any) -> Any:
     """
     for module in metric.modules() if hasattr(metric, "modules") else ():
         if hasattr(module, "distributed_available_fn"):
-            module.distributed_available_fn = _alone
+            module.distributed_available_fn = _never_distributed
     return metric
 
 
-def _alone() -> bool:
+def _never_distributed() -> bool:
     return False
 
 
@@ -78,11 +78,11 @@ def _merge_modules(metric: Any, parts: Sequence[Any]) -> None:
 def _merge_states(metric: Any, parts: Sequence[Any]) -> None:
     for name, reduction in reductions_of(metric).items():
         states = [getattr(part, name) for part in parts]
-        setattr(metric, name, _reduced(states, reduction))
+        setattr(metric, name, _reduce_states(states, reduction))
     set_merged(metric, parts)
 
 
-def _reduced(states: list[Any], reduction: Any) -> Any:
+def _reduce_states(states: list[Any], reduction: Any) -> Any:
     """Return one state of several, as torchmetrics does where processes meet."""
     if len(states) == 1:
         return copy.deepcopy(states[0])

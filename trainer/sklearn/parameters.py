@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fitorch.errors import DataError
 from fitorch.inspection.dry_run import undisturbed
 from fitorch.inspection.example_inputs import first_features
-from fitorch.metrics.task import Scale
+from fitorch.metrics.task import PredictionKind
 from fitorch.nets.forward import choose_call
 from fitorch.nets.state import check_module
 from fitorch.optim.optimizers import can_fuse, kind_named
@@ -196,7 +196,7 @@ def number_targets(shape: tuple[int, ...], y: np.ndarray) -> np.ndarray:
     return wide.reshape(-1, *shape)
 
 
-def probabilities(logits: Tensor, scale: Scale) -> Tensor:
+def probabilities(logits: Tensor, scale: PredictionKind) -> Tensor:
     """Return the probability of each class in 64 bits, (N, C).
 
     Args:
@@ -209,7 +209,7 @@ def probabilities(logits: Tensor, scale: Scale) -> Tensor:
     return torch.cat([-wide, wide], 1).sigmoid() if wide.shape[1] == 1 else wide.softmax(1)
 
 
-def decisions(logits: Tensor, scale: Scale) -> Tensor:
+def decisions(logits: Tensor, scale: PredictionKind) -> Tensor:
     """Return the score of each class in 64 bits: its logit, or the logarithm of its probability.
 
     Args:

@@ -18,14 +18,14 @@ from fitorch.internals.torch import (
     tracing_options,
 )
 from fitorch.losses.objective import Objective
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 from fitorch.metrics.batching import detached
 from fitorch.optim.update import Update
 from fitorch.tree import map_tensors
 
 from .compiled_optimizer import CannotCompileError, CompiledOptimizer
 
-Outcome = tuple[Any, Any, Any, list[Part], "Tensor | None"]  # ..., the gradients' norm
+Outcome = tuple[Any, Any, Any, list[TermValue], "Tensor | None"]  # ..., the gradients' norm
 
 _BACKEND = "inductor"  # of torch.compile
 

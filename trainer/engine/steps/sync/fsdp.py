@@ -12,7 +12,7 @@ from fitorch.distributed.dtensor import local
 from fitorch.distributed.update_totals import UpdateTotals
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
 from fitorch.internals.torch import foreach_div_
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 from fitorch.optim.update import Update
 
 
@@ -28,7 +28,7 @@ class FSDPSync:
     def __init__(
         self,
         measurement: TrainingMeasurement,
-        measure: Callable[[Any], list[Part]],
+        measure: Callable[[Any], list[TermValue]],
         update: Update,
     ) -> None:
         self._net: Any = measurement.spec.net
@@ -48,7 +48,7 @@ class FSDPSync:
         self._net.set_requires_gradient_sync(closes)
         return nullcontext()
 
-    def forward(self, batch: Any) -> list[Part]:
+    def forward(self, batch: Any) -> list[TermValue]:
         """Measure a batch."""
         return self._measure(batch)
 
