@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fitorch.distributed.dtensor import is_split, local
+from fitorch.distributed.dtensor import is_split, local_tensor
+from fitorch.internals.torch import foreach_copy_, foreach_lerp_, non_persistent_buffers
+
+if TYPE_CHECKING:
+    from .trained_model import TrainedModel
 
 Slot = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers, and a key in it
 
@@ -43,7 +47,7 @@ class AveragedWeights:
         """Whether the net holds the means instead of the weights."""
         return bool(self._saved)
 
-    def bind(self, model: Any) -> None:
+    def bind(self, model: TrainedModel) -> None:
         """Bind to the weights of a model.
 
         Raises:
@@ -79,9 +83,7 @@ class AveragedWeights:
         if self._means:
             means = list(self._means.values())
             cast_weights = [w.to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
-            torch._foreach_lerp_(
-                self._local_tensors(means), self._local_tensors(cast_weights), fraction
-            )
+            foreach_lerp_(self._local_tensors(means), self._local_tensors(cast_weights), fraction)
         else:
             self._means = {name: _initial_mean(weight) for name, weight in weights.items()}
         self.count += 1
@@ -93,14 +95,14 @@ class AveragedWeights:
             weights = self._weights()
             self._saved = {name: weight.detach().clone() for name, weight in weights.items()}
             means = self._local_tensors(self._means.values())
-            torch._foreach_copy_(self._local_tensors(weights.values()), means)
+            foreach_copy_(self._local_tensors(weights.values()), means)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Restore the saved weights, if there are any."""
         if self._saved:
             saved = self._local_tensors(self._saved.values())
-            torch._foreach_copy_(self._local_tensors(self._weights().values()), saved)
+            foreach_copy_(self._local_tensors(self._weights().values()), saved)
             self._saved = {}
 
     def make_permanent(self) -> None:
@@ -109,7 +111,7 @@ class AveragedWeights:
         self._saved = {}
 
     @contextmanager
-    def applied_to(self, model: Any) -> Iterator[None]:
+    def applied_to(self, model: TrainedModel) -> Iterator[None]:
         """Apply the means to a model in a context; nested contexts do nothing."""
         self.bind(model)
         before = self.applied
@@ -136,7 +138,7 @@ class AveragedWeights:
 
     def _local_tensors(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Return the shards of this process if the weights are sharded, else the tensors."""
-        return [local(tensor) for tensor in tensors] if self._sharded else list(tensors)
+        return [local_tensor(tensor) for tensor in tensors] if self._sharded else list(tensors)
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the current weights, read from the modules: a module may replace its tensors."""
@@ -145,7 +147,7 @@ class AveragedWeights:
         return {name: store[key] for name, (store, key) in self._slots.items()}
 
 
-def _weight_slots(model: Any, *, buffers: bool) -> Iterator[tuple[str, Slot]]:
+def _weight_slots(model: TrainedModel, *, buffers: bool) -> Iterator[tuple[str, Slot]]:
     """Yield the name and the slot of each weight, shared ones once."""
     seen: set[int] = set()
     for owner, module in (("net", model.net), ("loss", model.objective.module)):
@@ -161,7 +163,7 @@ def _tensor_slots(module: nn.Module, *, buffers: bool) -> Iterator[Slot]:
     stores: Any = [module._parameters, module._buffers] if buffers else [module._parameters]
     for store in stores:
         for key, tensor in store.items():
-            if tensor is not None and key not in module._non_persistent_buffers_set:
+            if tensor is not None and key not in non_persistent_buffers(module):
                 yield store, key
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fitorch.model import KerasModel
+    from .trained_model import TrainedModel
 
 
 Hook = Callable[..., None]
@@ -54,20 +54,21 @@ class Callback:
     `val_<metric>`. Keras' names for training (`loss`, `<metric>`) return the same values.
 
     Attributes:
-        model: The `KerasModel` that runs the callback.
+        model: The `KerasModel` that runs the callback; `TrainedModel` lists its attributes for
+            callbacks.
         params: `{"epochs": int, "steps": int | None, "validation_steps": int | None,
             "verbose": int | str}`. `epochs` is the number of the last epoch; the steps are the
             numbers of batches per epoch and per validation, None if they are unknown.
     """
 
-    model: KerasModel
+    model: TrainedModel
     params: dict[str, Any]
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Set the parameters of the run."""
         self.params = params
 
-    def set_model(self, model: KerasModel) -> None:
+    def set_model(self, model: TrainedModel) -> None:
         """Set the model that runs the callback."""
         self.model = model
 

@@ -8,26 +8,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import swa_utils
 
+from fitorch.internals.torch import BatchNorm
+
 if TYPE_CHECKING:
-    from fitorch.model import KerasModel
+    from .trained_model import TrainedModel
 
 
-def batch_norms_of(net: nn.Module) -> list[_BatchNorm]:
+def batch_norms_of(net: nn.Module) -> list[BatchNorm]:
     """Return the batch norms with running statistics, without those frozen in eval mode."""
     return [
         module
         for module in net.modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, BatchNorm)
         and module.running_mean is not None
         and (module.training or not net.training)
     ]
 
 
 def recompute_statistics(
-    model: KerasModel, norms: list[_BatchNorm], data: Any, batch_size: int
+    model: TrainedModel, norms: list[BatchNorm], data: Any, batch_size: int
 ) -> None:
     """Compute batch norm statistics as means over the batches of `data`.
 
@@ -76,7 +77,7 @@ def _without_last_sample(batches: Iterable[Any]) -> Iterator[Any]:
 class _BatchNormForward(nn.Module):
     """Module for `torch.optim.swa_utils.update_bn`: the batch norms, and a forward pass."""
 
-    def __init__(self, model: KerasModel, norms: list[_BatchNorm]) -> None:
+    def __init__(self, model: TrainedModel, norms: list[BatchNorm]) -> None:
         super().__init__()
         self.norms = nn.ModuleList(norms)
         spec = model.measurement_spec()

@@ -46,9 +46,7 @@ class BestWeights(MonitorCallback):
         metadata = {} if self.folder is None else metadata_of(self.folder / BEST)
         # Synchronizes the processes: the main process may be moving an old file away, so that
         # only what it has read is valid.
-        metadata = self.model.placement.processes.from_main(
-            metadata
-        )  # it may be moving an old one away
+        metadata = self.model.placement.processes.broadcast(metadata)
         if not resumed and metadata.get("monitor") == self.monitor:
             self._value_in_file = float(metadata["value"])
         if (

@@ -12,7 +12,7 @@ from .averaged_weights import AveragedWeights
 from .base import Callback, Logs
 
 if TYPE_CHECKING:
-    from fitorch.model import KerasModel
+    from .trained_model import TrainedModel
 
 
 class EMA(Callback):
@@ -62,7 +62,7 @@ class EMA(Callback):
         self._restore_at_end = False  # whether the end of a validation restores the weights
         self._last_update = 0
 
-    def set_model(self, model: KerasModel) -> None:
+    def set_model(self, model: TrainedModel) -> None:
         """Set the model of a fit, an evaluation or a prediction."""
         super().set_model(model)
         self._external_runs += 1
@@ -133,7 +133,7 @@ class EMA(Callback):
         """Restore the weights."""
         self.on_test_end(logs)
 
-    def applied(self, model: KerasModel | None = None) -> AbstractContextManager[None]:
+    def applied(self, model: TrainedModel | None = None) -> AbstractContextManager[None]:
         """Return a context manager that applies the means and restores the weights at its end.
 
         Args:

@@ -7,12 +7,15 @@ import inspect
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitorch.errors import annotate
 
 from .base import Callback, Hook
 from .four_hooks import FOUR_HOOKS, FourHooks
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def with_keras_hooks(callback: Any) -> Any:
     return FourHooks(callback) if any(hasattr(callback, name) for name in FOUR_HOOKS) else callback
 
 
-def attach(callbacks: list[Any], model: Any, params: dict[str, Any]) -> None:
+def attach(callbacks: list[Any], model: object, params: dict[str, Any]) -> None:
     """Call `set_params` and `set_model` of all callbacks that have these methods."""
     for callback in callbacks:
         for name, value in (("set_params", dict(params)), ("set_model", model)):

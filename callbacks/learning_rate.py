@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .base import Callback, Logs
 from .monitor import MonitorCallback
+
+if TYPE_CHECKING:
+    from .trained_model import TrainedModel
 
 
 class LearningRateScheduler(Callback):
@@ -169,10 +172,10 @@ class ReduceLROnPlateau(MonitorCallback):
             self.wait = 0
 
 
-def groups_of(model: Any) -> list[dict[str, Any]]:
+def groups_of(model: TrainedModel) -> list[dict[str, Any]]:
     """Return the parameter groups of a model's optimizer."""
-    groups: list[dict[str, Any]] = model.optimizer.param_groups
-    return groups
+    assert model.optimizer is not None, "a fit has an optimizer"
+    return model.optimizer.param_groups
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:

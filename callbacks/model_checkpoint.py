@@ -7,12 +7,15 @@ import string
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fitorch.files import remove
 
 from .base import Callback, Logs
 from .monitor import MonitorCallback
+
+if TYPE_CHECKING:
+    from .trained_model import TrainedModel
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -125,7 +128,7 @@ class ModelCheckpoint(MonitorCallback):
         elif self.every_minutes is not None:
             late = time.monotonic() - self._last_save >= 60 * self.every_minutes
             # Synchronizes the processes: their clocks differ, but all must save after one batch.
-            self._due = self._due or self.model.placement.processes.from_main(late)
+            self._due = self._due or self.model.placement.processes.broadcast(late)
         # A whole checkpoint waits for the end of an update: it has no accumulated gradients.
         if self._due and not (self._saves_state and self.model.within_update):
             self._due, self._last_save = False, time.monotonic()
@@ -290,7 +293,7 @@ class EpochCheckpoint(Callback):
         self.saved = list(state["saved"])
 
 
-def _delete(path: Path, model: Any) -> None:
+def _delete(path: Path, model: TrainedModel) -> None:
     """Delete a file of weights or a checkpoint folder, on the main process."""
     if not model.is_main_process:
         return

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fitorch.files import replacing
+
 from .base import Callback, Logs
 
 _MISSING = "NA"
@@ -67,10 +69,11 @@ class _FileLogger(Callback):
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Replace the file by one with these rows, atomically."""
-        temporary = self.filename.with_name(f".{self.filename.name}.tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(self.filename) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             self._write_rows(file, rows)
-        temporary.replace(self.filename)
 
     def _write_rows(self, file: Any, rows: list[dict[str, Any]]) -> None:
         raise NotImplementedError

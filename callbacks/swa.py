@@ -15,9 +15,9 @@ from .batch_norm import batch_norms_of, recompute_statistics
 from .learning_rate import check_no_scheduler, groups_of, set_rate
 
 if TYPE_CHECKING:
-    from torch.nn.modules.batchnorm import _BatchNorm
+    from fitorch.internals.torch import BatchNorm
 
-    from fitorch.model import KerasModel
+    from .trained_model import TrainedModel
 
 
 class SWA(Callback):
@@ -71,7 +71,7 @@ class SWA(Callback):
         self.batch_size = batch_size
         self._average = AveragedWeights(buffers=False)
         self._rates: list[float] = []  # of the groups, at the beginning of the first averaged epoch
-        self._norms: list[_BatchNorm] | None = None
+        self._norms: list[BatchNorm] | None = None
         self._restored = False
         self._between_epochs = False  # whether no epoch is incomplete
         self._first_epoch = 0
@@ -123,7 +123,7 @@ class SWA(Callback):
                 recompute_statistics(self.model, norms, self.data, self.batch_size)
             self._average.make_permanent()
 
-    def applied(self, model: KerasModel | None = None) -> AbstractContextManager[None]:
+    def applied(self, model: TrainedModel | None = None) -> AbstractContextManager[None]:
         """Return a context manager that applies the mean and restores the weights at its end.
 
         Args:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fitorch.nets.state import load_plain, plain_state
+
+if TYPE_CHECKING:
+    from .trained_model import TrainedModel
 
 States = dict[str, dict[str, Any]]
 
@@ -19,7 +22,7 @@ class WeightSnapshot:
     def __init__(self) -> None:
         self.states: States | None = None  # of "net" and "loss"; None before the first snapshot
 
-    def take(self, model: Any) -> None:
+    def take(self, model: TrainedModel) -> None:
         """Copy the weights, into the memory of the previous copy if there is one."""
         states = {name: plain_state(module) for name, module in _modules(model).items()}
         if self.states is None or _parameter_names(self.states) != _parameter_names(states):
@@ -28,7 +31,7 @@ class WeightSnapshot:
         for name, state in states.items():
             _overwrite(self.states[name], state)
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: TrainedModel) -> None:
         """Load the copy into the model, if there is one."""
         if self.states is not None:
             for name, module in _modules(model).items():
@@ -43,7 +46,7 @@ class WeightSnapshot:
         self.states = None if states is None else _copy_states(states)
 
 
-def _modules(model: Any) -> dict[str, nn.Module]:
+def _modules(model: TrainedModel) -> dict[str, nn.Module]:
     return {"net": model.net, "loss": model.objective.module}
 
 

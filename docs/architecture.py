@@ -25,10 +25,12 @@ SIDE_FOLDERS = ("callbacks", "losses", "metrics")  # imported as fitorch.callbac
 LAYERS = (
     "version",
     "errors",
+    "templates",
     "tree",
     "randomness",
     "files",
     "checks",
+    "internals",
     "environment",
     "distributed",
     "nets",

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.distributed.dtensor import local, whole
+from fitorch.distributed.dtensor import full_tensor, local_tensor
+from fitorch.internals.torch import (
+    foreach_add,
+    foreach_add_,
+    foreach_mul,
+    foreach_norm,
+    foreach_sign,
+)
 
 from .compose import Composable
 from .names import formula_of
@@ -48,7 +55,7 @@ class Penalty(Composable):
         weights = self.choose(net)
         if not weights:
             raise ValueError(nothing_to_penalize(formula_of(self), net))
-        return self.value([whole(weight) for weight in weights])
+        return self.value([full_tensor(weight) for weight in weights])
 
     def choose(self, net: nn.Module) -> list[nn.Parameter]:
         """Return the trainable parameters of `net` to penalize, each once."""
@@ -60,7 +67,7 @@ class Penalty(Composable):
 
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
         """Return the penalty on sharded parameters; a collective call, made by every rank."""
-        return self.value([whole(weight) for weight in weights])
+        return self.value([full_tensor(weight) for weight in weights])
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add the gradient of `factor` times the penalty to the `.grad` of the parameters.
@@ -77,11 +84,11 @@ class Penalty(Composable):
     def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add the gradient on sharded parameters; a collective call, made by every rank."""
         with torch.enable_grad():
-            value = self.value([whole(weight) for weight in weights])
+            value = self.value([full_tensor(weight) for weight in weights])
         gradients = torch.autograd.grad(value, weights, materialize_grads=True)
         _add_scaled(
-            [local(weight.grad) for weight in weights],
-            [local(gradient) for gradient in gradients],
+            [local_tensor(weight.grad) for weight in weights],
+            [local_tensor(gradient) for gradient in gradients],
             factor,
         )
 
@@ -115,13 +122,13 @@ class _NormPenalty(Penalty):
 
     def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add the gradient to the shards of this rank, without communication."""
-        gradients = [local(weight.grad) for weight in weights]
-        self._shrink([local(weight) for weight in weights], gradients, factor)
+        gradients = [local_tensor(weight.grad) for weight in weights]
+        self._shrink([local_tensor(weight) for weight in weights], gradients, factor)
 
     @torch.no_grad()
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
         """Return the penalty on sharded parameters, as a sum over the shards of all ranks."""
-        value = self.value([local(weight) for weight in weights])
+        value = self.value([local_tensor(weight) for weight in weights])
         # Synchronizes the ranks: the penalty is a sum over elements, so partial sums add up.
         torch.distributed.all_reduce(value)
         return value
@@ -240,9 +247,9 @@ class _NormPenaltyFunction(torch.autograd.Function):
         wide, pieces = _wide_type(weights), _split_for_exact_norms(weights)
         terms = []
         if l1:
-            terms.append(l1 * torch.stack(torch._foreach_norm(pieces, 1, wide)).sum())
+            terms.append(l1 * torch.stack(foreach_norm(pieces, 1, wide)).sum())
         if l2 or not l1:
-            squares = torch.stack(torch._foreach_norm(pieces, 2, wide)).square()
+            squares = torch.stack(foreach_norm(pieces, 2, wide)).square()
             terms.append(0.5 * l2 * squares.sum())
         return sum(terms[1:], start=terms[0])
 
@@ -258,25 +265,25 @@ class _NormPenaltyFunction(torch.autograd.Function):
             return (None, None, *(ctx.l1 * grad * w.sgn() + ctx.l2 * grad * w for w in weights))
         gradients: tuple[Tensor, ...] = ()
         if ctx.l1:
-            gradients = torch._foreach_mul(_signs(weights), ctx.l1 * grad)
+            gradients = foreach_mul(_signs(weights), ctx.l1 * grad)
         if ctx.l2 or not ctx.l1:
-            shrinkage = torch._foreach_mul(weights, ctx.l2 * grad)
-            gradients = torch._foreach_add(gradients, shrinkage) if gradients else shrinkage
+            shrinkage = foreach_mul(weights, ctx.l2 * grad)
+            gradients = foreach_add(gradients, shrinkage) if gradients else shrinkage
         return (None, None, *gradients)
 
 
 def _add_scaled(gradients: list[Any], addends: Sequence[Tensor], factor: float | Tensor) -> None:
     """Add `factor * addends` to the gradients, in place."""
     if isinstance(factor, Tensor):
-        torch._foreach_add_(gradients, torch._foreach_mul([*addends], factor))
+        foreach_add_(gradients, foreach_mul([*addends], factor))
     else:
-        torch._foreach_add_(gradients, [*addends], alpha=factor)
+        foreach_add_(gradients, [*addends], alpha=factor)
 
 
 def _signs(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if any(weight.is_complex() for weight in weights):
         return tuple(weight.sgn() for weight in weights)
-    return torch._foreach_sign(tuple(weights))
+    return tuple(foreach_sign(tuple(weights)))
 
 
 def _split_for_exact_norms(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 
+from fitorch.internals.torch import NormBase
 from fitorch.nets.state import plain_name
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 _NAMED_NORM = re.compile(r"Norm(\dd)?$")  # of other libraries: LlamaRMSNorm, LayerNorm2d
 

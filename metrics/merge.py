@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fitorch.internals.torchmetrics import has_states, is_metric, reductions_of, set_merged
+
 
 def merge(metric: Any, parts: Sequence[Any]) -> None:
     """Replace the state of a metric by the union of the states of its copies.
@@ -22,7 +24,7 @@ def merge(metric: Any, parts: Sequence[Any]) -> None:
     """
     if callable(getattr(metric, "merge", None)):  # a metric of fitorch
         metric.merge(parts)
-    elif is_of_torchmetrics(metric):
+    elif is_metric(metric):
         _merge_modules(metric, parts)
     elif callable(getattr(metric, "merge_state", None)):
         metric.reset()
@@ -63,29 +65,21 @@ def _never_distributed() -> bool:
     return False
 
 
-def is_of_torchmetrics(module: Any) -> bool:
-    """Return whether a metric is a torchmetrics metric, or a collection of them."""
-    if type(module).__name__ == "MetricCollection":
-        return True
-    return hasattr(module, "_reductions") and hasattr(module, "_defaults")
-
-
 def _merge_modules(metric: Any, parts: Sequence[Any]) -> None:
     """Merge a metric of torchmetrics and the metrics inside it, one by one."""
     for collection in (metric, *parts):
         if type(collection).__name__ == "MetricCollection":
             collection.values()  # copies the states that members of a compute group share
     for module, *others in zip(metric.modules(), *(p.modules() for p in parts), strict=True):
-        if hasattr(module, "_reductions"):
+        if has_states(module):
             _merge_states(module, others)
 
 
 def _merge_states(metric: Any, parts: Sequence[Any]) -> None:
-    for name, reduction in metric._reductions.items():
+    for name, reduction in reductions_of(metric).items():
         states = [getattr(part, name) for part in parts]
         setattr(metric, name, _reduce_states(states, reduction))
-    metric._update_count = sum(part._update_count for part in parts)
-    metric._computed = None
+    set_merged(metric, parts)
 
 
 def _reduce_states(states: list[Any], reduction: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .merge import is_of_torchmetrics
+from fitorch.internals.torchmetrics import is_metric, state_names
 
 _PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
 
@@ -61,9 +61,8 @@ def move_state(tree: Any, device: Any) -> Any:
 
 
 def _module_state(module: nn.Module) -> dict[str, Any]:
-    if is_of_torchmetrics(module):
-        names = [*getattr(module, "_defaults", ()), "_update_count"]
-        state = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    if is_metric(module):
+        state = {name: getattr(module, name) for name in state_names(module)}
     else:
         state = _attributes(module)
     return {**state, **dict(_registered_tensors(module))}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from fitorch import files as disk
 from fitorch.checkpoint import serialization as formats
 from fitorch.errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 DTYPES = [
     torch.float64,
@@ -140,7 +140,7 @@ def test_views_and_gradients_are_written_as_plain_numbers(tmp_path):
 def test_an_entry_tells_size_and_digest_of_the_file(tmp_path):
     entry = save(tmp_path / "x", MIXED)
     content = (tmp_path / "x").read_bytes()
-    assert entry == Entry(len(content), hashlib.sha256(content).hexdigest())
+    assert entry == FileDigest(len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path):
@@ -250,3 +250,28 @@ def test_making_a_folder_syncs_every_folder_that_got_a_new_name(tmp_path, monkey
     monkeypatch.setattr(disk, "sync_folder", synced.append)
     disk.make_folder(tmp_path / "a" / "b" / "c")
     assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
+
+
+def test_a_file_is_replaced_only_once_the_block_has_written_all(tmp_path):
+    def fail(temporary):
+        temporary.write_text("half of the new")
+        raise ZeroDivisionError
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), disk.replacing(path) as temporary:
+        fail(temporary)
+    assert path.read_text() == "old"
+    with disk.replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_the_name_and_then_the_name(tmp_path, monkeypatch):
+    calls, rename, fsync = [], Path.replace, os.fsync
+    monkeypatch.setattr(Path, "replace", lambda a, b: calls.append("rename") or rename(a, b))
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("fsync") or fsync(handle))
+    disk.replace(tmp_path / "file", b"new")
+    assert calls == ["fsync", "rename", "fsync"]

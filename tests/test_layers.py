@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+from fnmatch import fnmatch
 
 import pytest
 
 from architecture import RANK, ROOT, SIDE_FOLDERS, cycles, imports, modules, unit
 
-# Callbacks may say of which type `self.model` is.
-ALLOWED_FOR_TYPES = {("callbacks", "model")}
 # Packages whose `__init__` exports names. Any other `__init__` is a docstring alone.
+# Modules of the root that the picture draws as one row, its names shortened.
+FOLDED = {"checks", "environment", "files", "randomness"}
 EXPORTING = {"", "checkpoint", "sklearn", *SIDE_FOLDERS}
 
 
@@ -24,9 +25,7 @@ def test_imports_run_downward():
         f"{each.importer}:{each.line} imports {each.name} ({each.kind})"
         for each in imports()
         for importer, imported in [(unit(each.importer), unit(each.imported))]
-        if importer != imported
-        and RANK[imported] >= RANK[importer]
-        and not (each.kind == "type" and (importer, imported) in ALLOWED_FOR_TYPES)
+        if importer != imported and RANK[imported] >= RANK[importer]
     ]
     assert not upward
 
@@ -65,3 +64,22 @@ def test_the_wheel_contains_every_package():
         if name.endswith("__init__")
     }
     assert set(re.findall(r'"(fitorch[a-z_.]*)"', table.split("]")[0])) == packages
+
+
+def test_the_wheel_contains_every_template():
+    table = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\npackage-data = ")[1]
+    patterns = re.findall(r'"(\*\.[a-z]+)"', table.splitlines()[0])
+    files = {file.name for file in (ROOT / "trainer/templates").iterdir() if file.is_file()}
+    packaged = {name for name in files if any(fnmatch(name, pattern) for pattern in patterns)}
+    assert files - packaged == {"__init__.py", "rendering.py"}
+
+
+def test_the_design_names_files_and_packages_that_exist():
+    page = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"(?<![\w/])((?:[a-z_]+/)*[a-z_]+\.py)\b", page))
+    folders = (ROOT / "trainer", ROOT)
+    gone = [file for file in files if not any((folder / file).is_file() for folder in folders)]
+    assert len(files) > 40
+    assert not gone
+    picture = (ROOT / "docs/images/architecture.svg").read_text(encoding="utf-8")
+    assert [name for name in RANK if name.strip("_") not in picture and name not in FOLDED] == []

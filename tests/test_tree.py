@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from fitorch.tree import describe, join, leaves, map_tensors, sample_count
+from fitorch.tree import byte_count, describe, join, leaves, map_tensors, sample_count
 
 Pair = namedtuple("Pair", ["first", "second"])
 
@@ -102,6 +102,18 @@ def test_counts_samples_by_the_first_tensor_that_has_a_dimension(tree, count):
 def test_refuses_to_count_where_nothing_has_a_dimension(tree):
     with pytest.raises(ValueError, match="no tensor with a batch dimension"):
         sample_count(tree)
+
+
+def test_the_default_counts_where_nothing_has_a_dimension():
+    assert sample_count({"a": "text"}, default=1) == 1
+    assert sample_count(torch.zeros(0, 2), default=1) == 0
+
+
+def test_bytes_are_those_of_all_tensors_and_none_of_lazy_ones():
+    lazy = torch.nn.LazyLinear(3).weight
+    tree = {"a": [torch.zeros(3, 2), lazy], "b": (torch.zeros(5, dtype=torch.int16), None)}
+    assert byte_count(tree) == 3 * 2 * 4 + 5 * 2
+    assert byte_count([]) == 0
 
 
 @pytest.mark.parametrize(

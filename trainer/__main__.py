@@ -132,7 +132,7 @@ def _export(options: argparse.Namespace) -> int:
         )
         return 1
     facts = {name: str(found.info.get(name)) for name in ("epoch", "monitor", "value")}
-    print(save_weights(found.filled(found.parts["model"]), options.target, facts))
+    print(save_weights(found.with_tensors(found.parts["model"]), options.target, facts))
     return 0
 
 

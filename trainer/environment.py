@@ -6,10 +6,11 @@ import os
 import platform
 import shutil
 import sys
-from importlib import metadata
 from importlib.util import find_spec
 
 import torch
+
+from .version import version_of
 
 
 def in_notebook() -> bool:
@@ -30,10 +31,13 @@ _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def versions() -> dict[str, str]:
     """Return the versions that results depend on, by name."""
-    told = {"fitorch": _version("fitorch"), "python": platform.python_version()}
-    told |= {name: _version(name) for name in _PACKAGES}
-    system = f"{platform.system()} {platform.release()}, {platform.machine()}"
-    return told | {"torch": torch.__version__, "platform": system}
+    return {
+        "fitorch": version_of("fitorch") or "from its source",
+        "python": platform.python_version(),
+        **{name: version_of(name) or "not installed" for name in _PACKAGES},
+        "torch": torch.__version__,  # with the build, "+cu128"
+        "platform": f"{platform.system()} {platform.release()}, {platform.machine()}",
+    }
 
 
 def hardware() -> dict[str, str]:
@@ -87,10 +91,3 @@ def _compiling() -> str:
         triton = find_spec("triton") is not None
         told.append("on GPUs with triton" if triton else "not on GPUs: triton is not installed")
     return ", ".join(told)
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed" if package != "fitorch" else "from its source"

@@ -1,6 +1,6 @@
-"""Files that are on the disk once they are written, and are what was written once they are read.
+"""Files that survive a power cut once they are written, and are verified when they are read.
 
-All input and output of checkpoints goes through here.
+All input and output of checkpoints goes through this module.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,75 +21,94 @@ from .errors import CheckpointCorruptedError, CheckpointWriteError, UnsafeCheckp
 
 Bytes = bytes | memoryview
 
-_PIECE = 2**20  # bytes
+_CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A file as it was written.
+class FileDigest:
+    """The size and the digest of a file's content.
 
     Args:
-        bytes: Its size.
-        sha256: The hexadecimal digest of its content.
+        bytes: The size.
+        sha256: The hexadecimal digest.
     """
 
     bytes: int
     sha256: str
 
 
-def write(path: Path, parts: Iterable[Bytes]) -> Entry:
-    """Write a new file, and wait until it is on the disk.
+def write(path: Path, chunks: Iterable[Bytes]) -> FileDigest:
+    """Write a new file, and wait until its content is on the disk.
+
+    The name is not: call `sync_folder` once all files of a folder are written.
 
     Raises:
-        OSError: It is there already, or can't be written.
+        OSError: The file exists already, or is not writable.
     """
     digest, size = hashlib.sha256(), 0
     with path.open("xb") as file:
-        for part in parts:
-            file.write(part)
-            digest.update(part)
-            size += len(part)
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
         file.flush()
         os.fsync(file.fileno())
-    return Entry(size, digest.hexdigest())
+    return FileDigest(size, digest.hexdigest())
 
 
-def settle(path: Path) -> Entry:
-    """Wait until a file that somebody else wrote is on the disk; return what it is.
+def fsync(path: Path) -> FileDigest:
+    """Wait until a file that another library wrote is on the disk; return its digest.
 
     Raises:
-        OSError: It can't be read.
+        OSError: The file is not readable.
     """
     with path.open("rb") as file:
         os.fsync(file.fileno())
         size = os.fstat(file.fileno()).st_size
-        return Entry(size, _digest(file))
+        return FileDigest(size, _sha256(file))
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a file, replacing it only once all is on the disk.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path`, which replaces it once the block has written it.
+
+    Readers see the old content or the new one, also after a power cut. If the block raises, the old
+    content stays.
 
     Raises:
-        OSError: It can't be written.
+        OSError: The folder is not writable.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        write(temporary, [content])
+        yield temporary
+        # Before the rename: a file system may write the new name first, and the content never.
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Write a file, replacing an old one only once the content is on the disk.
+
+    Raises:
+        OSError: The folder is not writable.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_error(message: str, cause: OSError) -> CheckpointWriteError:
     """Return the error to raise from `cause`, with the same number."""
     error = CheckpointWriteError(message)
-    error.errno = cause.errno  # given to the class, it would not get there past RuntimeError
+    error.errno = cause.errno  # as an argument it would be lost: RuntimeError is the first base
     return error
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, with those that it is in, and wait until all their names are on the disk."""
+    """Make a folder and its parents, and wait until all their names are on the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -98,105 +117,105 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
-    if os.name == "nt":  # which can't open folders
+    if os.name == "nt":  # Windows cannot open folders
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems refuse
             raise
     finally:
         os.close(handle)
 
 
 def rename(path: Path, target: Path) -> None:
-    """Rename a folder or a file, and wait until that is on the disk."""
+    """Rename a file or a folder, and wait until the new name is on the disk."""
     path.rename(target)
     sync_folder(target.parent)
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder; what is left of it, if anything, no longer looks like a checkpoint."""
+    """Remove a folder, so that no interrupt leaves half of it under its name."""
     trash = folder.with_name(f".trash-{folder.name.lstrip('.')}-{uuid.uuid4().hex[:8]}")
-    folder.rename(trash)
+    folder.rename(trash)  # what is left after an interrupt no longer looks like a checkpoint
     shutil.rmtree(trash)
 
 
-def read(path: Path, entry: Entry | None = None) -> bytes:
+def read(path: Path, expected: FileDigest | None = None) -> bytes:
     """Read a whole file.
 
     Args:
         path: The file; it must be a plain one.
-        entry: What it was when it was written, None where that is not known.
+        expected: The digest of what was written, None if it is not known.
 
     Raises:
-        CheckpointCorruptedError: It is missing, or another size or content than `entry` says.
-        UnsafeCheckpointError: It is a link, or something else that is no plain file.
+        CheckpointCorruptedError: The file is missing, or its size or content differs.
+        UnsafeCheckpointError: The path is a link, or another kind of special file.
     """
-    _look_at(path, entry)
+    _check_form(path, expected)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
-    if entry is not None:
-        _compare(path, hashlib.sha256(content).hexdigest(), entry)
+    if expected is not None:
+        _compare(path, hashlib.sha256(content).hexdigest(), expected)
     return content
 
 
-def check(path: Path, entry: Entry) -> None:
-    """Compare a file with what was written, without having all of it in memory.
+def check(path: Path, expected: FileDigest) -> None:
+    """Compare a file with what was written, without reading all of it into memory.
 
     Raises:
         CheckpointCorruptedError, UnsafeCheckpointError: See `read`.
     """
-    _look_at(path, entry)
+    _check_form(path, expected)
     try:
         with path.open("rb") as file:
-            digest = _digest(file)
+            digest = _sha256(file)
     except OSError as error:
         raise _unreadable(path, error) from error
-    _compare(path, digest, entry)
+    _compare(path, digest, expected)
 
 
-def _look_at(path: Path, entry: Entry | None) -> None:
-    """Refuse what is no plain file, or of another size."""
+def _check_form(path: Path, expected: FileDigest | None) -> None:
+    """Raise an error unless the path is a plain file of the expected size."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError as error:
         message = f"{path} is missing ({error.strerror})"
         raise CheckpointCorruptedError(message) from error
-    if not stat.S_ISREG(found.st_mode):
-        message = f"{path} is a link or a special file; a checkpoint holds plain files alone"
+    if not stat.S_ISREG(status.st_mode):
+        message = f"{path} is a link or a special file; a checkpoint consists of plain files"
         raise UnsafeCheckpointError(message)
-    if entry is not None and found.st_size != entry.bytes:
-        message = f"{path} has {found.st_size:,} bytes, but {entry.bytes:,} were written"
+    if expected is not None and status.st_size != expected.bytes:
+        message = f"{path} has {status.st_size:,} bytes, but {expected.bytes:,} were written"
         raise CheckpointCorruptedError(message)
 
 
-def _digest(file: BinaryIO) -> str:
+def _sha256(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    for piece in iter(lambda: file.read(_PIECE), b""):
-        digest.update(piece)
+    for chunk in iter(lambda: file.read(_CHUNK), b""):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
-def _compare(path: Path, digest: str, entry: Entry) -> None:
-    if digest != entry.sha256:
+def _compare(path: Path, digest: str, expected: FileDigest) -> None:
+    if digest != expected.sha256:
         message = (
             f"{path} is not what was written: its sha256 is {digest[:12]}..., expected "
-            f"{entry.sha256[:12]}..."
+            f"{expected.sha256[:12]}..."
         )
         raise CheckpointCorruptedError(message)
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointCorruptedError:
-    return CheckpointCorruptedError(f"{path} can't be read: {error.strerror}")
+    return CheckpointCorruptedError(f"cannot read {path}: {error.strerror}")
 
 
 def shown(path: Path) -> Path:
-    """Return a path as a message should show it: from the working directory, where it is in it."""
-    with suppress(OSError):  # that folder may be gone
-        here = Path.cwd()
-        return path.relative_to(here) if path.is_relative_to(here) else path
+    """Return a path for messages: relative to the working directory if it lies inside."""
+    with suppress(OSError):  # someone may have removed that folder
+        working = Path.cwd()
+        return path.relative_to(working) if path.is_relative_to(working) else path
     return path

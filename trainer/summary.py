@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from fitorch.inspection.dry_run import plain, try_out, undisturbed
-from fitorch.inspection.example_inputs import features_for, samples_in
+from fitorch.inspection.example_inputs import features_for
 from fitorch.inspection.layer_table import Row, Sheet, Totals
 from fitorch.inspection.layers import (
     Layer,
     branches,
-    byte_size,
     count_of,
     megabytes,
     note_of,
@@ -24,7 +23,7 @@ from fitorch.inspection.layers import (
 )
 from fitorch.inspection.module_tracer import Recorder
 
-from .tree import leaves
+from .tree import byte_count, sample_count
 
 
 class Summary(Sheet):
@@ -64,8 +63,8 @@ class Summary(Sheet):
         self.total_params = size(parameters)
         self.trainable_params = size([p for p in parameters if p.requires_grad])
         self.buffers = size(buffers)
-        self.param_bytes, self.buffer_bytes = byte_size(parameters), byte_size(buffers)
-        self.input_bytes = sum(tensor.nbytes for tensor in leaves(features))
+        self.param_bytes, self.buffer_bytes = byte_count(parameters), byte_count(buffers)
+        self.input_bytes = byte_count(features)
         calls = [call for layer in root.walk() for call in layer.calls if call.leaf]
         self.pass_bytes = 2 * sum(call.new_bytes for call in calls)
         rows = [
@@ -164,7 +163,7 @@ def summary(
     net = plain(net)
     given = [each for each in (input_data, input_data_args, features) if each is not None]
     batch_of = features_for(net, given, input_shape, input_dtype, batch_size)
-    samples, recorder = samples_in(batch_of), Recorder(net)
+    samples, recorder = max(1, sample_count(batch_of, default=1)), Recorder(net)
     shown = batch_size if input_shape is not None and batch_size > 0 else -1
     try:
         with undisturbed(net), torch.no_grad():

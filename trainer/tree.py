@@ -1,4 +1,4 @@
-"""Nested batches: tuples, lists, mappings and dataclasses of tensors."""
+"""Trees of tensors: nested tuples, lists, mappings and dataclasses, as batches are."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
-    """Apply `function` to every tensor of `tree`, keeping its structure; leave the rest alone."""
+    """Return `tree` with `function` applied to every tensor; other leaves stay as they are."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, Mapping):
@@ -25,7 +26,10 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
 
 
 def join(function: Callable[[list[Tensor]], Any], trees: list[Any]) -> Any:
-    """Apply `function` to the list of each leaf over `trees`, which share their structure."""
+    """Return a tree with `function` applied to the tensors at each position of `trees`.
+
+    The trees have the same structure.
+    """
     first = trees[0]
     if isinstance(first, Tensor):
         return function(trees)
@@ -41,7 +45,7 @@ def join(function: Callable[[list[Tensor]], Any], trees: list[Any]) -> Any:
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
-    """Give the tensors of `tree`, depth first."""
+    """Yield the tensors of `tree`, depth first."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, Mapping):
@@ -54,21 +58,32 @@ def leaves(tree: Any) -> Iterator[Tensor]:
         yield from leaves(_fields_of(tree))
 
 
-def sample_count(tree: Any) -> int:
+def sample_count(tree: Any, default: int | None = None) -> int:
     """Return the length of the first dimension of the first tensor of `tree` that has one.
 
+    Args:
+        tree: A batch, or features.
+        default: The result if no tensor has a dimension, None to raise an error.
+
     Raises:
-        ValueError: There is no such tensor.
+        ValueError: No tensor has a dimension, and there is no default.
     """
     for leaf in leaves(tree):
         if leaf.dim():
             return leaf.shape[0]
+    if default is not None:
+        return default
     message = f"no tensor with a batch dimension in {describe(tree)}"
     raise ValueError(message)
 
 
+def byte_count(tree: Any) -> int:
+    """Return the bytes of all tensors of `tree`; tensors of lazy layers have none yet."""
+    return sum(x.numel() * x.element_size() for x in leaves(tree) if not is_lazy(x))
+
+
 def describe(tree: Any) -> str:
-    """Return types and shapes of `tree` in one line, as `(float32 (32, 2), int64 (32,))`."""
+    """Return types and shapes of `tree` on one line, as `(float32 (32, 2), int64 (32,))`."""
     if isinstance(tree, Tensor):
         return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
     if isinstance(tree, Mapping):
@@ -83,12 +98,12 @@ def describe(tree: Any) -> str:
 
 
 def rebuild_sequence(like: Any, values: list[Any]) -> Any:
-    """Return `values` as the kind of tuple or list that `like` is, a named tuple too."""
+    """Return `values` in the type of `like`: a list, a tuple or a named tuple."""
     return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
 
 
 def _rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
-    """Return `values` as the kind of mapping that `like` is, a plain dict where that fails."""
+    """Return `values` in the type of `like`, as a plain dict if its constructor differs."""
     try:
         return type(like)(values)  # type: ignore[call-arg]
     except TypeError:
@@ -96,7 +111,7 @@ def _rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
 
 
 def _is_record(tree: Any) -> bool:
-    """Say whether `tree` is a dataclass's instance, as nets return for several outputs."""
+    """Return whether `tree` is an instance of a dataclass, as some nets return."""
     return is_dataclass(tree) and not isinstance(tree, type)
 
 
@@ -106,8 +121,8 @@ def _fields_of(record: Any) -> dict[str, Any]:
 
 
 def _rebuild_record(like: Any, values: dict[str, Any]) -> Any:
-    """Return a copy of `like` with these values, also where it is frozen."""
+    """Return a copy of `like` with these values."""
     record = copy.copy(like)
     for name, value in values.items():
-        object.__setattr__(record, name, value)
+        object.__setattr__(record, name, value)  # the dataclass may be frozen
     return record

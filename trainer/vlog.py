@@ -82,7 +82,8 @@ class VLog:
         """Begin, or begin anew."""
         params = {"epochs": self._epochs, "steps": self._steps, "verbose": 1}
         self._display.set_params(params)
-        self._display.set_model(SimpleNamespace(history=self.history))  # type: ignore[arg-type]
+        model: Any = SimpleNamespace(history=self.history)  # all that a display reads of it
+        self._display.set_model(model)
         self._display.on_train_begin()
 
     def log_step(self, info: Mapping[str, Any], training: bool = True) -> None:

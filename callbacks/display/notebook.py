@@ -9,13 +9,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from time import perf_counter, thread_time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitorch.callbacks.base import Logs
 
 from .html import Page, PageTable
 from .progress import Progress
-from .rows import Rows
+from .rows import EpochCells
+
+if TYPE_CHECKING:
+    from fitorch.callbacks.trained_model import TrainedHistory
 
 _SHARE = 0.02  # of the time may go into drawing
 
@@ -59,7 +62,7 @@ class NotebookProgress(Progress):
     @cached_property
     def _table(self) -> PageTable:  # type: ignore[override]
         epochs, directions = self.params.get("epochs"), self.directions
-        return PageTable(Rows(epochs, self._monitor, self._mode, self.best, directions))
+        return PageTable(EpochCells(epochs, self._monitor, self._mode, self.best, directions))
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Go on below what was said before training."""
@@ -130,7 +133,7 @@ class NotebookProgress(Progress):
 
 
 def _picture(
-    history: Any,
+    history: TrainedHistory,
     monitor: str | None,
     running: Mapping[str, Sequence[tuple[float, float]]],
     dpi: int,
@@ -153,7 +156,7 @@ def _picture(
     return f'<img alt="history" style="width:{width:.0f}px;max-width:100%" src="{source}">'
 
 
-def _figure_of(monitor: str, history: Any) -> str:
+def _figure_of(monitor: str, history: TrainedHistory) -> str:
     """Return the figure of a column: "acc" for val_acc."""
     prefixes = sorted(("train_", *history.sets), key=len, reverse=True)
     prefix = next((p for p in prefixes if monitor.startswith(p)), "")

@@ -12,7 +12,7 @@ from rich.console import Console
 from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.early_stopping import EarlyStopping
 
-from .rows import Row
+from .rows import EpochRow
 from .screen import Screen
 from .stage import Stage
 from .table import Table
@@ -78,7 +78,7 @@ class Progress(Callback):
         self._console = console
         self._fitting = False
         self._validation_steps: int | None = None
-        self._rows: list[Row] = []  # not written yet
+        self._rows: list[EpochRow] = []  # not written yet
         self._open()
 
     @cached_property
@@ -116,7 +116,7 @@ class Progress(Callback):
         """Keep an epoch's figures for the next refresh; write them now if the epoch was slow."""
         figures = dict(logs or {})
         seconds = figures.pop("seconds", perf_counter() - self._epoch_began)
-        self._rows.append(Row(epoch + 1, figures, seconds))
+        self._rows.append(EpochRow(epoch + 1, figures, seconds))
         if seconds >= (_SLOW if self._screen.live else _SLOW_FOR_A_FILE):
             self._screen.write(self._take_lines())
             self._due = 0.0  # show the next epoch's line at once, too

@@ -13,7 +13,7 @@ _SMALL = 5e-4  # of a figure: a change that its four digits hardly show
 STAR, DOWN, UP = "★", "↓", "↑"
 
 
-class Row(NamedTuple):
+class EpochRow(NamedTuple):
     """An epoch that is over: its number, from 1, its figures and how long it took."""
 
     epoch: int
@@ -34,7 +34,7 @@ class Cell(NamedTuple):
     color: str
 
 
-class Rows:
+class EpochCells:
     """Turns one epoch after the other into cells.
 
     Args:
@@ -72,7 +72,7 @@ class Rows:
             return str(epoch)
         return f"{epoch:>{len(str(self._epochs))}}/{self._epochs}"
 
-    def take(self, row: Row) -> list[Cell]:
+    def take(self, row: EpochRow) -> list[Cell]:
         """Return the cells of the next epoch, in the order of `names`, which may grow."""
         added = [name for name in row.logs if name not in self.names]
         if added:
@@ -84,7 +84,7 @@ class Rows:
         self._before |= {name: value for name, value in row.logs.items() if value == value}
         return cells
 
-    def _is_best(self, row: Row) -> bool:
+    def _is_best(self, row: EpochRow) -> bool:
         try:
             value = self._sign * float(row.logs[self.monitored])
         except (KeyError, TypeError, ValueError, RuntimeError):
@@ -94,7 +94,7 @@ class Rows:
         self._best = value
         return True
 
-    def _cell(self, row: Row, name: str, best: bool) -> Cell:
+    def _cell(self, row: EpochRow, name: str, best: bool) -> Cell:
         if name == "epoch":
             return Cell(name, self.title(row.epoch), "", "")
         if name == "seconds":
@@ -106,7 +106,7 @@ class Rows:
             Cell(name, text, STAR, "green") if best else Cell(name, text, *self._trend(row, name))
         )
 
-    def _trend(self, row: Row, name: str) -> tuple[str, str]:
+    def _trend(self, row: EpochRow, name: str) -> tuple[str, str]:
         try:
             value, before = float(row.logs[name]), float(self._before[name])
         except (KeyError, TypeError, ValueError, RuntimeError):

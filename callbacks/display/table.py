@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 
 from . import number_format as figures
-from .rows import STAR, Cell, Row, Rows, plain_line
+from .rows import STAR, Cell, EpochCells, EpochRow, plain_line
 from .screen import Screen
 
 _WIDEST_NUMBER = 9  # 2.314e-05; a minus sign stands in the gap before it
@@ -58,7 +58,7 @@ class Table:
     ) -> None:
         self._screen = screen
         known = {} if screen.ascii_only else directions
-        self._rows = Rows(epochs, monitor, mode, best, known)
+        self._rows = EpochCells(epochs, monitor, mode, best, known)
         self._star = STAR if screen.live and not screen.ascii_only else "*"
         self._ellipsis = ".." if screen.ascii_only else "…"
         self._columns: list[Column] = []  # those that are shown
@@ -68,7 +68,7 @@ class Table:
         """Write which epoch it is: `" 3/20"`."""
         return self._rows.title(epoch)
 
-    def lines(self, row: Row) -> list[str]:
+    def lines(self, row: EpochRow) -> list[str]:
         """Write an epoch's line, after the header where that is needed."""
         known = len(self._rows.names)
         cells = self._rows.take(row)

@@ -16,7 +16,7 @@ BLUE, STAR = "#0b6bcb", "#d9480f"  # of the line of validation, of the best epoc
 class Fails(Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 12:
-            message = "<b>image 312</b> can't be decoded"
+            message = "<b>image 312</b> cannot decode"
             raise RuntimeError(message)
 
 
@@ -48,7 +48,7 @@ def test_what_is_read_is_what_the_run_was(page, run):
     assert page.texts(".card .value")[:2] == [number(best["val_acc"]), "12"]
     assert page.texts(".card .note")[0] == f"epoch {best['epoch']:.0f}"
     (error,) = page.texts("pre")
-    assert "RuntimeError: <b>image 312</b> can't be decoded" in error
+    assert "RuntimeError: <b>image 312</b> cannot decode" in error
     cells = page.texts("tbody tr td:nth-child(5)")
     assert [float(cell) for cell in cells] == pytest.approx(frame["val_loss"].tolist(), rel=1e-3)
     assert page.texts("tr.best td:first-child") == [f"{best['epoch']:.0f} ★"]

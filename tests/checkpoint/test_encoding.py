@@ -1,6 +1,5 @@
 import math
 import os
-import re
 import struct
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 
@@ -511,7 +510,7 @@ def test_what_no_encoder_makes_is_called_corrupt(plain):
     if plain == {"$": "dict", "value": {"ab": 1}}:
         assert decode(plain, tensors) == {"a": "b"}  # harmless
         return
-    with pytest.raises(CheckpointCorruptedError, match="can't be decoded"):
+    with pytest.raises(CheckpointCorruptedError, match="cannot decode"):
         decode(plain, tensors)
 
 
@@ -523,5 +522,5 @@ def test_a_store_gives_back_the_same_state(tmp_path):
 
 def test_a_part_whose_name_is_no_file_name_is_refused(tmp_path):
     for name in ("../x", "/x", "a/b", "manifest", "", ".hidden", "a\0b", "\ud800", "x" * 200):
-        with pytest.raises(CheckpointError, match=re.escape("can't be called")):
+        with pytest.raises(CheckpointError, match="not a valid name"):
             pack({name: {}})

@@ -69,7 +69,9 @@ def test_takes_a_run_its_checkpoints_or_one_of_them(run, part):
 
 
 def test_nothing_to_list_is_an_error(tmp_path):
-    with pytest.raises(CheckpointNotFoundError, match=re.escape(f"no checkpoint in {tmp_path}")):
+    with pytest.raises(
+        CheckpointNotFoundError, match=re.escape(f"{tmp_path} ({tmp_path}) has no checkpoint")
+    ):
         list_checkpoints(tmp_path)
 
 
@@ -111,7 +113,7 @@ def test_the_command_tells_errors_in_a_line(tmp_path, capsys):
     assert main(["export", str(tmp_path), str(tmp_path / "x.safetensors")]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in errors] == ["fitorch", "fitorch"]
-    assert "no checkpoint in" in errors[0]
+    assert "has no checkpoint" in errors[0]
 
 
 def test_a_file_to_export_to_has_a_known_suffix(run, tmp_path, capsys):

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -8,6 +10,8 @@ import psutil
 import pytest
 
 from fitorch.checkpoint.lock import FolderLock
+from fitorch.checkpoint.run_folder import RunFolder
+from fitorch.checkpoint.store import CheckpointStore
 from fitorch.errors import CheckpointError
 from resume.forked import in_a_fork, start
 
@@ -38,6 +42,17 @@ class Held:
         os.close(self.talk)
         os.waitpid(self.pid, 0)
         os.close(self.result)
+
+
+def hold_fork_and_die(folder, told):
+    """Write the number of a child that outlives this process."""
+    FolderLock(folder).__enter__()
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    os.write(told, str(child).encode())
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def contend(folder, number, others, go):
@@ -71,7 +86,7 @@ def test_the_file_tells_host_pid_and_time(tmp_path):
         content = json.loads((tmp_path / "lock").read_text())
         assert content["host"] == socket.gethostname()
         assert content["pid"] == os.getpid()
-        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+        assert {path.name for path in tmp_path.iterdir()} == {"lock", ".lock"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,7 +110,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_told(tmp_path):
     with FolderLock(tmp_path) as lock:
         assert lock.taken_from == f"process {process.pid} of {since}"
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
-        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+        assert {path.name for path in tmp_path.iterdir()} == {"lock", ".lock"}
 
 
 def test_the_lock_of_a_killed_process_that_nobody_waited_for_is_taken_over(tmp_path):
@@ -169,8 +184,7 @@ def test_a_forked_child_does_not_release_its_parents_lock(tmp_path):
     ],
     ids=lambda content: repr(content[:12]),
 )
-def test_a_lock_that_says_nothing_is_taken_over(tmp_path, monkeypatch, content):
-    monkeypatch.setattr("fitorch.checkpoint.lock.time.sleep", lambda _: None)
+def test_a_record_that_names_nobody_is_replaced(tmp_path, content):
     if content.startswith(b'{"pid"'):
         content = content.replace(
             b"{", json.dumps({"host": socket.gethostname()})[:-1].encode() + b", "
@@ -181,59 +195,74 @@ def test_a_lock_that_says_nothing_is_taken_over(tmp_path, monkeypatch, content):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_in_writing_is_waited_for(tmp_path, monkeypatch):
-    (tmp_path / "lock").write_text("")
-    monkeypatch.setattr(
-        "fitorch.checkpoint.lock.time.sleep", lambda _: put(tmp_path, host="elsewhere")
-    )
-    with pytest.raises(CheckpointError, match="on elsewhere"), FolderLock(tmp_path):
-        pass
-
-
-def test_a_lock_that_is_released_while_it_is_looked_at_is_taken(tmp_path, monkeypatch):
-    (tmp_path / "lock").write_text("")
-    monkeypatch.setattr(
-        "fitorch.checkpoint.lock.time.sleep", lambda _: (tmp_path / "lock").unlink(missing_ok=True)
-    )
-    with FolderLock(tmp_path) as lock:
-        assert lock.taken_from == ""
-
-
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
-def test_a_pipe_or_a_dead_link_in_its_place_does_not_hang(tmp_path, monkeypatch, make):
-    monkeypatch.setattr("fitorch.checkpoint.lock.time.sleep", lambda _: None)
+def test_a_pipe_or_a_dead_link_in_its_place_does_not_hang(tmp_path, make):
     make(tmp_path / "lock")
     with FolderLock(tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
-def test_it_works_where_the_file_system_has_no_links(tmp_path, monkeypatch):
-    def unsupported(*_):
-        raise OSError(95, "Operation not supported")
+def test_without_a_record_the_lock_of_the_operating_system_holds(tmp_path):
+    process = Held(tmp_path)
+    (tmp_path / "lock").unlink()  # by hand, or two containers that share nothing else
+    with pytest.raises(CheckpointError, match="another process trains"), FolderLock(tmp_path):
+        pass
+    process.finish()
 
-    monkeypatch.setattr(os, "link", unsupported)
+
+def test_a_record_of_a_live_process_without_the_lock_is_replaced(tmp_path):
+    """Its number is that of a process in another container, or was reused."""
+    put(tmp_path, pid=os.getppid())
+    with FolderLock(tmp_path) as lock:
+        assert lock.taken_from
+
+
+def test_a_child_of_a_killed_process_does_not_keep_the_lock(tmp_path):
+    heard, told = os.pipe()
+    process, result = start(hold_fork_and_die, tmp_path, told)
+    child = int(os.read(heard, 99))
+    try:
+        os.waitpid(process, 0)
+        with FolderLock(tmp_path) as lock:
+            assert lock.taken_from.startswith(f"process {process} ")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        for pipe in (heard, told, result):
+            os.close(pipe)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_it_works_where_the_file_system_has_no_locks(tmp_path, monkeypatch, number):
+    def unsupported(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     put(tmp_path)
     with FolderLock(tmp_path) as lock:
         assert lock.taken_from
         with pytest.raises(CheckpointError, match="in use"), FolderLock(tmp_path):
             pass
     assert list(tmp_path.iterdir()) == []
-
-
-def test_who_died_while_taking_a_lock_over_is_taken_over_too(tmp_path):
     process = Held(tmp_path)
+    with pytest.raises(CheckpointError, match=f"process {process.pid}"), FolderLock(tmp_path):
+        pass
     process.kill()
     process.finish()
-    import hashlib
-
-    holder = json.loads((tmp_path / "lock").read_text())
-    digest = hashlib.sha256(json.dumps(holder).encode()).hexdigest()[:16]
-    put(tmp_path, token="claims")
-    (tmp_path / "lock").rename(tmp_path / f".lock.{digest}.claim")
-    (tmp_path / "lock").write_text(json.dumps(holder))
     with FolderLock(tmp_path) as lock:
         assert lock.taken_from.startswith(f"process {process.pid} ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_leftovers_are_removed_releases_the_folder(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "sweep", interrupted)
+        with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path):
+            pass
+    with RunFolder(tmp_path) as folder:
+        assert folder.notes == []
 
 
 @pytest.mark.parametrize(

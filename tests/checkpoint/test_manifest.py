@@ -12,7 +12,7 @@ from fitorch.errors import (
     CheckpointVersionError,
     UnsafeCheckpointError,
 )
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 DIGEST = "0" * 64
 
@@ -38,7 +38,7 @@ def put(folder, table):
 
 def test_what_is_sealed_is_opened_the_same(tmp_path):
     info = {"epoch": 3, "loss": 0.1, "names": ["ä", "b"], "none": None}
-    manifest = Manifest(7, "0.1", time.time(), {"m.safetensors": Entry(5, DIGEST)}, info)
+    manifest = Manifest(7, "0.1", time.time(), {"m.safetensors": FileDigest(5, DIGEST)}, info)
     (tmp_path / "manifest.json").write_bytes(manifest.seal())
     assert Manifest.open(tmp_path) == manifest
     assert manifest.size == 5
@@ -51,7 +51,7 @@ def test_the_file_is_json_whose_digest_sha256_confirms():
 
 
 def test_the_tables_own_form_is_accepted(tmp_path):
-    assert Manifest.open(put(tmp_path, body())).files == {"m.json": Entry(1, DIGEST)}
+    assert Manifest.open(put(tmp_path, body())).files == {"m.json": FileDigest(1, DIGEST)}
 
 
 @pytest.mark.parametrize("info", [{"x": object()}, {"x": {1, 2}}, {(1, 2): 3}, {"x": "y" * 2**24}])
@@ -130,7 +130,7 @@ def test_a_name_that_is_no_plain_file_of_the_folder_is_unsafe(tmp_path, name):
     ids=str,
 )
 def test_wrong_types_are_called_corrupt(tmp_path, change):
-    with pytest.raises(CheckpointCorruptedError, match="no table of a checkpoint"):
+    with pytest.raises(CheckpointCorruptedError, match="not the manifest of a checkpoint"):
         Manifest.open(put(tmp_path, body(**change)))
 
 
@@ -176,7 +176,7 @@ def test_a_sealed_body_that_is_no_table_is_called_corrupt(tmp_path, text):
 
 
 def test_no_manifest_tells_that_saving_never_finished(tmp_path):
-    with pytest.raises(CheckpointCorruptedError, match="saving it never finished"):
+    with pytest.raises(CheckpointCorruptedError, match="saving did not finish"):
         Manifest.open(tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_no_folder_is_not_found_and_what_is_beside_it_is_named(tmp_path):
 @pytest.mark.parametrize("content", [b"\x80\x04.", b"PK\x03\x04abc"])
 def test_a_pickled_file_given_as_a_checkpoint_is_unsafe_and_the_way_out_named(tmp_path, content):
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(UnsafeCheckpointError, match=r"model\.pt holds pickled.*load_ckpt"):
+    with pytest.raises(UnsafeCheckpointError, match=r"model\.pt is pickled.*load_ckpt"):
         Manifest.open(tmp_path / "model.pt")
 
 

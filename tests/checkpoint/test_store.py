@@ -196,7 +196,7 @@ def test_sweeping_a_folder_that_is_not_there_makes_none(tmp_path):
 
 
 def test_no_checkpoint_at_all_is_not_found(tmp_path):
-    with pytest.raises(CheckpointNotFoundError, match="no checkpoint in") as caught:
+    with pytest.raises(CheckpointNotFoundError, match="has no checkpoint") as caught:
         CheckpointStore(tmp_path / "x").newest_good()
     assert str(tmp_path / "x") in str(caught.value)
 
@@ -208,7 +208,7 @@ def test_the_newest_good_one_is_used_and_all_newer_ones_named_with_the_reason(tm
         store.save(step, parts(step))
     for checkpoint in store.list()[:broken]:
         break_file(checkpoint)
-    with pytest.warns(UserWarning, match="broken") as caught:
+    with pytest.warns(UserWarning, match="damaged") as caught:
         good = store.newest_good()
     assert good.step == 4 - broken
     assert len(caught) == 1
@@ -230,7 +230,7 @@ def test_where_all_are_broken_every_one_is_listed_with_its_reason(tmp_path):
     with pytest.raises(CheckpointCorruptedError) as caught:
         store.newest_good()
     lines = str(caught.value).splitlines()[1:]
-    for line, words in zip(lines, ["sha256", "missing", "never finished", "bytes"], strict=True):
+    for line, words in zip(lines, ["sha256", "missing", "did not finish", "bytes"], strict=True):
         assert words in line
     for step, line in zip((3, 2, 1, 0), lines, strict=True):
         assert f"step-{step:010d}" in line
@@ -465,7 +465,7 @@ def test_a_save_that_only_fails_to_remove_old_ones_warns(tmp_path, two_saved, mo
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(shutil, "rmtree", fail)
-    with pytest.warns(UserWarning, match="step-0000000001 can't be removed.*Input/output"):
+    with pytest.warns(UserWarning, match="cannot remove .*step-0000000001.*Input/output"):
         two_saved.save(3, parts(3))
     assert steps(two_saved) == [3, 2]
     monkeypatch.undo()
@@ -574,6 +574,8 @@ def test_a_folder_that_is_read_only_is_told_with_its_path():
         return f"{store.value}\n{lock.value}"
 
     with tempfile.TemporaryDirectory() as folder:
+        with FolderLock(Path(folder)):  # imports what the other user may not read
+            pass
         Path(folder).chmod(0o755)
         for line in in_a_fork(write, folder).splitlines():
             assert "Permission denied" in line

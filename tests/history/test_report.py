@@ -17,8 +17,8 @@ from fitorch import History, KerasModel, VLog
 from fitorch.callbacks import Callback, EarlyStopping, TerminateOnNaN
 from fitorch.callbacks.display.number_format import number
 from fitorch.history.report_sections import chosen_rows
-from fitorch.history.revision import revision
 from fitorch.losses import L2, FocalLoss
+from repositories import git
 
 X = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
 DATA = (X, X.sum(1, keepdim=True))
@@ -124,7 +124,7 @@ def test_each_figure_has_a_picture_that_is_within_the_page(tmp_path):
 
 
 def test_large_pictures_become_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr("fitorch.history.report._LARGEST", 0)
+    monkeypatch.setattr("fitorch.history.report._LARGEST_SVG", 0)
     model = make_model()
     fit(model)
     (picture,) = read(model.history, tmp_path / "report.html").pictures
@@ -134,12 +134,12 @@ def test_large_pictures_become_pixels(tmp_path, monkeypatch):
 
 
 def test_only_so_many_figures_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr("fitorch.history.report._MOST", 1)
+    monkeypatch.setattr("fitorch.history.report._MOST_PLOTS", 1)
     model = make_model(metrics_dict={"mae": "mae"})
     fit(model)
     page = read(model.history, tmp_path / "report.html")
     assert len(page.pictures) == 1
-    assert "1 of 2 figures are drawn." in page.text
+    assert "1 of 2 metrics are drawn." in page.text
 
 
 def test_settings_are_those_of_the_fit(tmp_path, undrawn):
@@ -201,19 +201,18 @@ def test_the_environment_is_this_one(tmp_path, undrawn):
 
 @pytest.mark.parametrize("changed", [True, False, None])
 def test_the_revision_is_marked_where_files_have_changed(tmp_path, monkeypatch, undrawn, changed):
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".git/HEAD").write_text("ref: refs/heads/trunk\n")
-    (tmp_path / ".git/packed-refs").write_text(f"# pack-refs\n{'ab' * 20} refs/heads/trunk\n")
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "first")
+    commit = git(tmp_path, "rev-parse", "HEAD")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fitorch.history.report_sections.is_changed", lambda folder: changed)
     model = make_model()
     fit(model)
     mark = ", with uncommitted changes" if changed else ""
     page = read(model.history, "report.html")
-    assert page.facts["git"] == f"{'ab' * 6} on trunk{mark}"
-    (tmp_path / ".git/HEAD").write_text("cd" * 20)  # what has changed since then is not known
-    assert revision().commit == "cd" * 20
-    assert read(model.history, "report.html").facts["git"] == f"{'ab' * 6} on trunk"
+    assert page.facts["git"] == f"{commit[:12]} on trunk{mark}"
+    git(tmp_path, "commit", "--allow-empty", "-m", "second")  # changes since then are not known
+    assert read(model.history, "report.html").facts["git"] == f"{commit[:12]} on trunk"
 
 
 def test_without_a_repository_there_is_no_revision(tmp_path, monkeypatch, undrawn):
@@ -272,7 +271,7 @@ def test_early_stopping_is_the_reason(tmp_path, undrawn):
     page = read(model.history, tmp_path / "report.html")
     assert "stopped early" in page.text
     assert page.facts["reason"] == "val_loss did not improve for 3 epochs"
-    assert page.facts["weights"] == "the net was given those of epoch 1"
+    assert page.facts["weights"] == "the net has those of epoch 1"
     assert "epochs\n4\nof 20" in page.text
 
 
@@ -503,7 +502,7 @@ def test_where_it_cant_be_written_the_error_says_so(tmp_path, undrawn):
     fit(model, epochs=1)
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "report.html"):
-        with pytest.raises(OSError, match=f"the report can't be written to {path}: ") as caught:
+        with pytest.raises(OSError, match=f"cannot write the report to {path}: ") as caught:
             model.history.to_html(path)
         assert caught.value.errno is not None
     assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -7,22 +7,9 @@ import subprocess
 import pytest
 
 from fitorch.history.revision import is_changed, revision
+from repositories import git
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
-
-
-def git(folder, *words):
-    quiet = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    who = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "init.defaultBranch=trunk"]
-    done = subprocess.run(
-        ["git", *who, *words],
-        cwd=folder,
-        env={**os.environ, **quiet},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
 
 
 @pytest.fixture
@@ -77,17 +64,30 @@ def test_before_the_first_commit_there_is_none(tmp_path):
     assert revision(tmp_path) is None
 
 
-def test_nothing_is_known_of_other_folders(tmp_path, monkeypatch):
+def test_nothing_is_known_of_other_folders(tmp_path):
     assert revision(tmp_path) is None
     assert is_changed(tmp_path) is None
     assert is_changed(tmp_path / "gone") is None
 
 
-def test_without_git_the_commit_is_known_all_the_same(folder, monkeypatch):
-    commit = git(folder, "rev-parse", "HEAD")
+def test_without_git_nothing_is_known(folder, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert revision(folder).commit == commit
+    assert revision(folder) is None
     assert is_changed(folder) is None
+
+
+def test_a_git_that_hangs_is_given_up(folder, tmp_path, monkeypatch):
+    (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("fitorch.history.revision._TIMEOUT", 0.1)
+    assert revision(folder) is None
+    assert is_changed(folder) is None
+
+
+def test_outside_a_repository_no_process_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process"))
+    assert revision(tmp_path) is None
 
 
 @pytest.mark.parametrize("head", [b"", b"\xff\xfe", b"ref: refs/heads/none", b"nonsense"])

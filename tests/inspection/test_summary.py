@@ -661,7 +661,7 @@ def test_what_comes_from_the_net_is_escaped_in_html():
     assert "<script" not in html
     assert "<i>" not in html
     assert "<b>" not in html
-    assert "&lt;b&gt;&#x27;&quot;&amp;" in html
+    assert "&lt;b&gt;&#39;&#34;&amp;" in html
 
 
 def test_torchinfo_agrees_where_it_is_right():

@@ -184,9 +184,9 @@ def test_a_run_that_was_stopped_goes_on_when_more_epochs_are_asked_for(tmp_path)
 @pytest.mark.parametrize(
     ("before", "after", "named"),
     [
-        (["norm"], ["norm", "ema"], "callbacks.EMA.0 has no state there"),
+        (["norm"], ["norm", "ema"], "callbacks.EMA.0 has no saved state"),
         (["norm", "ema"], ["norm"], "callbacks.EMA.0 is not in this fit"),
-        (["rate"], ["rate", "rate"], "callbacks.LearningRateScheduler.1 has no state there"),
+        (["rate"], ["rate", "rate"], "callbacks.LearningRateScheduler.1 has no saved state"),
     ],
     ids=["added", "removed", "doubled"],
 )

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written completely or not at all, and verified before they are read.
+"""Checkpoints on disk: written completely or not at all, and verified when they are read.
 
 A store is a folder of checkpoints, `step-0000000042` each, and independent of training::
 
@@ -6,9 +6,9 @@ A store is a folder of checkpoints, `step-0000000042` each, and independent of t
     store.save(42, {"model": net.state_dict(), "state": {"epoch": 3}})
     parts = store.newest_good().read()                  # {"model": {...}, "state": {...}}
 
-In a checkpoint's folder each part is `<part>.safetensors` with its tensors and `<part>.json` with
-everything else, if there is any. `manifest.json` names the files with their sizes and digests, and
-is written last. A folder gets its final name only once everything in it is on the disk. Nothing is
+In a checkpoint's folder each part consists of `<part>.safetensors` with its tensors and, if there
+are other values, `<part>.json`. `manifest.json` lists the files with their sizes and digests, and
+is written last. A folder gets its final name only once its content is on the disk. Nothing is
 pickled.
 """
 

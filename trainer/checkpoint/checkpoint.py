@@ -1,4 +1,4 @@
-"""A checkpoint that is on the disk: verified, and read."""
+"""Verify and read a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fitorch import files as disk
 from fitorch.errors import CheckpointCorruptedError
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 from . import shards
 from .encoding import decode
@@ -24,7 +24,7 @@ NAME = re.compile(r"step-([0-9]{10,})(?:\.([0-9]+))?")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder that claims to be a checkpoint.
+    """A folder with the name or the files of a checkpoint; nothing is verified yet.
 
     Args:
         path: The folder.
@@ -34,54 +34,55 @@ class Checkpoint:
 
     @property
     def order(self) -> tuple[int, int]:
-        """What newer checkpoints have more of: the updates, then the times they were saved."""
-        found = NAME.fullmatch(self.path.name)
-        return (int(found[1]), int(found[2] or 0)) if found else (-1, 0)
+        """The sort key by age: the updates, then the number of the save at that update."""
+        match = NAME.fullmatch(self.path.name)
+        return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
 
     @property
     def step(self) -> int:
-        """Optimizer updates that were completed."""
+        """The number of completed optimizer updates."""
         return self.order[0]
 
     def manifest(self) -> Manifest:
-        """Return its table of contents.
+        """Return the checkpoint's manifest.
 
         Raises:
-            CheckpointError: There is none that is whole.
+            CheckpointError: The manifest is missing or damaged.
         """
         return Manifest.open(self.path)
 
     def verify(self) -> Manifest:
-        """Compare every file with what was written; return the table of contents.
+        """Compare every file with its digest; return the manifest.
 
         Raises:
-            CheckpointCorruptedError: A file is missing, or differs.
+            CheckpointCorruptedError: A file is missing, or its content differs.
             CheckpointError: See `manifest`.
         """
         manifest = self.manifest()
         self._verify_shards(manifest.files)
-        for name, entry in manifest.files.items():
+        for name, digest in manifest.files.items():
             if "/" not in name:
-                disk.check(self.path / name, entry)
+                disk.check(self.path / name, digest)
         return manifest
 
     def read(self) -> dict[str, Any]:
-        """Return all parts, verified: nothing is returned unless everything is whole.
+        """Return all parts, or raise if any file is damaged.
 
-        Tensors of a net that was split are put together.
+        Sharded tensors are returned in full.
 
         Raises:
-            CheckpointCorruptedError: A file is missing, differs, or can't be decoded.
+            CheckpointCorruptedError: A file is missing, differs from its digest, or is not
+                decodable.
             CheckpointError: See `manifest`.
         """
-        parts: dict[str, Any] = shards.filled(self.parts(), self.path / shards.FOLDER)
+        parts: dict[str, Any] = shards.load_tensors(self.parts(), self.path / shards.FOLDER)
         return parts
 
     def parts(self, *, verified: bool = False) -> dict[str, Any]:
-        """Return all parts, verified, with a `Shard` in the place of each tensor that was split.
+        """Return all parts, verified, with a `Shard` in place of each sharded tensor.
 
         Args:
-            verified: Whether the files of those tensors were compared already.
+            verified: Whether the files of those tensors are verified already.
 
         Raises:
             CheckpointError: See `read`.
@@ -92,21 +93,22 @@ class Checkpoint:
         names = sorted({name.rpartition(".")[0] for name in files if "/" not in name})
         return {name: self._part(name, files) for name in names}
 
-    def _verify_shards(self, files: Mapping[str, Entry]) -> None:
-        """Compare the files of split tensors; whatever else lies beside them would be read too.
+    def _verify_shards(self, files: Mapping[str, FileDigest]) -> None:
+        """Compare the files of sharded tensors with their digests.
 
         Raises:
-            CheckpointCorruptedError: One is missing, differs, or is not in the table.
+            CheckpointCorruptedError: A file is missing, differs, or is not in the manifest.
         """
-        named = {name for name in files if "/" in name}
-        found = {f"{shards.FOLDER}/{path.name}" for path in (self.path / shards.FOLDER).glob("*")}
-        if found - named:
-            message = f"{self.path} holds {min(found - named)}, which its table does not name"
+        listed = {name for name in files if "/" in name}
+        folder = self.path / shards.FOLDER
+        unlisted = {f"{shards.FOLDER}/{path.name}" for path in folder.glob("*")} - listed
+        if unlisted:  # torch.distributed.checkpoint would read it too
+            message = f"{self.path} has {min(unlisted)}, which is not in its manifest"
             raise CheckpointCorruptedError(message)
-        for name in named:
+        for name in listed:
             disk.check(self.path / name, files[name])
 
-    def _part(self, name: str, files: Mapping[str, Entry]) -> Any:
+    def _part(self, name: str, files: Mapping[str, FileDigest]) -> Any:
         tensors: dict[str, Tensor] = {}
         path = self.path / f"{name}.safetensors"
         if path.name in files:

@@ -1,4 +1,4 @@
-"""States as JSON and tensors, and back, without pickle: nothing that is read can run code."""
+"""Encode states as JSON and tensors, without pickle: reading them cannot run code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fitorch.errors import CheckpointCorruptedError, CheckpointError
 
-from .serialization import holds
+from .serialization import is_supported
 from .shards import Shard
 
-_TAG = "$"  # marks an object of JSON that stands for something else than a dict
+_TAG = "$"  # marks a JSON object that encodes another type than dict
 
 _PLAIN = (bool, int, str, type(None))
 
@@ -26,48 +26,48 @@ _ALLOWED = (
     "tensors, NumPy arrays and numbers"
 )
 
-_DEEPEST = 100  # levels, far below what Python's own recursion takes
+_MAX_DEPTH = 100  # far below Python's recursion limit
 
-_LONGEST = 4096  # bits of an int in decimal; Python reads 4,300 digits at most, hexadecimal any
+_MAX_BITS = 4096  # of an int in decimal: Python limits decimal numbers to 4,300 digits
 
 
 class Encoder:
-    """Takes the tensors out of a state.
+    """Splits states into JSON values and tensors.
 
-    What comes back has the same types and bits, but for subclasses of dict other than Counter (a
-    dict), Parameters (a Tensor), torch.Size (a tuple), and NumPy's foreign byte orders (native).
-    What was shared or a view becomes a copy of its own.
+    `decode` returns the same types and bits, except that subclasses of dict other than Counter
+    become dict, Parameters Tensor, torch.Size tuple, and NumPy's foreign byte orders native. Shared
+    tensors and views become copies.
 
     Attributes:
-        tensors: Those found so far, by the path that leads to them, as "state.0.exp_avg". They are
-            the state's own, not copies.
+        tensors: The tensors of the states encoded so far, not copied, by their path, as
+            "state.0.exp_avg".
     """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
 
     def encode(self, value: Any, where: str) -> Any:
-        """Return a state as what JSON holds, with names in the place of tensors.
+        """Return a state as JSON values, with names in place of tensors.
 
         Args:
             value: The state.
-            where: What leads to it, for messages.
+            where: The path of the state, for messages.
 
         Raises:
-            CheckpointError: Something in it is of a type that can't be stored; it names the path.
+            CheckpointError: A value has a type that is not supported; the message names its path.
         """
         return self._encode(value, (where,))
 
     def _encode(self, value: Any, path: tuple[str, ...]) -> Any:
         kind = type(value)
-        if kind is int and value.bit_length() > _LONGEST:
+        if kind is int and value.bit_length() > _MAX_BITS:
             return _tagged("int", hex(value))
         if kind in _PLAIN:
             return value
         if kind is float:
             return value if math.isfinite(value) else _tagged("float", repr(value))
-        if len(path) > _DEEPEST:
-            raise CheckpointError(f"{_spell(path[:5])}... is nested more than {_DEEPEST} deep")
+        if len(path) > _MAX_DEPTH:
+            raise CheckpointError(f"{_spell(path[:5])}... is nested more than {_MAX_DEPTH} deep")
         if isinstance(value, dict):
             return self._mapping(value, path)
         if isinstance(value, Tensor):
@@ -89,8 +89,8 @@ class Encoder:
         if kind in (set, frozenset):
             return _tagged(kind.__name__, self._items(sorted(value, key=repr), path))
         message = (
-            f"{_spell(path)} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint can't "
-            f"hold; expected {_ALLOWED}"
+            f"{_spell(path)} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot "
+            f"store; expected {_ALLOWED}"
         )
         raise CheckpointError(message)
 
@@ -111,11 +111,11 @@ class Encoder:
         return _tagged("counter" if _counts(value) else "dict", pairs)
 
     def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> Any:
-        kind = _unfit(tensor)
-        if kind:
+        unsupported = _unsupported(tensor)
+        if unsupported:
             message = (
-                f"{_spell(path)} is a {kind}, which a checkpoint can't hold; expected a plain, "
-                "dense tensor of numbers"
+                f"{_spell(path)} is a {unsupported}, which a checkpoint cannot store; expected a "
+                "plain, dense tensor of numbers"
             )
             raise CheckpointError(message)
         tensor = tensor.detach().resolve_conj().resolve_neg()
@@ -126,18 +126,18 @@ class Encoder:
     def _array(self, value: Any, path: tuple[str, ...]) -> Any:
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
             message = (
-                f"{_spell(path)} is NumPy data of type {value.dtype}, which a checkpoint can't "
-                "hold; expected real numbers of at most 64 bits"
+                f"{_spell(path)} is NumPy data of type {value.dtype}, which a checkpoint cannot "
+                "store; expected real numbers of at most 64 bits"
             )
             raise CheckpointError(message)
-        native = np.dtype(f"{value.dtype.kind}{value.dtype.itemsize}")  # torch knows no "longlong"
+        native = np.dtype(f"{value.dtype.kind}{value.dtype.itemsize}")  # torch has no "longlong"
         tensor = torch.from_numpy(np.array(value, native, ndmin=1, order="C").view(native))
         shape = list(np.shape(value)) if isinstance(value, np.ndarray) else None
         return _tagged("array", [self._keep(tensor, path), shape])
 
     def _keep(self, tensor: Tensor, path: tuple[str, ...]) -> str:
         name = ".".join(path[1:]) or path[0]
-        name = name.encode(errors="replace").decode()  # safetensors takes no half surrogates
+        name = name.encode(errors="replace").decode()  # safetensors refuses lone surrogates
         while name in self.tensors or name == "__metadata__":  # {"a": {"b": ...}, "a.b": ...}
             name += "'"
         self.tensors[name] = tensor
@@ -145,19 +145,19 @@ class Encoder:
 
 
 def decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return the state that `Encoder.encode` got.
+    """Return the state that `Encoder.encode` encoded.
 
     Args:
-        plain: What it returned.
-        tensors: The tensors that it found.
+        plain: The JSON values.
+        tensors: The tensors of the encoder.
 
     Raises:
-        CheckpointCorruptedError: It is nothing that `Encoder` makes.
+        CheckpointCorruptedError: `Encoder` does not produce such values.
     """
     try:
         return _decode(plain, tensors)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        message = f"a state can't be decoded: {type(error).__name__}: {error}"
+        message = f"cannot decode a state: {type(error).__name__}: {error}"
         raise CheckpointCorruptedError(message) from error
 
 
@@ -201,8 +201,8 @@ _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
 }
 
 
-def _unfit(tensor: Tensor) -> str:
-    """Return what makes a tensor one that can't be stored, "" for nothing."""
+def _unsupported(tensor: Tensor) -> str:
+    """Return what kind of tensor safetensors does not support, "" if it supports this one."""
     kind = type(tensor)
     if kind not in (Tensor, torch.nn.Parameter):
         return f"{kind.__module__}.{kind.__qualname__}"
@@ -211,7 +211,7 @@ def _unfit(tensor: Tensor) -> str:
     if tensor.is_meta:
         return "tensor without data (device meta)"
     real = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
-    return "" if holds(real) else f"tensor of {tensor.dtype}"
+    return "" if is_supported(real) else f"tensor of {tensor.dtype}"
 
 
 def _tagged(kind: str, value: Any) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _tagged(kind: str, value: Any) -> dict[str, Any]:
 
 
 def as_tensor(name: str) -> dict[str, Any]:
-    """Return what stands for the tensor called `name`."""
+    """Return the JSON value that refers to the tensor called `name`."""
     return _tagged("tensor", name)
 
 
@@ -228,7 +228,7 @@ def _counts(value: Any) -> bool:
 
 
 def _label(key: Any) -> str:
-    too_long = type(key) is int and key.bit_length() > _LONGEST
+    too_long = type(key) is int and key.bit_length() > _MAX_BITS
     return hex(key)[:20] if too_long else str(key)
 
 

@@ -1,4 +1,4 @@
-"""Find the checkpoint that a fit should go on with, and read it."""
+"""Find the checkpoint that a fit resumes, and read it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from .checkpoint import Checkpoint
 from .listing import checkpoints_at
 from .manifest import Manifest
 from .run_folder import RunFolder
-from .shards import FOLDER, filled
-from .store import CheckpointStore
+from .shards import FOLDER, load_tensors
 
 _FOREIGN = {
     "trainer_state.json": "a checkpoint of Hugging Face's Trainer",
@@ -31,160 +30,164 @@ _FOREIGN = {
     "optimizer.bin": "a checkpoint of accelerate's save_state",
 }
 
-# What a fit writes: facts that are known before the parts are read, and the parts.
-_INFO = {"run": str, "epoch": int, "batch": int, "seed": int, "epochs": int}
-
-_INFO |= {"run_settings": dict, "machine": dict}
+# The facts in the manifest of a fit's checkpoint, and its parts.
+_INFO = {
+    "run": str,
+    "epoch": int,
+    "batch": int,
+    "seed": int,
+    "epochs": int,
+    "run_settings": dict,
+    "machine": dict,
+}
 
 _PARTS = ("model", "optimizer", "state", "rank-00000")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A checkpoint that was read, whole.
+class LoadedCheckpoint:
+    """A checkpoint of a fit, verified and read.
 
     Args:
-        checkpoint: Where it is.
-        manifest: What it consists of.
-        parts: Its parts, by name.
+        checkpoint: Its folder.
+        manifest: Its manifest.
+        parts: Its parts by name, with a `Shard` in place of each sharded tensor.
     """
 
     checkpoint: Checkpoint
     manifest: Manifest
     parts: dict[str, Any]
 
-    def filled(self, state: Any, net: nn.Module | None = None) -> Any:
-        """Return a state out of its parts, with the tensors that are split in their places.
+    def with_tensors(self, state: Any, net: nn.Module | None = None) -> Any:
+        """Return a state from the parts with tensors in place of its `Shard`s.
 
         Args:
             state: The state.
-            net: Where this is sharded, they are split as it is; whole otherwise.
+            net: If it is sharded, the tensors are sharded likewise; otherwise they are full.
         """
         mesh = None if net is None else mesh_of(net)
-        return filled(state, self.checkpoint.path / FOLDER, mesh)
+        return load_tensors(state, self.checkpoint.path / FOLDER, mesh)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What it tells about itself."""
+        """The facts in the manifest."""
         return self.manifest.info
 
 
-def find(resume: bool | str | Path, folder: RunFolder | None) -> Found | None:
-    """Return the checkpoint to go on with, None where a fit should begin afresh.
+def find(resume: bool | str | Path, folder: RunFolder | None) -> LoadedCheckpoint | None:
+    """Return the checkpoint to resume, None if the fit starts from the beginning.
 
     Args:
-        resume: False, True for the newest good one in `folder`, or the path of a checkpoint or of
-            a run, whose newest one must be whole.
-        folder: The run's folder.
+        resume: False, True for the newest intact checkpoint in `folder`, or the path of a
+            checkpoint or a run, whose newest checkpoint must be intact.
+        folder: The folder of the run.
 
     Raises:
-        CheckpointNotFoundError: There is nothing at the path.
-        CheckpointCorruptedError: What is there can't be used.
-        CheckpointError: There is something else at the path.
+        CheckpointNotFoundError: The path does not exist, or has no checkpoint.
+        CheckpointCorruptedError: The checkpoint is damaged.
+        CheckpointError: The path is not a checkpoint of fitorch.
     """
     if resume is False:
         return None
     if resume is True:
         assert folder is not None
-        return newest(folder.store) if folder.store.list() else None
+        return read(folder.store.newest_good()) if folder.store.list() else None
     return read(checkpoint_at(resume))
 
 
-def find_together(
+def find_on_all_ranks(
     resume: bool | str | Path, folder: RunFolder | None, processes: Processes
-) -> Found | None:
-    """Return the checkpoint that the main process finds, read by each.
+) -> LoadedCheckpoint | None:
+    """Return the checkpoint that the main process finds, read by each rank.
 
     Raises:
         CheckpointError: See `find`.
-        RankError: A process does not find it, as its machine does not share the folder.
+        RankError: A rank does not see the folder, because its machine does not share it.
     """
-    found, fault = None, None
-    if processes.main:
+    loaded, failure = None, None
+    if processes.is_main:
         try:
-            found = find(resume, folder)
+            loaded = find(resume, folder)
         except CheckpointError as error:
-            fault = error
-    path, told = processes.from_main((None if found is None else found.checkpoint.path, fault))
-    if told is not None:
-        raise fault or told  # by all, who can then go on
+            failure = error
+    choice = (None if loaded is None else loaded.checkpoint.path, failure)
+    path, main_failure = processes.broadcast(choice)
+    if main_failure is not None:
+        raise failure or main_failure  # on all ranks: none waits for the others afterwards
     if path is None:
         return None
-    there = processes.gather(path.is_dir())
-    if not all(there):
-        lacking = ", ".join(str(rank) for rank, each in enumerate(there) if not each)
+    seen = processes.gather(path.is_dir())
+    if not all(seen):
+        lacking = ", ".join(str(rank) for rank, is_seen in enumerate(seen) if not is_seen)
         message = (
-            f"the main process goes on from {path.absolute()}, but process {lacking} has no such "
-            "folder; all machines must share it: copy it, or use a shared file system"
+            f"the main process resumes {path.absolute()}, but process {lacking} does not see that "
+            "folder; copy it to all machines, or use a shared file system"
         )
         raise RankError(message)
-    return found or read(Checkpoint(path), verified=True)
+    return loaded or read(Checkpoint(path), verified=True)
 
 
-def newest(store: CheckpointStore) -> Found:
-    """Return the newest checkpoint that is whole, read."""
-    return read(store.newest_good())
-
-
-def read(checkpoint: Checkpoint, *, verified: bool = False) -> Found:
-    """Return a checkpoint of a fit, read and verified; split tensors are left where they are.
+def read(checkpoint: Checkpoint, *, verified: bool = False) -> LoadedCheckpoint:
+    """Return a checkpoint of a fit, verified; sharded tensors are not read yet.
 
     Args:
         checkpoint: The checkpoint.
-        verified: Whether the files of those tensors were compared already, by another process.
+        verified: Whether another rank has verified the files of sharded tensors already.
 
     Raises:
-        CheckpointError: It is broken, or was written by something else than a fit.
+        CheckpointError: The checkpoint is damaged, or was not written by a fit.
     """
-    found = Found(checkpoint, checkpoint.manifest(), checkpoint.parts(verified=verified))
-    lacking = [name for name, kind in _INFO.items() if not isinstance(found.info.get(name), kind)]
-    lacking += [name for name in _PARTS if not isinstance(found.parts.get(name), dict)]
-    if lacking:
+    parts = checkpoint.parts(verified=verified)
+    loaded = LoadedCheckpoint(checkpoint, checkpoint.manifest(), parts)
+    missing = [name for name, kind in _INFO.items() if not isinstance(loaded.info.get(name), kind)]
+    missing += [name for name in _PARTS if not isinstance(parts.get(name), dict)]
+    if missing:
         message = (
-            f"{checkpoint.path} was not written by a fit: it lacks {', '.join(lacking)}; "
-            "fitorch.checkpoint.Checkpoint(path).read() gives what it holds"
+            f"{checkpoint.path} was not written by a fit: {', '.join(missing)} is missing; "
+            "use fitorch.checkpoint.Checkpoint(path).read() to read its content"
         )
         raise CheckpointError(message)
-    return found
+    return loaded
 
 
 def checkpoint_at(path: str | Path) -> Checkpoint:
-    """Return the checkpoint that a path stands for: itself, or the newest of a run.
+    """Return the checkpoint at a path, or the newest of the run at that path.
 
     Raises:
-        CheckpointNotFoundError: There is nothing.
-        CheckpointError: There is something else.
+        CheckpointNotFoundError: The path does not exist, or has no checkpoint.
+        CheckpointError: The path is not a checkpoint of fitorch.
     """
     path = Path(path)
     if not path.exists():
         beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
         message = (
-            f"there is nothing at {path} ({path.absolute()}); {path.parent} holds "
+            f"{path} ({path.absolute()}) does not exist; {path.parent} contains "
             f"{', '.join(beside[:5]) or 'nothing'}"
         )
         raise CheckpointNotFoundError(message)
     if path.is_file():
         message = (
-            f"{path} is a file; a checkpoint is a folder. Weights in a file, which may be pickled, "
-            "are read by KerasModel.load_ckpt(path)"
+            f"{path} is a file, but a checkpoint is a folder; to load weights from a file, use "
+            "KerasModel.load_ckpt(path)"
         )
         raise UnsafeCheckpointError(message)
     if path.name.startswith("step-"):
         return Checkpoint(path)
-    if found := checkpoints_at(path):
-        return found[0]
-    raise _not_ours(path)
+    if checkpoints := checkpoints_at(path):
+        return checkpoints[0]
+    raise _no_checkpoint(path)
 
 
-def _not_ours(path: Path) -> CheckpointError:
+def _no_checkpoint(path: Path) -> CheckpointError:
+    """Return an error that names the library whose checkpoint a folder looks like."""
     names = {child.name for child in path.iterdir()}
-    looks = next((what for name, what in _FOREIGN.items() if name in names), "")
-    looks = looks or ("a checkpoint of Lightning" if any(path.glob("*.ckpt")) else "")
-    if not looks:
-        message = f"there is no checkpoint in {path} ({path.absolute()})"
+    origin = next((origin for name, origin in _FOREIGN.items() if name in names), "")
+    origin = origin or ("a checkpoint of Lightning" if any(path.glob("*.ckpt")) else "")
+    if not origin:
+        message = f"{path} ({path.absolute()}) has no checkpoint"
         return CheckpointNotFoundError(message)
     message = (
-        f"{path} looks like {looks}, which fitorch can't go on with; its weights are read by "
+        f"{path} looks like {origin}, which fitorch cannot resume; load its weights with "
         "KerasModel.load_ckpt(file)"
     )
     return CheckpointError(message)

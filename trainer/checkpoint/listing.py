@@ -1,4 +1,4 @@
-"""What checkpoints there are, as a table."""
+"""List checkpoints in a table."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ _COLUMNS = ("step", "epoch", "batch", "monitor", "value", "size", "age", "state"
 
 
 def list_checkpoints(path: str | Path) -> pd.DataFrame:
-    """Return the checkpoints of a run, the newest first, each compared with what was written.
+    """Return the checkpoints of a run, newest first, each compared with its digests.
 
     Args:
-        path: The folder of a run (`ckpt_path`), one of checkpoints, or a checkpoint.
+        path: The folder of a run (`ckpt_path`), a folder of checkpoints, or a checkpoint.
 
     Returns:
-        The columns step (updates), epoch (completed), batch (of the epoch under way), monitor and
-        value (the figure that decides what is best, of the last epoch), size (bytes), age
-        (seconds), state ("whole", or what is wrong) and path.
+        The columns step (updates), epoch (completed), batch (of the running epoch), monitor and
+        value (the column that decides which epoch is best, and its last value), size (bytes), age
+        (seconds), state ("whole", or the error) and path.
 
     Raises:
-        CheckpointNotFoundError: There is none.
+        CheckpointNotFoundError: There is no checkpoint.
 
     Example:
         >>> list_checkpoints("runs/ring")  # doctest: +SKIP
     """
     import pandas as pd
 
-    found = checkpoints_at(path)
-    if not found:
-        message = f"there is no checkpoint in {path} ({Path(path).absolute()})"
+    checkpoints = checkpoints_at(path)
+    if not checkpoints:
+        message = f"{path} ({Path(path).absolute()}) has no checkpoint"
         raise CheckpointNotFoundError(message)
-    return pd.DataFrame([_row(checkpoint) for checkpoint in found], columns=list(_COLUMNS))
+    rows = [_table_row(checkpoint) for checkpoint in checkpoints]
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def checkpoints_at(path: str | Path) -> list[Checkpoint]:
-    """Return what claims to be a checkpoint at a path, the newest first; nothing is verified."""
+    """Return the checkpoints at a path, newest first; they are not verified."""
     path = Path(path)
     if (path / MANIFEST).exists():
         return [Checkpoint(path)]
     for folder in (path / CHECKPOINTS, path):
-        if found := CheckpointStore(folder).list():
-            return found
+        if checkpoints := CheckpointStore(folder).list():
+            return checkpoints
     return []
 
 
-def _row(checkpoint: Checkpoint) -> dict[str, object]:
+def _table_row(checkpoint: Checkpoint) -> dict[str, object]:
     try:
         manifest = checkpoint.verify()
     except CheckpointError as error:
         return {"step": checkpoint.step, "state": str(error), "path": str(checkpoint.path)}
-    told = {name: manifest.info.get(name) for name in ("epoch", "batch", "monitor", "value")}
     return {
         "step": manifest.step,
-        **told,
+        **{name: manifest.info.get(name) for name in ("epoch", "batch", "monitor", "value")},
         "size": manifest.size,
         "age": time.time() - manifest.created,
         "state": "whole",

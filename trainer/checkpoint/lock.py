@@ -1,65 +1,70 @@
-"""One writer to a folder: a file that says who it is."""
+"""One writer per folder: a lock of the operating system, and a file that names its owner."""
 
 from __future__ import annotations
 
+import errno
 import getpass
-import hashlib
 import json
 import os
 import socket
-import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fitorch import files as disk
 from fitorch.errors import CheckpointError
-from fitorch.files import write_error
 
-LOCK = "lock"
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
-_PATIENCE = 10  # tenths of a second, for another process to write what it began
+
+LOCK, _OS_LOCK, _SOFT_LOCK = "lock", ".lock", ".lock.soft"
+
+# What flock raises on network file systems that do not implement it.
+_NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class FolderLock:
     """Held while a fit writes into a folder; a context manager.
 
-    The lock of a process that is gone is taken over: by one, however many try. Whether a process of
-    another host lives can't be told: its lock stands until somebody deletes the file.
+    The operating system holds the lock on the file `.lock`: across all containers of a host, and
+    until the process ends, however it ends. The file `lock` records the owner, for messages and for
+    hosts that do not share locks: the record of another host stands until someone deletes the
+    file, because this host cannot check whether that process still runs.
 
     Args:
-        folder: The folder, which is there.
+        folder: The folder; it must exist.
 
     Attributes:
-        taken_from: Who held the lock before and is gone, "" for nobody.
+        taken_from: The previous owner if it ended without releasing the lock, otherwise "".
 
     Raises:
-        CheckpointError: On entering: another process holds it; it names host, pid and since when.
-        CheckpointWriteError: On entering: nothing can be written into the folder.
+        CheckpointError: On entering, if another process holds the lock; the message names its
+            host, pid and start.
+        CheckpointWriteError: On entering, if the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK
         self.taken_from = ""
         self._token = uuid.uuid4().hex
+        self._lock: BaseFileLock | None = None
 
     def __enter__(self) -> FolderLock:
-        own = self.path.with_name(f".{LOCK}.{self._token[:8]}.tmp")
         try:
-            own.write_text(json.dumps(self._content()))
-            self._take(own, self.path)
-        except CheckpointError:
-            raise
+            self._lock = _acquire(self.path.parent)
+            self._record_owner()
         except OSError as error:
-            message = (
-                f"{self.path.parent.absolute()} can't be written to by {_user()}: {error.strerror}"
-            )
-            raise write_error(message, error) from error
-        finally:
-            with suppress(OSError):
-                own.unlink()
+            self._release()
+            folder, reason = self.path.parent.absolute(), error.strerror
+            message = f"{folder} is not writable for {_user()}: {reason}"
+            raise disk.write_error(message, error) from error
+        except BaseException:  # an interrupt too: the next fit of this process needs the lock
+            self._release()
+            raise
         return self
 
     def __exit__(
@@ -68,125 +73,98 @@ class FolderLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        held = _read(self.path)
-        if held.get("token") == self._token and held.get("pid") == os.getpid():  # not in a fork
+        if _read(self.path).get("token") == self._token and self._is_owner():
             with suppress(OSError):
                 self.path.unlink()
+        self._release()
 
-    def _content(self) -> dict[str, Any]:
-        return {
-            "host": socket.gethostname(),
+    def _record_owner(self) -> None:
+        """Write who holds the lock, unless a process of another host may hold it.
+
+        Raises:
+            CheckpointError: This process did not get the lock.
+        """
+        previous = _read(self.path)
+        # With the lock in hand, a record of this host is left over from a process that is gone. A
+        # record of another host may not be: some network file systems keep locks local to a host.
+        if self._lock is None or previous.get("host", _host()) != _host():
+            owner = "another process trains into it"
+            if previous:
+                pid, host, since = (previous.get(name) for name in ("pid", "host", "since"))
+                owner = f"process {pid} on {host} trains into it since {since}"
+            message = (
+                f"{self.path.parent} is in use: {owner}; pass another ckpt_path, or delete "
+                f"{self.path} if that process is gone"
+            )
+            raise CheckpointError(message)
+        if os.path.lexists(self.path):
+            owner = f"process {previous.get('pid', '?')} of {previous.get('since', '?')}"
+            self.taken_from = owner
+        record = {
+            "host": _host(),
             "pid": os.getpid(),
-            "started": _start_of(os.getpid()),
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
             "token": self._token,
         }
+        disk.replace(self.path, json.dumps(record).encode())
 
-    def _take(self, own: Path, path: Path) -> None:
-        """Put `own` in the place of `path`, which nobody has, or somebody who is gone.
+    def _is_owner(self) -> bool:
+        """Return whether this process took the lock; a forked child did not."""
+        return self._lock is not None and self._lock.is_locked
 
-        Whoever replaces a file takes a claim to that very content first, in the same way. So one
-        replaces it, and who comes late finds another content.
-        """
-        if _create(own, path):
+    def _release(self) -> None:
+        if self._lock is None:
             return
-        holder = _holder(path)
-        if not holder and not os.path.lexists(path):  # it was just released
-            self._take(own, path)
-            return
-        if _is_alive(holder):
-            message = (
-                f"{self.path.parent} is in use: process {holder.get('pid')} on "
-                f"{holder.get('host')} trains into it since {holder.get('since')}; pass "
-                f"another ckpt_path, or delete {self.path} if that process is gone"
-            )
-            raise CheckpointError(message)
-        content = hashlib.sha256(json.dumps(holder).encode()).hexdigest()
-        claim = self.path.with_name(f".{LOCK}.{content[:16]}.claim")
-        self._take(own, claim)
+        file = Path(self._lock.lock_file)
+        if self._is_owner() and file.name == _OS_LOCK:
+            # Unlink before the release: later, the name may be that of another process's lock. A
+            # process that has opened this file already notices the unlink, and opens a new one.
+            with suppress(OSError):  # Windows cannot unlink an open file; there filelock does
+                file.unlink()
+        self._lock.release()
+        self._lock = None
+
+
+def _acquire(folder: Path) -> BaseFileLock | None:
+    """Return the lock of a folder, None if another process or another fit holds it.
+
+    Raises:
+        OSError: The folder is not writable.
+    """
+    from filelock import FileLock, Timeout
+
+    path = folder / _OS_LOCK
+    # Not by thread: a fit may end in another thread than the one that entered.
+    lock: BaseFileLock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
         try:
-            if _read(path) != holder or not os.path.lexists(path):
-                message = f"{self.path.parent} was just taken into use by another process"
-                raise CheckpointError(message)
-            _write_again(own, path)
-        finally:
-            claim.unlink()
-        self.taken_from = f"process {holder.get('pid', '?')} of {holder.get('since', '?')}"
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise
+            # Here the existence of a file is the lock, and filelock checks whether its owner still
+            # runs. One attempt removes the file of an owner that is gone, the next one creates it.
+            from filelock import SoftFileLock
+
+            path.unlink(missing_ok=True)
+            lock = SoftFileLock(folder / _SOFT_LOCK, timeout=0.2, thread_local=False)
+            lock.acquire()
+    except Timeout:
+        return None
+    return lock
 
 
-def _create(own: Path, path: Path) -> bool:
-    """Give `own` the name `path` too, complete from the first moment; say whether it was free."""
-    try:
-        os.link(own, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links
-        return _create_plainly(path, own.read_text())
-    return True
-
-
-def _create_plainly(path: Path, content: str) -> bool:
-    try:
-        with path.open("x") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _write_again(own: Path, path: Path) -> None:
-    """Replace `path` by a copy of `own`, complete from the first moment."""
-    copy = own.with_suffix(".new")
-    copy.write_text(own.read_text())
-    copy.replace(path)
-
-
-def _holder(path: Path) -> dict[str, Any]:
-    """Return who holds a lock; one without links is there a moment before it is written."""
-    for _ in range(_PATIENCE):
-        found = _read(path)
-        if found:
-            return found
-        time.sleep(0.1)
-    return {}
+def _host() -> str:
+    return socket.gethostname()
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return the record of an owner, {} if the file holds none."""
     try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
+        record = json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _is_alive(holder: dict[str, Any]) -> bool:
-    """Say whether the process that wrote a lock may still run."""
-    pid = holder.get("pid")
-    if type(pid) is not int or pid < 0:
-        return False
-    if holder.get("host") != socket.gethostname():
-        return True
-    started = _start_of(pid)
-    return started is not None and started == holder.get("started")
-
-
-def _start_of(pid: int) -> float | None:
-    """Return when a process began, None where there is none; numbers of processes come again.
-
-    Linux tells it in ticks since the computer started, which no setting of the clock changes.
-    """
-    import psutil  # type: ignore[import-untyped]  # what accelerate brings
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        stat = Path(f"/proc/{pid}/stat")
-        if stat.exists():
-            return float(stat.read_text().rpartition(")")[2].split()[19])
-        return float(process.create_time())
-    except (psutil.Error, OSError, OverflowError):
-        return None
+    return record if isinstance(record, dict) else {}
 
 
 def _user() -> str:

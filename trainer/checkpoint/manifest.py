@@ -1,4 +1,4 @@
-"""What a checkpoint consists of: the file that is written last, and vouches for all others."""
+"""The manifest of a checkpoint: the file that is written last and lists the digests of all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fitorch.errors import (
     CheckpointVersionError,
     UnsafeCheckpointError,
 )
-from fitorch.files import Entry, read
+from fitorch.files import FileDigest, read
 
 from .serialization import read_json, refuse_pickle
 from .shards import FOLDER
@@ -28,108 +28,111 @@ FORMAT = 1
 
 _FILE = re.compile(rf"({FOLDER}/)?[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}\.(safetensors|json)")
 
-_LARGEST = 2**23  # bytes
+_MAX_BYTES = 2**23
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A checkpoint's table of contents.
+    """The files of a checkpoint, and facts that are known before they are read.
 
     Args:
-        step: Optimizer updates that were completed.
-        version: Of fitorch, that wrote it.
-        created: When, in seconds since 1970.
-        files: Its files by name.
-        info: What else there is to know before it is read: plain values.
+        step: The number of completed optimizer updates.
+        version: The version of fitorch that wrote the checkpoint.
+        created: The time of writing, in seconds since 1970.
+        files: The digests of the files by name.
+        info: Other facts: plain values.
     """
 
     step: int
     version: str
     created: float
-    files: dict[str, Entry]
+    files: dict[str, FileDigest]
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """The bytes of all files."""
-        return sum(entry.bytes for entry in self.files.values())
+        return sum(digest.bytes for digest in self.files.values())
 
     def seal(self) -> bytes:
-        """Return the content of the file: the table as text, and the digest of that text.
+        """Return the content of the file: the manifest as text, and the digest of that text.
 
         Raises:
-            CheckpointError: `info` holds something else than plain values, or too many.
+            CheckpointError: `info` has values that are not plain, or too many.
         """
         try:
             body = json.dumps({"format": FORMAT, **asdict(self)})
         except (TypeError, ValueError) as error:
-            message = f"the info of a checkpoint is plain values alone: {error}"
+            message = f"the info of a checkpoint must consist of plain values: {error}"
             raise CheckpointError(message) from error
         digest = hashlib.sha256(body.encode()).hexdigest()
         content = json.dumps({"body": body, "sha256": digest}).encode()
-        if len(content) > _LARGEST:
-            message = f"the info of a checkpoint has {len(content):,} bytes, more than {_LARGEST:,}"
+        if len(content) > _MAX_BYTES:
+            message = (
+                f"the info of a checkpoint has {len(content):,} bytes, more than {_MAX_BYTES:,}"
+            )
             raise CheckpointError(message)
         return content
 
     @classmethod
     def open(cls, folder: Path) -> Manifest:
-        """Read the table of the checkpoint in `folder`.
+        """Read the manifest of the checkpoint in `folder`.
 
         Raises:
-            CheckpointNotFoundError: There is no such folder.
-            CheckpointCorruptedError: There is none, since saving never finished, or it was changed.
-            CheckpointVersionError: A newer fitorch wrote it.
-            UnsafeCheckpointError: It names a file outside of the folder, or is a link, or the
-                folder is a pickled file.
+            CheckpointNotFoundError: The folder does not exist.
+            CheckpointCorruptedError: The manifest is missing because saving did not finish, or was
+                changed.
+            CheckpointVersionError: A newer version of fitorch wrote the checkpoint.
+            UnsafeCheckpointError: The manifest names a file outside of the folder, or is a link; or
+                the folder is a pickled file.
         """
         path = folder / MANIFEST
         try:
-            _refuse_others(folder)
+            _check_folder(folder)
         except OSError as error:
             if isinstance(error, CheckpointNotFoundError):
                 raise
-            message = f"{path} can't be read: {error.strerror}"
+            message = f"cannot read {path}: {error.strerror}"
             raise CheckpointCorruptedError(message) from error
         sealed = read_json(read(path), path)
         try:
             body, digest = sealed["body"], sealed["sha256"]
             if hashlib.sha256(body.encode()).hexdigest() != digest:
-                message = f"{path} was changed: its own sha256 differs"
+                message = f"{path} was changed: its sha256 differs"
                 raise CheckpointCorruptedError(message)
             return _parsed(read_json(body.encode(), path), path)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            message = f"{path} is no table of a checkpoint: {type(error).__name__}: {error}"
+            message = f"{path} is not the manifest of a checkpoint: {type(error).__name__}: {error}"
             raise CheckpointCorruptedError(message) from error
 
 
 def is_file_name(name: str) -> bool:
-    """Say whether a checkpoint may have a file of this name: a plain one, of a known kind.
+    """Return whether a checkpoint may have a file of this name, which contains no path.
 
-    Those with parts of split tensors are in a folder of their own.
+    Only shards of tensors are in a subfolder.
     """
     return _FILE.fullmatch(name) is not None and name != MANIFEST
 
 
-def _refuse_others(folder: Path) -> None:
-    """Raise an error that says what `folder` is, unless it is a folder with a table."""
+def _check_folder(folder: Path) -> None:
+    """Raise an error that describes `folder` unless it is a folder with a manifest."""
     for path in (folder, folder / FOLDER):
         if path.is_symlink():
-            message = f"{path} is a link; a checkpoint is a plain folder"
+            message = f"{path} is a link; expected a folder"
             raise UnsafeCheckpointError(message)
     if not folder.exists():
         beside = sorted(path.name for path in folder.parent.glob("*"))[:10]
-        message = f"{folder} ({folder.absolute()}) is not there; beside it are {beside}"
+        message = f"{folder} ({folder.absolute()}) does not exist; its parent contains {beside}"
         raise CheckpointNotFoundError(message)
     if folder.is_file():
         with folder.open("rb") as file:
             refuse_pickle(file.read(512), folder)
     path = folder / MANIFEST
     if not path.is_symlink() and not path.exists():
-        message = f"{folder} has no {MANIFEST}: saving it never finished, or fitorch wrote it not"
+        message = f"{folder} has no {MANIFEST}: saving did not finish, or fitorch did not write it"
         raise CheckpointCorruptedError(message)
-    if path.lstat().st_size > _LARGEST:
-        message = f"{path} has {path.lstat().st_size:,} bytes, more than any that is written"
+    if path.lstat().st_size > _MAX_BYTES:
+        message = f"{path} has {path.lstat().st_size:,} bytes, more than any manifest"
         raise CheckpointCorruptedError(message)
 
 
@@ -141,10 +144,10 @@ def _parsed(body: Mapping[str, Any], path: Path) -> Manifest:
             f"reads formats up to {FORMAT}: upgrade with pip install -U fitorch"
         )
         raise CheckpointVersionError(message)
-    files = {str(name): Entry(**entry) for name, entry in body["files"].items()}
+    files = {str(name): FileDigest(**entry) for name, entry in body["files"].items()}
     for name in files:
         if not is_file_name(name):
-            message = f"{path} names {name!r:.200}, which is no safetensors or JSON of its folder"
+            message = f"{path} names {name!r:.200}, which is not a file of its folder"
             raise UnsafeCheckpointError(message)
     kinds: dict[str, Any] = {"step": int, "version": str, "created": (int, float), "info": dict}
     for name, kind in kinds.items():

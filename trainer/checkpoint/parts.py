@@ -1,4 +1,4 @@
-"""The parts of a checkpoint, as they are written: each a tree of plain values, and tensors."""
+"""The parts of a checkpoint in the form that is written: JSON values, and tensors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fitorch import files as disk
 from fitorch.errors import CheckpointError
-from fitorch.files import Entry
+from fitorch.files import FileDigest
+from fitorch.tree import byte_count
 
 from .encoding import Encoder, as_tensor
 from .manifest import is_file_name
-from .serialization import json_bytes, size_of, tensor_parts
+from .serialization import json_bytes, tensor_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Part:
     """A part of a checkpoint, ready to be written.
 
     Args:
-        tree: What JSON holds, None where the part is nothing but named tensors.
+        tree: The JSON values, None if the part consists only of named tensors.
         tensors: The tensors, by name.
     """
 
@@ -31,21 +32,21 @@ class Part:
     tensors: dict[str, Tensor]
 
     def copied(self) -> Part:
-        """Return the part with tensors of its own, on the CPU."""
+        """Return the part with copies of its tensors on the CPU."""
         return Part(self.tree, {name: _copy(tensor) for name, tensor in self.tensors.items()})
 
 
 def pack(parts: Mapping[str, Any]) -> dict[str, Part]:
-    """Return states as they are written; their tensors are not copied.
+    """Return states in the form that is written; their tensors are not copied.
 
     Raises:
-        CheckpointError: A state holds something that can't be stored, and it names the path to it;
-            or a part has a name that no file can have.
+        CheckpointError: A value is not supported (the message names its path), or the name of a
+            part is not valid for a file.
     """
     packed = {}
     for name, state in parts.items():
         if "/" in name or not is_file_name(f"{name}.json"):
-            message = f"a part of a checkpoint can't be called {name!r}; use letters and digits"
+            message = f"{name!r} is not a valid name for a part; use letters and digits"
             raise CheckpointError(message)
         encoder = Encoder()
         tree = encoder.encode(state, name)
@@ -53,8 +54,8 @@ def pack(parts: Mapping[str, Any]) -> dict[str, Part]:
     return packed
 
 
-def write_parts(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, Entry]]:
-    """Write the files of all parts; give the name of each, and what it is."""
+def write_parts(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, FileDigest]]:
+    """Write the files of all parts; yield the name and the digest of each."""
     for name, part in parts.items():
         if part.tensors or part.tree is None:
             file = f"{name}.safetensors"
@@ -66,11 +67,11 @@ def write_parts(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, 
 
 def size_of_parts(parts: Mapping[str, Part]) -> int:
     """Return the bytes of all tensors."""
-    return sum(size_of(tensor) for part in parts.values() for tensor in part.tensors.values())
+    return byte_count([part.tensors for part in parts.values()])
 
 
 def _is_plain(tree: Any) -> bool:
-    """Say whether a state is nothing but tensors with names of their own, as a net's mostly is."""
+    """Return whether a state consists only of named tensors, as that of most nets."""
     return isinstance(tree, dict) and all(tree[name] == as_tensor(name) for name in tree)
 
 

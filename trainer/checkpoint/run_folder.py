@@ -1,4 +1,4 @@
-"""The folder of a run: its checkpoints, the best weights, the history, and who writes into it."""
+"""The folder of a run: its checkpoints, the best weights, the history, and its lock."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ CHECKPOINTS = "checkpoints"
 
 HISTORY = "history.csv"
 
-_OURS = (CHECKPOINTS, BEST, "best.loss.safetensors", HISTORY, "history.png")
+_RUN_FILES = (CHECKPOINTS, BEST, "best.loss.safetensors", HISTORY, "history.png")
 
 
 class RunFolder:
-    """What `fit(ckpt_path=...)` writes; a context manager that keeps other writers out.
+    """The files of `fit(ckpt_path=...)`; a context manager that locks the folder.
 
     ::
 
         runs/ring/
           best.safetensors         the weights of the best epoch, for plain torch
-          history.csv              a row per epoch
-          lock                     while a fit writes
+          history.csv              one row per epoch
+          lock, .lock              while a fit writes
           checkpoints/             see `fitorch.checkpoint`
 
     Args:
-        path: The folder; it is made on entering.
-        keep: How many checkpoints are left.
-        temporary: Whether all of it is deleted once training is complete.
+        path: The folder; it is created on entering.
+        keep: The number of checkpoints to keep.
+        temporary: Whether to delete everything once training is complete.
 
     Attributes:
-        complete: Whether training is.
-        notes: What was done that a user should know, in sentences.
+        complete: Whether training is complete.
+        notes: Sentences for the user about files that were moved or taken over.
 
     Raises:
-        CheckpointWriteError: On entering: the folder can't be written to.
-        CheckpointError: On entering: another process trains into it.
+        CheckpointWriteError: On entering, if the folder is not writable.
+        CheckpointError: On entering, if another process trains into it.
     """
 
     def __init__(self, path: str | Path, keep: int = 2, *, temporary: bool = False) -> None:
@@ -64,9 +64,13 @@ class RunFolder:
         self._lock.__enter__()
         if self._lock.taken_from:
             self.notes.append(
-                f"{self._lock.taken_from} ended without giving {self.path} back; it is taken over"
+                f"{self._lock.taken_from} ended without releasing {self.path}; it is taken over"
             )
-        self.store.sweep()
+        try:
+            self.store.sweep()  # may take minutes on a slow disk, and be interrupted
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -79,7 +83,7 @@ class RunFolder:
             self._clear()
         self._lock.__exit__(kind, error, traceback)
         if self.complete and self._temporary:
-            with suppress(OSError):  # there are other files in it
+            with suppress(OSError):  # the user has other files in it
                 self.path.rmdir()
 
     @property
@@ -88,39 +92,39 @@ class RunFolder:
         return self.path / BEST
 
     def run_id(self) -> str | None:
-        """Return which run the newest checkpoint is of, None where that can't be told."""
+        """Return the run of the newest checkpoint, None if it is not known."""
         newest = next(iter(self.store.list()), None)
         with suppress(CheckpointError):
             return None if newest is None else str(newest.manifest().info.get("run"))
         return None
 
     def set_aside(self) -> None:
-        """Move what an earlier run left to `<path>.previous`; what was there makes way."""
-        ours = [self.path / name for name in _OURS if (self.path / name).exists()]
-        if not ours:
+        """Move the files of an earlier run to `<path>.previous`, replacing those there."""
+        files = [self.path / name for name in _RUN_FILES if (self.path / name).exists()]
+        if not files:
             return
         previous = self._previous()
         previous.mkdir(exist_ok=True)
-        for name in _OURS:  # and nothing else that somebody may keep there
+        for name in _RUN_FILES:  # the user may keep other files there
             _remove(previous / name)
-        for path in ours:
+        for path in files:
             path.rename(previous / path.name)
-        self.notes.append(f"the run that was in {self.path} is now in {previous}")
+        self.notes.append(f"moved the earlier run in {self.path} to {previous}")
 
     def set_checkpoints_aside(self, checkpoints: Iterable[Checkpoint]) -> None:
-        """Move checkpoints that are not gone on with out of the way of those to come."""
+        """Move checkpoints newer than the resumed one, whose names the new ones will have."""
         for checkpoint in checkpoints:
             target = self._previous() / CHECKPOINTS
             target.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(target / checkpoint.path.name, ignore_errors=True)
             checkpoint.path.rename(target / checkpoint.path.name)
-            self.notes.append(f"{checkpoint.path.name} is now in {target}")
+            self.notes.append(f"moved {checkpoint.path.name} to {target}")
 
     def write_history(self, columns: Mapping[str, Sequence[float]]) -> None:
         """Write the history as CSV.
 
         Raises:
-            CheckpointWriteError: It can't be written.
+            CheckpointWriteError: The file is not writable.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -132,7 +136,7 @@ class RunFolder:
         try:
             disk.replace(path, text.getvalue().encode())
         except OSError as error:
-            message = f"{path.absolute()} can't be written: {error.strerror or error}"
+            message = f"cannot write {path.absolute()}: {error.strerror or error}"
             raise disk.write_error(message, error) from error
 
     def _clear(self) -> None:
@@ -143,12 +147,12 @@ class RunFolder:
         (self.path / HISTORY).unlink(missing_ok=True)
 
     def _previous(self) -> Path:
-        whole = self.path.absolute()
-        return whole.with_name(f"{whole.name}.previous")
+        path = self.path.absolute()
+        return path.with_name(f"{path.name}.previous")
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, where there is one."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -156,10 +160,10 @@ def _remove(path: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Create the folder that will hold checkpoints, and try to write into it.
+    """Create a folder, and check that it is writable.
 
     Raises:
-        CheckpointWriteError: It names the folder and the cause.
+        CheckpointWriteError: It is not; the message names the folder and the cause.
     """
     path = Path(folder)
     try:
@@ -167,6 +171,6 @@ def check_writable(folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        cause = "there is a file of that name" if path.is_file() else error.strerror
-        message = f"ckpt_path {path} ({path.absolute()}) can't be written to: {cause}"
+        cause = "a file has that name" if path.is_file() else error.strerror
+        message = f"ckpt_path {path} ({path.absolute()}) is not writable: {cause}"
         raise disk.write_error(message, error) from error

@@ -1,4 +1,4 @@
-"""What the files of checkpoints hold: safetensors, and JSON that takes little memory to read."""
+"""The file formats of checkpoints: safetensors, and JSON of limited size in memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fitorch.errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
 from fitorch.files import Bytes
+from fitorch.tree import byte_count
 
 _DTYPES = {
     torch.float64: "F64",
@@ -33,24 +34,26 @@ _DTYPES = {
 
 _PICKLE = (b"\x80", b"PK\x03\x04")  # protocol 2 and later; the zip archives of torch.save
 
-_TAR = slice(257, 262)  # where a tar archive, torch.save's oldest form, says "ustar"
+_TAR = slice(257, 262)  # "ustar" in a tar archive, the oldest format of torch.save
 
-_ROOM = 2**26  # bytes that what is read may take beside twice its size
+# A reader may need twice the size of a file and this many bytes more: a crafted file of a few MB
+# could otherwise fill the memory.
+_ALLOWANCE = 2**26
 
-_DICT = 400  # bytes that an object takes, parsed and decoded: measured, as all in _is_too_large
+_DICT = 400  # bytes of a parsed and decoded object, measured as all numbers of _is_too_large
 
-_TENSOR = 900  # bytes that a tensor without numbers takes, beside its entry's text
+_TENSOR = 900  # bytes of a tensor without elements, in addition to the text of its header
 
 
 def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[Bytes]:
-    """Give the parts of a safetensors file, one tensor after the other: no copy of all is made.
+    """Yield the content of a safetensors file, one tensor after the other, without a full copy.
 
-    Writing 500 MB and their digest takes half the time that safetensors' own `save_file` and
-    reading the file again take. The largest numbers come first, so that all are aligned: the order
-    of names is not kept.
+    Writing 500 MB with their digest takes half the time of safetensors' `save_file` and a second
+    pass over the file. Tensors with the largest elements come first, so that all are aligned; the
+    order of names is not kept.
 
     Raises:
-        CheckpointError: They are so many and so small that `read_tensors` would refuse them.
+        CheckpointError: There are so many small tensors that `read_tensors` would refuse them.
 
     Source: https://huggingface.co/docs/safetensors, section "Format".
     """
@@ -59,40 +62,36 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     end = 0
     for name in names:
         tensor = tensors[name]
-        begin, end = end, end + size_of(tensor)
+        start, end = end, end + byte_count(tensor)
         header[name] = {
             "dtype": _DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
+            "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     if _is_too_large(text, end, _TENSOR):
-        message = f"{len(names):,} tensors are too many small ones to be read back; join them"
+        message = f"{len(names):,} tensors are too many small ones; concatenate them"
         raise CheckpointError(message)
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little")
     yield text
     for name in names:
-        if size_of(tensors[name]):
+        if byte_count(tensors[name]):
             flat = tensors[name].detach().cpu().resolve_neg().contiguous().reshape(-1)
             yield flat.view(torch.uint8).numpy().data
 
 
-def holds(dtype: torch.dtype) -> bool:
-    """Say whether a safetensors file can hold tensors of real numbers of this type."""
+def is_supported(dtype: torch.dtype) -> bool:
+    """Return whether safetensors supports tensors of this type of real numbers."""
     return dtype in _DTYPES
-
-
-def size_of(tensor: Tensor) -> int:
-    """Return the bytes of a tensor's numbers."""
-    return tensor.numel() * tensor.element_size()
 
 
 def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     """Return the tensors in the content of a safetensors file.
 
     Raises:
-        CheckpointCorruptedError: It is none, or would take far more memory than its size.
+        CheckpointCorruptedError: It is not a safetensors file, or needs far more memory than its
+            size.
         UnsafeCheckpointError: It is pickled data.
     """
     from safetensors import SafetensorError
@@ -100,7 +99,7 @@ def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
     if _is_too_large(header, len(content) - len(header), _TENSOR):
-        message = f"{path} ({len(content):,} bytes) holds more tensors than any checkpoint does"
+        message = f"{path} ({len(content):,} bytes) has more tensors than any checkpoint"
         raise CheckpointCorruptedError(message)
     try:
         return load(content)
@@ -113,21 +112,21 @@ def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
         ArithmeticError,
         AssertionError,
     ) as error:
-        refuse_pickle(content, path)  # only now: a header may be as long as a pickle's first byte
-        message = f"{path} is no safetensors file: {error}"
+        refuse_pickle(content, path)  # after `load`: a valid header may start like a pickle
+        message = f"{path} is not a safetensors file: {error}"
         raise CheckpointCorruptedError(message) from error
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return JSON for a value.
+    """Return a value as JSON.
 
     Raises:
-        CheckpointError: It is so large that `read_json` would refuse it.
+        CheckpointError: The JSON is so large that `read_json` would refuse it.
     """
     content = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     if _is_too_large(content, 0, _DICT):
         message = (
-            f"a state gives {len(content):,} bytes of JSON, too much to be read back; keep "
+            f"a state needs {len(content):,} bytes of JSON, more than can be read again; keep "
             "numbers in tensors or NumPy arrays instead of lists and bytes"
         )
         raise CheckpointError(message)
@@ -138,47 +137,47 @@ def read_json(content: bytes, path: Path) -> Any:
     """Return the value in the content of a JSON file.
 
     Raises:
-        CheckpointCorruptedError: It is no JSON, or would take far more memory than its size.
+        CheckpointCorruptedError: It is not JSON, or needs far more memory than its size.
         UnsafeCheckpointError: It is pickled data.
     """
     refuse_pickle(content, path)
     if _is_too_large(content, 0, _DICT):
-        message = f"{path} ({len(content):,} bytes) holds more values than any checkpoint does"
+        message = f"{path} ({len(content):,} bytes) has more values than any checkpoint"
         raise CheckpointCorruptedError(message)
     try:
-        return json.loads(content.decode("ascii"))  # of other characters, each could take 4 bytes
+        return json.loads(content.decode("ascii"))  # other characters could take 4 bytes each
     except (ValueError, RecursionError) as error:
-        message = f"{path} is no JSON: {error}"
+        message = f"{path} is not JSON: {error}"
         raise CheckpointCorruptedError(message) from error
 
 
 def refuse_pickle(content: bytes, path: Path) -> None:
-    """Refuse pickled data, whatever its name.
+    """Raise an error if a file is pickled data, whatever its name.
 
     Raises:
-        UnsafeCheckpointError: It is that.
+        UnsafeCheckpointError: The file is pickled data.
     """
     if content.startswith(_PICKLE) or content[_TAR] == b"ustar":
         message = (
-            f"{path} holds pickled data, which can run code when it is read; weights in such a "
-            "file are read by KerasModel.load_ckpt(path), into a net, as tensors alone"
+            f"{path} is pickled data, which can run code when it is read; "
+            "KerasModel.load_ckpt(path) reads only the tensors of such a file, into a net"
         )
         raise UnsafeCheckpointError(message)
 
 
 def _is_too_large(text: bytes, rest: int, table: int) -> bool:
-    """Say whether what JSON describes could take more than twice its file's size and 64 MB.
+    """Return whether a file could need more memory than twice its size and 64 MiB.
 
     Args:
-        text: The JSON.
-        rest: The bytes in the file that are none.
-        table: What an object in it takes, in bytes.
+        text: The JSON in the file.
+        rest: The number of other bytes in the file.
+        table: The bytes that each object of the JSON needs in memory.
     """
-    taken = (
+    needed = (
         4 * len(text)
         + table * text.count(b"{")
         + 200 * text.count(b"[")
         + 45 * text.count(b",")
         + 30 * text.count(b'"')
     )
-    return taken + 2 * rest > 2 * (len(text) + rest) + _ROOM
+    return needed + 2 * rest > 2 * (len(text) + rest) + _ALLOWANCE

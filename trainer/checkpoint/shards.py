@@ -1,8 +1,9 @@
-"""Tensors that are split over processes, in files: torch.distributed.checkpoint's safetensors."""
+"""Files of sharded tensors: each rank writes its own, as torch.distributed.checkpoint does."""
 
 from __future__ import annotations
 
 import warnings
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,134 +17,136 @@ from torch import Tensor
 from fitorch import files as disk
 from fitorch.distributed.dtensor import is_split, map_leaves
 from fitorch.errors import CheckpointCorruptedError, CheckpointWriteError
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 if TYPE_CHECKING:
     from fitorch.distributed.processes import Processes
 
 
-FOLDER = "shards"  # in that of a checkpoint
+FOLDER = "shards"  # in the folder of a checkpoint
 
-# What torch raises over files that are not what they should be, or a disk that is full.
+# What torch raises for damaged files, or if the disk is full.
 _FAULTS = (LookupError, TypeError, ValueError, AttributeError, OSError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What stands in a state for a tensor that is stored in parts.
+    """The place of a sharded tensor in a state.
 
     Args:
-        name: What it is called there.
+        name: The name of the tensor in the files.
     """
 
     name: str
 
 
-def taken_out(state: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return a state with a `Shard` for each tensor that is split, and these tensors by name."""
-    found: dict[str, Tensor] = {}
+def extract_tensors(state: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Return a state with a `Shard` for each sharded tensor, and these tensors by name."""
+    tensors: dict[str, Tensor] = {}
 
-    def take(value: Any, path: tuple[str, ...]) -> Any:
+    def extract(value: Any, path: tuple[str, ...]) -> Any:
         if not is_split(value):
             return value
         name = ".".join(path)
-        while name in found:  # {"a": {"b": ...}, "a.b": ...}
+        while name in tensors:  # {"a": {"b": ...}, "a.b": ...}
             name += "'"
-        found[name] = value.detach()
+        tensors[name] = value.detach()
         return Shard(name)
 
-    return map_leaves(state, take), found
+    return map_leaves(state, extract), tensors
 
 
-def write(folder: Path, tensors: dict[str, Tensor], processes: Processes) -> dict[str, Entry]:
-    """Write this process' parts of tensors into a new folder; return all files by their names.
+def write(folder: Path, tensors: dict[str, Tensor], processes: Processes) -> dict[str, FileDigest]:
+    """Write the shards of this rank into a new folder; return the digests of all ranks' files.
 
-    Every process must call this.
+    Every rank must call this.
 
     Raises:
-        CheckpointWriteError: A process can't write; all tell so.
+        CheckpointWriteError: A rank cannot write; every rank raises the error.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    with _errors(CheckpointWriteError, f"the shards can't be written to {folder}"):
+    with _errors(CheckpointWriteError, f"cannot write the shards to {folder}"):
         save(tensors, storage_writer=writer)
-    own = folder.glob(f"shard-{processes.rank + 1:05d}-*.safetensors")
-    everywhere = processes.gather({f"{FOLDER}/{path.name}": disk.settle(path) for path in own})
-    return {name: entry for each in everywhere for name, entry in each.items()}
+    written = folder.glob(f"shard-{processes.rank + 1:05d}-*.safetensors")
+    # torch leaves the files in the cache. Each rank flushes its own: only its machine has them.
+    digests = {f"{FOLDER}/{path.name}": disk.fsync(path) for path in written}
+    return dict(ChainMap(*processes.gather(digests)))
 
 
-def filled(state: Any, folder: Path, mesh: Any = None) -> Any:
-    """Return a state with tensors in the place of its `Shard`s.
+def load_tensors(state: Any, folder: Path, mesh: Any = None) -> Any:
+    """Return a state with tensors in place of its `Shard`s.
 
     Args:
         state: The state.
-        folder: Where the parts are, verified.
-        mesh: The processes to split the tensors over along dimension 0, all of which must call
-            this; None for whole tensors on the CPU.
+        folder: The folder of the shards, verified.
+        mesh: The ranks that shard the tensors along dimension 0, all of which must call this; None
+            for full tensors on the CPU.
 
     Raises:
-        CheckpointCorruptedError: A tensor is not there, or not all of it.
+        CheckpointCorruptedError: A tensor is missing, or incomplete.
     """
     names: dict[str, None] = {}
 
-    def note(value: Any, _path: Any) -> Any:
+    def collect(value: Any, _path: Any) -> Any:
         if isinstance(value, Shard):
             names[value.name] = None
         return value
 
-    map_leaves(state, note)
+    map_leaves(state, collect)
     if not names:
         return state
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
     reader = HuggingFaceStorageReader(str(folder))
-    with _errors(CheckpointCorruptedError, f"the shards in {folder} can't be read"):
+    with _errors(CheckpointCorruptedError, f"cannot read the shards in {folder}"):
         table = reader.read_metadata().state_dict_metadata
         tensors = {name: _empty(name, table, mesh) for name in names}
         load(tensors, storage_reader=reader, no_dist=mesh is None)
     return map_leaves(
-        state, lambda each, _: tensors[each.name] if isinstance(each, Shard) else each
+        state, lambda leaf, _: tensors[leaf.name] if isinstance(leaf, Shard) else leaf
     )
 
 
 def _empty(name: str, table: Any, mesh: Any) -> Tensor:
-    """Return a tensor to read into; its size is what its parts add up to, not what they claim."""
+    """Return an empty tensor to read into."""
     if name not in table:
         message = f"{name} is not among them"
         raise CheckpointCorruptedError(message)
-    found = table[name]
-    stored = sum(chunk.sizes.numel() for chunk in found.chunks)
-    placed = all(len(chunk.offsets) == len(chunk.sizes) for chunk in found.chunks)
-    if not placed or stored != found.size.numel():
-        message = f"of {name} {stored:,} elements are there, of {tuple(found.size)}"
+    entry = table[name]
+    # Before memory is allocated: a damaged file may claim any size.
+    stored = sum(chunk.sizes.numel() for chunk in entry.chunks)
+    consistent = all(len(chunk.offsets) == len(chunk.sizes) for chunk in entry.chunks)
+    if not consistent or stored != entry.size.numel():
+        message = f"{name} has {stored:,} elements, but its shape is {tuple(entry.size)}"
         raise CheckpointCorruptedError(message)
-    dtype = found.properties.dtype
+    dtype = entry.properties.dtype
     if mesh is None:
-        return torch.empty(found.size, dtype=dtype)
+        return torch.empty(entry.size, dtype=dtype)
     from torch.distributed import tensor
 
-    split: Tensor = tensor.empty(
-        found.size, dtype=dtype, device_mesh=mesh, placements=[tensor.Shard(0)]
+    sharded: Tensor = tensor.empty(
+        entry.size, dtype=dtype, device_mesh=mesh, placements=[tensor.Shard(0)]
     )
-    return split
+    return sharded
 
 
 @contextmanager
-def _errors(kind: type[Exception], what: str) -> Iterator[None]:
-    """Raise errors of torch.distributed.checkpoint, some of which are no Exceptions, as ours."""
+def _errors(error_class: type[Exception], action: str) -> Iterator[None]:
+    """Convert errors of torch.distributed.checkpoint, some of which are not Exceptions."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecated calls within torch
+        warnings.simplefilter("ignore")  # torch calls deprecated functions of its own
         try:
             yield
         except CheckpointException as error:
             causes = [f"process {rank}: {cause[0]}" for rank, cause in error.failures.items()]
-            message = f"{what}: {'; '.join(causes)}"
-            raise kind(message) from error
+            message = f"{action}: {'; '.join(causes)}"
+            raise error_class(message) from error
         except _FAULTS as error:
-            message = f"{what}: {type(error).__name__}: {error}"
-            raise kind(message) from error
+            message = f"{action}: {type(error).__name__}: {error}"
+            raise error_class(message) from error

@@ -1,8 +1,7 @@
-"""A net's weights in files: safetensors, and torch's own format for torchkeras' checkpoints."""
+"""Files of weights: safetensors, and torch's own format, which torchkeras uses."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.errors import annotate
+from fitorch.files import replacing
 from fitorch.nets.state import load_plain
 
 _TORCH = (".pt", ".pth", ".bin")
@@ -19,7 +19,7 @@ BEST = "best.safetensors"
 
 
 def file_of(path: str | Path) -> Path:
-    """Return the file of weights that a path stands for: itself, or the best in a folder."""
+    """Return the file of weights at a path, or the best weights of the run at that path."""
     path = Path(path)
     return path / BEST if path.is_dir() else path
 
@@ -27,49 +27,45 @@ def file_of(path: str | Path) -> Path:
 def save_weights(
     state: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """Write a state dict to `path`, which is replaced only once all is written.
+    """Write a state dict to `path`, replacing an old file only once all is written.
 
-    `.pt`, `.pth` and `.bin` give torch's format, any other name safetensors; a folder gets a
-    `best.safetensors`. Both load in plain torch: `net.load_state_dict(load_file(path))`.
+    Files ending in `.pt`, `.pth` and `.bin` have torch's format, all others are safetensors; in a
+    folder the file is `best.safetensors`. Plain torch loads both:
+    `net.load_state_dict(load_file(path))`.
 
     Returns:
         The file.
 
     Raises:
-        TypeError: The state dict holds something that is no tensor.
+        TypeError: A value of the state dict is not a tensor, and the format is safetensors.
     """
     path = file_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         if path.suffix in _TORCH:
             torch.save(dict(state), temporary)
         else:
             _save_safetensors(state, temporary, metadata)
-        temporary.chmod(mode)  # safetensors makes files for their owner alone
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
     return path
 
 
 def load_weights(net: nn.Module, path: str | Path) -> Path:
-    """Load a file of `save_weights`, or a torch state dict, into the net, on its device.
+    """Load a file of `save_weights`, or a torch state dict, into the net on its device.
 
     Returns:
         The file.
 
     Raises:
-        FileNotFoundError: There is none; the message names the weights beside it.
-        RuntimeError: Names or shapes differ (torch's own message, with the file's name).
+        FileNotFoundError: The file does not exist; the message names other files in its folder.
+        RuntimeError: Names or shapes differ (torch's message, with the path of the file).
     """
     path = file_of(path)
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        listed = f"; {path.parent} holds {', '.join(beside[:5]) or 'nothing'}"
+        listed = f"; {path.parent} contains {', '.join(beside[:5]) or 'nothing'}"
         message = f"no weights at {path} ({path.absolute()}){listed}"
         raise FileNotFoundError(message)
     state = _load(path)
@@ -82,7 +78,7 @@ def load_weights(net: nn.Module, path: str | Path) -> Path:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """Return what a safetensors file tells beside its tensors; nothing where it can't be read."""
+    """Return the metadata of a safetensors file, {} if it is not readable."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -109,18 +105,18 @@ def _save_safetensors(
 ) -> None:
     from safetensors.torch import save_file
 
-    odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
-    if odd is not None:
-        message = (
-            f"the net's state dict holds {odd!r}, a {type(state[odd]).__name__}, which safetensors "
-            "can't store; save to a .pt file"
-        )
-        raise TypeError(message)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            message = (
+                f"{name!r} in the state dict is a {type(value).__name__}, which safetensors cannot "
+                "store; save to a .pt file"
+            )
+            raise TypeError(message)
     save_file(_unshared(state), path, metadata=dict(metadata or {}))
 
 
 def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give tied weights a copy each: safetensors refuses shared memory, torch loads both."""
+    """Return a state dict whose tied weights are copies: safetensors refuses shared memory."""
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -129,9 +125,3 @@ def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     return tensors
-
-
-def _flush(path: Path) -> None:
-    """Wait until the file is on the disk, not only in its cache."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Who writes checkpoints: this thread, or one of its own."""
+"""Write checkpoints in this thread, or in a thread of their own."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from collections.abc import Callable
 from .checkpoint import Checkpoint
 
 
-class Foreground:
-    """Writes at once.
+class SyncWriter:
+    """Writes in the calling thread.
 
     Args:
-        tell: Is told what was written: None where another process does so.
+        on_written: Called with the checkpoint, None if another process writes it.
     """
 
-    def __init__(self, tell: Callable[[Checkpoint | None], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_written: Callable[[Checkpoint | None], None]) -> None:
+        self._on_written = on_written
 
     def start(self, write: Callable[[], Checkpoint | None]) -> None:
-        """Write."""
-        self._tell(write())
+        """Write a checkpoint."""
+        self._on_written(write())
 
     def wait(self) -> None:
-        """Do nothing: all is written."""
+        """Return at once: nothing is pending."""
 
 
-class Background:
-    """Writes in a thread, one checkpoint at a time; errors are raised when somebody waits.
+class AsyncWriter:
+    """Writes in a thread, one checkpoint at a time; `wait` raises the errors.
 
     Args:
-        tell: Is told, in the thread of training, what was written.
+        on_written: Called with the checkpoint, in the thread of training.
     """
 
-    def __init__(self, tell: Callable[[Checkpoint | None], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_written: Callable[[Checkpoint | None], None]) -> None:
+        self._on_written = on_written
         self._thread: threading.Thread | None = None
         self._result: Checkpoint | BaseException | None = None
 
     def start(self, write: Callable[[], Checkpoint | None]) -> None:
-        """Wait for the checkpoint before, and begin with this one."""
+        """Wait for the previous checkpoint, and start to write this one."""
         self.wait()
         self._thread = threading.Thread(target=self._work, args=(write,), name="fitorch-save")
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until all is written."""
+        """Wait until the pending checkpoint is written; raise its error."""
         if self._thread is None:
             return
         self._thread.join()
         self._thread, result, self._result = None, self._result, None
         if isinstance(result, BaseException):
             raise result
-        self._tell(result)
+        self._on_written(result)
 
     def _work(self, write: Callable[[], Checkpoint | None]) -> None:
         try:

@@ -1,1 +1,1 @@
-"""What scripts of torchkeras use."""
+"""Support for scripts of torchkeras."""

@@ -17,9 +17,10 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from fitorch.internals.torch import has_begun
 from fitorch.randomness import draw_seed
 
-from .rank_split import ALONE, Share
+from .rank_split import ALONE, RankShard
 from .rng_state import set_epoch
 from .sampling import Finish, picking, split
 
@@ -40,14 +41,14 @@ class LoaderIndices:
     """
 
     def __init__(
-        self, loader: DataLoader[Any], subset: Tensor | None = None, share: Share = ALONE
+        self, loader: DataLoader[Any], subset: Tensor | None = None, share: RankShard = ALONE
     ) -> None:
         self._share = share
         self._loader = loader
         self._subset = subset
         self._workers = bool(loader.num_workers)
         self._persistent = bool(loader.persistent_workers)
-        self._workers_started = loader.__dict__.get("_iterator") is not None
+        self._workers_started = has_begun(loader)
 
     def __call__(
         self, pass_index: int, start: int = 0, finish: Finish | None = None, behind: int = 0

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from fitorch.tree import leaves
+from fitorch.internals.torch import shut_down_workers, workers_of
+from fitorch.tree import byte_count, leaves
 
 MOST = 8
 
@@ -112,7 +113,7 @@ class WorkerPool:
 
         They begin anew where the dataset was changed since: they hold a copy of it.
         """
-        if self._loader is not None and changed(self._held, held_by(self._reader.dataset)):
+        if self._loader is not None and state_differs(self._held, held_by(self._reader.dataset)):
             self.close()
         if self._loader is None:
             self._held = held_by(self._reader.dataset)
@@ -124,14 +125,13 @@ class WorkerPool:
     @property
     def processes(self) -> Iterable[Any]:
         """The processes that run."""
-        return getattr(self._batches, "_workers", ())
+        return workers_of(self._batches)
 
     def close(self) -> None:
         """End the processes."""
-        shut_down = getattr(self._batches, "_shutdown_workers", None)
+        batches = self._batches
         self._loader, self._batches, self._requests, self._held = None, None, iter(()), []
-        if shut_down is not None:
-            shut_down()
+        shut_down_workers(batches)
 
     def _start(self) -> DataLoader[Any]:
         settings: dict[str, Any] = {"pin_memory": self.pinned, **self._settings}
@@ -177,7 +177,7 @@ def _end_later(_number: int, _frame: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, _GRACE)  # SIGALRM ends the process
 
 
-def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
+def loader_options(loader: DataLoader[Any]) -> dict[str, Any]:
     """Return how a loader reads, beside what it reads in which order."""
     names = ["collate_fn", "pin_memory", "timeout", "pin_memory_device"]
     if loader.num_workers:
@@ -211,12 +211,7 @@ def may_share(dataset: Any, batch: Any, count: int) -> bool:
         return False
     shared = Path("/dev/shm")
     room = shutil.disk_usage(shared).free if shared.is_dir() else math.inf
-    return 2 * (_PREFETCH + 1) * count * size_of(batch) <= room and _may_be_copied(dataset)
-
-
-def size_of(batch: Any) -> int:
-    """Return the bytes in a batch's tensors."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(batch))
+    return 2 * (_PREFETCH + 1) * count * byte_count(batch) <= room and _may_be_copied(dataset)
 
 
 def held_by(dataset: Any) -> Held:
@@ -238,7 +233,7 @@ def held_by(dataset: Any) -> Held:
     return found
 
 
-def changed(before: Held, after: Held) -> bool:
+def state_differs(before: Held, after: Held) -> bool:
     """Say whether an attribute was set, or a container became longer or shorter."""
     return len(before) != len(after) or any(
         old is not new or length != now

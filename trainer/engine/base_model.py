@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,10 +28,11 @@ from .placement import Placement
 from .state import Progress
 
 if TYPE_CHECKING:
+    import pandas as pd
     from accelerate import Accelerator
 
 
-class BaseModel:
+class BaseModel(ABC):
     """What training, evaluation and prediction work on; `KerasModel` adds what users call.
 
     Args:
@@ -82,6 +84,14 @@ class BaseModel:
         self.metric_tasks: dict[str, str] = {}
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
 
+    @abstractmethod
+    def fit(self, train_data: Any, val_data: Any = None, **options: Any) -> pd.DataFrame:
+        """Train the net; see `KerasModel.fit`."""
+
+    @abstractmethod
+    def evaluate(self, val_data: Any, **options: Any) -> dict[str, float]:
+        """Measure loss and metrics; see `KerasModel.evaluate`."""
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what makes the model, without what belongs to this process."""
         return {**vars(self), "_placement": None, "run": None}
@@ -97,7 +107,7 @@ class BaseModel:
     @property
     def is_main_process(self) -> bool:
         """Whether this process is the one that writes and prints; the only one is."""
-        return Processes().main
+        return Processes().is_main
 
     @property
     def accelerator(self) -> Accelerator:

@@ -7,11 +7,14 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fitorch.distributed.failures import await_last_words, end_later
+from fitorch.distributed.failures import await_error_reports, end_later
 from fitorch.distributed.processes import Processes
 from fitorch.errors import Preempted
+
+if TYPE_CHECKING:
+    from .base_model import BaseModel
 
 _AGAIN = 1.0  # seconds after which a second signal is meant: a terminal may send one twice
 
@@ -35,14 +38,14 @@ class SignalHandler:
         stopping_reason: Why training stopped, in a word, else "".
     """
 
-    def __init__(self, model: Any, *, saves: bool = False) -> None:
+    def __init__(self, model: BaseModel, *, saves: bool = False) -> None:
         self.stopping_reason = ""
         self.waits = False
         self.pending_signal: int | None = None
         self._signal: int | None = None
         self._model = model
         self._saves = saves
-        self._several = Processes().several
+        self._several = Processes().is_distributed
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -62,7 +65,7 @@ class SignalHandler:
         while self._previous:
             signal.signal(*self._previous.popitem())
         if self._several and isinstance(error, Exception):
-            await_last_words()
+            await_error_reports()
 
     @property
     def requested(self) -> bool:

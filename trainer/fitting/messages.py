@@ -18,7 +18,7 @@ from fitorch.optim.optimizers import can_fuse
 from fitorch.resume.saving import Saving
 
 if TYPE_CHECKING:
-    from fitorch.engine.base_model import BaseModel
+    from fitorch.callbacks.trained_model import TrainedModel
 
 
 _LONG = 5.0  # seconds of training, before anybody is bothered with what would be faster
@@ -134,7 +134,7 @@ _IMAGES = (nn.Conv2d, nn.ConvTranspose2d)
 _given: set[str] = set()
 
 
-def new_hints(model: BaseModel) -> list[str]:
+def new_hints(model: TrainedModel) -> list[str]:
     """Return what was not said before in this process."""
     found = [hint for hint in (_about_optimizer(model), _about_layout(model)) if hint]
     fresh = [hint for hint in found if hint not in _given]
@@ -142,7 +142,7 @@ def new_hints(model: BaseModel) -> list[str]:
     return fresh
 
 
-def _about_optimizer(model: BaseModel) -> str:
+def _about_optimizer(model: TrainedModel) -> str:
     optimizer: Any = model.optimizer
     chosen = ("fused", "foreach", "capturable", "differentiable")
     if any(group.get(name) for group in optimizer.param_groups for name in chosen):
@@ -153,7 +153,7 @@ def _about_optimizer(model: BaseModel) -> str:
     return f"{type(optimizer).__name__}(..., fused=True) takes less time for an update"
 
 
-def _about_layout(model: BaseModel) -> str:
+def _about_layout(model: TrainedModel) -> str:
     if model.channels_last or not any(isinstance(m, _IMAGES) for m in model.net.modules()):
         return ""
     return "KerasModel(..., channels_last=True) is often faster for a net with convolutions"

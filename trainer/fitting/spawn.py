@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fitorch.distributed.dtensor import joined
+from fitorch.distributed.dtensor import gather_full
 from fitorch.distributed.launcher import launch
+from fitorch.engine.base_model import BaseModel
 from fitorch.engine.state import Progress
 from fitorch.environment import in_notebook
 from fitorch.nets.state import NetState
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def fit_ddp(model: Any, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
+def fit_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
     """Train in several processes; see `KerasModel.fit_ddp`."""
     arguments = {"model": model, "tidily": in_notebook(), **options}
-    made = launch(_fit, arguments, num_processes)
+    made = launch(_fit_in_process, arguments, num_processes)
     for name, part in _parts(model).items():
         part.load_state_dict(made["parts"][name])
     if model.optimizer is not None:
@@ -31,17 +32,18 @@ def fit_ddp(model: Any, num_processes: int, options: dict[str, Any]) -> pd.DataF
     model.history.fits.extend(made["fits"])
     for name, value in made["told"].items():
         setattr(model, name, value)
-    frame: pd.DataFrame = model.history.frame
-    return frame
+    return model.history.frame
 
 
-def evaluate_ddp(model: Any, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
+def evaluate_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
     """Measure in several processes; see `KerasModel.evaluate_ddp`."""
-    found: dict[str, float] = launch(_evaluate, {"model": model, **options}, num_processes)
+    found: dict[str, float] = launch(
+        _evaluate_in_process, {"model": model, **options}, num_processes
+    )
     return found
 
 
-def _fit(model: Any, tidily: bool, **options: Any) -> dict[str, Any] | None:
+def _fit_in_process(model: BaseModel, tidily: bool, **options: Any) -> dict[str, Any] | None:
     """Train, as one of the processes; return what the model has become.
 
     Args:
@@ -57,7 +59,9 @@ def _fit(model: Any, tidily: bool, **options: Any) -> dict[str, Any] | None:
             if not tidily:
                 raise
     main = model.is_main_process
-    states = joined({name: part.state_dict() for name, part in _parts(model).items()}, keep=main)
+    states = gather_full(
+        {name: part.state_dict() for name, part in _parts(model).items()}, keep=main
+    )
     if not main:
         return None
     told = ("ckpt_path", "metric_tasks", "run_id", "stop_training")
@@ -69,12 +73,11 @@ def _fit(model: Any, tidily: bool, **options: Any) -> dict[str, Any] | None:
     }
 
 
-def _evaluate(model: Any, **options: Any) -> dict[str, float]:
-    found: dict[str, float] = model.evaluate(**options)
-    return found
+def _evaluate_in_process(model: BaseModel, **options: Any) -> dict[str, float]:
+    return model.evaluate(**options)
 
 
-def _parts(model: Any) -> dict[str, Any]:
+def _parts(model: BaseModel) -> dict[str, Any]:
     """Return all of a model that training changes, by name."""
     parts = {
         "net": NetState(model.net),

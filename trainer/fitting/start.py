@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fitorch.checkpoint.finding import Found, find_together
+from fitorch.checkpoint.finding import LoadedCheckpoint, find_on_all_ranks
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.distributed.processes import Processes
 from fitorch.engine.arguments import FitArguments
@@ -26,7 +26,7 @@ def run_folder(
     """Return the folder that a fit writes into, where it was given one."""
     if arguments.folder is None:
         return nullcontext()
-    if not processes.main:
+    if not processes.is_main:
         return nullcontext(RunFolder(arguments.folder, arguments.keep))  # the main one writes
     backup = arguments.backup
     temporary = backup is not None and backup.delete_checkpoint
@@ -47,7 +47,7 @@ def start(
         ValueError, TypeError: See `prepare`.
     """
     processes = model.placement.processes
-    found = find_together(arguments.resume or arguments.backup is not None, folder, processes)
+    found = find_on_all_ranks(arguments.resume or arguments.backup is not None, folder, processes)
     if found is not None:
         drawn = arguments.seed if arguments.seeded else int(found.info["seed"])
         arguments = replace(arguments, initial_epoch=0, seed=drawn, resume=False)
@@ -62,13 +62,13 @@ def start(
     except BaseException:
         model.progress, model.run = progress, None
         raise
-    if folder is not None and processes.main:
+    if folder is not None and processes.is_main:
         _make_way(folder, run, found)
         folder.notes += [] if found is None else [_story(run, found)]
     return run
 
 
-def _story(run: Run, found: Found) -> str:
+def _story(run: Run, found: LoadedCheckpoint) -> str:
     """Say what a fit goes on with."""
     done, batch, path = found.info["epoch"], found.info["batch"], shown(found.checkpoint.path)
     if run.done:
@@ -78,7 +78,7 @@ def _story(run: Run, found: Found) -> str:
     return f"going on from {path}: epoch {done + 1}" + (f" after batch {batch}" if batch else "")
 
 
-def _make_way(folder: RunFolder, run: Run, found: Found | None) -> None:
+def _make_way(folder: RunFolder, run: Run, found: LoadedCheckpoint | None) -> None:
     """Move out of the way what an earlier run left, where this one does not go on with it."""
     own = folder.store.folder.resolve()
     if found is not None and found.checkpoint.path.parent.resolve() == own:

@@ -1,1 +1,1 @@
-"""What is known of a run: figures, records, report."""
+"""The history of a run: columns, records, report."""

@@ -1,18 +1,17 @@
-"""The sections of a report: tables of epochs and fits, how it ended, settings, environment."""
+"""The sections of a report as data: how the fit ended, tables of epochs and fits, environment."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fitorch.callbacks.display import number_format as figures
+from fitorch.callbacks.display import number_format
 from fitorch.checkpoint.checkpoint import Checkpoint
 from fitorch.checkpoint.weights import metadata_of
 from fitorch.errors import CheckpointError
 from fitorch.files import shown
 
-from . import report_html
 from .record import RUNNING, FitRecord
 from .revision import is_changed, revision
 
@@ -22,8 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_MOST_ROWS, _FEWEST_ROWS, _MOST_CELLS = 200, 40, 8000  # a wide table has fewer rows
+
+_TAIL = 20  # the last epochs, which are all shown
+
+_MOST_COLUMNS = 100
+
+
 class ReportedHistory(Protocol):
-    """What a report reads of a history; `History` has it."""
+    """The part of `History` that a report reads."""
 
     monitor: str
 
@@ -46,7 +52,7 @@ class ReportedHistory(Protocol):
 
     @property
     def sets(self) -> Sequence[str]:
-        """What the columns of each validation set begin with."""
+        """The prefix of the columns of each validation set."""
         ...
 
     def plot(self, *, metrics: list[str]) -> Figure:
@@ -54,55 +60,48 @@ class ReportedHistory(Protocol):
         ...
 
 
-def ending_of(fit: FitRecord | None) -> str:
-    """Tell why a fit ended, and where its weights are."""
-    if fit is None:
-        return ""
-    told = {"reason": fit.reason, "took": figures.duration(fit.seconds)}
-    if fit.status == RUNNING:
-        told = {"reason": "it has not: this was written while it trained"}
+def ending_section(fit: FitRecord) -> dict[str, Any]:
+    """Return why a fit ended, and the files of its weights."""
+    running = fit.status == RUNNING
+    facts = {"reason": fit.reason, "took": number_format.duration(fit.seconds)}
+    if running:
+        facts = {"reason": "it has not: this was written while it trained"}
     if fit.restored is not None:
-        told["weights"] = f"the net was given those of epoch {fit.restored}"
+        facts["weights"] = f"the net has those of epoch {fit.restored}"
     if fit.best_file is not None and (best := _best_file(fit.best_file, fit.restored)):
-        told["best weights"] = best
+        facts["best weights"] = best
     if fit.checkpoint is not None and (checkpoint := _checkpoint(fit.checkpoint, fit.run_id)):
-        told["checkpoint"] = checkpoint
-    title = "How it stands" if fit.status == RUNNING else "How it ended"
-    return report_html.section(title, report_html.facts(told), report_html.block(fit.error))
+        facts["checkpoint"] = checkpoint
+    title = "Status" if running else "How it ended"
+    return {"title": title, "facts": facts, "error": fit.error}
 
 
-def settings_of(fit: FitRecord | None, title: str) -> str:
-    """Tell what was asked for."""
-    return "" if fit is None else report_html.section(title, report_html.facts(fit.settings))
-
-
-def environment_of(fit: FitRecord | None) -> str:
-    """Tell where it ran, and of which revision of the code."""
-    if fit is None:
-        return ""
+def environment_section(fit: FitRecord) -> dict[str, str]:
+    """Return where a fit ran, and the revision of its code."""
     facts = dict(fit.environment)
     if fit.revision is not None:
         facts["git"] = _revision(fit)
-    return report_html.section("Environment", report_html.facts(facts))
+    return facts
 
 
 def _revision(fit: FitRecord) -> str:
-    """Write the commit; of changes only where that commit is still checked out."""
-    found = fit.revision
-    assert found is not None
-    text = found.commit[:12] + (f" on {found.branch}" if found.branch else "")
-    changed = is_changed(found.folder) if revision(found.folder) == found else None
+    """Return the commit; mention changes only if that commit is still checked out."""
+    recorded = fit.revision
+    assert recorded is not None
+    text = recorded.commit[:12] + (f" on {recorded.branch}" if recorded.branch else "")
+    current = revision(recorded.folder)
+    changed = is_changed(recorded.folder) if current == recorded else None
     return f"{text}, with uncommitted changes" if changed else text
 
 
 def _best_file(path: Path, epoch: int | None) -> str:
-    """Write where the best weights are, "" where the file is not of that epoch."""
-    told = metadata_of(path)
-    return f"{shown(path)}" if epoch is not None and told.get("epoch") == str(epoch) else ""
+    """Return the path of the best weights, "" if the file is of another epoch."""
+    saved = metadata_of(path).get("epoch")
+    return f"{shown(path)}" if epoch is not None and saved == str(epoch) else ""
 
 
 def _checkpoint(path: Path, run_id: str) -> str:
-    """Write where a checkpoint is, "" where it is not there any more, or another run's."""
+    """Return the path of a checkpoint, "" if it is gone or belongs to another run."""
     try:
         info = Checkpoint(path).manifest().info
     except (CheckpointError, OSError):
@@ -113,34 +112,29 @@ def _checkpoint(path: Path, run_id: str) -> str:
     return f"{shown(path)}, after epoch {info.get('epoch')}{batch}"
 
 
-_ROWS, _FEWEST, _CELLS = 200, 40, 8000  # rows at most; of wide tables fewer, but not below that
-
-_TAIL = 20  # of the last epochs all are shown
-
-_COLUMNS = 100
-
-
-def history_table(history: ReportedHistory) -> str:
-    """Return the table of the epochs, the best one marked."""
+def epochs_section(history: ReportedHistory) -> dict[str, Any]:
+    """Return the table of the epochs, and the row of the best one."""
     columns = history.columns
-    heads, count = list(columns)[:_COLUMNS], len(history)
+    names, count = list(columns)[:_MOST_COLUMNS], len(history)
     best = history.best.get("epoch")
-    marked = None if best is None else columns["epoch"].index(best)
-    limit = min(_ROWS, max(_FEWEST, _CELLS // len(heads)))
-    rows = chosen_rows(count, marked, limit)
-    body = [([_cell(name, columns[name][row]) for name in heads], row == marked) for row in rows]
+    best_row = None if best is None else columns["epoch"].index(best)
+    limit = min(_MOST_ROWS, max(_FEWEST_ROWS, _MOST_CELLS // len(names)))
+    rows = chosen_rows(count, best_row, limit)
     notes = [_thinned(rows, count, limit)] if len(rows) < count else []
-    if len(heads) < len(columns):
-        notes.append(f"{len(heads)} of {len(columns)} columns are shown.")
+    if len(names) < len(columns):
+        notes.append(f"{len(names)} of {len(columns)} columns are shown.")
     if notes:
         notes.append("model.history.frame has all.")
-    shown = ["time" if name == "seconds" else name for name in heads]
-    table = report_html.table(shown, body)
-    return report_html.section("Epochs", report_html.note(" ".join(notes)), table, kind="long")
+    return {
+        "note": " ".join(notes),
+        "heads": ["time" if name == "seconds" else name for name in names],
+        "rows": [[_cell(name, columns[name][row]) for name in names] for row in rows],
+        "best": None if best_row is None else rows.index(best_row),
+    }
 
 
 def chosen_rows(count: int, best: int | None, limit: int) -> list[int]:
-    """Return the rows to show: all, or the first of every so many, the best, and the last ones.
+    """Return the rows to show: all, or one in every few, the best, and the last ones.
 
     Example:
         >>> chosen_rows(100, 33, 30)[:6], len(chosen_rows(100, 33, 30))
@@ -154,47 +148,46 @@ def chosen_rows(count: int, best: int | None, limit: int) -> list[int]:
 
 
 def _step(count: int, limit: int) -> int:
-    """Return how far rows lie apart, before the last ones."""
+    """Return the distance of shown rows, except for the last ones."""
     return -(-(count - _TAIL) // (limit - _TAIL - 1))
 
 
-def brief(seconds: float) -> str:
-    """Write a time as people say it, a short one in milliseconds.
+def short_duration(seconds: float) -> str:
+    """Format a time, below a tenth of a second in milliseconds.
 
     Example:
-        >>> [brief(seconds) for seconds in (0.00253, 0.25, 83)]
+        >>> [short_duration(seconds) for seconds in (0.00253, 0.25, 83)]
         ['2.53 ms', '0.25 s', '1:23']
     """
-    return f"{1e3 * seconds:.3g} ms" if seconds < 0.0995 else figures.duration(seconds)
+    return f"{1e3 * seconds:.3g} ms" if seconds < 0.0995 else number_format.duration(seconds)
 
 
-def fits_table(history: ReportedHistory) -> str:
-    """Return the table of the fits, "" where all epochs are of one."""
+def fits_section(history: ReportedHistory) -> dict[str, Any] | None:
+    """Return the table of the fits, None if all epochs belong to one."""
     fits = list(history.fits)
     before = fits[0].first if fits else 0
     if not fits or (len(fits) == 1 and not before):
-        return ""
-    body = [
-        ([_epochs(history, 0, before), "", "before: a checkpoint, or an earlier fit", ""], False)
-    ]
-    body = (body if before else []) + [(_fit(history, fit), False) for fit in fits]
-    table = report_html.table(["epochs", "status", "why it ended", "time"], body, "fits")
-    return report_html.section("Fits", table)
+        return None
+    earlier = [_epochs(history, 0, before), "", "before: a checkpoint, or an earlier fit", ""]
+    return {
+        "heads": ["epochs", "status", "why it ended", "time"],
+        "rows": [*([earlier] if before else []), *(_fit_cells(history, fit) for fit in fits)],
+    }
 
 
-def _fit(history: ReportedHistory, fit: FitRecord) -> list[str]:
+def _fit_cells(history: ReportedHistory, fit: FitRecord) -> list[str]:
     if fit.status == RUNNING:
         return [_epochs(history, fit.first, len(history)), fit.status, "", ""]
     span = _epochs(history, fit.first, fit.rows)
-    return [span, fit.status, fit.reason, figures.duration(fit.seconds)]
+    return [span, fit.status, fit.reason, number_format.duration(fit.seconds)]
 
 
 def _epochs(history: ReportedHistory, first: int, end: int) -> str:
     numbers = history.columns["epoch"][first:end]
     if not len(numbers):
         return "none"
-    begin, last = int(numbers[0]), int(numbers[-1])
-    return f"{begin}" if begin == last else f"{begin} to {last}"
+    start, last = int(numbers[0]), int(numbers[-1])
+    return f"{start}" if start == last else f"{start} to {last}"
 
 
 def _thinned(rows: Sequence[int], count: int, limit: int) -> str:
@@ -208,6 +201,6 @@ def _cell(name: str, value: float) -> str:
     if name == "epoch":
         return str(int(value))
     if name == "seconds":
-        return "-" if value != value else brief(value)
+        return "-" if value != value else short_duration(value)
     rate = name == "lr" or name.startswith("lr_")
-    return figures.learning_rate(value) if rate else figures.number(value)
+    return number_format.learning_rate(value) if rate else number_format.number(value)

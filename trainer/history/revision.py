@@ -1,4 +1,4 @@
-"""Which revision of their code a folder holds, read without git itself where that is possible."""
+"""The git revision of the code in a folder."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-_PATIENCE = 5.0  # seconds that git may take to look through a folder
-
-_DIGITS = set("0123456789abcdef")
+_TIMEOUT = 5.0  # seconds, as on network file systems
 
 
 class Revision(NamedTuple):
-    """A commit that was checked out.
+    """A commit that is checked out.
 
     Attributes:
-        commit: Its hexadecimal number.
-        branch: The branch, "" where there is none.
-        folder: Where that was asked.
+        commit: The hexadecimal hash.
+        branch: The branch, "" if the HEAD is detached.
+        folder: A folder of the worktree.
     """
 
     commit: str
@@ -26,66 +24,44 @@ class Revision(NamedTuple):
 
 
 def revision(folder: Path | None = None) -> Revision | None:
-    """Return what is checked out around a folder, None where that can't be told.
-
-    It reads two small files and starts no process, so that a fit can afford it.
+    """Return the revision that is checked out around a folder, None if there is none.
 
     Args:
         folder: The folder; None is the working directory.
     """
     try:
         folder = folder or Path.cwd()
-        git = _git_folder(folder)
-        return None if git is None else _head(git, folder)
-    except (OSError, ValueError):  # no such file, or no text
+    except OSError:  # someone has removed the working directory
         return None
+    # Every fit calls this. Outside a repository it costs 20 µs instead of the 5 ms of a process.
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+        return None
+    output = _git(folder, "rev-parse", "HEAD", "--abbrev-ref", "HEAD")
+    if output is None:
+        return None
+    commit, branch = output.split()
+    return Revision(commit, "" if branch == "HEAD" else branch, folder)
 
 
 def is_changed(folder: Path) -> bool | None:
-    """Say whether files that git knows differ from the commit; None where that can't be told."""
-    command = ["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"]
+    """Return whether tracked files differ from the commit; None if git cannot tell."""
+    # Without locks, so that this does not disturb a commit that someone makes meanwhile.
+    output = _git(folder, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    return None if output is None else bool(output.strip())
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return the output of git, None if it fails, is too slow, or is not installed."""
     try:
-        done = subprocess.run(
-            command,
+        process = subprocess.run(
+            ["git", *arguments],
             cwd=folder,
             capture_output=True,
-            timeout=_PATIENCE,
             check=True,
+            encoding="utf-8",
             stdin=subprocess.DEVNULL,
+            timeout=_TIMEOUT,
         )
-    except (OSError, subprocess.SubprocessError):  # there is no git, or it refuses
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return bool(done.stdout.strip())
-
-
-def _git_folder(folder: Path) -> Path | None:
-    """Return the `.git` of a folder, or of the nearest that it is in."""
-    for parent in (folder, *folder.parents):
-        git = parent / ".git"
-        if git.is_file():  # of a worktree or a submodule: it names the real one
-            return parent / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
-        if git.is_dir():
-            return git
-    return None
-
-
-def _head(git: Path, folder: Path) -> Revision | None:
-    head = (git / "HEAD").read_text(encoding="utf-8").strip()
-    if not head.startswith("ref:"):
-        return _checked(head, "", folder)
-    name = head.removeprefix("ref:").strip()
-    common = git / "commondir"
-    shared = git / common.read_text(encoding="utf-8").strip() if common.is_file() else git
-    branch = name.removeprefix("refs/heads/")
-    for place in (git, shared):
-        if (place / name).is_file():
-            return _checked((place / name).read_text(encoding="utf-8").strip(), branch, folder)
-    for line in (shared / "packed-refs").read_text(encoding="utf-8").splitlines():
-        commit, _, packed = line.partition(" ")
-        if packed == name:
-            return _checked(commit, branch, folder)
-    return None
-
-
-def _checked(commit: str, branch: str, folder: Path) -> Revision | None:
-    return Revision(commit, branch, folder) if commit and _DIGITS.issuperset(commit) else None
+    return process.stdout

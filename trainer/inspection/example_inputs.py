@@ -16,7 +16,7 @@ from fitorch.data.sources import Batching, as_source
 from fitorch.nets.forward import features_of
 from fitorch.nets.precision import floating_dtype
 from fitorch.randomness import undisturbed_randomness
-from fitorch.tree import map_tensors, sample_count
+from fitorch.tree import map_tensors
 
 _SAMPLES = 2  # of a batch of our own: batch norm wants two
 
@@ -202,11 +202,3 @@ def features_for(
     if shape is None:
         return first_features(net, given[0])
     return made_features(net, shape, dtype, batch_size)
-
-
-def samples_in(features: Any) -> int:
-    """Return how many samples a batch has."""
-    try:
-        return max(1, sample_count(features))
-    except ValueError:
-        return 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from fitorch.environment import in_notebook
+from fitorch.templates.rendering import render
 
 _GAP = 2  # blanks between columns
 
@@ -144,8 +144,13 @@ class Sheet:
             publish({"text/plain": str(self), "text/html": self._repr_html_()})
 
     def _repr_html_(self) -> str:
-
-        return html(self)
+        return render(
+            "layer_table.html.jinja",
+            heads=self.heads,
+            rows=self.rows,
+            noted=any(row.note for row in self.rows),
+            totals=[_without_empty(block) for block in self.totals],
+        )
 
     def _fitting(self, width: int | None) -> list[list[str]]:
         """Return head and lines as cells, in the fullest form that fits."""
@@ -201,7 +206,7 @@ def _taken(lines: list[list[str]]) -> int:
 
 def _block(block: Totals, width: int | None) -> list[str]:
     """Return totals as lines; where they don't fit, the first of two columns of figures goes."""
-    table = [line for line in (block.heads, *block.lines) if line]
+    table = _without_empty(block)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     if width is not None and sum(widths) + _GAP * (len(widths) - 1) > width and len(widths) > 2:
         widths, table = [widths[0], *widths[2:]], [(line[0], *line[2:]) for line in table]
@@ -212,6 +217,10 @@ def _block(block: Totals, width: int | None) -> list[str]:
     return lines
 
 
+def _without_empty(block: Totals) -> list[Sequence[str]]:
+    return [line for line in (block.heads, *block.lines) if line]
+
+
 def _tight(shape: str) -> str:
     """Return a shape without its path and without blanks."""
     return shape[shape.find("[") :].replace(", ", ",") if "[" in shape else shape
@@ -219,56 +228,3 @@ def _tight(shape: str) -> str:
 
 def _cut(text: str, width: int | None) -> str:
     return text if width is None or len(text) <= width else text[: width - 1] + "…"
-
-
-_TABLE = "border-collapse:collapse;margin:0 0 0.8em 0;font-size:13px;border:none"
-
-_CELL = "padding:2px 14px 2px 4px;border:none;vertical-align:top;background:none"
-
-_HEAD = f"{_CELL};font-weight:600;border-bottom:1px solid currentColor"
-
-_NUMBER = "text-align:right;font-variant-numeric:tabular-nums"
-
-_FAINT = "opacity:0.6"
-
-
-def html(sheet: Sheet) -> str:
-    """Return a sheet as tables; all that comes from the net is escaped."""
-    noted = any(row.note for row in sheet.rows)
-    heads = [*sheet.heads, ""] if noted else list(sheet.heads)
-    columns = len(sheet.heads)
-    head = "".join(_cell("th", text, _HEAD, number, columns) for number, text in enumerate(heads))
-    body = "".join(_row(row, columns, noted=noted) for row in sheet.rows)
-    layers = f"<table style='{_TABLE}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<div>{layers}{''.join(map(_totals, sheet.totals))}</div>"
-
-
-def _cell(tag: str, text: str, style: str, number: int, columns: int) -> str:
-    align = _NUMBER if 1 < number < columns else "text-align:left"
-    return f"<{tag} style='{style};{align}'>{_lines([text])}</{tag}>"
-
-
-def _row(row: Row, columns: int, *, noted: bool) -> str:
-    kind = f" <span style='{_FAINT}'>{_lines([row.kind])}</span>" if row.kind else ""
-    indent = f"padding-left:{4 + 18 * row.depth}px"
-    name = f"<td style='{_CELL};text-align:left;{indent}'>{_lines([row.name])}{kind}</td>"
-    cells = "".join(
-        f"<td style='{_CELL};{_NUMBER if number > 1 else 'text-align:left'}'>{_lines(cell)}</td>"
-        for number, cell in enumerate(row.cells, start=1)
-    )
-    note = f"<td style='{_CELL};text-align:left;{_FAINT}'>{_lines([row.note])}</td>"
-    return f"<tr>{name}{cells}{note if noted else ''}</tr>"
-
-
-def _totals(block: Totals) -> str:
-    table = [line for line in (block.heads, *block.lines) if line]
-    rows = []
-    for label, *figures in table:
-        first = f"<td style='{_CELL};text-align:left'>{_lines([label])}</td>"
-        rest = "".join(f"<td style='{_CELL};{_NUMBER}'>{_lines([each])}</td>" for each in figures)
-        rows.append(f"<tr>{first}{rest}</tr>")
-    return f"<table style='{_TABLE}'><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "<br>".join(escape(line, quote=True) for line in lines)

@@ -115,11 +115,6 @@ def size(tensors: list[Any]) -> int:
     return sum(tensor.numel() for tensor in tensors if not is_lazy(tensor))
 
 
-def byte_size(tensors: list[Any]) -> int:
-    """Return how many bytes tensors take."""
-    return sum(tensor.nbytes for tensor in tensors if not is_lazy(tensor))
-
-
 _SHAPES = 3  # of one layer, at most
 
 _MEGABYTE = 2**20

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from fitorch.distributed.dtensor import like
+from fitorch.distributed.dtensor import distribute_like
+from fitorch.internals.torch import original_module
 
 
 def check_module(net: object) -> None:
@@ -30,7 +31,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 def unwrapped(net: nn.Module) -> nn.Module:
     """Return the net that torch.compile, DataParallel or DistributedDataParallel was given."""
     while True:
-        inner = getattr(net, "_orig_mod", None)
+        inner: Any = original_module(net)
         if inner is None and isinstance(net, _WRAPPERS):
             inner = net.module
         if inner is None:
@@ -56,7 +57,9 @@ def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
     if all(name.startswith("module.") and name not in own for name in plain):
         plain = {name.removeprefix("module."): value for name, value in plain.items()}
     named = {own.get(name, name): value for name, value in plain.items()}
-    inner.load_state_dict({name: like(value, table.get(name)) for name, value in named.items()})
+    inner.load_state_dict(
+        {name: distribute_like(value, table.get(name)) for name, value in named.items()}
+    )
 
 
 class NetState:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fitorch.distributed.dtensor import whole
+from fitorch.distributed.dtensor import full_tensor
 from fitorch.errors import NonFiniteError
+from fitorch.internals.torch import bare_step, mark_stepped
 from fitorch.losses.penalty_term import PenaltyTerm
-
-from .optimizers import bare_step
 
 _SKIPS = 100  # updates in a row that a gradient scaler may skip
 
@@ -96,7 +95,7 @@ class Update:
         """Put them back."""
         self.completed, self._used_rates = state["completed"], state["rates"]
         if self.completed:  # else torch warns at the next step of a schedule
-            self.optimizer._opt_called = True  # type: ignore[attr-defined]
+            mark_stepped(self.optimizer)
 
     def shape_gradients(self) -> torch.Tensor | None:
         """Add the penalties' gradients and clip; return the norm before, where it is clipped."""
@@ -105,7 +104,7 @@ class Update:
         largest_norm, largest = self.clipping
         norm = None
         if largest_norm is not None:
-            norm = whole(nn.utils.clip_grad_norm_(self.parameters, largest_norm))
+            norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters, largest_norm))
         if largest is not None:
             nn.utils.clip_grad_value_(self.parameters, largest)
         return norm

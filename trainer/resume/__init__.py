@@ -1,1 +1,1 @@
-"""Save where a fit stands, and go on there."""
+"""Saving the training state, and resuming from it."""

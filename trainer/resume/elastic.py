@@ -1,4 +1,4 @@
-"""Go on with another number of processes: the epoch's samples that nobody has seen, once each."""
+"""Resume with another number of processes: train on the rest of the epoch, each sample once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fitorch.checkpoint.finding import Found
+from fitorch.checkpoint.finding import LoadedCheckpoint
 from fitorch.randomness import derive_seed, random_state, seed_everything, undisturbed_randomness
 
-from .snapshot import rearranged
+from .snapshot import state_of_rank
 
 if TYPE_CHECKING:
     from fitorch.engine.run import Run
@@ -18,45 +18,45 @@ if TYPE_CHECKING:
 MAY_DIFFER = ("processes", "batch_size", "batches")
 
 
-def state_for(run: Run, found: Found) -> dict[str, Any]:
-    """Return the state of this process out of a checkpoint.
+def state_for(run: Run, loaded: LoadedCheckpoint) -> dict[str, Any]:
+    """Return the state of this rank from a checkpoint.
 
-    Of a fit with another number of processes, or another batch size, it is what is left to do: the
-    place in the data is told in samples (or in batches of a user's loader), and what was counted in
-    the epoch so far belongs to the main process.
+    If the number of processes or the batch size has changed, the position in the data is converted
+    to samples (or to batches of the user's loader), and the main process gets the sums of all
+    ranks.
     """
     processes = run.coordinator.processes
-    saved = int(found.info["run_settings"]["processes"])
-    state = rearranged(found.parts, min(processes.rank, saved - 1))
-    if not run.arguments.elastic or not changed(run, found):
+    saved = int(loaded.info["run_settings"]["processes"])
+    state = state_of_rank(loaded.parts, min(processes.rank, saved - 1))
+    if not run.arguments.elastic or not world_changed(run, loaded):
         return state
-    ranks = [found.parts[f"rank-{rank:05d}"] for rank in range(saved)]
+    ranks = [loaded.parts[f"rank-{rank:05d}"] for rank in range(saved)]
     state["sums"] = _sums(run, [each["sums"] for each in ranks])
     state["feed"] = {**ranks[0]["feed"], "own": None}
     if processes.rank >= saved:
-        state["random"] = _fresh(run, int(found.info["epoch"]))
-    _place(run, found, state)
+        state["random"] = _fresh(run, int(loaded.info["epoch"]))
+    _place(run, loaded, state)
     return state
 
 
-def changed(run: Run, found: Found) -> bool:
-    """Say whether batches of all processes are others than when the checkpoint was written."""
-    saved = found.info["run_settings"]
+def world_changed(run: Run, loaded: LoadedCheckpoint) -> bool:
+    """Return whether the processes together have other batches than in the checkpoint."""
+    saved = loaded.info["run_settings"]
     sizes = (saved["batch_size"], run.arguments.batch_size)
-    return saved["processes"] != run.coordinator.processes.count or (
+    return saved["processes"] != run.coordinator.processes.world_size or (
         sizes[0] is not None and sizes[0] != sizes[1]
     )
 
 
-def _place(run: Run, found: Found, state: dict[str, Any]) -> None:
-    """Tell the place in the pass in units that are the same for any number of processes."""
-    progress, extent = dict(state["progress"]), run.feed.source.extent
-    saved = found.info["run_settings"]
+def _place(run: Run, loaded: LoadedCheckpoint, state: dict[str, Any]) -> None:
+    """Convert the position in the pass to units that do not depend on the processes."""
+    progress, pass_length = dict(state["progress"]), run.iterator.source.pass_length
+    saved = loaded.info["run_settings"]
     per_round = saved["processes"] * (saved["batch_size"] or 1)
     behind = state["feed"]["behind"] + progress["position"] * per_round
-    if extent.units is not None:
-        behind = min(behind, extent.units)
-    rounds, left = extent.rounds(), extent.rounds(behind)
+    if pass_length.units is not None:
+        behind = min(behind, pass_length.units)
+    rounds, left = pass_length.rounds(), pass_length.rounds(behind)
     if rounds is not None and left is not None and progress["batches"]:
         progress["batches"] = rounds - left
     progress["position"] = 0
@@ -65,14 +65,14 @@ def _place(run: Run, found: Found, state: dict[str, Any]) -> None:
 
 
 def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what was counted: all of it in the main process, nothing in the others."""
-    if len(everywhere) == 1 and run.coordinator.processes.main:
+    """Return the sums of the epoch: those of all ranks in the main process, none in the others."""
+    if len(everywhere) == 1 and run.coordinator.processes.is_main:
         return everywhere[0]
     measurement: Any = copy.copy(run.step.measurement)
     measurement.losses = copy.deepcopy(measurement.losses)
     measurement.metrics = copy.deepcopy(measurement.metrics)
     measurement.reset()
-    if not run.coordinator.processes.main:
+    if not run.coordinator.processes.is_main:
         return dict(measurement.state_dict())
     counted: list[Any] = []
     losses: list[Any] = []
@@ -95,7 +95,7 @@ def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _fresh(run: Run, epoch: int) -> dict[str, Any]:
-    """Return random states for a process that there was not."""
+    """Return a random state for a rank that the saved fit did not have."""
     with undisturbed_randomness():
         rank = run.coordinator.processes.rank
         seed_everything(derive_seed(run.arguments.seed, "model", epoch, rank))

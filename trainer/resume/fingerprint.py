@@ -1,11 +1,9 @@
-"""What a fit must have in common with the one that it goes on with, and what it should."""
+"""The settings of a fit and its machine, which a resumed fit is compared with."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from functools import cache
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,23 +11,24 @@ from torch import nn
 
 from fitorch.metrics.base import flat
 from fitorch.nets.state import plain_name, unwrapped
+from fitorch.version import version_of
 
 if TYPE_CHECKING:
     from fitorch.engine.run import Run
 
 
 def fingerprint(run: Run) -> dict[str, dict[str, Any]]:
-    """Return what the bits of a run depend on, beside data and weights.
+    """Return what the bits of a run depend on, besides data and weights.
 
     Returns:
-        "run_settings": what must be the same for a run to go on. "machine": what must be the same
-        for the same bits.
+        "run_settings": settings that must be equal to resume the run. "machine": facts that must be
+        equal for the same bits.
     """
     return {"run_settings": _of_run(run), "machine": machine(run)}
 
 
 def _of_run(run: Run) -> dict[str, Any]:
-    update, source, arguments = run.state.update, run.feed.source, run.arguments
+    update, source, arguments = run.state.update, run.iterator.source, run.arguments
     objective = run.state.objective
     ours = type(source).__name__ in ("DatasetSource", "MemorySource") and not source.order_owners
     return {
@@ -44,18 +43,18 @@ def _of_run(run: Run) -> dict[str, Any]:
         "shuffle": arguments.shuffle if ours else None,
         "steps_per_epoch": arguments.steps_per_epoch,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-        "processes": run.coordinator.processes.count,
+        "processes": run.coordinator.processes.world_size,
         "loss": objective.names or [objective.name],
         "metrics": [name for name, _, _ in flat(run.model.metrics_dict)],
     }
 
 
 def machine(run: Run) -> dict[str, Any]:
-    """Return what must be the same for the same bits."""
+    """Return the facts that must be equal for the same bits."""
     packages = ("fitorch", "torch", "accelerate", "numpy")
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in packages},
+        **{name: version_of(name) or "unknown" for name in packages},
         "device": run.model.placement.device.type,
         "mixed_precision": run.model.placement.accelerator.mixed_precision,
         "threads": torch.get_num_threads(),
@@ -66,14 +65,6 @@ def machine(run: Run) -> dict[str, Any]:
         "channels_last": run.model.channels_last,
         "ZeRO": None if run.model.placement.zero is None else run.model.placement.zero.stage,
     }
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)  # milliseconds, which each save would pay
-    except metadata.PackageNotFoundError:  # run from its source, say
-        return "unknown"
 
 
 def _parameter_names(run: Run) -> list[list[str]]:
@@ -89,27 +80,27 @@ def _parameter_names(run: Run) -> list[list[str]]:
 
 
 def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return what differs, as "batch_size: saved 32, given 16"."""
-    found = []
+    """Return the differences, as "batch_size: saved 32, given 16"."""
+    texts = []
     for name in {**given, **saved}:
         before, now = saved.get(name), given.get(name)
         if before != now:
-            found.append(f"{name}: {_apart(before, now)}")
-    return found
+            texts.append(f"{name}: {_difference(before, now)}")
+    return texts
 
 
 def _are_groups(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(group, list) for group in value)
 
 
-def _apart(before: Any, now: Any) -> str:
-    """Say in what two settings differ; of lists of names only what is not in both."""
+def _difference(before: Any, now: Any) -> str:
+    """Return how two settings differ; of lists of names, the names that are not in both."""
     if not _are_groups(before) or not _are_groups(now):
         return f"saved {before!r}, given {now!r}"
     flat = [[name for group in groups for name in group] for groups in (before, now)]
     lost, new = ([n for n in flat[i] if n not in flat[1 - i]][:10] for i in (0, 1))
     if lost or new:
-        return f"saved alone {lost}, given alone {new}"
+        return f"saved only {lost}, given only {new}"
     return (
         f"saved in groups of {[len(g) for g in before]}, given {[len(g) for g in now]}, or in "
         "another order"

@@ -1,4 +1,4 @@
-"""Put a checkpoint into a fit or a model: all of it, or nothing."""
+"""Restore a fit or a model from a checkpoint, completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,86 +11,88 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from fitorch.checkpoint.finding import Found, checkpoint_at, read
+from fitorch.checkpoint.finding import LoadedCheckpoint, checkpoint_at, read
 from fitorch.engine.state import Progress
 from fitorch.errors import CheckpointMismatchError, NotBitExactWarning
 from fitorch.nets.state import NetState, plain_state
 from fitorch.optim.state import align_state, keep_dtypes
 
-from .elastic import MAY_DIFFER, changed, state_for
+from .elastic import MAY_DIFFER, state_for, world_changed
 from .fingerprint import differences, fingerprint
-from .snapshot import rearranged
+from .snapshot import state_of_rank
 
 if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
     from fitorch.engine.run import Run
 
 
-def restore(run: Run, found: Found) -> None:
-    """Put a checkpoint's state into a fit: all of it, or nothing.
+def restore(run: Run, loaded: LoadedCheckpoint) -> None:
+    """Restore the state of a fit from a checkpoint, completely or not at all.
 
     Raises:
-        CheckpointMismatchError: It is of another net, optimizer or data; all that differs is told.
-        ValueError: It stands behind the last epoch that is asked for.
+        CheckpointMismatchError: Net, optimizer or data differ; the message lists all differences.
+        ValueError: The checkpoint has more epochs than are requested.
     """
-    state = found.filled(state_for(run, found), run.net)
-    _check_epochs(run, found)
-    _check(run, found, state)
+    state = loaded.with_tensors(state_for(run, loaded), run.net)
+    _check_epochs(run, loaded)
+    _check_same_run(run, loaded, state)
     before = copy.deepcopy(run.state.state_dict())
     try:
-        _put(run, _without_other_sums(run, found, state))
+        _load_state(run, _without_other_sums(run, loaded, state))
     except Exception as error:
-        lost = run.state.put_back(before)
+        lost = run.state.roll_back(before)
         keep_dtypes(run.state.update.optimizer, before["optimizer"])
-        message = f"{found.checkpoint.path} can't be put into this fit: {error}"
-        message += f"; {', '.join(lost)} did not take its own state back either" if lost else ""
+        message = f"cannot restore this fit from {loaded.checkpoint.path}: {error}"
+        message += f"; {', '.join(lost)} did not accept its earlier state either" if lost else ""
         raise CheckpointMismatchError(message) from error
     _forget_compiled(run.model)
-    run.model.run_id = str(found.info["run"])
-    stopped = found.info.get("stopped") is not None and run.last_epoch <= found.info["epochs"]
+    run.model.run_id = str(loaded.info["run"])
+    stopped = loaded.info.get("stopped") is not None and run.last_epoch <= loaded.info["epochs"]
     run.model.stop_training = bool(stopped)
 
 
-def _without_other_sums(run: Run, found: Found, state: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what was counted, which between epochs is nothing, where it is by other metrics."""
-    same = found.info["run_settings"].get("metrics") == fingerprint(run)["run_settings"]["metrics"]
+def _without_other_sums(
+    run: Run, loaded: LoadedCheckpoint, state: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the state without the sums if the metrics differ: between epochs they are empty."""
+    same = loaded.info["run_settings"].get("metrics") == fingerprint(run)["run_settings"]["metrics"]
     return {name: part for name, part in state.items() if same or name != "sums"}
 
 
-def _put(run: Run, state: Mapping[str, Any]) -> None:
+def _load_state(run: Run, state: Mapping[str, Any]) -> None:
     history, sets = run.state.history, run.state.history.sets
     monitor, mode = history.monitor, history.mode
-    run.state.load_state_dict(state, strict=False)  # callbacks may have come or gone, or metrics
+    run.state.load_state_dict(state, strict=False)  # callbacks and metrics may differ
     history.begin(monitor, mode, run.progress.seed, sets=sets)
     keep_dtypes(run.state.update.optimizer, state["optimizer"])
 
 
 def restore_model(model: BaseModel, path: str | Path) -> Path:
-    """Put a checkpoint into a model that is not at work; see `KerasModel.restore`."""
-    found = read(checkpoint_at(path))
-    state = found.filled(rearranged(found.parts), model.net)
-    wrong = _table_differences(state["net"], plain_state(model.net))
-    kinds = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}
-    given = {name: None if part is None else type(part).__name__ for name, part in kinds.items()}
-    saved = {name: found.info["run_settings"].get(name) for name in given}
-    _refuse(found, wrong + differences(saved, given))
+    """Restore a model that is not in a fit; see `KerasModel.restore`."""
+    loaded = read(checkpoint_at(path))
+    state = loaded.with_tensors(state_of_rank(loaded.parts), model.net)
+    different = _weight_differences(state["net"], plain_state(model.net))
+    owners = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}
+    now = {name: None if part is None else type(part).__name__ for name, part in owners.items()}
+    saved = {name: loaded.info["run_settings"].get(name) for name in now}
+    _raise_if_different(loaded, different + differences(saved, now))
     parts = {"net": NetState(model.net), "loss": model.objective, "optimizer": model.optimizer}
     progress = Progress()
     parts |= {"scheduler": model.lr_scheduler, "history": model.history, "progress": progress}
-    load_all({name: part for name, part in parts.items() if part is not None}, state, found)
+    load_all({name: part for name, part in parts.items() if part is not None}, state, loaded)
     if model.optimizer is not None:
         keep_dtypes(model.optimizer, state["optimizer"])
         align_state(model.optimizer)
     _forget_compiled(model)
     model.progress = Progress(progress.seed, progress.epochs, updates=progress.updates)
-    return found.checkpoint.path
+    return loaded.checkpoint.path
 
 
-def load_all(parts: Mapping[str, Any], state: Mapping[str, Any], found: Found) -> None:
-    """Put states into all parts, or into none.
+def load_all(parts: Mapping[str, Any], state: Mapping[str, Any], loaded: LoadedCheckpoint) -> None:
+    """Load the states of all parts, or of none.
 
     Raises:
-        CheckpointMismatchError: One does not take its state.
+        CheckpointMismatchError: A part does not accept its state.
     """
     before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
     try:
@@ -99,91 +101,96 @@ def load_all(parts: Mapping[str, Any], state: Mapping[str, Any], found: Found) -
     except Exception as error:
         for name, part in parts.items():
             part.load_state_dict(before[name])
-        message = f"{found.checkpoint.path} can't be put in: {error}"
+        message = f"cannot restore this model from {loaded.checkpoint.path}: {error}"
         raise CheckpointMismatchError(message) from error
 
 
 def _forget_compiled(model: BaseModel) -> None:
-    """Compile anew: what was compiled holds the tensors of the optimizer's old state."""
+    """Discard the compiled region, which refers to the tensors of the optimizer's old state."""
     if model.compilation is not None:
         model.compilation.region = None
 
 
-def _check_epochs(run: Run, found: Found) -> None:
-    done = found.info["epoch"]
+def _check_epochs(run: Run, loaded: LoadedCheckpoint) -> None:
+    done = loaded.info["epoch"]
     if done > run.last_epoch:
         message = (
-            f"{found.checkpoint.path} has {done} epochs behind it, but epochs={run.last_epoch}; "
-            "epochs is the number of the last one"
+            f"{loaded.checkpoint.path} has completed {done} epochs, but epochs={run.last_epoch}; "
+            "epochs is the number of the last epoch"
         )
         raise ValueError(message)
 
 
-def _check(run: Run, found: Found, state: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of another run; warn of what may change the bits."""
-    given = fingerprint(run)
-    free = MAY_DIFFER if run.arguments.elastic else ()
-    if not found.info["batch"]:
-        free = (*free, "metrics")  # nothing is counted yet
-    settings = (found.info["run_settings"], given["run_settings"])
-    wrong = differences(*({n: v for n, v in each.items() if n not in free} for each in settings))
-    wrong += _table_differences(state["net"], plain_state(run.net))
-    if run.arguments.seed != found.info["seed"]:
-        wrong.append(f"seed: saved {found.info['seed']}, given {run.arguments.seed}")
+def _check_same_run(run: Run, loaded: LoadedCheckpoint, state: Mapping[str, Any]) -> None:
+    """Raise an error if the checkpoint is of another run; warn if the bits may differ."""
+    now = fingerprint(run)
+    ignored = MAY_DIFFER if run.arguments.elastic else ()
+    if not loaded.info["batch"]:
+        ignored = (*ignored, "metrics")  # their sums are empty
+    settings = (loaded.info["run_settings"], now["run_settings"])
+    compared = ({n: v for n, v in each.items() if n not in ignored} for each in settings)
+    different = differences(*compared)
+    different += _weight_differences(state["net"], plain_state(run.net))
+    if run.arguments.seed != loaded.info["seed"]:
+        different.append(f"seed: saved {loaded.info['seed']}, given {run.arguments.seed}")
     parts = {*run.state.parts(), "random"}
-    if not run.coordinator.processes.main:  # it has not the callbacks that write
+    if not run.coordinator.processes.is_main:  # only that has the callbacks that write
         state = {name: part for name, part in state.items() if not name.startswith("callbacks.")}
         parts = {name for name in parts if not name.startswith("callbacks.")}
-    lacking = sorted(parts - {*state})
-    wrong += [f"{name} is missing" for name in lacking if not _may_differ(name)]
-    _refuse(found, wrong)
-    odd = [f"{name} has no state there, and begins afresh" for name in sorted(parts - {*state})]
-    odd += [f"{name} is not in this fit" for name in sorted({*state} - parts)]
-    odd += differences(found.info["machine"], given["machine"])
-    if run.arguments.elastic and changed(run, found):
-        odd.append("there are other batches (elastic=True)")
-    if odd:
+    missing = sorted(parts - {*state})
+    different += [f"{name} is missing" for name in missing if not _is_optional(name)]
+    _raise_if_different(loaded, different)
+    reasons = [f"{name} has no saved state and starts fresh" for name in missing]
+    reasons += [f"{name} is not in this fit" for name in sorted({*state} - parts)]
+    reasons += differences(loaded.info["machine"], now["machine"])
+    if run.arguments.elastic and world_changed(run, loaded):
+        reasons.append("the batches differ (elastic=True)")
+    if reasons:
         warnings.warn(
-            f"going on from {found.checkpoint.path}, but the bits may differ from those of a run "
-            f"without interruption: {'; '.join(odd)}",
+            f"resuming {loaded.checkpoint.path}, but the bits may differ from those of a run "
+            f"without interruption: {'; '.join(reasons)}",
             NotBitExactWarning,
             stacklevel=2,
         )
 
 
-def _may_differ(part: str) -> bool:
-    """Say whether a fit can go on without the state of a part: callbacks and precision change."""
+def _is_optional(part: str) -> bool:
+    """Return whether a fit can resume without the state of a part."""
     return part.startswith("callbacks.") or part == "scaler"
 
 
-def _refuse(found: Found, wrong: list[str]) -> None:
-    if wrong:
-        listed = "\n".join(f"  {each}" for each in wrong)
+def _raise_if_different(loaded: LoadedCheckpoint, different: list[str]) -> None:
+    if different:
+        listed = "\n".join(f"  {text}" for text in different)
         message = (
-            f"{found.checkpoint.path} is of another run than this one:\n{listed}\nmake them the "
-            "same; or begin a new run with its weights: model.load_ckpt(...), fit(resume=False)"
+            f"{loaded.checkpoint.path} belongs to a different run:\n{listed}\nmatch the settings, "
+            "or start a new run with its weights: model.load_ckpt(...), fit(resume=False)"
         )
         raise CheckpointMismatchError(message)
 
 
-def _table_differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return in what two state dicts differ, but for their numbers."""
-    found = []
-    for kind, names in (
-        ("missing in the checkpoint", [name for name in given if name not in saved]),
-        ("not in this net", [name for name in saved if name not in given]),
+def _weight_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return how names, types and shapes of two state dicts differ."""
+    texts = []
+    for what, names in (
+        ("missing in the checkpoint", [name for name in now if name not in saved]),
+        ("not in this net", [name for name in saved if name not in now]),
     ):
         if names:
-            found.append(f"{len(names)} weights {kind}: {', '.join(names[:10])}")
-    apart = [
-        f"{name} saved {_form(saved[name])}, given {_form(given[name])}"
-        for name in given
-        if name in saved and not is_lazy(given[name]) and _form(saved[name]) != _form(given[name])
+            texts.append(f"{len(names)} weights {what}: {', '.join(names[:10])}")
+    different = [
+        f"{name} saved {_dtype_and_shape(saved[name])}, given {_dtype_and_shape(now[name])}"
+        for name in now
+        if name in saved
+        and not is_lazy(now[name])
+        and _dtype_and_shape(saved[name]) != _dtype_and_shape(now[name])
     ]
-    return found + ([f"{len(apart)} weights: {'; '.join(apart[:10])}"] if apart else [])
+    if different:
+        texts.append(f"{len(different)} weights: {'; '.join(different[:10])}")
+    return texts
 
 
-def _form(value: Any) -> str:
+def _dtype_and_shape(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

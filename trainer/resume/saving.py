@@ -1,4 +1,4 @@
-"""When a fit saves where it stands, and what it says about it."""
+"""Save the training state of a fit: after epochs, within them, and on request."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fitorch.callbacks.base import Callback, Logs
 from fitorch.checkpoint.checkpoint import Checkpoint
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.checkpoint.store import CheckpointStore
-from fitorch.checkpoint.writers import Background, Foreground
-from fitorch.distributed.dtensor import local
+from fitorch.checkpoint.writers import AsyncWriter, SyncWriter
+from fitorch.distributed.dtensor import local_tensor
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.errors import CheckpointWriteError, NonFiniteError
 from fitorch.files import shown
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from fitorch.engine.run import Run
 
 
-_MOST_FAILURES = 3  # in a row, where errors of saving are warnings
+_MAX_FAILURES = 3  # in a row, if errors of saving are warnings
 
 
 class Saving(Callback):
-    """Save a checkpoint after each epoch, and when a fit is told to stop within one.
+    """Save a checkpoint after each epoch, and if a fit stops within one.
 
-    It comes behind all callbacks that have a state.
+    It runs after all callbacks that have a state.
 
     Args:
-        folder: The run's folder.
-        on_error: "raise", or "warn" where an error of writing should not end training; the third
+        folder: The folder of the run.
+        on_error: "raise", or "warn" if an error of writing should not end training; the third error
             in a row does.
-        background: Write in a thread, while training goes on with copies made.
+        background: Whether to write copies in a thread while training continues.
 
     Attributes:
         newest: The folder of the newest checkpoint, None before the first.
-        newest_step: The updates that were completed in it.
+        newest_step: The number of completed updates in it.
         run: The fit.
     """
 
@@ -57,43 +57,43 @@ class Saving(Callback):
         self.folder = folder
         self.newest: Path | None = None
         self.newest_step = 0
-        self._saved: tuple[int, ...] | None = None  # where training stood at the last save
+        self._saved: tuple[int, ...] | None = None  # see `_position`, of the last save
         self.resumed_from: Path | None = None
         self._on_error = on_error
         self._failures = 0
-        self._writer = Background(self._written) if background else Foreground(self._written)
+        self._writer = AsyncWriter(self._written) if background else SyncWriter(self._written)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Save, unless the epoch was cut short to be gone on with."""
+        """Save, unless the fit stopped within the epoch and saves that position itself."""
         if not self.run.cut_short:
             self.save()
-        if self.run.coordinator.processes.main:
+        if self.run.coordinator.processes.is_main:
             self._attempt(lambda: self.folder.write_history(self.run.state.history.columns))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Wait until all is written."""
+        """Wait until the last checkpoint is written."""
         self._attempt(self._writer.wait)
 
     def save(self, *, wait: bool = False) -> None:
-        """Save where training stands, between two updates.
+        """Save the training state; call this between two updates.
 
         Args:
-            wait: Until it is on the disk.
+            wait: Whether to wait until the checkpoint is on the disk.
 
         Raises:
             NonFiniteError: Weights are NaN or infinite.
-            CheckpointWriteError: It can't be written.
-            CheckpointError: A state can't be stored.
+            CheckpointWriteError: Writing failed.
+            CheckpointError: A state has a value that is not supported.
         """
         run = self.run
         check_finite(run)
         snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
-        self._saved = self._place()
+        self._saved = self._position()
         parts, writer = snapshot.packed(), self._writer
-        if isinstance(writer, Background):
+        if isinstance(writer, AsyncWriter):
             parts = {name: part.copied() for name, part in parts.items()}
-        if snapshot.split or snapshot.parts is None:  # a thread must send no messages to the others
-            writer = Foreground(self._written)
+        if snapshot.split or snapshot.parts is None:  # only the main thread may use collectives
+            writer = SyncWriter(self._written)
         step, info = run.state.update.completed, info_of(run)
         protected = [path for path in (self.resumed_from,) if path is not None]
 
@@ -105,30 +105,30 @@ class Saving(Callback):
             self._attempt(self._writer.wait)
 
     def save_anew(self) -> None:
-        """Save where training stands, unless that was done already; wait until it is on the disk.
+        """Save the training state unless it is saved already; wait until it is on the disk.
 
         Raises:
             CheckpointError, NonFiniteError: See `save`.
         """
         self._attempt(self._writer.wait)
-        due = self.newest is None or self._failures > 0 or self._saved != self._place()
-        if self.run.coordinator.processes.from_main(due):
+        due = self.newest is None or self._failures > 0 or self._saved != self._position()
+        if self.run.coordinator.processes.broadcast(due):
             self.save(wait=True)
 
-    def _place(self) -> tuple[int, ...]:
+    def _position(self) -> tuple[int, ...]:
         progress = self.run.progress
-        return self.run.state.update.completed, progress.epochs, self.run.feed.taken
+        return self.run.state.update.completed, progress.epochs, self.run.iterator.taken
 
     def try_encoding(self) -> None:
-        """Find out before the first step whether all states can be stored.
+        """Check before the first step that a checkpoint can store all states.
 
         Raises:
-            CheckpointError: One can't; it names the path to it.
+            CheckpointError: A value is not supported; the message names its path.
         """
         Snapshot.of(self.run.state.state_dict(), self.run.coordinator.processes).packed()
 
     def _written(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is None:  # the main process writes for all
+        if checkpoint is None:  # only the main process has it
             return
         self.newest, self.newest_step = shown(checkpoint.path), checkpoint.step
         self._failures = 0
@@ -142,7 +142,7 @@ class Saving(Callback):
             action()
         except CheckpointWriteError as error:
             self._failures += 1
-            if self._on_error == "raise" or self._failures >= _MOST_FAILURES:
+            if self._on_error == "raise" or self._failures >= _MAX_FAILURES:
                 raise
             warnings.warn(str(error), stacklevel=2)
 
@@ -151,10 +151,10 @@ class StepSaving(Saving):
     """Save within epochs too.
 
     Args:
-        folder: The run's folder.
+        folder: The folder of the run.
         every_n_steps: Save after each update whose number is a multiple of this, or None.
-        every_minutes: Save after the first update behind so many minutes, or None.
-        **options: As for `Saving`.
+        every_minutes: Save after the first update once so many minutes have passed, or None.
+        **options: See `Saving`.
     """
 
     def __init__(
@@ -166,25 +166,25 @@ class StepSaving(Saving):
     ) -> None:
         super().__init__(folder, **options)
         self._every = every_n_steps
-        self._pause = None if every_minutes is None else 60 * every_minutes
+        self._interval = None if every_minutes is None else 60 * every_minutes  # seconds
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start the clock."""
         self._seen, self._saved_at = self.run.state.update.completed, time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Save where it is time."""
+        """Save if a save is due."""
         step = self.run.state.update.completed
         if step == self._seen:
             return
         self._seen = step
         due = self._every is not None and not step % self._every
-        if self._pause is not None and not due:
-            due = time.monotonic() - self._saved_at >= self._pause
+        if self._interval is not None and not due:
+            due = time.monotonic() - self._saved_at >= self._interval
         coordinator = self.run.coordinator
-        if due and coordinator.processes.several and step % (self._every or step + 1):
+        if due and coordinator.processes.is_distributed and step % (self._every or step + 1):
             coordinator.save_requested, due = (
-                coordinator.processes.main,
+                coordinator.processes.is_main,
                 False,
             )  # clocks differ: all decide
         if due or coordinator.save:
@@ -193,18 +193,18 @@ class StepSaving(Saving):
 
 
 def save_to(path: str | Path, run: Run) -> Path:
-    """Save where a fit stands into a folder of its own; what was there makes way."""
+    """Save the training state to its own folder, replacing the checkpoint there."""
     check_finite(run)
     store = CheckpointStore(path, keep=1)
     snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
-    made = snapshot.write(store, run.state.update.completed, snapshot.packed(), info_of(run))
-    written = run.coordinator.processes.from_main(None if made is None else made.path)
+    saved = snapshot.write(store, run.state.update.completed, snapshot.packed(), info_of(run))
+    written = run.coordinator.processes.broadcast(None if saved is None else saved.path)
     assert isinstance(written, Path)
     return written
 
 
 def info_of(run: Run) -> dict[str, Any]:
-    """Return what a checkpoint tells before it is read."""
+    """Return the facts for the manifest of a checkpoint."""
     progress, history = run.progress, run.state.history
     return {
         "run": run.model.run_id,
@@ -220,23 +220,23 @@ def info_of(run: Run) -> dict[str, Any]:
 
 
 def plain_number(value: float | None) -> float | None:
-    """Return a number that JSON can hold, None for NaN and infinity."""
+    """Return a number that JSON supports, None for NaN and infinity."""
     return value if value is not None and math.isfinite(value) else None
 
 
 @torch.no_grad()
 def check_finite(run: Run) -> None:
-    """Refuse weights that are no numbers: a checkpoint of them is of no use to anybody.
+    """Raise an error if weights are NaN or infinite: no run can resume with them.
 
     Raises:
-        NonFiniteError: It names the parameters.
+        NonFiniteError: Weights are not finite; the message names the parameters.
     """
-    named = [(name, local(p)) for name, p in run.net.named_parameters() if p.requires_grad]
+    named = [(name, local_tensor(p)) for name, p in run.net.named_parameters() if p.requires_grad]
     wrong = [~p.isfinite().all() for _, p in named]
     names = []
     if wrong and bool(torch.stack(wrong).any()):
-        names = [name for (name, _), each in zip(named, wrong, strict=True) if each]
-    if is_sharded(run.net):  # each has seen a part
+        names = [name for (name, _), is_wrong in zip(named, wrong, strict=True) if is_wrong]
+    if is_sharded(run.net):  # each rank has checked its shards
         names = list(dict.fromkeys(chain(*run.coordinator.processes.gather(names))))
     if not names:
         return

@@ -1,4 +1,4 @@
-"""Where a fit stands, as it is stored: by files, of all its processes together."""
+"""The state of a fit on all ranks, arranged by the files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from fitorch.checkpoint.checkpoint import Checkpoint
 from fitorch.checkpoint.parts import Part, pack
 from fitorch.checkpoint.store import CheckpointStore
 from fitorch.distributed.processes import Processes
-from fitorch.files import Entry
+from fitorch.files import FileDigest
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A fit's state, arranged for writing.
+    """The state of a fit, arranged for writing.
 
-    The main process writes for all; where the net is split, each writes its own part of that.
+    The main process writes the state of all ranks; if the net is sharded, each rank writes its
+    shards.
 
     Args:
-        parts: The state by the files that it is stored in; None but in the main process.
-        split: Tensors of which each process holds a part.
-        processes: Those of the fit.
+        parts: The state by file; None except in the main process.
+        split: The sharded tensors by name.
+        processes: The ranks of the fit.
     """
 
     parts: dict[str, Any] | None
@@ -35,22 +36,22 @@ class Snapshot:
 
     @classmethod
     def of(cls, state: dict[str, Any], processes: Processes) -> Snapshot:
-        """Arrange a state. Each process has random numbers, sums and a place of its own."""
+        """Arrange a state: random state, sums and position of each rank, and what all share."""
         rest = dict(state)
-        own = {name: rest.pop(name) for name in ("random", "sums", "feed")}
-        rest, split = shards.taken_out(rest)
-        everywhere = processes.gather_to_main(own)
-        if everywhere is None:
+        local = {name: rest.pop(name) for name in ("random", "sums", "feed")}
+        rest, split = shards.extract_tensors(rest)
+        locals_of_ranks = processes.gather_to_main(local)
+        if locals_of_ranks is None:
             return cls(None, split, processes)
         net, optimizer = rest.pop("net"), rest.pop("optimizer")
-        ranks = {f"rank-{rank:05d}": each for rank, each in enumerate(everywhere)}
+        ranks = {f"rank-{rank:05d}": state for rank, state in enumerate(locals_of_ranks)}
         return cls({"model": net, "optimizer": optimizer, "state": rest, **ranks}, split, processes)
 
     def packed(self) -> dict[str, Part]:
-        """Return the parts as they are written, none but in the main process.
+        """Return the parts in the form that is written; {} except in the main process.
 
         Raises:
-            CheckpointError: A state can't be stored.
+            CheckpointError: A state has a value that is not supported.
         """
         return pack(self.parts or {})
 
@@ -62,36 +63,36 @@ class Snapshot:
         info: Mapping[str, Any],
         protected: Collection[Path] = (),
     ) -> Checkpoint | None:
-        """Write a checkpoint; where the net is split, every process must call this.
+        """Write a checkpoint; if the net is sharded, every rank must call this.
 
         Returns:
-            The checkpoint; None but in the main process.
+            The checkpoint; None except in the main process.
 
         Raises:
-            CheckpointWriteError: It can't be written.
+            CheckpointWriteError: Writing failed.
         """
         if not self.split:
             return None if self.parts is None else store.write(step, parts, info, protected)
         if self.parts is None:
-            folder = self.processes.from_main(None)
-            if folder is not None:  # else the main process has failed, and tells why
+            folder = self.processes.broadcast(None)
+            if folder is not None:  # otherwise the main process has failed, and raises
                 shards.write(folder, self.split, self.processes)
             return None
-        told = False
+        folder_sent = False
 
-        def write_split(folder: Path) -> dict[str, Entry]:
-            nonlocal told
-            told = True
-            return shards.write(self.processes.from_main(folder), self.split, self.processes)
+        def write_shards(folder: Path) -> dict[str, FileDigest]:
+            nonlocal folder_sent
+            folder_sent = True
+            return shards.write(self.processes.broadcast(folder), self.split, self.processes)
 
         try:
-            return store.write(step, parts, info, protected, write_split)
+            return store.write(step, parts, info, protected, write_shards)
         finally:
-            if not told:
-                self.processes.from_main(None)
+            if not folder_sent:  # the other ranks wait for it
+                self.processes.broadcast(None)
 
 
-def rearranged(parts: dict[str, Any], rank: int = 0) -> dict[str, Any]:
-    """Return the state of a process of a fit out of what `Snapshot` made of it."""
-    whole = {"net": parts["model"], "optimizer": parts["optimizer"]}
-    return {**parts["state"], **whole, **parts[f"rank-{rank:05d}"]}
+def state_of_rank(parts: dict[str, Any], rank: int = 0) -> dict[str, Any]:
+    """Return the state of a rank from the parts that `Snapshot.of` arranged."""
+    shared = {"net": parts["model"], "optimizer": parts["optimizer"]}
+    return {**parts["state"], **shared, **parts[f"rank-{rank:05d}"]}

@@ -8,11 +8,12 @@ from typing import Any
 
 from fitorch.data.sources import Source
 from fitorch.engine.steps.measurement import MeasurementSpec
+from fitorch.tree import sample_count
 
 from .epochs import EpochBatches
 from .kit import RunnerKit
 from .log import StageLog
-from .setup import check_one_process, metric_copies, placed_kit, samples_in
+from .setup import check_one_process, metric_copies, placed_kit
 
 
 class RunnerEvaluationStep:
@@ -46,7 +47,7 @@ class RunnerEvaluationStep:
         if self._whole_passes:
             self.measurement.replace(self._kit.over(self._runner)(batch))
         else:
-            self.measurement.add(self._runner(batch), samples_in(batch))
+            self.measurement.add(self._runner(batch), max(1, sample_count(batch, default=1)))
 
     @property
     def done(self) -> bool:

@@ -12,7 +12,6 @@ from torch import nn, optim
 from fitorch.data.sources import Source
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.steps.measurement import MeasurementSpec
-from fitorch.tree import sample_count
 
 from .kit import RunnerKit, called
 
@@ -26,10 +25,10 @@ def check_one_process(spec: MeasurementSpec) -> None:
     Raises:
         ValueError: Several processes were launched.
     """
-    if spec.placement.processes.several:
+    if spec.placement.processes.is_distributed:
         message = (
             "a StepRunner works in one process, but "
-            f"{spec.placement.processes.count} were launched; pass forward= instead"
+            f"{spec.placement.processes.world_size} were launched; pass forward= instead"
         )
         raise ValueError(message)
 
@@ -107,11 +106,3 @@ def metric_copies(spec: MeasurementSpec) -> dict[str, Any]:
         own = copy.deepcopy(metric)
         copies[name] = own.to(spec.placement.device) if isinstance(own, nn.Module) else own
     return copies
-
-
-def samples_in(batch: Any) -> int:
-    """Return the number of samples in a batch; 1 if it is not known, so batches count alike."""
-    try:
-        return sample_count(batch) or 1
-    except ValueError:
-        return 1

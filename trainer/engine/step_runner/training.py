@@ -11,9 +11,10 @@ from fitorch.engine.arguments import FitArguments
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.optim.update import Update
+from fitorch.tree import sample_count
 
 from .log import StageLog
-from .setup import check_arguments, check_one_process, metric_copies, placed_kit, samples_in
+from .setup import check_arguments, check_one_process, metric_copies, placed_kit
 
 if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
@@ -64,7 +65,7 @@ class RunnerTrainingStep(UpdatingStep[StageLog]):
             returned = self._runner(batch)
         finally:
             self._accelerator.sync_gradients = True
-        self.measurement.add(returned, samples_in(batch))
+        self.measurement.add(returned, max(1, sample_count(batch, default=1)))
         if closes:
             self._open, self._since_update = False, 0
             self.update.completed += 1

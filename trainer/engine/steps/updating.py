@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fitorch.engine.diagnostics import circumstances
 from fitorch.optim.update import Update
 
 from .stage_values import StageValues
+
+if TYPE_CHECKING:
+    from fitorch.engine.base_model import BaseModel
 
 Values_co = TypeVar("Values_co", bound=StageValues, covariant=True)
 
@@ -28,7 +31,7 @@ class UpdatingStep(ABC, Generic[Values_co]):
 
     _open: bool = False  # whether an update has begun that more batches are part of
 
-    def __init__(self, measurement: Values_co, update: Update, model: Any) -> None:
+    def __init__(self, measurement: Values_co, update: Update, model: BaseModel) -> None:
         self.measurement = measurement
         self.update = update
         self.model = model

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
 from fitorch.errors import annotate
+from fitorch.internals.torch import foreach_div_
 from fitorch.losses.terms import TermValue
 from fitorch.nets.modes import modes_restored
 from fitorch.optim.update import Update
@@ -102,7 +103,7 @@ class DDPSync:
     def divide(self, count: float | Tensor) -> None:
         """Divide the gradients."""
         gradients = [p.grad for p in self._update.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, count)
+        foreach_div_(gradients, count)
 
     def _as_tensor(self, request: float, count: Any) -> Tensor:
         if isinstance(count, Tensor):  # on a device, where reading it would wait
