@@ -8,25 +8,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from fitorch.inspection.dry_run import plain, try_out, undisturbed
+from fitorch.inspection.dry_run import dry_run, original_net, undisturbed
 from fitorch.inspection.example_inputs import features_for
-from fitorch.inspection.layer_table import Row, Sheet, Totals
+from fitorch.inspection.layer_table import LayerRow, LayerTable, Totals
 from fitorch.inspection.layers import (
     Layer,
     branches,
-    count_of,
-    megabytes,
+    format_megabytes,
+    layer_tree,
     note_of,
+    parameter_count,
     shapes_of,
     size,
-    tree_of,
 )
-from fitorch.inspection.module_tracer import Recorder
+from fitorch.inspection.module_tracer import ModuleTracer
 
 from .tree import byte_count, sample_count
 
 
-class Summary(Sheet):
+class Summary(LayerTable):
     """The layers of a net; `str(summary)` is the table.
 
     Args:
@@ -68,12 +68,12 @@ class Summary(Sheet):
         calls = [call for layer in root.walk() for call in layer.calls if call.leaf]
         self.pass_bytes = 2 * sum(call.new_bytes for call in calls)
         rows = [
-            Row(
+            LayerRow(
                 branch,
                 below,
                 layer.name,
                 layer.kind if layer.depth else "",
-                [shapes_of(layer, samples, batch), [count_of(layer, depth)]],
+                [shapes_of(layer, samples, batch), [parameter_count(layer, depth)]],
                 note_of(layer, depth),
                 layer.depth,
             )
@@ -103,7 +103,7 @@ class Summary(Sheet):
         heads = ("Memory in MB", "of a sample", f"of a batch of {samples}")
         shown = 1 if of_one else 2
         lines = [
-            (name, *(megabytes(value) for value in values[:shown]))
+            (name, *(format_megabytes(value) for value in values[:shown]))
             for name, *values in zip(labels, *columns, strict=True)
         ]
         return Totals(heads[: shown + 1], lines)
@@ -160,20 +160,20 @@ def summary(
         >>> table.total_params
         17
     """
-    net = plain(net)
+    net = original_net(net)
     given = [each for each in (input_data, input_data_args, features) if each is not None]
     batch_of = features_for(net, given, input_shape, input_dtype, batch_size)
-    samples, recorder = max(1, sample_count(batch_of, default=1)), Recorder(net)
+    samples, tracer = max(1, sample_count(batch_of, default=1)), ModuleTracer(net)
     shown = batch_size if input_shape is not None and batch_size > 0 else -1
     try:
         with undisturbed(net), torch.no_grad():
-            try_out(net, batch_of, recorder)
+            dry_run(net, batch_of, tracer)
     except Exception:
-        if verbose and recorder.open:
-            root = tree_of(net, recorder.begun)
+        if verbose and tracer.active:
+            root = layer_tree(net, tracer.calls)
             Summary(root, batch_of, samples, shown, depth, complete=False).show()
         raise
-    root, ours = tree_of(net, recorder.begun), input_shape is not None and shown == -1
+    root, ours = layer_tree(net, tracer.calls), input_shape is not None and shown == -1
     table = Summary(root, batch_of, samples, shown, depth, ours=ours)
     if verbose:
         table.show()

@@ -276,9 +276,9 @@ def test_one_of_several_outputs_is_named():
     expected = confusion_matrix(BINARY, output(model)["sex"] > 0)
     assert (matrix(model.plot_confusion_matrix(data, output="sex")) == expected).all()
     assert model.plot_residuals(data, output="age").axes
-    with pytest.raises(ValueError, match=r"plot_roc compares one tensor .* pick one with output="):
+    with pytest.raises(ValueError, match=r"plot_roc compares one tensor .* select one with "):
         model.plot_roc(data)
-    with pytest.raises(ValueError, match="there is no output 'size'"):
+    with pytest.raises(ValueError, match="output 'size' does not exist"):
         model.plot_roc(data, output="size")
 
 
@@ -297,8 +297,8 @@ def test_one_of_several_outputs_is_named():
             "this one is multilabel, 3 labels: .* use plot_roc",
         ),
         ("plot_roc", lambda: KerasModel(linear(3), "mse"), VALUES, "this one is regression"),
-        ("plot_residuals", lambda: KerasModel(linear(3), "mse"), VALUES, "with each target"),
-        ("plot_roc", lambda: KerasModel(linear(3), "mse"), VALUES[:, None, None], "can't tell"),
+        ("plot_residuals", lambda: KerasModel(linear(3), "mse"), VALUES, "one prediction per"),
+        ("plot_roc", lambda: KerasModel(linear(3), "mse"), VALUES[:, None, None], "cannot infer"),
     ],
 )
 def test_a_picture_that_does_not_fit_the_problem_names_the_one_that_does(picture, model, y, text):
@@ -316,7 +316,7 @@ def test_wrong_arguments_say_what_was_expected():
         model.plot_confusion_matrix((X, CLASSES), batchsize=3)
     with pytest.raises(ValueError, match="up to 6 targets, but the data has 7"):
         value_model(7).plot_residuals((X, torch.randn(230, 7)))
-    with pytest.raises(ValueError, match="predictions are NaN"):
+    with pytest.raises(ValueError, match="predictions contain NaN"):
         binary_model().plot_roc((X * math.nan, BINARY))
 
 

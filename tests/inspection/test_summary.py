@@ -545,7 +545,7 @@ def test_a_net_that_catches_a_layers_error_goes_on():
         (("x",), {}, TypeError, "features is a str; expected a batch"),
         (((3, 32, 32),), {}, TypeError, "or input_shape="),
         ((), {"input_shape": 3}, TypeError, "input_shape has 3; expected sizes"),
-        ((), {"input_shape": (-1, 3)}, ValueError, "leave the batch dimension out"),
+        ((), {"input_shape": (-1, 3)}, ValueError, "omit the batch dimension"),
         ((), {"input_shape": (2,), "input_dtype": "no"}, TypeError, "input_dtype='no'"),
         ((), {"input_shape": [(2,), "ab"]}, TypeError, "input_shape has 'ab'"),
     ],
@@ -798,9 +798,9 @@ def test_gradients_are_left_alone():
     ],
 )
 def test_counts_have_three_digits_and_a_unit(number, text):
-    from fitorch.inspection.flops import short
+    from fitorch.inspection.flops import format_count
 
-    assert short(number) == text
+    assert format_count(number) == text
 
 
 def test_the_document_shows_what_is_printed(capsys):

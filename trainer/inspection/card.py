@@ -1,4 +1,4 @@
-"""What somebody needs to know who gets a model: net, objective, figures, data, versions."""
+"""Model card: net, objective, metrics, data and software versions of a trained model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def card(model: BaseModel) -> dict[str, Any]:
-    """Return what a model card needs; see `KerasModel.card`."""
+    """Return the contents of a model card; see `KerasModel.card`."""
     history, parameters = model.history, sized(model.net)
     last = history.fits[-1] if history.fits else None
-    facts: dict[str, Any] = {
+    contents: dict[str, Any] = {
         "net": type(model.net).__name__,
         "parameters": sum(p.numel() for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
@@ -26,30 +26,30 @@ def card(model: BaseModel) -> dict[str, Any]:
         "metrics": [name for name, _, _ in flat(model.metrics_dict)],
         "optimizer": None if model.optimizer is None else optimizer_of(model.optimizer),
         "epochs": history.epoch[-1] + 1 if len(history) else 0,
-        "best": _best(model),
+        "best": _best_epoch(model),
         "seed": history.seed,
     }
-    return facts | (_of_fit(last) if last else {})
+    return contents | (_of_fit(last) if last else {})
 
 
-def _best(model: BaseModel) -> dict[str, Any] | None:
-    """Return which epoch is best by what, with all its figures; None where nothing is."""
+def _best_epoch(model: BaseModel) -> dict[str, Any] | None:
+    """Return the best epoch, the monitored value and all other values; None if there is none."""
     history, row = model.history, model.history.best
     if not row:
         return None
-    figures = {n: value for n, value in row.items() if n not in ("epoch", "seconds")}
-    measured = {name: float(value) for name, value in figures.items() if value == value}
-    chosen = {"monitor": history.monitor, "mode": history.mode, "epoch": int(row["epoch"])}
-    return {**chosen, "value": float(row[history.monitor]), "figures": measured}
+    columns = {n: value for n, value in row.items() if n not in ("epoch", "seconds")}
+    measured = {name: float(value) for name, value in columns.items() if value == value}  # not NaN
+    monitored = {"monitor": history.monitor, "mode": history.mode, "epoch": int(row["epoch"])}
+    return {**monitored, "value": float(row[history.monitor]), "figures": measured}
 
 
 def _of_fit(fit: FitRecord) -> dict[str, Any]:
-    """Return what the last fit tells, in which its optimizer stands as it began."""
-    told = dict(fit.settings)
+    """Return the record of the last fit, with the optimizer as it was at its beginning."""
+    settings = dict(fit.settings)
     return {
-        "optimizer": told.get("optimizer"),
-        "data": told.get("training data"),
-        "settings": told,
+        "optimizer": settings.get("optimizer"),
+        "data": settings.get("training data"),
+        "settings": settings,
         "environment": dict(fit.environment),
         "git": _git(fit),
         "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(fit.began)),
@@ -61,9 +61,9 @@ def _of_fit(fit: FitRecord) -> dict[str, Any]:
 
 
 def _git(fit: FitRecord) -> dict[str, Any] | None:
-    """Return the commit; whether files were changed only where it is still checked out."""
-    found = fit.revision
-    if found is None:
+    """Return the commit of a fit, and whether files differ from it if it is still checked out."""
+    recorded = fit.revision
+    if recorded is None:
         return None
-    changed = is_changed(found.folder) if revision(found.folder) == found else None
-    return {"commit": found.commit, "branch": found.branch or None, "changed": changed}
+    changed = is_changed(recorded.folder) if revision(recorded.folder) == recorded else None
+    return {"commit": recorded.commit, "branch": recorded.branch or None, "changed": changed}

@@ -1,4 +1,4 @@
-"""One forward pass to look at, after which everything is as it was before."""
+"""Dry run: one forward pass of a net without lasting side effects."""
 
 from __future__ import annotations
 
@@ -17,74 +17,74 @@ from fitorch.nets.forward import choose_call
 from fitorch.nets.modes import modes_restored
 from fitorch.randomness import undisturbed_randomness
 
-from .module_tracer import Call, Recorder
+from .module_tracer import Call, ModuleTracer
 
 
-def plain(net: Any) -> nn.Module:
-    """Return the module behind what torch.compile gave.
+def original_net(net: Any) -> nn.Module:
+    """Return the net, or the original module of a compiled one.
 
     Raises:
-        TypeError: It is no module.
+        TypeError: `net` is not a module.
     """
-    found = original_module(net) or net
-    if not isinstance(found, nn.Module):
+    module = original_module(net) or net
+    if not isinstance(module, nn.Module):
         message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
         raise TypeError(message)
-    return found
+    return module
 
 
 @contextmanager
 def undisturbed(net: nn.Module) -> Iterator[None]:
-    """Run a net in eval mode; put modes, buffers and random generators back, whatever happens.
+    """Put a net into eval mode, and restore modes, buffers and random generators at the end.
 
-    Lazy layers are the exception: they get their parameters, drawn from the global generators, as
-    from any first batch.
+    Lazy layers are an exception: their parameters are initialized from the global generators, as by
+    any first batch.
     """
     with ExitStack() as stack:
         if not any(is_lazy(parameter) for parameter in net.parameters()):
             stack.enter_context(undisturbed_randomness())
         stack.enter_context(modes_restored(net))
-        stack.callback(_buffers(net))
+        stack.callback(_buffer_restorer(net))
         stack.enter_context(without_compiled_calls(net))
         net.eval()
         yield
 
 
-def try_out(net: nn.Module, features: Any, recorder: Recorder) -> Any:
-    """Call the net under a recorder's eyes; return what it gives.
+def dry_run(net: nn.Module, features: Any, tracer: ModuleTracer) -> Any:
+    """Call the net with tracing, and return its output.
 
     Raises:
-        ShapeError: A layer rejects the shape of what it gets; it says which layer, and what.
+        ShapeError: A layer rejects the shape of its inputs.
     """
     try:
-        with recorder.watching():
+        with tracer.tracing():
             return choose_call(net, features)(features)
     except Exception as error:
-        _explain(error, net, recorder.failed)
+        _locate_error(error, net, tracer.failed)
         raise
 
 
-def _explain(error: Exception, net: nn.Module, failed: Call | None) -> None:
+def _locate_error(error: Exception, net: nn.Module, failed: Call | None) -> None:
     if failed is None:
         return
     names = {id(module): name for name, module in net.named_modules()}
     path = names.get(id(failed.module)) or "the net"
-    where = f"{path} ({type(failed.module).__name__}), which got {failed.got}"
+    where = f"{path} ({type(failed.module).__name__}), which got {failed.inputs}"
     if is_shape_error(error):
         message = f"{error} [in {where}]"
         raise ShapeError(message) from error
-    annotate(error, f"in {where}{_hint(failed)}")
+    annotate(error, f"in {where}{_dtype_hint(failed)}")
 
 
-def _hint(failed: Call) -> str:
-    wants_numbers = isinstance(failed.module, (nn.Embedding, nn.EmbeddingBag))
-    if wants_numbers and failed.got.startswith(("float", "bfloat")):
-        return "; an embedding takes whole numbers: pass them, or input_dtype=torch.long"
+def _dtype_hint(failed: Call) -> str:
+    is_embedding = isinstance(failed.module, (nn.Embedding, nn.EmbeddingBag))
+    if is_embedding and failed.inputs.startswith(("float", "bfloat")):
+        return "; an embedding expects integers: pass them, or input_dtype=torch.long"
     return ""
 
 
-def _buffers(net: nn.Module) -> Callable[[], None]:
-    """Return what puts the buffers back, in their values and as the objects that they are."""
+def _buffer_restorer(net: nn.Module) -> Callable[[], None]:
+    """Return a function that restores the buffers: the same objects with the same values."""
     saved = [
         (module._buffers, name, buffer, buffer.clone())
         for module in net.modules()

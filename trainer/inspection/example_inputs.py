@@ -1,4 +1,4 @@
-"""What a summary feeds a net: one batch of features, whatever the user has at hand."""
+"""Example inputs: one batch of features for a summary, from data or from a shape."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fitorch.nets.precision import floating_dtype
 from fitorch.randomness import undisturbed_randomness
 from fitorch.tree import map_tensors
 
-_SAMPLES = 2  # of a batch of our own: batch norm wants two
+_DEFAULT_SAMPLES = 2  # of a generated batch; batch norm needs two
 
 
-def first_features(net: nn.Module, features: Any) -> Any:
+def features_from_data(net: nn.Module, features: Any) -> Any:
     """Return one batch of features, on the net's device and in its precision.
 
     Args:
         net: The net.
         features: A batch: a tensor, array or DataFrame, a tuple or list of them for several inputs,
-            a mapping for named ones; or a DataLoader or Dataset, whose first batch is taken.
+            a mapping for named ones; or a DataLoader or Dataset, whose first batch is used.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: `features` is none of these.
     """
     floating = floating_dtype(net.parameters())
     if isinstance(features, (DataLoader, Dataset)) or _is_hugging_face(features):
@@ -41,75 +41,77 @@ def first_features(net: nn.Module, features: Any) -> Any:
             "DataFrame, a tuple or dict of them, or a DataLoader or Dataset, or input_shape="
         )
         raise TypeError(message)
-    return _fitted(net, to_tensors(features, "features", floating, strict=False))
+    return _match_net(net, to_tensors(features, "features", floating, strict=False))
 
 
-def made_features(net: nn.Module, shape: Any, dtype: Any, batch_size: int) -> Any:
-    """Return a batch of features of our own making; it draws from no global generator.
+def generated_features(net: nn.Module, shape: Any, dtype: Any, batch_size: int) -> Any:
+    """Return a generated batch of features; the global random generators do not change.
 
     Args:
         net: The net.
-        shape: Of an input, without the batch dimension, as (3, 32, 32); a list of such for several
-            inputs, a mapping for named ones.
-        dtype: What to fill it with, None for the net's own precision; one for all, or as `shape`.
-        batch_size: Samples, -1 for as many as we like.
+        shape: The shape of an input without the batch dimension, such as (3, 32, 32); a list of
+            shapes for several inputs, a mapping for named ones.
+        dtype: The dtype, None for the net's precision; one for all inputs, or in the form of
+            `shape`.
+        batch_size: The number of samples, -1 for the default.
 
     Raises:
-        TypeError: Shape or type is none.
+        TypeError: `shape` is not a shape, or `dtype` is not a dtype.
         ValueError: A size is negative.
     """
-    samples = batch_size if batch_size > 0 else _SAMPLES
+    samples = batch_size if batch_size > 0 else _DEFAULT_SAMPLES
     dtypes: Any
     if isinstance(shape, Mapping):
         dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shape, dtype)
-        made: Any = {key: _made(net, shape[key], dtypes.get(key), samples) for key in shape}
+        batch: Any = {key: _generated(net, shape[key], dtypes.get(key), samples) for key in shape}
     elif _is_shape(shape):
-        made = _made(net, shape, dtype, samples)
+        batch = _generated(net, shape, dtype, samples)
     else:
-        dtypes = dtype if isinstance(dtype, (tuple, list)) else [dtype] * len(_several(shape))
-        pairs = zip(_several(shape), dtypes, strict=True)
-        made = tuple(_made(net, each, kind, samples) for each, kind in pairs)
-    return _fitted(net, made)
+        shapes = _shape_sequence(shape)
+        dtypes = dtype if isinstance(dtype, (tuple, list)) else [dtype] * len(shapes)
+        pairs = zip(shapes, dtypes, strict=True)
+        batch = tuple(_generated(net, size, input_dtype, samples) for size, input_dtype in pairs)
+    return _match_net(net, batch)
 
 
-def _made(net: nn.Module, shape: Any, dtype: Any, samples: int) -> Tensor:
+def _generated(net: nn.Module, shape: Any, dtype: Any, samples: int) -> Tensor:
     if not _is_shape(shape):
-        raise TypeError(_no_shape(shape))
+        raise TypeError(_invalid_shape_message(shape))
     if any(size < 0 for size in shape):
-        message = f"input_shape={tuple(shape)} has a negative size; leave the batch dimension out"
+        message = f"input_shape={tuple(shape)} has a negative size; omit the batch dimension"
         raise ValueError(message)
-    kind = _as_dtype(dtype) if dtype is not None else _precision(net) or torch.get_default_dtype()
-    if not (kind.is_floating_point or kind.is_complex):
-        return torch.zeros((samples, *shape), dtype=kind)  # a class, or an index, that exists
-    own = torch.Generator().manual_seed(0)
-    return torch.rand((samples, *shape), generator=own).to(kind)
+    dtype = _as_dtype(dtype) if dtype is not None else _precision(net) or torch.get_default_dtype()
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return torch.zeros((samples, *shape), dtype=dtype)  # 0 is a valid class or index
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand((samples, *shape), generator=generator).to(dtype)
 
 
 def _as_dtype(dtype: Any) -> torch.dtype:
     """Return torch.float32 for torch.float32, torch.FloatTensor, "float32", np.float32."""
-    found = dtype if isinstance(dtype, torch.dtype) else getattr(dtype, "dtype", None)
+    result = dtype if isinstance(dtype, torch.dtype) else getattr(dtype, "dtype", None)
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", "")
-    found = found if isinstance(found, torch.dtype) else getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        message = f"input_dtype={dtype!r}; expected a type of torch, such as torch.long"
+    result = result if isinstance(result, torch.dtype) else getattr(torch, name, None)
+    if not isinstance(result, torch.dtype):
+        message = f"input_dtype={dtype!r}; expected a dtype of torch, such as torch.long"
         raise TypeError(message)
-    return found
+    return result
 
 
 def _is_shape(shape: Any) -> bool:
     return isinstance(shape, Sequence) and all(isinstance(size, int) for size in shape)
 
 
-def _several(shape: Any) -> Sequence[Any]:
+def _shape_sequence(shape: Any) -> Sequence[Any]:
     if not isinstance(shape, (tuple, list)):
-        raise TypeError(_no_shape(shape))
+        raise TypeError(_invalid_shape_message(shape))
     return shape
 
 
-def _no_shape(shape: Any) -> str:
+def _invalid_shape_message(shape: Any) -> str:
     return (
-        f"input_shape has {shape!r}; expected sizes without the batch dimension, as (3, 32, 32), "
-        "or a list of such for several inputs"
+        f"input_shape has {shape!r}; expected sizes without the batch dimension, such as "
+        "(3, 32, 32), or a list of shapes for several inputs"
     )
 
 
@@ -122,14 +124,14 @@ def _is_batch(features: Any) -> bool:
 
 
 def _is_hugging_face(features: Any) -> bool:
-    """Say whether `features` is a map-style dataset that does not say so."""
+    """Return whether `features` is a map-style dataset that is not a subclass of Dataset."""
     sized = hasattr(features, "__getitem__") and hasattr(features, "__len__")
     return sized and not _is_batch(features) and not isinstance(features, (tuple, list, str))
 
 
 def _first_batch(data: Any, floating: torch.dtype) -> Any:
-    """Return the first batch's features; who draws the order stays as it was."""
-    with undisturbed_randomness(), _generators_kept(data):
+    """Return the features of the first batch; random generators are restored afterwards."""
+    with undisturbed_randomness(), _generators_restored(data):
         source = as_source(data, "features", Batching(floating=floating))
         try:
             return features_of(next(iter(source.batches(0))))
@@ -138,10 +140,10 @@ def _first_batch(data: Any, floating: torch.dtype) -> Any:
 
 
 @contextmanager
-def _generators_kept(data: Any) -> Iterator[None]:
+def _generators_restored(data: Any) -> Iterator[None]:
     holders = (data, getattr(data, "sampler", None), getattr(data, "batch_sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    states = [(each, each.get_state()) for each in found if isinstance(each, torch.Generator)]
+    generators = [getattr(holder, "generator", None) for holder in holders]
+    states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     try:
         yield
     finally:
@@ -149,27 +151,27 @@ def _generators_kept(data: Any) -> Iterator[None]:
             generator.set_state(state)
 
 
-def _fitted(net: nn.Module, features: Any) -> Any:
-    """Move features to where the net is, and floats to its precision where it has one."""
+def _match_net(net: nn.Module, features: Any) -> Any:
+    """Return features on the net's device, with floats in its precision if that is unique."""
     device, precision = _device(net), _precision(net)
 
     def fit(tensor: Tensor) -> Tensor:
-        kind = precision if precision is not None and tensor.is_floating_point() else tensor.dtype
-        return tensor.to(device=device, dtype=kind)
+        dtype = precision if precision is not None and tensor.is_floating_point() else tensor.dtype
+        return tensor.to(device=device, dtype=dtype)
 
     return map_tensors(fit, features)
 
 
 def _device(net: nn.Module) -> torch.device | None:
-    """Return where a net lies; None for one without parameters, or on several devices."""
+    """Return the device of a net; None if it has no parameters, or is on several devices."""
     devices = {tensor.device for tensor in _tensors(net)}
     return devices.pop() if len(devices) == 1 else None
 
 
 def _precision(net: nn.Module) -> torch.dtype | None:
-    """Return the one type of a net's floating parameters, None where there are none, or several."""
-    kinds = {parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()}
-    return kinds.pop() if len(kinds) == 1 else None
+    """Return the dtype of a net's floating parameters; None if there is none, or several."""
+    dtypes = {parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
 
 
 def _tensors(net: nn.Module) -> Iterable[Tensor]:
@@ -178,27 +180,27 @@ def _tensors(net: nn.Module) -> Iterable[Tensor]:
 
 
 def features_for(
-    net: nn.Module, given: Sequence[Any], shape: Any, dtype: Any, batch_size: int
+    net: nn.Module, batches: Sequence[Any], shape: Any, dtype: Any, batch_size: int
 ) -> Any:
-    """Return what to call a net with.
+    """Return a batch of features, from a batch or from a shape.
 
     Args:
         net: The net.
-        given: Batches, of which there may be one.
-        shape: Or the shape of an input.
-        dtype: Its type.
-        batch_size: Samples, or -1.
+        batches: The batches that the user passed; at most one is allowed.
+        shape: The shape of an input, or None.
+        dtype: The dtype for `shape`.
+        batch_size: The number of samples for `shape`, or -1.
 
     Raises:
-        ValueError: There is nothing, or there is more than one thing.
+        ValueError: Not exactly one of batch and shape is passed.
     """
-    if len(given) + (shape is not None) != 1:
-        what = "both" if given and shape is not None else "several" if given else "neither"
+    if len(batches) + (shape is not None) != 1:
+        what = "both" if batches and shape is not None else "several" if batches else "neither"
         message = (
-            f"summary wants either features or input_shape, but got {what}; pass a batch, as "
-            "summary(net, x), or summary(net, input_shape=(3, 32, 32))"
+            f"summary expects either features or input_shape, but got {what}; pass a batch, "
+            "summary(net, x), or a shape, summary(net, input_shape=(3, 32, 32))"
         )
         raise ValueError(message)
     if shape is None:
-        return first_features(net, given[0])
-    return made_features(net, shape, dtype, batch_size)
+        return features_from_data(net, batches[0])
+    return generated_features(net, shape, dtype, batch_size)

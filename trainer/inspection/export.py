@@ -1,4 +1,4 @@
-"""A trained net as a file that runs without its code: torch.export, ONNX; or its weights alone."""
+"""Export of a trained net to a file that runs without its code: torch.export or ONNX."""
 
 from __future__ import annotations
 
@@ -20,52 +20,52 @@ from fitorch.errors import ExportError
 from fitorch.nets.state import unwrapped
 from fitorch.tree import leaves, map_tensors, sample_count
 
-from .dry_run import try_out, undisturbed
-from .example_inputs import first_features
-from .module_tracer import Recorder
+from .dry_run import dry_run, undisturbed
+from .example_inputs import features_from_data
+from .module_tracer import ModuleTracer
 
 if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
 
 
-_LONGEST = 300  # characters of a reason
+_MAX_REASON_LENGTH = 300  # characters
 
 _ONNX = "pip install onnx onnxscript"
 
-_SIGNS = {  # of what torch found wrong, in the user's words
+_EXPLANATIONS = {  # of parts of torch's messages
     "onstraints violated": "its code depends on the number of samples, as x.view(32, -1) does",
-    "ata-dependent": "its code asks for the values of tensors, as .item() or `if x.sum() > 0` does",
+    "ata-dependent": "its code reads the values of tensors, as .item() or `if x.sum() > 0` does",
 }
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def export(model: BaseModel, path: str | Path, features: Any) -> Path:
-    """Write a net to a file; see `KerasModel.export`."""
+    """Export a net to a file; see `KerasModel.export`."""
     path = Path(path)
-    if path.suffix not in _WAYS:
-        known = ", ".join([*_WAYS, ".safetensors"])
-        message = f"export can't tell the format of {path}; expected a name that ends in {known}"
+    if path.suffix not in _EXPORTERS:
+        known = ", ".join([*_EXPORTERS, ".safetensors"])
+        message = f"export does not support the format of {path}; use one of the suffixes {known}"
         raise ValueError(message)
     if features is None:
-        message = f"{path.suffix} needs a batch of features to follow through the net; pass them"
+        message = f"{path.suffix} needs a batch of features to trace the net; pass features"
         raise ValueError(message)
     net = unwrapped(model.net)
     if is_sharded(net):
         message = (
-            "the net is spread over processes; export its weights to a .safetensors file, load "
+            "the net is sharded over processes; export its weights to a .safetensors file, load "
             "them in one process, and export there"
         )
         raise ValueError(message)
     if model.is_main_process:
-        content = _WAYS[path.suffix](net, features)
+        content = _EXPORTERS[path.suffix](net, features)
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.replace(path, content)
     return path
 
 
 def _to_pt2(net: nn.Module, features: Any) -> bytes:
-    with _exported(net, features) as program:
+    with _exported_program(net, features) as program:
         file = io.BytesIO()
         torch.export.save(program, file)
     return file.getvalue()
@@ -82,28 +82,28 @@ def _to_onnx(net: nn.Module, features: Any) -> bytes:
     if "dynamic_shapes" not in inspect.signature(to_onnx).parameters:
         message = f"an .onnx file needs torch 2.6 or later, but this is {torch.__version__}"
         raise ExportError(message)
-    with _exported(net, features) as exported:
+    with _exported_program(net, features) as exported:
         program = to_onnx(exported, dynamo=True, verbose=False)
         file = io.BytesIO()
         program.save(file)
     return file.getvalue()
 
 
-_WAYS: Mapping[str, Callable[[nn.Module, Any], bytes]] = {".pt2": _to_pt2, ".onnx": _to_onnx}
+_EXPORTERS: Mapping[str, Callable[[nn.Module, Any], bytes]] = {".pt2": _to_pt2, ".onnx": _to_onnx}
 
 
 @contextmanager
-def _exported(net: nn.Module, features: Any) -> Iterator[Any]:
-    """Give the net in eval mode on the CPU as torch.export has it, for any number of samples.
+def _exported_program(net: nn.Module, features: Any) -> Iterator[Any]:
+    """Yield the program that torch.export returns for the net on the CPU, for any batch size.
 
     Raises:
-        ExportError: It can't be had, or what follows fails.
+        ExportError: The net cannot be exported, or the body of the context fails.
     """
     with _on_cpu(net), undisturbed(net), torch.no_grad(), warnings.catch_warnings():
-        for kind in (FutureWarning, DeprecationWarning):  # torch's, about itself
-            warnings.simplefilter("ignore", kind)
-        batch = _of_two(first_features(net, features))
-        try_out(net, batch, Recorder(net))  # it names the layer that a wrong shape is for
+        for category in (FutureWarning, DeprecationWarning):  # of torch's own code
+            warnings.simplefilter("ignore", category)
+        batch = _at_least_two_samples(features_from_data(net, features))
+        dry_run(net, batch, ModuleTracer(net))  # its error names the layer of a wrong shape
         samples = sample_count(batch)
         size = torch.export.Dim("batch")
 
@@ -118,12 +118,12 @@ def _exported(net: nn.Module, features: Any) -> Iterator[Any]:
         try:
             yield torch.export.export(net, args, kwargs, dynamic_shapes=shapes)
         except Exception as error:
-            message = f"{type(net).__name__} can't be exported: {_reason(error)}"
+            message = f"{type(net).__name__} cannot be exported: {_root_cause(error)}"
             raise ExportError(message) from error
 
 
-def _of_two(features: Any) -> Any:
-    """Return a batch of two samples or more: one alone would be taken for the only size."""
+def _at_least_two_samples(features: Any) -> Any:
+    """Return a batch of two samples or more: torch.export would specialize on a size of 1."""
     if sample_count(features) > 1:
         return features
     return map_tensors(
@@ -144,19 +144,19 @@ def _on_cpu(net: nn.Module) -> Iterator[None]:
             net.to(elsewhere.pop())
 
 
-def _reason(error: BaseException) -> str:
-    """Return the first sentence of what went wrong at first."""
-    told = [_COLOURS.sub("", str(each)).strip() for each in _causes(error)]
-    text = next((each for each in reversed(told) if each), type(error).__name__)
-    for sign, meaning in _SIGNS.items():
-        if sign in text:
-            return f"{meaning} ({_first(text).rstrip('.')})"
-    return _first(text)
+def _root_cause(error: BaseException) -> str:
+    """Return the first sentence of the error that caused all others, with an explanation."""
+    texts = [_COLOURS.sub("", str(cause)).strip() for cause in _causes(error)]
+    text = next((text for text in reversed(texts) if text), type(error).__name__)
+    for pattern, explanation in _EXPLANATIONS.items():
+        if pattern in text:
+            return f"{explanation} ({_first_sentence(text).rstrip('.')})"
+    return _first_sentence(text)
 
 
-def _first(text: str) -> str:
+def _first_sentence(text: str) -> str:
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return re.split(r"(?<=[.!?])\s", line)[0][:_LONGEST]
+    return re.split(r"(?<=[.!?])\s", line)[0][:_MAX_REASON_LENGTH]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

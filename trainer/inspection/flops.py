@@ -1,4 +1,4 @@
-"""What a net computes: floating-point operations of each layer, forward and backward."""
+"""FLOP counts: floating-point operations of each layer, forward and backward."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch.utils.flop_counter import FlopCounterMode
 from fitorch.internals.torch import sequence_number
 from fitorch.tree import leaves, sample_count
 
-from .dry_run import plain, try_out, undisturbed
+from .dry_run import dry_run, original_net, undisturbed
 from .example_inputs import features_for
-from .layer_table import Row, Sheet, Totals
-from .layers import Layer, branches, note_of, shapes_of, tree_of
-from .module_tracer import Call, Recorder
+from .layer_table import LayerRow, LayerTable, Totals
+from .layers import Layer, branches, layer_tree, note_of, shapes_of
+from .module_tracer import Call, ModuleTracer
 
 _UNITS = ("", "K", "M", "G", "T", "P", "E")
 
 
-class FlopSummary(Sheet):
-    """The operations of each layer; `str(table)` is the table.
+class FlopSummary(LayerTable):
+    """The operations of each layer; `str(table)` is the table as text.
 
     Args:
         root: The net.
-        counts: What each call, forward and backward, computed.
-        totals: What the whole net did, forward and backward.
-        samples: How many samples there were.
-        batch: What stands for them in a shape.
-        depth: How deep layers are shown, or None.
+        counts: The operations of each call, forward and backward.
+        totals: The operations of the whole net, forward and backward.
+        samples: The number of samples.
+        batch: The number in place of the batch size in shapes.
+        depth: The depth of the shown layers, or None.
         backward: Whether the backward pass was counted.
 
     Attributes:
         forward: Operations of the forward pass over the batch.
-        backward: Those of the backward pass, 0 where it was not counted.
+        backward: Operations of the backward pass, 0 if it was not counted.
         total: The sum of both.
     """
 
@@ -56,15 +56,15 @@ class FlopSummary(Sheet):
         passes = ["Forward", "Backward"] if backward else ["FLOPs"]
         rows = []
         for branch, below, layer in branches(root, depth):
-            each = _of_layer(layer, counts)
-            share = f"{100 * sum(each) / self.total:.1f}" if self.total else "0"
-            figures = [short(count) for count in each[: len(passes)]]
-            numbers = [*figures, share] if each else [""] * (len(passes) + 1)
+            flops = _layer_flops(layer, counts)
+            percentage = f"{100 * sum(flops) / self.total:.1f}" if self.total else "0"
+            columns = [format_count(count) for count in flops[: len(passes)]]
+            numbers = [*columns, percentage] if flops else [""] * (len(passes) + 1)
             cells = [shapes_of(layer, samples, batch), *([number] for number in numbers)]
             kind = layer.kind if layer.depth else ""
             note = note_of(layer) if layer.same_as is not None or len(layer.calls) > 1 else ""
-            rows.append(Row(branch, below, layer.name, kind, cells, note, layer.depth))
-        caption = f"FLOPs of {root.kind}: {short(self.total)} for {samples} samples"
+            rows.append(LayerRow(branch, below, layer.name, kind, cells, note, layer.depth))
+        caption = f"FLOPs of {root.kind}: {format_count(self.total)} for {samples} samples"
         heads = ["Layer (type)", "Output Shape", *passes, "%"]
         super().__init__(heads, rows, [self._totals(samples, backward)], caption)
 
@@ -80,11 +80,11 @@ class FlopSummary(Sheet):
         )
 
 
-def _of_layer(layer: Layer, counts: dict[Call, tuple[int, int]]) -> list[int]:
-    """Return the operations of a layer, of one that is not called those in it; [] for none."""
-    found: list[Any] = [counts[call] for call in layer.calls if call in counts]
-    found = found or [each for child in layer.children if (each := _of_layer(child, counts))]
-    return [sum(column) for column in zip(*found, strict=True)]
+def _layer_flops(layer: Layer, counts: dict[Call, tuple[int, int]]) -> list[int]:
+    """Return the operations of a layer, or of its children if it was not called; [] for none."""
+    flops: list[Any] = [counts[call] for call in layer.calls if call in counts]
+    flops = flops or [inner for child in layer.children if (inner := _layer_flops(child, counts))]
+    return [sum(column) for column in zip(*flops, strict=True)]
 
 
 def flop_summary(
@@ -100,32 +100,32 @@ def flop_summary(
     depth: int | None = None,
     verbose: int = 1,
 ) -> FlopSummary:
-    """Show how many floating-point operations each layer takes for a batch.
+    """Show the number of floating-point operations of each layer for a batch.
 
-    They are counted by torch.utils.flop_counter: those of matrix products, convolutions and
-    attention, a multiplication and an addition being two; all else is cheap and not counted. A
-    layer's figure contains those of the layers in it. Nothing is disturbed, as in `summary`.
+    torch.utils.flop_counter counts the operations of matrix products, convolutions and attention; a
+    multiplication and an addition are two operations. All others are cheap and not counted. The
+    number of a layer includes those of the layers in it. The net does not change, as in `summary`.
 
     Args:
         net: The net.
         input_data: A batch of features, in any form that `summary` takes.
         input_data_args: Several inputs, as a sequence.
-        input_shape: Instead: the shape of an input without the batch dimension.
-        input_dtype: With `input_shape`: its type.
-        batch_size: With `input_shape`: samples.
+        input_shape: Instead of a batch: the shape of an input without the batch dimension.
+        input_dtype: The dtype of the input, with `input_shape`.
+        batch_size: The number of samples, with `input_shape`.
         features: The same as `input_data`.
-        backward: Count the backward pass too, as in training: to all parameters that are not
-            frozen, and not to the features.
-        depth: How many levels of layers to show; None shows all.
+        backward: Whether to count the backward pass too, as in training: to all parameters that are
+            not frozen, but not to the features.
+        depth: The number of levels of layers to show; None shows all.
         verbose: 0 prints nothing.
 
     Returns:
-        The table; `forward`, `backward` and `total` are the figures of the batch.
+        The table; `forward`, `backward` and `total` are the numbers of operations for the batch.
 
     Raises:
-        TypeError: `net` is no module, or `features` no batch.
-        ValueError: There are no features, or nothing to go backward from.
-        ShapeError: A layer rejects the shape of what it gets.
+        TypeError: `net` is not a module, or `features` is not a batch.
+        ValueError: There are no features, or no output has a gradient.
+        ShapeError: A layer rejects the shape of its inputs.
 
     Example:
         >>> import torch
@@ -133,29 +133,29 @@ def flop_summary(
         >>> flop_summary(net, torch.randn(8, 10), verbose=0).forward  # 2 * 8 * 10 * 5
         800
     """
-    net = plain(net)
-    given = [each for each in (input_data, input_data_args, features) if each is not None]
-    batch_of = features_for(net, given, input_shape, input_dtype, batch_size)
-    samples = max(1, sample_count(batch_of, default=1))
+    net = original_net(net)
+    batches = [batch for batch in (input_data, input_data_args, features) if batch is not None]
+    inputs = features_for(net, batches, input_shape, input_dtype, batch_size)
+    samples = max(1, sample_count(inputs, default=1))
     counter = FlopCounterMode(display=False)
-    recorder = Recorder(net, counter.get_total_flops, _sequence_number)
-    with undisturbed(net), _countable(net), torch.set_grad_enabled(backward), counter:
-        output = try_out(net, batch_of, recorder)
+    tracer = ModuleTracer(net, counter.get_total_flops, _sequence_number)
+    with undisturbed(net), _countable_kernels(net), torch.set_grad_enabled(backward), counter:
+        output = dry_run(net, inputs, tracer)
         forward = counter.get_total_flops()
-        by_node = _go_backward(net, output, counter) if backward else {}
-    calls = [call for each in recorder.begun.values() for call in each]
-    counts = {call: _counts(call, by_node) for call in calls if call.done}
+        by_node = _count_backward(net, output, counter) if backward else {}
+    calls = [call for module_calls in tracer.calls.values() for call in module_calls]
+    counts = {call: _call_flops(call, by_node) for call in calls if call.done}
     shown = batch_size if input_shape is not None and batch_size > 0 else -1
     totals = (forward, counter.get_total_flops() - forward)
-    root = tree_of(net, recorder.begun)
+    root = layer_tree(net, tracer.calls)
     table = FlopSummary(root, counts, totals, samples, shown, depth, backward=backward)
     if verbose:
         table.show()
     return table
 
 
-def short(count: int) -> str:
-    """Return a count with three digits that count and a unit: 1234567 as "1.23 M"."""
+def format_count(count: int) -> str:
+    """Return a count with three significant digits and a unit: 1234567 as "1.23 M"."""
     value, unit = float(count), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
@@ -166,8 +166,8 @@ def short(count: int) -> str:
 
 
 @contextmanager
-def _countable(net: nn.Module) -> Iterator[None]:
-    """Have torch compute by operations that the counter knows, instead of fused ones."""
+def _countable_kernels(net: nn.Module) -> Iterator[None]:
+    """Disable fused kernels, whose operations the counter does not know."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     recurrent = any(isinstance(module, nn.RNNBase) for module in net.modules())
@@ -181,37 +181,39 @@ def _countable(net: nn.Module) -> Iterator[None]:
 
 
 def _sequence_number() -> int:
-    """Return a number that grows with each node of the graph that autograd notes."""
+    """Return the sequence number of autograd's next node; later nodes have larger ones."""
     with torch.enable_grad():
         node = torch.zeros((), requires_grad=True).view(())
     return sequence_number(node.grad_fn)
 
 
-def _go_backward(net: nn.Module, output: Any, counter: FlopCounterMode) -> dict[int, int]:
-    """Go backward, leaving `.grad` alone; return the operations of each node of the graph.
+def _count_backward(net: nn.Module, output: Any, counter: FlopCounterMode) -> dict[int, int]:
+    """Run the backward pass without changing `.grad`; return the operations by graph node.
 
     Raises:
-        ValueError: Nothing has a gradient.
+        ValueError: No output has a gradient.
     """
     ends = [tensor for tensor in leaves(output) if tensor.requires_grad]
-    wanted = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if not ends or not wanted:
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not ends or not parameters:
         message = (
             "there is no backward pass to count: no output of the net has a gradient; unfreeze "
-            "parameters, or leave backward=True away"
+            "parameters, or omit backward=True"
         )
         raise ValueError(message)
     by_node: dict[int, int] = {}
     with ExitStack() as hooks:
-        for node in _nodes(ends):
-            _meter(node, counter, by_node, hooks)
+        for node in _graph_nodes(ends):
+            _count_node(node, counter, by_node, hooks)
         grads = [torch.ones_like(end) for end in ends]
-        torch.autograd.grad(ends, wanted, grads, allow_unused=True)
+        torch.autograd.grad(ends, parameters, grads, allow_unused=True)
     return by_node
 
 
-def _meter(node: Any, counter: FlopCounterMode, by_node: dict[int, int], hooks: ExitStack) -> None:
-    """Note what is computed between a node's begin and its end."""
+def _count_node(
+    node: Any, counter: FlopCounterMode, by_node: dict[int, int], hooks: ExitStack
+) -> None:
+    """Register hooks that count the operations between a node's begin and its end."""
     number = sequence_number(node)
 
     def begin(_grads: Any) -> None:
@@ -224,24 +226,27 @@ def _meter(node: Any, counter: FlopCounterMode, by_node: dict[int, int], hooks: 
     hooks.callback(node.register_hook(end).remove)
 
 
-def _nodes(ends: list[Tensor]) -> list[Any]:
-    """Return all nodes of the graph behind tensors, but for those that store gradients."""
-    found: dict[Any, None] = {}
+def _graph_nodes(ends: list[Tensor]) -> list[Any]:
+    """Return all nodes of the graph of some tensors, except those that accumulate gradients."""
+    nodes: dict[Any, None] = {}
     pending: list[Any] = [end.grad_fn for end in ends]
     while pending:
         node = pending.pop()
         if (
             node is not None
-            and node not in found
+            and node not in nodes
             and node.name() != "torch::autograd::AccumulateGrad"
         ):
-            found[node] = None
+            nodes[node] = None
             pending += [following for following, _ in node.next_functions]
-    return list(found)
+    return list(nodes)
 
 
-def _counts(call: Call, by_node: dict[int, int]) -> tuple[int, int]:
-    """Return the operations of a call, forward, and backward: of the nodes that it noted."""
+def _call_flops(call: Call, by_node: dict[int, int]) -> tuple[int, int]:
+    """Return the operations of a call, forward and backward.
+
+    The backward nodes of a call have the sequence numbers between its begin and its end.
+    """
     (before, first), (after, last) = call.clocks
     backward = sum(count for number, count in by_node.items() if first < number < last)
     return after - before, backward

@@ -1,4 +1,4 @@
-"""A net's layers as a tree, and the lines that a table shows of it."""
+"""Layer tree of a net, and the texts for the rows of a layer table."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .module_tracer import Call, Outputs
 
 @dataclass(slots=True, eq=False)
 class Layer:
-    """A module in its place in the net.
+    """A module at its position in the net.
 
     Args:
         module: The module.
-        name: What its parent calls it; the net's own kind at the root.
-        path: What the net calls it; "" at the root.
-        depth: How deep it lies.
-        same_as: The path under which it stands in the tree already, or None.
+        name: Its name in the parent module; the class of the net at the root.
+        path: Its name in the net; "" at the root.
+        depth: Its depth in the tree.
+        same_as: The path at which the same module occurs before, or None.
     """
 
     module: nn.Module
@@ -32,8 +32,8 @@ class Layer:
     same_as: str | None = None
     children: list[Layer] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
-    own: list[nn.Parameter] = field(default_factory=list)  # not counted at another layer
-    tied: list[tuple[str, str]] = field(default_factory=list)  # its name, whose it is
+    own_parameters: list[nn.Parameter] = field(default_factory=list)  # not counted before
+    tied: list[tuple[str, str]] = field(default_factory=list)  # name, and path of the owner
 
     @property
     def kind(self) -> str:
@@ -42,61 +42,61 @@ class Layer:
 
     @property
     def first(self) -> float:
-        """The number of the first call of it or of a layer in it, infinite where there is none."""
+        """The number of its first call, or of a layer in it; infinity if there is none."""
         numbers = [call.number for call in self.calls]
         return min([*numbers, *(child.first for child in self.children)], default=math.inf)
 
     def walk(self) -> Iterator[Layer]:
-        """Give the layer, and all in it, in the order of the tree."""
+        """Yield the layer and all layers in it, in the order of the tree."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of it and of all layers in it, each once in the whole net."""
-        return [parameter for layer in self.walk() for parameter in layer.own]
+        """Return the parameters of the layer and all layers in it, each counted once per net."""
+        return [parameter for layer in self.walk() for parameter in layer.own_parameters]
 
 
-def tree_of(net: nn.Module, calls: Mapping[int, list[Call]]) -> Layer:
-    """Return a net's layers, in the order in which they were called; those never called are last.
+def layer_tree(net: nn.Module, calls: Mapping[int, list[Call]]) -> Layer:
+    """Return a net's layers in the order of their calls; those that were not called are last.
 
-    A module that stands in several places has its layers in the first alone; its calls are shared
-    out over the places in turn.
+    If a module occurs several times, only the first occurrence has children, and its calls are
+    assigned to the occurrences in turn.
     """
-    places: dict[int, list[Layer]] = {}
-    root = _plant(net, type(net).__name__, "", 0, places)
-    for module, layers in places.items():
+    occurrences: dict[int, list[Layer]] = {}
+    root = _build_tree(net, type(net).__name__, "", 0, occurrences)
+    for module, layers in occurrences.items():
         for number, layer in enumerate(layers):
             layer.calls = calls.get(module, [])[number :: len(layers)]
     owners: dict[int, str] = {}
-    for layer in _sort(root).walk():
-        _own(layer, owners)
+    for layer in _sort_by_call(root).walk():
+        _assign_parameters(layer, owners)
     return root
 
 
-def _plant(
-    module: nn.Module, name: str, path: str, depth: int, places: dict[int, list[Layer]]
+def _build_tree(
+    module: nn.Module, name: str, path: str, depth: int, occurrences: dict[int, list[Layer]]
 ) -> Layer:
-    before = places.setdefault(id(module), [])
+    before = occurrences.setdefault(id(module), [])
     layer = Layer(module, name, path, depth, before[0].path if before else None)
     before.append(layer)
     if layer.same_as is None:
         for key, child in module._modules.items():
             if child is not None:
                 inner = f"{path}.{key}" if path else key
-                layer.children.append(_plant(child, key, inner, depth + 1, places))
+                layer.children.append(_build_tree(child, key, inner, depth + 1, occurrences))
     return layer
 
 
-def _sort(layer: Layer) -> Layer:
+def _sort_by_call(layer: Layer) -> Layer:
     for child in layer.children:
-        _sort(child)
+        _sort_by_call(child)
     layer.children.sort(key=lambda child: child.first)
     return layer
 
 
-def _own(layer: Layer, owners: dict[int, str]) -> None:
-    """Give a layer those of its direct parameters that no layer before it has."""
+def _assign_parameters(layer: Layer, owners: dict[int, str]) -> None:
+    """Assign the direct parameters of a layer, except those that an earlier layer has."""
     if layer.same_as is not None:
         return
     for name, parameter in layer.module._parameters.items():
@@ -105,17 +105,17 @@ def _own(layer: Layer, owners: dict[int, str]) -> None:
         path = f"{layer.path}.{name}" if layer.path else name
         owner = owners.setdefault(id(parameter), path)
         if owner == path:
-            layer.own.append(parameter)
+            layer.own_parameters.append(parameter)
         else:
             layer.tied.append((name, owner))
 
 
 def size(tensors: list[Any]) -> int:
-    """Return how many numbers tensors hold; those of layers that saw no batch yet hold none."""
+    """Return the total number of elements; lazy parameters, which are not initialized, have 0."""
     return sum(tensor.numel() for tensor in tensors if not is_lazy(tensor))
 
 
-_SHAPES = 3  # of one layer, at most
+_MAX_SHAPES = 3  # of one layer, at most
 
 _MEGABYTE = 2**20
 
@@ -123,45 +123,46 @@ _MEGABYTE = 2**20
 def branches(
     root: Layer, depth: int | None, *, complete: bool = True
 ) -> list[tuple[str, str, Layer]]:
-    """Return the layers of a tree with what stands to the left of them, and of what is below.
+    """Return the layers of a tree, with the tree characters left of them and of the lines below.
 
     Args:
         root: The net.
-        depth: How deep layers are shown, or None.
-        complete: Whether to show layers that were not called too.
+        depth: The depth of the shown layers, or None.
+        complete: Whether to include layers that were not called.
     """
-    found: list[tuple[str, str, Layer]] = []
+    entries: list[tuple[str, str, Layer]] = []
 
     def grow(layer: Layer, branch: str, below: str) -> None:
         inner = [c for c in layer.children if complete or c.first < float("inf")]
         folded = depth is not None and layer.depth >= depth
         inner = [] if folded else inner
-        found.append((branch, f"{below}│" if inner else f"{below} ", layer))
+        entries.append((branch, f"{below}│" if inner else f"{below} ", layer))
         for number, child in enumerate(inner, start=1):
             last = number == len(inner)
             grow(child, f"{below}{'└─ ' if last else '├─ '}", f"{below}{'   ' if last else '│  '}")
 
     grow(root, "", "")
-    return found
+    return entries
 
 
 def shapes_of(layer: Layer, samples: int, batch: int) -> list[str]:
-    """Return the shapes of what a layer gave first, a line each, the batch dimension replaced."""
+    """Return the output shapes of a layer's first call, one per line, with `batch` for samples."""
     if not layer.calls or not layer.calls[0].outputs:
         return ["-" if layer.calls and layer.calls[0].done else ""]
     outputs: Outputs = layer.calls[0].outputs
-    several = len(outputs) > _SHAPES
+    several = len(outputs) > _MAX_SHAPES
     lines = [
         f"{path}: {_shape(shape, samples, batch)}" if path else _shape(shape, samples, batch)
-        for path, shape in outputs[: _SHAPES - 1 if several else _SHAPES]
+        for path, shape in outputs[: _MAX_SHAPES - 1 if several else _MAX_SHAPES]
     ]
     return [*lines, f"+ {len(outputs) - len(lines)} more"] if several else lines
 
 
 def _shape(shape: tuple[int, ...], samples: int, batch: int) -> str:
-    """Return a shape as text; the batch is the first dimension that can be it, or the second.
+    """Return a shape as text, with `batch` in place of the number of samples.
 
-    The second it is in the states of recurrent layers.
+    The batch is the first dimension if its size matches, or the second, as in the states of
+    recurrent layers.
     """
     sizes = list(shape)
     if sizes and sizes[0] == samples:
@@ -171,12 +172,12 @@ def _shape(shape: tuple[int, ...], samples: int, batch: int) -> str:
     return str(sizes)
 
 
-def count_of(layer: Layer, depth: int | None) -> str:
-    """Return the parameters of a line, so that all lines add up to the total."""
+def parameter_count(layer: Layer, depth: int | None) -> str:
+    """Return the number of parameters for a row, so that all rows add up to the total."""
     if layer.same_as is not None:
         return "-"
     folded = depth is not None and layer.depth >= depth
-    counted = layer.parameters() if folded else layer.own
+    counted = layer.parameters() if folded else layer.own_parameters
     if any(is_lazy(parameter) for parameter in counted):
         return "?"
     inner = bool(layer.children) and not folded
@@ -184,11 +185,11 @@ def count_of(layer: Layer, depth: int | None) -> str:
 
 
 def note_of(layer: Layer, depth: int | None = None) -> str:
-    """Say what is special about a layer: frozen, shared, tied, called several times, or never."""
+    """Return a note about a layer: frozen, shared, tied, called several times, or failed."""
     if layer.same_as is not None:
         return f"shared: same as {layer.same_as or 'the net'}"
     folded = depth is not None and layer.depth >= depth
-    counted = layer.parameters() if folded else layer.own
+    counted = layer.parameters() if folded else layer.own_parameters
     frozen = sum(not parameter.requires_grad for parameter in counted)
     notes = [f"{name} tied to {owner}" for name, owner in layer.tied]
     if frozen:
@@ -200,8 +201,8 @@ def note_of(layer: Layer, depth: int | None = None) -> str:
     return ", ".join(notes)
 
 
-def megabytes(count: float) -> str:
-    """Return bytes in MB, with three digits that count."""
+def format_megabytes(count: float) -> str:
+    """Return bytes in MB, with three significant digits."""
     value = count / _MEGABYTE
     if value == 0:
         return "0"

@@ -1,4 +1,4 @@
-"""What the modules of a net are given and give: calls, noted by hooks."""
+"""Module tracer: records the calls of a net's modules with hooks."""
 
 from __future__ import annotations
 
@@ -20,52 +20,52 @@ class Call:
     """One call of a module.
 
     Args:
-        module: Which.
-        number: How many calls began before it.
-        got: What it was given, for messages.
-        storages: Where that lies.
+        module: The module.
+        number: The number of calls that began before.
+        inputs: A description of the inputs, for messages.
+        storages: The addresses of the inputs' storages.
     """
 
     module: nn.Module
     number: int
-    got: str
+    inputs: str
     storages: set[int]
     leaf: bool = True
     done: bool = False
     outputs: Outputs = field(default_factory=list)
-    new_bytes: int = 0  # of outputs that are neither inputs nor views of them
-    clocks: list[tuple[int, ...]] = field(default_factory=list)  # at its begin, and at its end
+    new_bytes: int = 0  # of outputs that do not share memory with inputs
+    clocks: list[tuple[int, ...]] = field(default_factory=list)  # counts at begin and end
 
 
-class Recorder:
-    """Notes the calls of all modules of a net.
+class ModuleTracer:
+    """Records the calls of all modules of a net.
 
     Args:
         net: The net.
-        clocks: Counts to note at begin and end of each call.
+        clocks: Functions that return counts, called at begin and end of each call.
 
     Attributes:
-        begun: All calls, by module, in the order in which they began.
-        open: Those under way; after an error, the innermost is the one that failed.
+        calls: All calls by the id of the module, in the order in which they began.
+        active: The calls that have not ended; after an error, the last one is the one that failed.
     """
 
     def __init__(self, net: nn.Module, *clocks: Callable[[], int]) -> None:
-        self.begun: dict[int, list[Call]] = {}
-        self.open: list[Call] = []
+        self.calls: dict[int, list[Call]] = {}
+        self.active: list[Call] = []
         self._net = net
         self._clocks = clocks
         self._number = 0
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Hook into all modules, and let go of them at the end, whatever happens."""
+    def tracing(self) -> Iterator[None]:
+        """Register hooks in all modules, and remove them at the end."""
         attention: Any = torch.backends.mha
         with ExitStack() as hooks:
-            # Its shortcut calls no layers, and some releases of torch take it in spite of hooks.
+            # The fast path of attention does not call layers, in some versions even with hooks.
             hooks.callback(attention.set_fastpath_enabled, attention.get_fastpath_enabled())
             attention.set_fastpath_enabled(False)
             for module in self._net.modules():
-                if not isinstance(module, torch.jit.ScriptModule):  # it takes no such hooks
+                if not isinstance(module, torch.jit.ScriptModule):  # does not support these hooks
                     begin = module.register_forward_pre_hook(self._begin, with_kwargs=True)
                     hooks.callback(begin.remove)
                     end = module.register_forward_hook(self._end, with_kwargs=True)
@@ -74,30 +74,29 @@ class Recorder:
 
     @property
     def failed(self) -> Call | None:
-        """The call that an error ended."""
-        return self.open[-1] if self.open else None
+        """The call that raised an error, or None."""
+        return self.active[-1] if self.active else None
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        given = (args, kwargs)
-        storages = {_storage(tensor) for tensor in leaves(given)}
+        storages = {_storage(tensor) for tensor in leaves((args, kwargs))}
         call = Call(module, self._number, _describe(args, kwargs), storages - {0})
         self._number += 1
-        self.begun.setdefault(id(module), []).append(call)
-        if self.open:
-            self.open[-1].leaf = False
-        self.open.append(call)
+        self.calls.setdefault(id(module), []).append(call)
+        if self.active:
+            self.active[-1].leaf = False
+        self.active.append(call)
         call.clocks.append(tuple(clock() for clock in self._clocks))
 
     def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        while self.open[-1].module is not module:  # the net caught an error of a layer's
-            self.open.pop()
-        call = self.open.pop()
+        while self.active[-1].module is not module:  # the net caught an error of a layer
+            self.active.pop()
+        call = self.active.pop()
         call.clocks.append(tuple(clock() for clock in self._clocks))
         call.done = True
-        found = list(named_leaves(output))
-        call.outputs = [(path, tuple(tensor.shape)) for path, tensor in found]
-        fresh = {_storage(t): t.nbytes for _, t in found if _storage(t) not in call.storages}
-        call.new_bytes = sum(fresh.values())
+        tensors = list(named_leaves(output))
+        call.outputs = [(path, tuple(tensor.shape)) for path, tensor in tensors]
+        new = {_storage(t): t.nbytes for _, t in tensors if _storage(t) not in call.storages}
+        call.new_bytes = sum(new.values())
 
 
 def _describe(args: Any, kwargs: Any) -> str:
@@ -105,7 +104,7 @@ def _describe(args: Any, kwargs: Any) -> str:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Return where a tensor's memory begins; 0 where it has none that could be told."""
+    """Return the address of a tensor's storage, or the tensor's id if it does not have one."""
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
     except (RuntimeError, NotImplementedError):  # sparse, meta, and the like
@@ -113,7 +112,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def named_leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Give the tensors of an output with the keys that lead to them, as "logits" or "1.0"."""
+    """Yield the tensors of an output with the keys that lead to them, such as "logits"."""
     if isinstance(tree, Tensor):
         yield path, tree
         return

@@ -1,4 +1,4 @@
-"""Pictures of what a model predicts beside what is true, and of one figure of a history."""
+"""Evaluation plots of a model: confusion matrix, ROC curves and residuals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fitorch.plotting.evaluation_plots import (
 )
 from fitorch.tree import describe
 
-from .predictions import Pairs, Reader, one_versus_rest
+from .predictions import PairReader, Pairs, one_vs_rest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _NORMALIZE = (None, "true", "pred", "all")
 
-_TARGETS = 6  # rows of panels
+_TARGETS = 6  # the largest number of targets
 
 
 def plot_confusion_matrix(
@@ -41,12 +41,12 @@ def plot_confusion_matrix(
     path: str | Path | None,
     **reading: Any,
 ) -> Figure:
-    """Draw how often each class was taken for which; see `KerasModel.plot_confusion_matrix`."""
+    """Plot the confusion matrix; see `KerasModel.plot_confusion_matrix`."""
     if normalize not in _NORMALIZE:
         message = f"normalize={normalize!r}; expected one of {_NORMALIZE}"
         raise ValueError(message)
-    counts = _confusion(Reader(model, "plot_confusion_matrix", reading).over(data))
-    names = _names(labels, len(counts))
+    counts = _confusion(PairReader(model, "plot_confusion_matrix", reading).over(data))
+    names = _class_names(labels, len(counts))
     size = min(14.0, max(4.6, 1.8 + 0.5 * len(counts)))  # inches
     cell = 72 * (size - 1.8) / len(counts)  # points
     figure = new_figure(size, size)
@@ -61,15 +61,15 @@ def plot_roc(
     path: str | Path | None,
     **reading: Any,
 ) -> Figure:
-    """Draw the ROC curve of each class; see `KerasModel.plot_roc`."""
-    reader = Reader(model, "plot_roc", reading).over(data)
+    """Plot the ROC curve of each class; see `KerasModel.plot_roc`."""
+    reader = PairReader(model, "plot_roc", reading).over(data)
     pairs = reader.all()
     task = reader.task(pairs, "binary", "multiclass", "multilabel")
-    scores, positive, weight = one_versus_rest(task, pairs, reader.scale, reader.ignored)
+    scores, positive, weight = one_vs_rest(task, pairs, reader.scale, reader.ignored)
     if scores.isnan().any():
-        message = "predictions are NaN; plot_roc can't put them in order"
+        message = "predictions contain NaN, so that plot_roc cannot rank them; check the model"
         raise ValueError(message)
-    names = _names(labels, max(2, task.size))[-scores.shape[1] :]
+    names = _class_names(labels, max(2, task.size))[-scores.shape[1] :]
     figure = new_figure(5.6, 5.4)
     axes = figure.add_subplot()
     for number, name in enumerate(names):
@@ -91,23 +91,23 @@ def plot_residuals(
     path: str | Path | None,
     **reading: Any,
 ) -> Figure:
-    """Draw predictions over targets, and how far off they are; see `KerasModel.plot_residuals`."""
-    reader = Reader(model, "plot_residuals", reading).over(data)
+    """Plot predictions over targets, and the residuals; see `KerasModel.plot_residuals`."""
+    reader = PairReader(model, "plot_residuals", reading).over(data)
     pairs = reader.all()
     reader.task(pairs, "regression")
     y_true = pairs.y_true.reshape(len(pairs.y_true), -1).double()
     y_pred = pairs.y_pred.reshape(len(pairs.y_pred), -1).double()
     if y_pred.shape != y_true.shape:
         message = (
-            "plot_residuals compares a prediction with each target, but got predictions "
+            "plot_residuals needs one prediction per target, but got predictions "
             f"{describe(pairs.y_pred)} and targets {describe(pairs.y_true)}"
         )
         raise DataError(message)
     targets = y_true.shape[1]
     if targets > _TARGETS:
-        message = f"plot_residuals draws up to {_TARGETS} targets, but the data has {targets}"
+        message = f"plot_residuals supports up to {_TARGETS} targets, but the data has {targets}"
         raise ValueError(message)
-    names = [""] if targets == 1 and labels is None else _names(labels, targets)
+    names = [""] if targets == 1 and labels is None else _class_names(labels, targets)
     figure = new_figure(9.6, 4.4 * targets)
     for number, name in enumerate(names):
         left, right = (figure.add_subplot(targets, 2, 2 * number + place) for place in (1, 2))
@@ -116,8 +116,8 @@ def plot_residuals(
     return save_figure(figure, path)
 
 
-def _confusion(reader: Reader) -> Tensor:
-    """Return how many samples of each class (rows) were taken for each (columns)."""
+def _confusion(reader: PairReader) -> Tensor:
+    """Return the number of samples by true class (rows) and predicted class (columns)."""
     from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix
 
     from fitorch.metrics.probabilities import Probabilities
@@ -145,11 +145,11 @@ def _confusion(reader: Reader) -> Tensor:
     return counts.cpu()
 
 
-def _names(labels: Sequence[Any] | None, classes: int) -> list[str]:
-    """Return what classes are called.
+def _class_names(labels: Sequence[Any] | None, classes: int) -> list[str]:
+    """Return the names of the classes.
 
     Raises:
-        ValueError: There are not as many labels as classes.
+        ValueError: The number of labels differs from the number of classes.
     """
     if labels is None:
         return [str(number) for number in range(classes)]

@@ -1,4 +1,4 @@
-"""Predictions beside their targets, and what kind of problem they are, for pictures."""
+"""Pairs of predictions and targets for plots, and their task."""
 
 from __future__ import annotations
 
@@ -28,44 +28,44 @@ if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
 
 
-_WAYS = {"batch_size": 32, "steps": None, "verbose": "auto", "num_workers": "auto"}
+_DEFAULTS = {"batch_size": 32, "steps": None, "verbose": "auto", "num_workers": "auto"}
 
 
 class Pairs(NamedTuple):
-    """Predictions beside targets, and a weight for each sample, or None."""
+    """Predictions, targets, and a weight for each sample or None."""
 
     y_pred: Any
     y_true: Any
     weight: Tensor | None = None
 
 
-class Reader:
-    """Runs a model over data, for a picture.
+class PairReader:
+    """Runs a model over data for a plot.
 
     Args:
         model: The model.
-        picture: What the method is called, for messages.
-        how: What the user passed on: batch_size, steps, verbose, num_workers, output.
+        picture: The name of the plot method, for messages.
+        how: The user's options: batch_size, steps, verbose, num_workers, output.
 
     Raises:
-        TypeError: The user passed on something else.
+        TypeError: There is another option.
     """
 
     def __init__(self, model: BaseModel, picture: str, how: Mapping[str, Any]) -> None:
-        refuse_unknown({k: v for k, v in how.items() if k not in (*_WAYS, "output")}, picture)
+        refuse_unknown({k: v for k, v in how.items() if k not in (*_DEFAULTS, "output")}, picture)
         self.model, self.picture = model, picture
-        self._how = {**_WAYS, **how}
+        self._how = {**_DEFAULTS, **how}
         self._output = self._how.pop("output", None)
         key = () if self._output is None else (self._output,)
         self.scale: PredictionKind = model.objective.prediction_kind(key)
-        told = (getattr(term.loss_fn, "ignore_index", None) for term in model.objective.losses)
-        self.ignored = next((index for index in told if index is not None), -100)
+        indices = (getattr(term.loss_fn, "ignore_index", None) for term in model.objective.losses)
+        self.ignored = next((index for index in indices if index is not None), -100)
 
     def each(self, take: Callable[[Pairs], Any]) -> Any:
-        """Hand each batch's pairs to a function; return what it returns, joined, on the CPU."""
+        """Call a function with the pairs of each batch; return its results concatenated, on CPU."""
         model, how = self.model, self._how
-        step = _Step(model, lambda pairs: take(self._one_output(pairs)))
-        source = open_source(model, data=self.data, name="data", **_but(how, "verbose"))
+        step = _PairStep(model, lambda pairs: take(self._one_output(pairs)))
+        source = open_source(model, data=self.data, name="data", **_without(how, "verbose"))
         hooks = collect_hooks(model, None, how["verbose"], how["steps"] or source.steps)
         model.stop_predicting = False
         return run_prediction(model.net, step, source, hooks, how["steps"])
@@ -74,30 +74,30 @@ class Reader:
         """Return the pairs of all batches."""
         return Pairs(*self.each(lambda pairs: pairs))
 
-    def over(self, data: Any) -> Reader:
-        """Set what to run over."""
+    def over(self, data: Any) -> PairReader:
+        """Set the data, and return this reader."""
         self.data = data
         return self
 
     def task(self, pairs: Pairs, *kinds: str) -> Task:
-        """Tell the kind of problem.
+        """Return the task of the pairs.
 
         Raises:
-            ValueError: It is none of `kinds`.
+            ValueError: The task is none of `kinds`.
         """
         try:
             task = infer_task(pairs.y_pred, pairs.y_true, self.scale)
         except ValueError:
             shapes = f"predictions {describe(pairs.y_pred)} and targets {describe(pairs.y_true)}"
-            message = f"{self.picture} can't tell the task from {shapes}"
+            message = f"{self.picture} cannot infer the task from {shapes}"
             raise DataError(message) from None
-        if self.scale is None and task.kind != "regression":  # the loss does not tell
+        if self.scale is None and task.kind != "regression":  # unknown to the loss
             zeros_and_ones = task.kind != "multiclass" and "regression" in kinds
             if zeros_and_ones or bool((pairs.y_true % 1 != 0).any()):
                 task = Task("regression")
         if task.kind not in kinds:
             message = (
-                f"{self.picture} is for {' and '.join(kinds)} problems, but this one is {task}: "
+                f"{self.picture} supports {' and '.join(kinds)} tasks, but this one is {task}: "
                 f"predictions {describe(pairs.y_pred)}, targets {describe(pairs.y_true)}; "
                 f"{_INSTEAD[task.kind]}"
             )
@@ -107,12 +107,12 @@ class Reader:
     def _one_output(self, pairs: Pairs) -> Pairs:
         y_pred, y_true, weight = pairs
         if self._output is not None:
-            y_pred, y_true = (_at(tree, self._output) for tree in (y_pred, y_true))
+            y_pred, y_true = (_select_output(tree, self._output) for tree in (y_pred, y_true))
         if isinstance(y_pred, Tensor) and isinstance(y_true, Tensor):
             return Pairs(y_pred, y_true, weight if isinstance(weight, Tensor) else None)
         message = (
             f"{self.picture} compares one tensor with another, but got predictions "
-            f"{describe(y_pred)} and targets {describe(y_true)}; pick one with output="
+            f"{describe(y_pred)} and targets {describe(y_true)}; select one with output="
         )
         raise DataError(message)
 
@@ -125,8 +125,8 @@ _INSTEAD = {
 }
 
 
-class _Step(PredictionStep):
-    """Hands each batch's pairs to a function, and keeps what it returns."""
+class _PairStep(PredictionStep):
+    """Prediction step whose output is the result of a function of a batch's pairs."""
 
     def __init__(self, model: BaseModel, take: Callable[[Pairs], Any]) -> None:
         self._spec = model.measurement_spec()
@@ -140,47 +140,47 @@ class _Step(PredictionStep):
         return self._take(Pairs(detached(y_pred), y_true, weight))
 
 
-def one_versus_rest(task: Task, pairs: Pairs, scale: PredictionKind, ignored: int) -> Pairs:
-    """Return a score for each class, (N, C), and whether it is the right one, (N, C).
+def one_vs_rest(task: Task, pairs: Pairs, scale: PredictionKind, ignored: int) -> Pairs:
+    """Return a score for each class, (N, C), and whether it is the true class, (N, C).
 
     Args:
-        task: The kind of problem.
+        task: The task of the pairs.
         pairs: Predictions and targets.
-        scale: What predictions are.
-        ignored: The class number that says that there is none.
+        scale: The kind of predictions, None if it is unknown.
+        ignored: The class number of targets to ignore.
     """
     y_pred, y_true = reshape_for_task(task, pairs.y_pred, pairs.y_true)
     if task.kind == "binary":
         y_pred, y_true = y_pred.reshape(-1, 1), y_true.reshape(-1, 1) > 0
     elif task.kind == "multiclass":
-        told: PredictionKind = scale or (
+        kind: PredictionKind = scale or (
             "class_logits" if outside_unit_interval(y_pred) else "probabilities"
         )
-        y_pred = to_probabilities(y_pred, y_true, told).movedim(1, -1).reshape(-1, task.size)
-        counted = y_true.reshape(-1) != ignored
-        y_pred, classes = y_pred[counted], y_true.reshape(-1)[counted]
+        y_pred = to_probabilities(y_pred, y_true, kind).movedim(1, -1).reshape(-1, task.size)
+        valid = y_true.reshape(-1) != ignored
+        y_pred, classes = y_pred[valid], y_true.reshape(-1)[valid]
         y_true = classes[:, None] == torch.arange(task.size)
-        return Pairs(y_pred, y_true, _spread(pairs.weight, counted))
-    return Pairs(y_pred, y_true > 0, _spread(pairs.weight, torch.ones(len(y_pred)) > 0))
+        return Pairs(y_pred, y_true, _weight_per_element(pairs.weight, valid))
+    return Pairs(y_pred, y_true > 0, _weight_per_element(pairs.weight, torch.ones(len(y_pred)) > 0))
 
 
-def _spread(weight: Tensor | None, counted: Tensor) -> Tensor | None:
-    """Give each pixel or token the weight of its sample; leave those out that do not count."""
+def _weight_per_element(weight: Tensor | None, valid: Tensor) -> Tensor | None:
+    """Return the weight of each valid element (pixel or token): that of its sample."""
     if weight is None:
         return None
-    return weight.reshape(-1).repeat_interleave(len(counted) // weight.numel())[counted]
+    return weight.reshape(-1).repeat_interleave(len(valid) // weight.numel())[valid]
 
 
-def _at(tree: Any, key: Any) -> Any:
+def _select_output(tree: Any, key: Any) -> Any:
     if isinstance(key, str) and not isinstance(tree, (Tensor, Mapping)) and hasattr(tree, key):
         return getattr(tree, key)
     parts: Any = tree
     try:
         return parts[key]
     except (KeyError, IndexError, TypeError) as error:
-        message = f"there is no output {key!r} in {describe(tree)}"
+        message = f"output {key!r} does not exist in {describe(tree)}"
         raise DataError(message) from error
 
 
-def _but(how: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _without(how: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in how.items() if key != name}

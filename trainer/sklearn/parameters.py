@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fitorch.errors import DataError
 from fitorch.inspection.dry_run import undisturbed
-from fitorch.inspection.example_inputs import first_features
+from fitorch.inspection.example_inputs import features_from_data
 from fitorch.metrics.task import PredictionKind
 from fitorch.nets.forward import choose_call
 from fitorch.nets.state import check_module
@@ -136,7 +136,7 @@ def output_shape(net: nn.Module, rows: np.ndarray) -> tuple[int, ...]:
         DataError: It gives something else.
     """
     with undisturbed(net), torch.no_grad():
-        features = first_features(net, rows)
+        features = features_from_data(net, rows)
         output = choose_call(net, features)(features)
     if not isinstance(output, Tensor) or output.dim() not in (1, 2) or len(output) != len(rows):
         message = (
