@@ -112,7 +112,7 @@ def test_a_scheduler_comes_as_instance_or_factory():
 def test_a_scheduler_of_another_optimizer_is_refused():
     module = net()
     schedule = lr_scheduler.StepLR(optim.SGD(module.parameters(), lr=0.1), 1)
-    with pytest.raises(ValueError, match="StepLR was built for another optimizer"):
+    with pytest.raises(ValueError, match="StepLR was built for a different optimizer"):
         KerasModel(module, "mse", lr_scheduler=schedule)
 
 

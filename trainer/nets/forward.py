@@ -1,4 +1,4 @@
-"""From a batch to predictions and targets: how the net is called, settled on the first batch."""
+"""Forward pass: the function from batches to predictions, chosen by the first batch."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def choose_forward(
     cast: Cast,
     hook: Hook | None = None,
 ) -> Forward:
-    """Return the function that turns batches like `batch` into predictions and targets.
+    """Return a function from batches like `batch` to predictions, targets and weights.
 
     Args:
         net: The net to call.
         batch: The first batch of a stage.
-        cast: Makes a function run in the chosen precision.
+        cast: Wraps a function so that it runs in the chosen precision.
         hook: The user's `forward(net, batch) -> (predictions, targets)`.
 
     Raises:
-        DataError: Nothing can be made of such a batch.
+        DataError: The batch has an unsupported form.
     """
     return _by_hook(net, cast, hook) if hook is not None else _by_form(cast(net), batch)
 
 
 def choose_call(net: Net, features: Any) -> Net:
-    """Return how the net takes features: `net(x)`; tuples as `net(*x)`, mappings as `net(**x)`."""
+    """Return a function that calls the net: `net(x)`, `net(*x)` for tuples, or `net(**x)`."""
     if isinstance(features, Mapping):
         return lambda x: net(**x)
     if isinstance(features, (tuple, list)):
@@ -53,7 +53,7 @@ def choose_call(net: Net, features: Any) -> Net:
 
 
 def features_of(batch: Any) -> Any:
-    """Return what a net should see of a batch when there is nothing to compare with."""
+    """Return the features of a batch, without targets and weights."""
     if isinstance(batch, Mapping):
         return {key: value for key, value in batch.items() if key not in _NO_FEATURES}
     if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
@@ -62,10 +62,10 @@ def features_of(batch: Any) -> Any:
 
 
 def check_batch(batch: Any) -> None:
-    """Refuse a batch that is none of the three forms.
+    """Check that a batch has one of the three forms.
 
     Raises:
-        DataError: It says what was got and what a batch can be.
+        DataError: It has none of them.
     """
     if isinstance(batch, Mapping):
         if "labels" not in batch:
@@ -78,7 +78,7 @@ def check_batch(batch: Any) -> None:
         size = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
         message = (
             f"a batch must be {FORMS}, but got a {type(batch).__name__}{size}: {describe(batch)}; "
-            "for any other batch pass forward=lambda net, batch: (predictions, targets)"
+            "for other forms pass forward=lambda net, batch: (predictions, targets)"
         )
         raise DataError(message)
 
@@ -120,7 +120,7 @@ def _mappings(net: Net, *, weighted: bool) -> Forward:
 
 
 def taking_logits(forward: Forward) -> Forward:
-    """Return `forward` with the `.logits` of its outputs, which a loss of one's own compares."""
+    """Return `forward` with the `.logits` of its outputs, for losses other than the net's own."""
 
     def logits(batch: Any) -> Predicted:
         y_pred, y_true, weight = forward(batch)

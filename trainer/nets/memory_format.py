@@ -1,4 +1,4 @@
-"""Images in channels-last memory, which convolutions and pooling are faster on."""
+"""Channels-last memory format for images, which is faster in convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .precision import Net
 
 
 def lay_out(net: nn.Module) -> None:
-    """Put a net's 4-dimensional weights into channels-last memory; their values stay."""
+    """Convert a net's 4-dimensional weights to channels-last memory; values do not change."""
     for tensor in (*net.parameters(), *net.buffers()):
         tensor.data = _channels_last(tensor.data)
 
 
 def in_channels_last(net: Net) -> Net:
-    """Return `net` with 4-dimensional inputs put into channels-last memory."""
+    """Return a function that calls `net` with 4-dimensional inputs in channels-last memory."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return net(*map(_laid_out, args), **{key: _laid_out(kwargs[key]) for key in kwargs})
@@ -34,6 +34,6 @@ def _laid_out(argument: Any) -> Any:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    # Unlike contiguous(), to() also gives strides of that layout to images of a single channel,
-    # which count as contiguous in both; convolutions go by the strides.
+    # Unlike contiguous(), to() also changes the strides of images with a single channel, which are
+    # contiguous in both formats; convolutions choose their kernel by the strides.
     return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

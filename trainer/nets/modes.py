@@ -1,4 +1,4 @@
-"""The train and eval modes of a net's modules, each as the user set it."""
+"""Train and eval modes of a net's modules, and their restoration."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import nn
 
 
 class Modes:
-    """The modes of all modules of nets, to be put back later."""
+    """The modes of all modules of some nets, for their restoration."""
 
     def __init__(self, *nets: nn.Module) -> None:
         self._modes = [(module, module.training) for net in nets for module in net.modules()]
 
     def restore(self) -> None:
-        """Put every module back into its mode."""
+        """Restore the mode of every module."""
         for module, training in self._modes:
             module.training = training
 
 
 def training_modes(net: nn.Module) -> Modes:
-    """Return the modes to train in: all train, but for what a user froze with `.eval()`.
+    """Return the modes for training: train mode, except for modules frozen with `.eval()`.
 
-    A part in eval mode of a net in train mode was frozen on purpose and stays so; a net that is in
-    eval mode as a whole was last used for inference, and trains in full.
+    In a net in train mode, modules in eval mode are frozen on purpose and stay frozen. A net that
+    is in eval mode itself was last used for inference, and all its modules train.
     """
     before = Modes(net)
     if not net.training:
@@ -36,7 +36,7 @@ def training_modes(net: nn.Module) -> Modes:
 
 @contextmanager
 def modes_restored(*nets: nn.Module) -> Iterator[None]:
-    """Put all modules back into the modes they are in now."""
+    """Restore the current modes of all modules at the end of the context."""
     modes = Modes(*nets)
     try:
         yield

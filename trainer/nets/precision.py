@@ -1,18 +1,14 @@
-"""The precision that a net runs in, and the one that data is given in."""
+"""Precision of a net under autocast, and the floating dtype of its data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fitorch.tree import map_tensors
-
-if TYPE_CHECKING:
-    pass
-
 
 Net = Callable[..., Any]
 
@@ -20,7 +16,7 @@ Cast = Callable[[Net], Net]
 
 
 def in_precision(net: Net, device: torch.device, dtype: torch.dtype | None) -> Net:
-    """Return `net` run under autocast to `dtype`, its outputs in float32; `net` itself for None."""
+    """Return `net` under autocast to `dtype` with outputs in float32, or `net` for None."""
     if dtype is None:
         return net
 
@@ -37,6 +33,6 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 
 def floating_dtype(parameters: Iterable[nn.Parameter]) -> torch.dtype:
-    """Return what float64 data of NumPy and pandas becomes for a net with these parameters."""
+    """Return the dtype for float64 data of NumPy and pandas, by the net's parameters."""
     first = next((p for p in parameters if p.is_floating_point()), None)
     return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32

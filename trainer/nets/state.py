@@ -1,4 +1,4 @@
-"""A net's state dict under plain names, whatever wrapped the net."""
+"""State dicts of nets with plain parameter names, independent of wrappers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fitorch.internals.torch import original_module
 
 
 def check_module(net: object) -> None:
-    """Refuse what is no module, as a class that was not called.
+    """Check that `net` is a module.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is a class, or another object.
     """
     if isinstance(net, type):
         message = f"net is the class {net.__name__}; pass {net.__name__}(...)"
@@ -29,7 +29,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
-    """Return the net that torch.compile, DataParallel or DistributedDataParallel was given."""
+    """Return the net inside torch.compile, DataParallel or DistributedDataParallel."""
     while True:
         inner: Any = original_module(net)
         if inner is None and isinstance(net, _WRAPPERS):
@@ -40,30 +40,30 @@ def unwrapped(net: nn.Module) -> nn.Module:
 
 
 def plain_state(net: nn.Module) -> dict[str, Any]:
-    """Return the net's state dict, its names free of what wrappers put before them."""
+    """Return the net's state dict without the name prefixes of wrappers."""
     return {plain_name(name): value for name, value in unwrapped(net).state_dict().items()}
 
 
 def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load a state dict into the net, whatever wrapped either of them.
+    """Load a state dict into the net; either of them may come from a wrapper.
 
     Raises:
-        RuntimeError: Names or shapes differ (torch's own message).
+        RuntimeError: Names or shapes differ.
     """
     inner = unwrapped(net)
-    table = inner.state_dict()
-    own = {plain_name(name): name for name in table}
+    current = inner.state_dict()
+    names = {plain_name(name): name for name in current}
     plain = {plain_name(name): value for name, value in state.items()}
-    if all(name.startswith("module.") and name not in own for name in plain):
+    if all(name.startswith("module.") and name not in names for name in plain):
         plain = {name.removeprefix("module."): value for name, value in plain.items()}
-    named = {own.get(name, name): value for name, value in plain.items()}
+    named = {names.get(name, name): value for name, value in plain.items()}
     inner.load_state_dict(
-        {name: distribute_like(value, table.get(name)) for name, value in named.items()}
+        {name: distribute_like(value, current.get(name)) for name, value in named.items()}
     )
 
 
 class NetState:
-    """A net's state dict with plain names, as a part of a fit's state.
+    """A net's state dict with plain names, as a part of the training state.
 
     Args:
         net: The net.
@@ -73,14 +73,14 @@ class NetState:
         self._net = net
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it."""
+        """Return the state dict with plain names."""
         return plain_state(self._net)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load one."""
+        """Load a state dict."""
         load_plain(self._net, state)
 
 
 def plain_name(name: str) -> str:
-    """Return a parameter's name without what torch.compile puts into it."""
+    """Return a parameter's name without the prefixes of torch.compile."""
     return name.replace("_orig_mod.", "")

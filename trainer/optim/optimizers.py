@@ -1,4 +1,4 @@
-"""Optimizers from what users pass: an instance, a factory or a name; fused where that is right."""
+"""Optimizers from what users pass: an instance, a factory or a name; fused if possible."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 def make_optimizer(
     optimizer: OptimizerLike, net: nn.Module, extra: Iterable[nn.Parameter] = ()
 ) -> optim.Optimizer | None:
-    """Return the optimizer that a user means, None where there is no parameter to optimize.
+    """Return an optimizer, None if there are no parameters to optimize.
 
     Args:
-        optimizer: An instance, which is left as it is; a factory `params -> Optimizer`; a name of
-            torch.optim in lower case, with torch's defaults; or None for `Adam(lr=3e-4)`.
+        optimizer: An instance, which is returned as it is; a factory `params -> Optimizer`; a name
+            of torch.optim in lower case, with torch's defaults; or None for `Adam(lr=3e-4)`.
         net: The net whose parameters to optimize.
-        extra: More parameters, those of the loss.
+        extra: Further parameters, those of the loss.
 
     Raises:
         ValueError: The name is unknown.
@@ -49,28 +49,30 @@ def make_optimizer(
     if not parameters:
         return None
     if optimizer is None or isinstance(optimizer, str):
-        kind = optim.Adam if optimizer is None else kind_named(optimizer)
+        optimizer_type = optim.Adam if optimizer is None else optimizer_named(optimizer)
         options: dict[str, Any] = {"lr": 3e-4} if optimizer is None else {}
-        if can_fuse(kind, net, parameters):
+        if can_fuse(optimizer_type, net, parameters):
             options["fused"] = True
-        return kind(parameters, **options)
-    given: Any = optimizer
-    made = given(parameters) if callable(given) else given
-    if not isinstance(made, optim.Optimizer):
+        return optimizer_type(parameters, **options)
+    factory: Any = optimizer
+    result = factory(parameters) if callable(factory) else factory
+    if not isinstance(result, optim.Optimizer):
         message = (
             f"optimizer is {optimizer!r}; expected a torch.optim.Optimizer, a function from "
             "parameters to one, a name such as 'adamw', or None"
         )
         raise TypeError(message)
-    return made
+    return result
 
 
-def can_fuse(kind: type[optim.Optimizer], net: nn.Module, parameters: list[nn.Parameter]) -> bool:
-    """Say whether `kind` has a fused variant that can update all of `parameters`."""
-    if "fused" not in inspect.signature(kind).parameters or not parameters:
+def can_fuse(
+    optimizer_type: type[optim.Optimizer], net: nn.Module, parameters: list[nn.Parameter]
+) -> bool:
+    """Return whether an optimizer has a fused variant that can update all of `parameters`."""
+    if "fused" not in inspect.signature(optimizer_type).parameters or not parameters:
         return False
     if any(getattr(module, "sparse", False) is True for module in net.modules()):
-        return False  # embeddings with sparse gradients
+        return False  # fused variants do not support the sparse gradients of embeddings
     return all(
         parameter.is_floating_point()
         and parameter.device.type in _FUSED_DEVICES
@@ -80,38 +82,38 @@ def can_fuse(kind: type[optim.Optimizer], net: nn.Module, parameters: list[nn.Pa
 
 
 def make_scheduler(scheduler: Any, optimizer: optim.Optimizer) -> Any:
-    """Return the learning-rate schedule that a user means.
+    """Return a learning rate scheduler, or None.
 
     Args:
         scheduler: An instance, a factory `optimizer -> scheduler`, or None.
-        optimizer: Whose rates it sets.
+        optimizer: The optimizer whose rates the scheduler sets.
 
     Raises:
-        ValueError: The instance was built for another optimizer.
+        ValueError: The instance was built for a different optimizer.
         TypeError: `scheduler` is none of these.
     """
     if scheduler is None:
         return None
     if not hasattr(scheduler, "step") or isinstance(scheduler, type):
-        made = scheduler(optimizer) if callable(scheduler) else None
-        if not hasattr(made, "step"):
+        result = scheduler(optimizer) if callable(scheduler) else None
+        if not hasattr(result, "step"):
             message = (
                 f"lr_scheduler is {scheduler!r}; expected a scheduler of torch.optim.lr_scheduler, "
                 "a function from an optimizer to one, or None"
             )
             raise TypeError(message)
-        return made
+        return result
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:
         message = (
-            f"{type(scheduler).__name__} was built for another optimizer than the one passed; pass "
-            "both, or a function: lr_scheduler=lambda optimizer: StepLR(optimizer, 10)"
+            f"{type(scheduler).__name__} was built for a different optimizer; pass that optimizer "
+            "too, or a function: lr_scheduler=lambda optimizer: StepLR(optimizer, 10)"
         )
         raise ValueError(message)
     return scheduler
 
 
-def kind_named(name: str) -> type[optim.Optimizer]:
-    """Return the optimizer of a name, as "adamw".
+def optimizer_named(name: str) -> type[optim.Optimizer]:
+    """Return the optimizer class of a name, such as "adamw".
 
     Raises:
         ValueError: The name is unknown.

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: those that torch lacks, and when each goes on."""
+"""Learning rate schedules: warm-up with a cosine, and when schedules take a step."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch.optim import Optimizer, lr_scheduler
 
 
 class PerUpdate(lr_scheduler.LambdaLR):
-    """A schedule that goes on with every update."""
+    """A schedule that takes a step in every update."""
 
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """A linear warm-up to the optimizer's rate, then half a cosine down: `lr_scheduler=` takes it.
+    """Factory for a schedule with a linear warm-up, followed by a cosine decay.
 
     The rate of update t, counted from 0, is `lr * (t + 1) / warmup` in the first `warmup` updates,
     then `lr * (final + (1 - final) * (1 + cos(pi * (t - warmup) / (updates - warmup))) / 2)`, and
-    `lr * final` after the last. It goes on with every update.
+    `lr * final` after the last. The schedule takes a step in every update.
 
     Source: Loshchilov and Hutter, 2017, SGDR, eq. 5, for one period; Goyal et al., 2017, Accurate,
     large minibatch SGD, section 2.2, for the warm-up.
 
     Args:
-        updates: Updates in all, warm-up included: epochs times batches of an epoch.
-        warmup: Updates of the warm-up.
-        final: The part of the rate that is left in the end, in [0, 1].
+        updates: The number of all updates, including the warm-up: epochs times batches per epoch.
+        warmup: The number of updates of the warm-up.
+        final: The final rate as a fraction of the optimizer's rate, in [0, 1].
 
     Raises:
         ValueError: An argument is out of range.
@@ -54,12 +54,12 @@ class WarmupCosine:
     def __post_init__(self) -> None:
         if self.updates < 1 or not 0 <= self.warmup < self.updates:
             message = (
-                f"updates={self.updates} and warmup={self.warmup}; expected at least one update, "
-                "and a warm-up shorter than all of them"
+                f"updates={self.updates} and warmup={self.warmup}; expected updates >= 1 and "
+                "0 <= warmup < updates"
             )
             raise ValueError(message)
         if not 0 <= self.final <= 1:
-            message = f"final is {self.final!r}; expected a part of the rate, in [0, 1]"
+            message = f"final is {self.final!r}; expected a fraction of the rate, in [0, 1]"
             raise ValueError(message)
 
     def __call__(self, optimizer: Optimizer) -> PerUpdate:
@@ -67,31 +67,31 @@ class WarmupCosine:
         return PerUpdate(optimizer, self.factor)
 
     def factor(self, update: int) -> float:
-        """Return what the optimizer's rate is multiplied by in an update, counted from 0."""
+        """Return the factor of the optimizer's rate in an update, counted from 0."""
         if update < self.warmup:
             return (update + 1) / self.warmup
-        done = min((update - self.warmup) / (self.updates - self.warmup), 1.0)
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+        progress = min((update - self.warmup) / (self.updates - self.warmup), 1.0)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 _PER_UPDATE = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR, PerUpdate)
 
 
 def when_to_step(scheduler: Any, asked: str) -> str:
-    """Return when `scheduler` goes on: with each "update", "epoch" or "validation".
+    """Return when `scheduler` takes a step: in each "update", "epoch" or "validation".
 
     Args:
-        scheduler: A scheduler of torch.optim.lr_scheduler, or anything with `step`; or None.
-        asked: One of the three, or "auto": OneCycleLR, CyclicLR and WarmupCosine with every update,
-            ReduceLROnPlateau with every validation, all others with every epoch.
+        scheduler: A scheduler of torch.optim.lr_scheduler, another object with `step`, or None.
+        asked: One of the three, or "auto": every update for OneCycleLR, CyclicLR and WarmupCosine,
+            every validation for ReduceLROnPlateau, and every epoch for all others.
 
     Raises:
-        ValueError: A plateau schedule should go on with every update, which measures nothing.
+        ValueError: `asked` is "update" for ReduceLROnPlateau, which needs a measured value.
     """
     if asked == "update" and isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
         message = (
-            "ReduceLROnPlateau goes on by a figure of an epoch, but scheduler_step is 'update'; "
-            "pass scheduler_step='auto'"
+            "ReduceLROnPlateau needs a value of an epoch, but scheduler_step is 'update'; pass "
+            "scheduler_step='auto'"
         )
         raise ValueError(message)
     if asked != "auto":
@@ -102,9 +102,9 @@ def when_to_step(scheduler: Any, asked: str) -> str:
 
 
 def step_after_epoch(scheduler: Any, when: str, monitor: str, logs: Mapping[str, float]) -> None:
-    """Go on with a schedule at the end of an epoch, where it is due.
+    """Take a step of a schedule at the end of an epoch, if it is due.
 
-    A plateau schedule gets the monitored figure, and goes on only where that is new.
+    ReduceLROnPlateau gets the monitored value, and takes a step only if the epoch measured it.
     """
     if scheduler is None or when == "update":
         return

@@ -1,21 +1,19 @@
-"""An optimizer's state, kept where its parameters are: device, memory format, types."""
+"""Optimizer state in agreement with the parameters: device, memory format, dtypes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
-
 
 def align_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimizer's state the memory layout of its parameters.
+    """Convert an optimizer's state to the memory layout of its parameters.
 
-    Fused optimizers take memory as it comes: with two layouts they give wrong weights.
+    Fused optimizers iterate over memory and ignore strides: with different layouts, they compute
+    wrong weights.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -32,23 +30,26 @@ def _laid_out_as(value: Tensor, model: Tensor) -> Tensor:
 
 
 def move_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Move an optimizer's state to where its parameters lie, as after a change of device."""
-    where = {p: p.device for group in optimizer.param_groups for p in group["params"]}
-    moved = any(
-        isinstance(value, torch.Tensor) and value.dim() and value.device != where[parameter]
+    """Move an optimizer's state to the devices of its parameters, if these changed."""
+    devices = {p: p.device for group in optimizer.param_groups for p in group["params"]}
+    differs = any(
+        isinstance(value, torch.Tensor) and value.dim() and value.device != devices[parameter]
         for parameter, state in optimizer.state.items()
         for value in state.values()
-        if parameter in where
+        if parameter in devices
     )
-    if moved:
+    if differs:
         optimizer.load_state_dict(optimizer.state_dict())
 
 
 def keep_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Give an optimizer's state the types that were saved: torch casts to those of the weights."""
+    """Restore the saved dtypes of an optimizer's state, which torch casts to those of the weights.
+
+    The cast would lose bits, for example of float32 state of weights in bfloat16.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, values in saved["state"].items():
-        own = optimizer.state[parameters[number]]
+        state = optimizer.state[parameters[number]]
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.dtype != own[name].dtype:
-                own[name] = value.to(own[name].device, copy=True)
+            if isinstance(value, Tensor) and value.dtype != state[name].dtype:
+                state[name] = value.to(state[name].device, copy=True)

@@ -1,4 +1,4 @@
-"""From gradients to new weights: unscale, clip, step, schedule."""
+"""Weight update: unscale and clip the gradients, then step optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fitorch.errors import NonFiniteError
 from fitorch.internals.torch import bare_step, mark_stepped
 from fitorch.losses.penalty_term import PenaltyTerm
 
-_SKIPS = 100  # updates in a row that a gradient scaler may skip
+_MAX_SKIPPED = 100  # consecutive updates that a gradient scaler may skip
 
 
 class Update:
-    """One optimizer step, with what belongs to it.
+    """One update of the weights: penalties, clipping, optimizer step and schedule.
 
     Args:
-        optimizer: Changes the weights.
+        optimizer: The optimizer.
         scaler: accelerate's gradient scaler (fp16), or None.
-        clip_grad_norm: Scale gradients down to this total 2-norm, or None.
-        clip_grad_value: Clamp each gradient to [-value, value], or None.
-        scheduler: A learning-rate schedule, or None.
-        scheduler_step: When the schedule goes on: with each "update", or elsewhere.
-        penalties: What adds to the gradients of the losses, once an update and before clipping.
+        clip_grad_norm: The total 2-norm to which gradients are scaled down, or None.
+        clip_grad_value: Each gradient is clamped to [-value, value]; None does not clamp.
+        scheduler: A learning rate scheduler, or None.
+        scheduler_step: "update" if the schedule takes a step in each update.
+        penalties: Penalties whose gradients are added once per update, before clipping.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Update:
         penalties: Sequence[PenaltyTerm] = (),
     ) -> None:
         self.optimizer = optimizer
-        self.stored: Any = optimizer  # what has its state
+        self.stored: Any = optimizer  # the object whose state is saved
         self.completed = 0
         self.scaler = scaler
         self.clipping = clip_grad_norm, clip_grad_value
@@ -51,14 +51,14 @@ class Update:
         self._schedules = scheduler is not None and scheduler_step == "update"
         self._used_rates: list[float] | None = None
         self._penalties = penalties
-        self._looked_at = 0.0 if scaler is None else scaler.get_scale()
+        self._last_scale = 0.0 if scaler is None else scaler.get_scale()
         clips = clip_grad_norm is not None or clip_grad_value is not None
         plain = scaler is None and not clips and not penalties
         self._change = bare_step(optimizer)
         self._step: Callable[[], Any] = self._change if plain else self._guarded_step
 
     def zero_grad(self) -> None:
-        """Forget all gradients; they stay readable between an update and the next batch."""
+        """Discard all gradients; until the next batch, callbacks can read them."""
         if self._plain_zero:
             for parameter in self.parameters:
                 parameter.grad = None
@@ -66,18 +66,18 @@ class Update:
             self.optimizer.zero_grad()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of `loss` to those that are there."""
+        """Add the gradients of `loss` to the accumulated ones."""
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         loss.backward()
 
     def __call__(self) -> None:
-        """Change the weights."""
+        """Update the weights."""
         self._step()
         self.advance()
 
     def advance(self) -> None:
-        """Count an update as made, and go on with the schedule where it moves it."""
+        """Count an update, and take a step of the schedule if it is due in every update."""
         self.completed += 1
         if self._schedules:
             self._used_rates = self._rates()
@@ -88,32 +88,36 @@ class Update:
         return self._used_rates or self._rates()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many updates were completed, and the rates of the last."""
+        """Return the number of completed updates, and the learning rates of the last one."""
         return {"completed": self.completed, "rates": self._used_rates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back."""
+        """Restore the number of updates and the learning rates."""
         self.completed, self._used_rates = state["completed"], state["rates"]
-        if self.completed:  # else torch warns at the next step of a schedule
+        if self.completed:  # otherwise, torch warns in the next step of a schedule
             mark_stepped(self.optimizer)
 
     def shape_gradients(self) -> torch.Tensor | None:
-        """Add the penalties' gradients and clip; return the norm before, where it is clipped."""
+        """Add the gradients of the penalties, and clip.
+
+        Returns:
+            The norm before the clipping, None without clipping by the norm.
+        """
         for penalty in self._penalties:
             penalty.add_gradients()
-        largest_norm, largest = self.clipping
+        max_norm, max_value = self.clipping
         norm = None
-        if largest_norm is not None:
-            norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters, largest_norm))
-        if largest is not None:
-            nn.utils.clip_grad_value_(self.parameters, largest)
+        if max_norm is not None:
+            norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters, max_norm))
+        if max_value is not None:
+            nn.utils.clip_grad_value_(self.parameters, max_value)
         return norm
 
     def check_norm(self, norm: torch.Tensor | None) -> None:
-        """Refuse gradients whose norm is not finite, where that costs nothing to know.
+        """Check that the norm is finite if it is on the CPU: elsewhere, this would synchronize.
 
         Raises:
-            NonFiniteError: It tells the norm.
+            NonFiniteError: The norm is NaN or infinite.
         """
         if norm is None or self.scaler is not None or norm.device.type != "cpu":
             return
@@ -122,10 +126,10 @@ class Update:
             raise NonFiniteError(message)
 
     def collect(self) -> None:
-        """Take back what others hold of the optimizer's state, at a fit's regular end."""
+        """Collect the optimizer's state at the regular end of a fit; subclasses override this."""
 
     def close(self) -> None:
-        """Let go of all gradients, at any end."""
+        """Discard all gradients at the end of a fit, also after an error."""
         self.zero_grad()
 
     def _rates(self) -> list[float]:
@@ -142,25 +146,27 @@ class Update:
             if self._schedules:
                 self._scale = self.scaler.get_scale()
             self.scaler.update()
-            if not (self.completed + 1) % _SKIPS:
+            if not (self.completed + 1) % _MAX_SKIPPED:
                 self._check_scale()
 
     def _check_scale(self) -> None:
-        """Look whether the scaler has skipped all updates since the last look.
+        """Check that the scaler has not skipped all updates since the last check.
+
+        This synchronizes with the device, once in `_MAX_SKIPPED` updates.
 
         Raises:
-            NonFiniteError: It has: gradients overflow however small their scale.
+            NonFiniteError: It has skipped all of them: the gradients overflow at any scale.
         """
-        before, self._looked_at = self._looked_at, self.scaler.get_scale()
-        if self._looked_at <= before * self.scaler.get_backoff_factor() ** _SKIPS:
+        before, self._last_scale = self._last_scale, self.scaler.get_scale()
+        if self._last_scale <= before * self.scaler.get_backoff_factor() ** _MAX_SKIPPED:
             message = (
-                f"{_SKIPS} updates in a row were skipped, since the gradients are not finite in "
-                f"fp16 with a scale of {self._looked_at:g}; weights or data may be NaN: try "
-                "mixed_precision='bf16' or a lower learning rate"
+                f"{_MAX_SKIPPED} consecutive updates were skipped because the gradients are not "
+                f"finite in fp16 with a scale of {self._last_scale:g}; use mixed_precision='bf16' "
+                "or a lower learning rate, and check weights and data for NaN"
             )
             raise NonFiniteError(message)
 
     def _schedule(self) -> None:
-        """Go on with the schedule, unless the scaler skipped the step (its scale went down)."""
+        """Take a step of the schedule, unless the scaler skipped the update (its scale fell)."""
         if self.scaler is None or self.scaler.get_scale() >= self._scale:
             self.scheduler.step()

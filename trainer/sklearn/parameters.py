@@ -18,7 +18,7 @@ from fitorch.inspection.example_inputs import features_from_data
 from fitorch.metrics.task import PredictionKind
 from fitorch.nets.forward import choose_call
 from fitorch.nets.state import check_module
-from fitorch.optim.optimizers import can_fuse, kind_named
+from fitorch.optim.optimizers import can_fuse, optimizer_named
 from fitorch.randomness import seed_everything, undisturbed_randomness
 from fitorch.tree import describe
 
@@ -102,7 +102,7 @@ def optimizer_for(net: nn.Module, optimizer: Any, options: Mapping[str, Any]) ->
         return optimizer
     if optimizer is None:
         optimizer, options = "adam", {"lr": 3e-4, **options}
-    kind: Any = kind_named(optimizer) if isinstance(optimizer, str) else optimizer
+    kind: Any = optimizer_named(optimizer) if isinstance(optimizer, str) else optimizer
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         fused = isinstance(kind, type) and can_fuse(kind, net, parameters)
