@@ -92,7 +92,7 @@ def test_tells_the_steps_of_an_epoch_as_far_as_they_are_known():
 
 @pytest.mark.parametrize("steps", [None, 2])
 def test_says_that_there_is_no_batch_at_all(steps):
-    with pytest.raises(DataError, match="train_data is empty: the training data gave no batch"):
+    with pytest.raises(DataError, match="train_data is empty: the training data has no batches"):
         list(EpochIterator(source(iter([])), steps).epoch())
 
 
@@ -100,7 +100,7 @@ def test_says_that_there_is_no_batch_at_all(steps):
 def test_names_the_pass_in_which_a_generator_is_exhausted(steps):
     iterator = EpochIterator(source(iter([torch.ones(1), torch.ones(1)])), steps)
     assert len(list(epoch(iterator))) == 2
-    with pytest.raises(DataError, match="no batch in pass 2 over it; a generator gives its"):
+    with pytest.raises(DataError, match="no batches in pass 2; a generator yields its"):
         list(epoch(iterator))
 
 

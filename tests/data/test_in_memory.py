@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from fitorch import KerasModel
-from fitorch.data.in_memory import MemorySource, dataset_source, own_source, recognize
+from fitorch.data.in_memory import MemorySource, dataset_source, ordered_source, recognize
 from fitorch.data.loader import LoaderSource
 from fitorch.data.sampling import Order
 from fitorch.data.sources import Batching, as_source
@@ -454,6 +454,6 @@ def test_random_loaders_agree_over_many_draws():
 def test_what_does_not_fit_on_the_device_is_moved_batch_by_batch(monkeypatch):
     monkeypatch.setattr("fitorch.data.in_memory.fits", lambda tensors, device: False)
     x = torch.arange(6.0)
-    source = own_source([x, x], Order(6, 4, shuffle=False, seed=0)).to(torch.device("meta"))
+    source = ordered_source([x, x], Order(6, 4, shuffle=False, seed=0)).to(torch.device("meta"))
     assert [[t.device.type for t in batch] for batch in source.batches(0)] == [["meta"] * 2] * 2
     assert source.tensors[0].device.type == "cpu"

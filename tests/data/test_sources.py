@@ -601,7 +601,7 @@ def test_refuses_a_loader_whose_one_batch_is_dropped(over):
 
 @pytest.mark.parametrize("data", [Stream(count=0), iter([]), DataLoader(Stream(count=0), 2)])
 def test_refuses_data_that_turns_out_to_be_empty(data):
-    with pytest.raises(DataError, match="train_data is empty: the training data gave no batch"):
+    with pytest.raises(DataError, match="train_data is empty: the training data has no batches"):
         fit(data)
 
 
@@ -672,7 +672,7 @@ def test_refuses_parts_of_different_lengths(data):
         ((X, [0, 1] * 11), r"train_data's y\[0\] is a int; pass a tensor"),
         ((scipy.sparse.eye_array(N).tocsr(), Y), r"x is a sparse csr_array.*x\.toarray\(\)"),
         (scipy.sparse.eye_array(N).tocsr(), r"x is a sparse csr_array"),
-        (Dataset(), "train_data is a Dataset without a length; give it __len__"),
+        (Dataset(), "train_data is a Dataset without a length; define __len__"),
     ],
 )
 def test_refuses_what_no_batch_can_be_made_of(data, message):
@@ -688,7 +688,7 @@ def test_names_the_batch_whose_array_holds_no_numbers():
 
 
 def test_names_the_pass_in_which_a_generator_has_ended():
-    with pytest.raises(DataError, match="gave no batch in pass 2 over it; a generator gives"):
+    with pytest.raises(DataError, match="has no batches in pass 2; a generator yields"):
         fit(batches())
 
 

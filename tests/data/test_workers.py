@@ -515,15 +515,15 @@ def test_auto_starts_workers_for_what_copies_well(make, eager, started):
 
 def test_auto_starts_no_workers_for_batches_of_a_device():
     batch = [torch.empty(2, device="meta")]
-    assert workers.may_share(Slow(), [torch.zeros(2)], 2)
-    assert not workers.may_share(Slow(), batch, 2)
+    assert workers.can_use_workers(Slow(), [torch.zeros(2)], 2)
+    assert not workers.can_use_workers(Slow(), batch, 2)
 
 
 def test_auto_starts_no_workers_where_shared_memory_is_short(monkeypatch, tmp_path):
     usage = namespace(free=1000)
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: usage)
-    assert workers.may_share(Slow(), [torch.zeros(10)], 2)
-    assert not workers.may_share(Slow(), [torch.zeros(100)], 2)
+    assert workers.can_use_workers(Slow(), [torch.zeros(10)], 2)
+    assert not workers.can_use_workers(Slow(), [torch.zeros(100)], 2)
 
 
 def namespace(**values):
@@ -533,18 +533,20 @@ def namespace(**values):
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_auto_starts_no_workers_where_the_script_would_run_again(monkeypatch, method):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: method)
-    assert not workers.may_share(Slow(), [torch.zeros(2)], 2)
+    assert not workers.can_use_workers(Slow(), [torch.zeros(2)], 2)
 
 
 def test_asking_for_the_start_method_does_not_settle_it(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: None)
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn", "fork"])
-    assert not workers.may_share(Slow(), [torch.zeros(2)], 2)
+    assert not workers.can_use_workers(Slow(), [torch.zeros(2)], 2)
 
 
 def test_looks_through_no_dataset_of_endless_size(monkeypatch):
-    monkeypatch.setattr(workers, "_LARGEST", 10_000)
-    assert not workers.may_share(Holding([str(i) for i in range(10_000)]), [torch.zeros(2)], 2)
+    monkeypatch.setattr(workers, "_MAX_INSPECTED_BYTES", 10_000)
+    assert not workers.can_use_workers(
+        Holding([str(i) for i in range(10_000)]), [torch.zeros(2)], 2
+    )
 
 
 PACES = {

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fitorch import KerasModel, RankError
-from fitorch.data.rank_split import ALONE, PassLength, RankShard, in_step, padded
+from fitorch.data.rank_split import ALONE, PassLength, RankShard, padded, with_common_randomness
 from fitorch.distributed.processes import Processes, together
 
 
@@ -87,7 +87,7 @@ def test_an_extent_tells_what_is_left(units, behind, rounds):
 def test_what_is_drawn_in_step_depends_on_the_seed_alone():
     def drawn(disturb):
         found = []
-        for value in in_step((torch.rand(1).item() for _ in range(4)), seed=7):
+        for value in with_common_randomness((torch.rand(1).item() for _ in range(4)), seed=7):
             found.append(value)
             torch.rand(disturb)
         return found
@@ -96,5 +96,5 @@ def test_what_is_drawn_in_step_depends_on_the_seed_alone():
     state = torch.get_rng_state()
     assert drawn(0) == drawn(3)
     torch.manual_seed(1)
-    list(in_step((torch.rand(1).item() for _ in range(4)), seed=7))
+    list(with_common_randomness((torch.rand(1).item() for _ in range(4)), seed=7))
     assert torch.equal(torch.get_rng_state(), state)

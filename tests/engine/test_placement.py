@@ -156,6 +156,6 @@ def test_a_hundred_updates_skipped_in_a_row_end_training():
     net.weight.register_hook(lambda gradient: gradient * torch.inf)
     model = KerasModel(net, "mse", optimizer="sgd")
     data = (torch.ones(250, 2), torch.ones(250, 1))
-    with pytest.raises(NonFiniteError, match=r"100 updates in a row .* scale of [\d.e-]+"):
+    with pytest.raises(NonFiniteError, match=r"100 consecutive updates .* scale of [\d.e-]+"):
         model.fit(data, batch_size=1, epochs=1, mixed_precision="fp16", cpu=True, verbose=0)
     assert model.updates == 99

@@ -1,4 +1,4 @@
-"""In-memory data of any kind -> tensors, and the columns of a data set by their roles."""
+"""Conversion of arrays, DataFrames and nested structures of them to tensors."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 from fitorch.errors import DataError
 from fitorch.tree import leaves, rebuild_sequence
 
-_NUMBERS = "biuf"  # kinds of NumPy dtypes: bool, int, unsigned, float
+_NUMERIC_KINDS = "biuf"  # kinds of NumPy dtypes: bool, int, unsigned, float
 
-_WAYS = "pass a tensor, a NumPy array, a pandas DataFrame or Series, or a dict or tuple of them"
+_ACCEPTED = "pass a tensor, a NumPy array, a pandas DataFrame or Series, or a dict or tuple of them"
 
 
 def is_array(value: Any) -> bool:
-    """Say whether `value` is one block of numbers: a tensor, an array, a DataFrame, a Series."""
+    """Return whether `value` is a tensor, an array, a DataFrame or a Series."""
     return isinstance(value, (Tensor, np.ndarray)) or (
         hasattr(value, "__array__") and hasattr(value, "shape")
     )
 
 
 def is_in_memory(value: Any) -> bool:
-    """Say whether `value` is an array, or a non-empty mapping or sequence of nothing but arrays."""
+    """Return whether `value` is an array, or a non-empty mapping or sequence of only arrays."""
     if isinstance(value, Mapping):
         return bool(value) and all(is_in_memory(item) for item in value.values())
     if isinstance(value, (tuple, list)):
@@ -35,12 +35,12 @@ def is_in_memory(value: Any) -> bool:
 
 
 def is_sparse(value: Any) -> bool:
-    """Say whether `value` looks like a SciPy sparse matrix."""
+    """Return whether `value` has the interface of a SciPy sparse matrix."""
     return hasattr(value, "toarray") and hasattr(value, "nnz")
 
 
 def array_leaves(value: Any) -> Iterator[Any]:
-    """Give the arrays in nested mappings, tuples and lists, depth first."""
+    """Yield the arrays in nested mappings, tuples and lists, depth first."""
     if isinstance(value, Mapping):
         for item in value.values():
             yield from array_leaves(item)
@@ -54,18 +54,19 @@ def array_leaves(value: Any) -> Iterator[Any]:
 def to_tensors(
     value: Any, what: str, floating: torch.dtype, *, labels: bool = False, strict: bool = True
 ) -> Any:
-    """Turn every array in `value` into a tensor, keeping the structure.
+    """Return `value` with every array converted to a tensor.
 
     Args:
         value: An array, or nested mappings and sequences of arrays.
-        what: How to call it in an error, as "x".
-        floating: What float64 (of NumPy and pandas) becomes.
-        labels: Turn integers of any size into int64; None may stand for one of several targets.
-        strict: Refuse what is no array of numbers, else leave it as it is.
+        what: The name of the value for messages, such as "x".
+        floating: The dtype for float64 of NumPy and pandas.
+        labels: Whether to convert integers of any size to int64, and to accept None for one of
+            several targets.
+        strict: Whether other objects raise an error; otherwise, they are returned as they are.
 
     Raises:
-        TypeError: Something in it is no array of numbers.
-        DataError: A NumPy array or DataFrame holds objects or text.
+        TypeError: There is an object that is not an array.
+        DataError: A NumPy array or DataFrame contains objects or text.
     """
 
     def inner(part: Any, what: str) -> Any:
@@ -82,13 +83,13 @@ def to_tensors(
     if is_array(value) and not is_sparse(value):
         return _from_numpy(_as_array(value, what), floating, labels)
     if strict or is_sparse(value):
-        raise TypeError(_no_array(value, what))
+        raise TypeError(_not_array_message(value, what))
     return value
 
 
-def _no_array(value: Any, what: str) -> str:
+def _not_array_message(value: Any, what: str) -> str:
     if not is_sparse(value):
-        return f"{what} is a {type(value).__name__}; {_WAYS}"
+        return f"{what} is a {type(value).__name__}; {_ACCEPTED}"
     megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
     return (
         f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "
@@ -99,13 +100,14 @@ def _no_array(value: Any, what: str) -> str:
 def _as_array(value: Any, what: str) -> np.ndarray:
     """Return `value` as an array of numbers.
 
-    Columns of several kinds (numbers and booleans, as pandas.get_dummies gives) become float64.
+    Columns of different kinds, such as the numbers and booleans of pandas.get_dummies, become
+    float64.
     """
     array = np.asarray(value)
-    if array.dtype.kind in _NUMBERS and array.dtype.itemsize <= 8:
+    if array.dtype.kind in _NUMERIC_KINDS and array.dtype.itemsize <= 8:
         return array
     columns = dict(value.dtypes) if hasattr(value, "dtypes") and hasattr(value, "columns") else {}
-    foreign = {name: dtype for name, dtype in columns.items() if dtype.kind not in _NUMBERS}
+    foreign = {name: dtype for name, dtype in columns.items() if dtype.kind not in _NUMERIC_KINDS}
     if columns and not foreign:
         return np.asarray(value.to_numpy(np.float64, na_value=np.nan))
     listed = ", ".join(f"column {name!r} of dtype {dtype}" for name, dtype in foreign.items())
@@ -123,11 +125,11 @@ def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tenso
         array = array.astype(np.float64 if floating == torch.float64 else np.float32, copy=False)
     elif (labels and kind in "iu") or array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.int64, copy=False)
-    return _share(array)
+    return _as_tensor(array)
 
 
-def _share(array: np.ndarray) -> Tensor:
-    """Wrap `array` without a copy where its layout allows; nothing of ours ever writes to it."""
+def _as_tensor(array: np.ndarray) -> Tensor:
+    """Return a tensor that shares memory with `array` if possible; fitorch never writes to it."""
     array = np.ascontiguousarray(array) if array.ndim else array
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -137,18 +139,18 @@ def _share(array: np.ndarray) -> Tensor:
 
 
 def common_length(parts: Mapping[str, Any], name: str = "the data") -> int:
-    """Return the number of samples that all of `parts` have.
+    """Return the common number of samples of `parts`.
 
     Args:
-        parts: The arrays by what to call them.
-        name: What to call all of them in a message.
+        parts: The arrays by name.
+        name: The name of all of them, for messages.
 
     Raises:
-        DataError: The lengths differ, something is a single number, or there is nothing.
+        DataError: The lengths differ, an array is a single number, or there are no arrays.
     """
     tensors = [(name, tensor) for name, tree in parts.items() for tensor in leaves(tree)]
     if not tensors:
-        message = f"there is no array in {', '.join(parts) or 'the data'}; {_WAYS}"
+        message = f"there is no array in {', '.join(parts) or 'the data'}; {_ACCEPTED}"
         raise DataError(message)
     for part, tensor in tensors:
         if not tensor.dim():
@@ -166,10 +168,10 @@ ROLES: tuple[str, ...] = ("x", "y", "sample_weight")
 
 
 def as_columns(data: Any, name: str, floating: torch.dtype) -> list[Any]:
-    """Turn `(x, y[, sample_weight])`, or x alone, into a list of (nested) tensors.
+    """Return `(x, y[, sample_weight])`, or x alone, as a list of (nested) tensors.
 
     Raises:
-        DataError: It is a tuple of another length.
+        DataError: `data` is a tuple of more than three parts.
     """
     parts = data if isinstance(data, tuple) else (data,)
     if not 1 <= len(parts) <= 3:
@@ -183,7 +185,7 @@ def as_columns(data: Any, name: str, floating: torch.dtype) -> list[Any]:
 
 
 def as_mapping(data: Mapping[Any, Any], name: str, floating: torch.dtype) -> dict[Any, Any]:
-    """Turn a mapping of columns into one of (nested) tensors; "labels" are its targets."""
+    """Return a mapping of columns with (nested) tensors as values; "labels" are the targets."""
     return {
         key: to_tensors(column, f"{name}[{key!r}]", floating, labels=key == "labels")
         for key, column in data.items()
@@ -191,7 +193,7 @@ def as_mapping(data: Mapping[Any, Any], name: str, floating: torch.dtype) -> dic
 
 
 def as_batch(batch: Any, name: str, floating: torch.dtype) -> Any:
-    """Turn the arrays of a batch of any form into tensors; leave all else as it is."""
+    """Return a batch with its arrays converted to tensors, and other objects as they are."""
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
         return [
             to_tensors(part, f"{name}'s {role}", floating, labels=role == "y", strict=False)

@@ -1,4 +1,4 @@
-"""Batches out of a map-style dataset, whose samples must be asked for."""
+"""Sources over map-style datasets, which are read sample by sample, here or in workers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .in_memory import smallest_batch
 from .indices import LoaderIndices
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
-from .rng_state import Held, owners_of
+from .rng_state import GeneratorHolder, owners_of
 from .sampling import Order
 from .workers import (
     Pace,
     WorkerPool,
-    held_by,
+    attributes_of,
+    can_use_workers,
     loader_options,
-    may_share,
     state_differs,
     usable_cpus,
 )
@@ -37,14 +37,15 @@ from .workers import (
 Request = tuple[int, list[Any]]  # the seed of a batch and the numbers of its samples
 
 
-class Reader:
-    """Reads a batch of a dataset, here or in a worker process.
+class SampleReader:
+    """Reads a batch of a dataset, in this process or in a worker.
 
-    A batch has random numbers of its own: Python's, NumPy's and torch's global generators begin
-    with its seed, and are put back. So it does not matter who reads it, and when.
+    Each batch has its own random numbers: the global generators of Python, NumPy and torch are
+    seeded for it and restored afterwards. Therefore, its bits do not depend on which process reads
+    it, and when.
 
     Args:
-        dataset: Has `__getitem__`, or `__getitems__` for many samples at once.
+        dataset: A dataset with `__getitem__`, or `__getitems__` for many samples at once.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -54,18 +55,18 @@ class Reader:
 
     def __getitems__(self, request: Request) -> list[Any]:
         seed, samples = request
-        own = torch.default_generator
-        before = random.getstate(), mtrand.get_bit_generator(), own.get_state()
+        torch_generator = torch.default_generator
+        before = random.getstate(), mtrand.get_bit_generator(), torch_generator.get_state()
         mtrand.set_bit_generator(self._numpy)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        own.manual_seed(seed)
+        torch_generator.manual_seed(seed)
         try:
             return self._read(samples)
         finally:
             random.setstate(before[0])
             mtrand.set_bit_generator(before[1])
-            own.set_state(before[2])
+            torch_generator.set_state(before[2])
 
     def batch(self, request: Request) -> Any:
         """Return a whole batch."""
@@ -79,14 +80,14 @@ class Reader:
 
 
 class SampledSource(LoaderSource):
-    """Batches of a map-style dataset, each read with random numbers of its own.
+    """Base class of sources over map-style datasets, in which each batch has its own seed.
 
     Args:
-        dataset: Has `__getitem__`, or `__getitems__` for many samples at once.
-        name: What to call it in an error.
-        seed: What the random numbers of reading follow from.
-        floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
-        settings: How worker processes read, as DataLoader takes it.
+        dataset: A dataset with `__getitem__`, or `__getitems__` for many samples at once.
+        name: The name of the data, for messages.
+        seed: The seed from which the seeds of the batches are derived.
+        floating: The dtype for float64 of NumPy and pandas, if batches are not tensors.
+        settings: Arguments of DataLoader for the worker processes.
     """
 
     def __init__(
@@ -98,9 +99,9 @@ class SampledSource(LoaderSource):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(dataset, name, floating, seed=seed)
-        self._rank = 0  # of this process among those that share the samples
+        self._rank = 0  # of this process
         self._collates = True
-        self._reader = Reader(dataset)
+        self._reader = SampleReader(dataset)
         self._pool = WorkerPool(self._reader, settings or {})
 
     def close(self) -> None:
@@ -109,33 +110,33 @@ class SampledSource(LoaderSource):
 
     @property
     def worker_count(self) -> int:
-        """How many processes read: 0 as long as this one does."""
+        """The number of worker processes; 0 if this process reads."""
         return self._pool.count
 
     @property
     def stateful(self) -> None:
-        """Who knows where in a pass it is: nobody needs to."""
+        """None: the position in a pass does not depend on state."""
         return None
 
     @property
     def order_owners(self) -> list[Any]:
-        """Who decides the order beside the seed: nobody."""
+        """Objects with state that determines the order: none, apart from the seed."""
         return []
 
     @property
     def reading_owners(self) -> list[Any]:
-        """Who draws random numbers while samples are read: the dataset's own generators."""
-        return [Held(self.loader)]
+        """Objects from which reading draws random numbers: the dataset's own generators."""
+        return [GeneratorHolder(self.loader)]
 
     def _processes(self, batches: Any) -> Iterable[Any]:
         return self._pool.processes
 
-    def _asked(
+    def _with_seeds(
         self, samples: Iterable[list[Any]], pass_index: int, start: int
     ) -> Iterator[Request]:
-        """Ask for each batch of a pass, with a seed that depends on nothing but its place."""
-        own = [self._rank] if self._rank else []
-        labels: list[int | str] = ["read", self.name, pass_index, *own]
+        """Return the batches of a pass with seeds that depend on their position alone."""
+        rank = [self._rank] if self._rank else []
+        labels: list[int | str] = ["read", self.name, pass_index, *rank]
         return (
             (derive_seed(self._seed, *labels, position), batch)
             for position, batch in zip(count(start), samples, strict=False)
@@ -143,7 +144,8 @@ class SampledSource(LoaderSource):
 
     def _read_by_pool(self, requests: Iterator[Request]) -> Iterator[Any]:
         for batch in self._pool.read(requests):
-            # As reading here does: NumPy's global generator forgets its spare normal number.
+            # Reading in this process discards NumPy's cached normal number; so must this branch,
+            # for the same bits.
             mtrand.set_bit_generator(mtrand.get_bit_generator())
             yield batch
 
@@ -151,15 +153,15 @@ class SampledSource(LoaderSource):
 class UserLoaderSource(SampledSource):
     """A user's DataLoader over a map-style dataset: its samplers, collate function and workers.
 
-    Another loader, made with its settings, reads for it, so that each batch gets random numbers of
-    its own: then it does not matter who read what before it.
+    A second loader with the same settings reads the batches, each with its own seed, so that a
+    batch does not depend on what was read before it.
 
     Args:
-        loader: The loader.
-        name: What to call it in an error.
-        seed: What the random numbers of reading follow from.
-        floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
-        share: The part that this process gets.
+        loader: The user's loader.
+        name: The name of the data, for messages.
+        seed: The seed from which the seeds of the batches are derived.
+        floating: The dtype for float64 of NumPy and pandas, if batches are not tensors.
+        share: The shard of this process.
     """
 
     def __init__(
@@ -181,40 +183,40 @@ class UserLoaderSource(SampledSource):
         self._pool.count = loader.num_workers
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
-        """Give the batches of a pass, from batch `start` on, without reading those before."""
-        lists = self._indices.lists(pass_index, start, behind)  # draws what decides the order
-        requests = self._asked(lists, pass_index, start)
-        return self._placed(self._read_by_pool(requests))
+        """Return the batches of a pass from batch `start` on, without reading earlier ones."""
+        lists = self._indices.lists(pass_index, start, behind)  # draws the order
+        requests = self._with_seeds(lists, pass_index, start)
+        return self._iterate(self._read_by_pool(requests))
 
     @property
     def order_owners(self) -> list[Any]:
-        """Who decides the order: the samplers, and what the loader draws beside them."""
+        """Objects with state that determines the order: the samplers and the loader."""
         return [*owners_of(self._user_loader), self._indices]
 
 
 def recognize_samples(loader: DataLoader[Any]) -> bool:
-    """Say whether a loader is a DataLoader that asks a map-style dataset for batches of samples.
+    """Return whether a loader is a DataLoader with a batch sampler over a map-style dataset.
 
-    Classes made of DataLoader will do where they iterate as it does.
+    Subclasses count if they iterate as DataLoader does.
     """
     sampled = loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
     return iterates_as_torch(loader) and sampled
 
 
 class DatasetSource(SampledSource):
-    """Batches of a map-style dataset in an order of our own.
+    """Batches of a map-style dataset in the order of an `Order`.
 
-    It reads in this process, or in worker processes that stay until `close`; the batches are the
-    same. With "auto" it begins without workers and times itself. Once it has spent a second on
-    reading, it starts as many workers as keep up with the net, at most as many as there are CPUs,
-    where that pays and is safe: see `Pace.workers` and `may_share`.
+    The source reads in this process, or in worker processes that run until `close`; the batches
+    have the same bits. With "auto", it starts without workers and measures the time for reading.
+    After a second of reading, it starts as many workers as keep up with the net, if they are faster
+    and safe: see `Pace.workers` and `can_use_workers`.
 
     Args:
-        dataset: Has `__getitem__`, or `__getitems__` for many samples at once, and a length.
+        dataset: A dataset with a length and `__getitem__`, or `__getitems__` for many samples.
         order: The order of the samples.
-        name: What to call the dataset in an error.
-        floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
-        workers: How many processes read, or "auto".
+        name: The name of the data, for messages.
+        floating: The dtype for float64 of NumPy and pandas, if batches are not tensors.
+        workers: The number of worker processes, or "auto".
     """
 
     def __init__(
@@ -235,14 +237,14 @@ class DatasetSource(SampledSource):
         self._pace = Pace()
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
-        """Give the batches of a pass, from batch `start` on, without reading those before."""
+        """Return the batches of a pass from batch `start` on, without reading earlier ones."""
         requests = self._requests(pass_index, start, behind)
         if self._pool.count:
-            return self._placed(self._read_by_pool(requests))
-        return self._placed(self._read(requests, pass_index, start, behind))
+            return self._iterate(self._read_by_pool(requests))
+        return self._iterate(self._read(requests, pass_index, start, behind))
 
     def to(self, device: torch.device) -> DatasetSource:
-        """Move each batch to `device`; on the way it is pinned for CUDA."""
+        """Move each batch to `device`; for CUDA, batches are pinned."""
         super().to(device)
         self._pool.pinned = device.type == "cuda"
         return self
@@ -254,33 +256,33 @@ class DatasetSource(SampledSource):
 
     def _requests(self, pass_index: int, start: int, behind: int) -> Iterator[Request]:
         samples = map(Tensor.tolist, self.order.batches(pass_index, start, behind=behind))
-        return self._asked(samples, pass_index, start)
+        return self._with_seeds(samples, pass_index, start)
 
     def _read(
         self, requests: Iterator[Request], pass_index: int, start: int, behind: int
     ) -> Iterator[Any]:
-        """Read in this process, until workers are worth their while."""
+        """Yield batches read in this process, and then by workers if these are faster."""
         for position, request in enumerate(requests, start):
-            held = held_by(self.loader) if self._undecided and self._pace.due else None
+            attributes = attributes_of(self.loader) if self._undecided and self._pace.due else None
             began = perf_counter()
             batch = self._reader.batch(request)
             read = perf_counter()
             yield map_tensors(Tensor.pin_memory, batch) if self._pool.pinned else batch
             self._pace.add(read - began, perf_counter() - read)
-            if held is not None:
-                self._decide(batch, quiet=not state_differs(held, held_by(self.loader)))
+            if attributes is not None:
+                self._decide(batch, quiet=not state_differs(attributes, attributes_of(self.loader)))
             if self._pool.count:
                 rest = self._requests(pass_index, position + 1, behind)
                 yield from self._read_by_pool(rest)
                 return
 
     def _decide(self, batch: Any, *, quiet: bool) -> None:
-        """Settle how many workers there will be; where none would pay, ask again later."""
+        """Choose the number of workers; if none are faster, decide again later."""
         threads = torch.get_num_threads() if self._device is None else 1
         wanted = self._pace.workers(byte_count(batch), usable_cpus(), threads)
         self._pace = Pace()
         if not wanted:
             return
         self._undecided = False
-        if quiet and may_share(self.loader, batch, wanted):
+        if quiet and can_use_workers(self.loader, batch, wanted):
             self._pool.count = wanted

@@ -1,4 +1,4 @@
-"""Batches for one epoch after another, out of passes over the data."""
+"""Epoch iterator: the batches of each epoch, from passes over the data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .sources import Source
 
 
 def opened(source: Source, processes: Processes) -> Iterator[Any]:
-    """Begin a pass, in an order that is the same in every process."""
+    """Return the batches of a pass in an order that is the same in every process."""
     if (
         processes.is_distributed and source.order_owners
     ):  # else the order is ours, which draws nothing
@@ -32,15 +32,15 @@ def opened(source: Source, processes: Processes) -> Iterator[Any]:
 class EpochIterator:
     """Training batches, epoch by epoch.
 
-    An epoch is one pass over the source; with `steps_per_epoch` it is that many batches, and the
-    next epoch goes on where this one stopped.
+    An epoch is one pass over the source. With `steps_per_epoch`, it is that many batches, and the
+    next epoch continues where this one ended.
 
     Args:
-        source: Where batches come from.
-        steps_per_epoch: Batches in an epoch, or None for a whole pass.
-        pass_index: The pass to begin with, counted from 0.
-        position: Batches of that pass that were handed out already.
-        processes: Those that share the data.
+        source: The source of the batches.
+        steps_per_epoch: The number of batches per epoch; None is a whole pass.
+        pass_index: The first pass, counted from 0.
+        position: The number of batches of that pass that were used before.
+        processes: The processes that share the data.
     """
 
     def __init__(
@@ -56,23 +56,23 @@ class EpochIterator:
         self.pass_index = pass_index
         self.position = position
         self._processes = processes or Processes()
-        self.behind = 0  # what of this pass was seen in rounds of another size: see `PassLength`
-        self.taken = 0  # batches of the epoch under way that were handed out
-        self.remembers = False  # how each pass began, to go on with it elsewhere
+        self.behind = 0  # units used with another number of processes: see `PassLength`
+        self.taken = 0  # batches of the current epoch that were used
+        self.remembers = False  # whether to record the state at the beginning of each pass
         self._begun: dict[str, Any] | None = None
-        self._own: Any = None  # the state of a loader that knows where it is
+        self._own: Any = None  # the state of a stateful loader
         self._batches: Iterator[Any] | None = None
 
     @property
     def steps(self) -> int | None:
-        """Batches in an epoch, None where that is not known beforehand."""
+        """The number of batches per epoch, None if it is unknown."""
         return self.steps_per_epoch or self.source.steps
 
     def epoch(self) -> Iterator[Any]:
-        """Give the batches of the epoch, or what is left of it.
+        """Yield the batches of the epoch, or the rest of them.
 
         Raises:
-            DataError: The source has no more batches.
+            DataError: The source is exhausted.
         """
         while self.taken != self.steps_per_epoch:
             for batch in self._pass():
@@ -88,7 +88,7 @@ class EpochIterator:
             self._begin_pass()
 
     def end_epoch(self) -> None:
-        """Count the epoch as completed: all that was handed out has been trained on."""
+        """Record the epoch as completed: all its batches have been used for training."""
         self.taken = 0
         if self.steps_per_epoch is None:
             self._begin_pass()
@@ -98,25 +98,25 @@ class EpochIterator:
         self._batches = None
 
     def close(self) -> None:
-        """Let go of the source's iterator, and of worker processes."""
+        """Discard the iterator, and end worker processes."""
         self._batches = None
         self.source.close()
 
     def _pass(self) -> Iterator[Any]:
-        """Go on with the pass that is under way, where epochs are cut out of passes."""
+        """Return the iterator of the current pass, a new one if an epoch is a whole pass."""
         if self._batches is None or self.steps_per_epoch is None:
             self._batches = self._padded(self._open())
         return self._batches
 
     def _padded(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Give as many as all processes do: None in a last round that has none for this one."""
+        """Return as many batches as on all processes: None if the last round has none here."""
         rounds = self.source.pass_length.rounds(self.behind)
         if not self._processes.is_distributed or rounds is None:
             return batches
         return padded(batches, rounds - self.position)
 
     def _open(self) -> Iterator[Any]:
-        """Begin a pass; or one that was begun elsewhere, as it was begun there."""
+        """Return the batches of a new pass, or the rest of a resumed pass in the same order."""
         source, owners = self.source, self.source.order_owners
         if not self.position and not self.behind:
             if self._processes.is_distributed:
@@ -124,6 +124,8 @@ class EpochIterator:
             if self.remembers and owners:
                 self._begun = {"random": random_state(), "order": capture_generators(owners)}
             return source.batches(self.pass_index)
+        # A resumed pass draws its order from the state at its beginning; generators that reading
+        # draws from must stay as they were at the checkpoint.
         reading = capture_generators(source.reading_owners)
         with undisturbed_randomness():
             if self._begun is not None:
@@ -137,12 +139,12 @@ class EpochIterator:
         return batches
 
     def _open_together(self) -> Iterator[Any]:
-        """Begin a pass in the order that the main process draws."""
+        """Return the batches of a new pass in the order that the main process draws."""
         source, owners = self.source, self.source.order_owners
         if not owners:
             return source.batches(self.pass_index)
         begun = {"random": random_state(), "order": capture_generators(owners)}
-        self._begun = begun = self._processes.broadcast(begun)
+        self._begun = begun = self._processes.broadcast(begun)  # synchronizes the processes
         if self._processes.is_main:
             return source.batches(self.pass_index)
         with undisturbed_randomness():
@@ -151,19 +153,19 @@ class EpochIterator:
             return source.batches(self.pass_index)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the order of the samples depends on, beside the counters and the seed."""
+        """Return the state that determines the order, apart from the counters and the seed."""
         source = self.source
         if not self.position and not self.behind:
             begun: Any = {"order": capture_generators(source.order_owners)}
         else:
             begun = self._begun
         inside = source.stateful if self.position and not self._processes.is_distributed else None
-        own = None if inside is None else inside.state_dict()
+        loader_state = None if inside is None else inside.state_dict()
         reading = capture_generators(source.reading_owners)
-        return {"begun": begun, "reading": reading, "own": own, "behind": self.behind}
+        return {"begun": begun, "reading": reading, "own": loader_state, "behind": self.behind}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back, once the counters are."""
+        """Restore the state; the counters must be restored before."""
         source, begun, self.behind = self.source, state["begun"], state["behind"]
         if self.position or self.behind:
             self._begun, self._own = begun, state["own"]
@@ -174,23 +176,23 @@ class EpochIterator:
 
     def _exhausted(self) -> str:
         if self.pass_index == 0:
-            return "train_data is empty: the training data gave no batch"
+            return "train_data is empty: the training data has no batches"
         return (
-            f"train_data gave no batch in pass {self.pass_index + 1} over it; a generator gives "
-            "its batches once: pass a DataLoader or an object with __iter__, or steps_per_epoch"
+            f"train_data has no batches in pass {self.pass_index + 1}; a generator yields its "
+            "batches only once: pass a DataLoader, an object with __iter__, or steps_per_epoch"
         )
 
 
 def reading(
     batches: Iterable[Any], name: str, where: str, samples_in: Callable[[int], list[int]]
 ) -> Iterator[Any]:
-    """Give `batches`; an error of theirs gets a note that says which batch of what it was.
+    """Yield `batches`; an error in reading gets a note with the data and the batch.
 
     Args:
         batches: The batches.
-        name: What the data is called.
-        where: What to put before "batch 3" in the note.
-        samples_in: Gives the sample numbers of the batch after so many, as far as known.
+        name: The name of the data.
+        where: The text before "batch 3" in the note.
+        samples_in: Returns the sample numbers of a batch, if they are known.
     """
     iterator, number = iter(batches), 0
     while True:

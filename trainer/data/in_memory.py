@@ -1,8 +1,8 @@
-"""The in-memory fast path: batches are gathered by index, a whole batch per call.
+"""In-memory sources: batches are gathered from tensors by index, a whole batch per call.
 
-It serves tensors, and a `DataLoader` over a `TensorDataset` (or `Subset`s of one): the loader's own
-sampler decides the order, and the batches are bit for bit those the loader would give, but no
-sample is ever collated and no worker process started.
+They serve tensors, and a `DataLoader` over a `TensorDataset` (or `Subset`s of one). The loader's
+sampler determines the order, and the batches are bit for bit those of the loader, but samples are
+not collated one by one, and there are no worker processes.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from fitorch.tree import byte_count, leaves, map_tensors
 from .indices import LoaderIndices
 from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import owners_of
-from .sampling import Finish, Order, picking
+from .sampling import IndexTransform, Order, index_lookup
 
-# (pass, first batch, finish, units before that) -> the indices of each batch
-Indices = Callable[[int, int, Finish | None, int], Iterator[Tensor]]
+# (pass, first batch, transform, units before that) -> the indices of each batch
+Indices = Callable[[int, int, IndexTransform | None, int], Iterator[Tensor]]
 
 
 @dataclass(slots=True)
 class MemorySource:
-    """Batches out of tensors that are all there.
+    """Batches of tensors in memory.
 
     Args:
         tensors: Nested tensors with one entry per sample along dimension 0; a batch has the same
             structure.
-        indices: Gives the sample numbers of each batch of a pass, from a batch on.
-        steps: Batches in a pass, None where that is not known beforehand.
-        samples: Samples in a pass, None where that is not known beforehand.
-        smallest_batch: Samples in the smallest batch, None where that is not known beforehand.
-        last: The sample numbers of the batch served last.
-        device: Where batches go, None for where the tensors are.
-        loader: The user's, whose samplers decide the order, or None.
-        pass_length: What a pass is counted in: see `Source`.
+        indices: Returns the sample numbers of each batch of a pass.
+        steps: The number of batches in a pass, None if it is unknown.
+        samples: The number of samples in a pass, None if it is unknown.
+        smallest_batch: The number of samples in the smallest batch, None if it is unknown.
+        last: The sample numbers of the last batch.
+        device: The device of the batches; None is that of the tensors.
+        loader: The user's loader, whose samplers determine the order, or None.
+        pass_length: The length of a pass: see `Source`.
     """
 
     tensors: Any
@@ -55,7 +55,7 @@ class MemorySource:
     pass_length: PassLength = PassLength(None, 1)  # noqa: RUF009 - frozen
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
-        """Give the batches of a pass, from batch `start` on."""
+        """Return the batches of a pass from batch `start` on."""
         home = next(leaves(self.tensors)).device
         if self.device is None or home.type == self.device.type:
             return self._gathered(home, pass_index, start, behind)
@@ -64,9 +64,9 @@ class MemorySource:
         return (map_tensors(self._moved, batch) for batch in batches)
 
     def to(self, device: torch.device) -> MemorySource:
-        """Move the tensors to `device`, once, where they take at most half of what is free.
+        """Move the tensors to `device` if they take at most half of its free memory.
 
-        Where they take more, each batch is moved by itself.
+        Otherwise, each batch is moved.
         """
         self.device = device
         if fits(self.tensors, device):
@@ -74,28 +74,28 @@ class MemorySource:
         return self
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
-        """Return no sample numbers: a sampler must not be asked twice."""
+        """Return no sample numbers: a second use of the sampler would draw other numbers."""
         return []
 
     def close(self) -> None:
-        """Let go of nothing: there are no worker processes."""
+        """Do nothing: there are no worker processes."""
 
     @property
     def stateful(self) -> None:
-        """Who knows where in a pass it is: nobody needs to."""
+        """None: the position in a pass does not depend on state."""
         return None
 
     def rewind(self, state: Any) -> None:
-        """Do nothing: nobody has such a state."""
+        """Do nothing: there is no such state."""
 
     @property
     def order_owners(self) -> list[Any]:
-        """Who decides the order: the user's samplers, where there are any."""
+        """Objects with state that determines the order: the user's samplers, if there are any."""
         return [] if self.loader is None else [*owners_of(self.loader), self.indices]
 
     @property
     def reading_owners(self) -> list[Any]:
-        """Who draws random numbers while samples are read: nobody."""
+        """Objects from which reading draws random numbers: none."""
         return []
 
     def _gathered(
@@ -108,7 +108,8 @@ class MemorySource:
         pinned: bool = False,
     ) -> Iterator[Any]:
         gather = gatherer(self.tensors, pinned=pinned)
-        # This draws what decides the order.
+        # Draws the order, here and not with the first batch, so that it depends on the state of
+        # the generators at the beginning of the pass.
         indices = self.indices(pass_index, start, mover(home), behind)
         return self._gather(indices, gather)
 
@@ -121,12 +122,12 @@ class MemorySource:
         return tensor.to(self.device, non_blocking=True)
 
     def served(self, count: int = 3) -> list[int]:
-        """Return the first sample numbers of the batch served last, for messages."""
+        """Return the first sample numbers of the last batch, for messages."""
         return [] if self.last is None else self.last[:count].tolist()
 
 
-def own_source(tensors: Any, order: Order) -> MemorySource:
-    """Serve `tensors` in an order of our own."""
+def ordered_source(tensors: Any, order: Order) -> MemorySource:
+    """Return a source of `tensors` in the order of an `Order`."""
     steps, smallest = len(order), order.smallest_batch
     pass_length = PassLength(order.samples, order.per_round)
     return MemorySource(
@@ -135,26 +136,25 @@ def own_source(tensors: Any, order: Order) -> MemorySource:
 
 
 def dataset_source(dataset: Any, order: Order) -> MemorySource | None:
-    """Serve a dataset that holds plain tensors in an order of our own, None for any other."""
-    found = _tensors_behind(dataset)
-    if found is None:
+    """Return a source for a dataset of plain tensors, in the order of an `Order`; else None."""
+    contents = _tensors_behind(dataset)
+    if contents is None:
         return None
-    tensors, subset = found
-    source = own_source(list(tensors), order)
+    tensors, subset = contents
+    source = ordered_source(list(tensors), order)
     if subset is not None:
         places = subset
-        source.indices = lambda number, start, finish, behind: order.batches(
-            number, start, picking(places, finish), behind
+        source.indices = lambda number, start, transform, behind: order.batches(
+            number, start, index_lookup(places, transform), behind
         )
     return source
 
 
 def recognize(loader: DataLoader[Any], share: RankShard = ALONE) -> MemorySource | None:
-    """Return the fast path for a loader over in-memory tensors, None for any other loader.
+    """Return an in-memory source for a loader over in-memory tensors, None for other loaders.
 
-    Recognized is what we know to the last detail: a plain `DataLoader` with the default collate and
-    automatic batching over a `TensorDataset`, or over `Subset`s of one. Samplers of numbers may be
-    any.
+    It supports a plain `DataLoader` with the default collate function and automatic batching over a
+    `TensorDataset`, or over `Subset`s of one, with any sampler of numbers.
     """
     plain = (
         type(loader) is DataLoader
@@ -163,10 +163,10 @@ def recognize(loader: DataLoader[Any], share: RankShard = ALONE) -> MemorySource
         and not isinstance(loader.sampler, BatchSampler)  # its samples are batches
         and loader.worker_init_fn is None
     )
-    found = _tensors_behind(loader.dataset) if plain else None
-    if found is None:
+    contents = _tensors_behind(loader.dataset) if plain else None
+    if contents is None:
         return None
-    tensors, subset = found
+    tensors, subset = contents
     indices, (steps, samples) = LoaderIndices(loader, subset, share), _lengths(loader)
     return MemorySource(
         list(tensors),
@@ -180,11 +180,11 @@ def recognize(loader: DataLoader[Any], share: RankShard = ALONE) -> MemorySource
 
 
 def gatherer(tensors: Any, *, pinned: bool = False) -> Callable[[Tensor], Any]:
-    """Return the function that picks samples out of `tensors` by index.
+    """Return a function that selects samples of `tensors` by index.
 
     Args:
         tensors: Nested tensors.
-        pinned: Put them where a CUDA device can fetch them while the CPU goes on.
+        pinned: Whether to use pinned memory, for asynchronous copies to a CUDA device.
     """
     pick = _pick_pinned if pinned else _pick
     if isinstance(tensors, (tuple, list)) and all(isinstance(item, Tensor) for item in tensors):
@@ -197,15 +197,15 @@ _pick = torch.index_select
 
 
 def _pick_pinned(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-    if tensor.requires_grad:  # it can't be told where to put what it gives
+    if tensor.requires_grad:  # autograd does not support out=
         return torch.index_select(tensor, dim, index)
     shape = (len(index), *tensor.shape[1:])
-    place = torch.empty(shape, dtype=tensor.dtype, pin_memory=True)
-    return torch.index_select(tensor, dim, index, out=place)
+    out = torch.empty(shape, dtype=tensor.dtype, pin_memory=True)
+    return torch.index_select(tensor, dim, index, out=out)
 
 
-def mover(device: torch.device) -> Finish | None:
-    """Return what brings the indices of many batches to `device`, None for the CPU."""
+def mover(device: torch.device) -> IndexTransform | None:
+    """Return a function that moves the indices of many batches to `device`, None for the CPU."""
     if device.type == "cpu":
         return None
     if device.type == "cuda":
@@ -214,27 +214,27 @@ def mover(device: torch.device) -> Finish | None:
 
 
 def fits(tensors: Any, device: torch.device) -> bool:
-    """Say whether `tensors` take at most half of the memory that is free on `device`."""
+    """Return whether `tensors` take at most half of the free memory of `device`."""
     if device.type != "cuda":
         return True
     return byte_count(tensors) <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _tensors_behind(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
-    """Return a dataset's tensors and the indices that its `Subset`s pick, None if unknown."""
+    """Return a dataset's tensors and the indices of its `Subset`s, None for other datasets."""
     if type(dataset) is TensorDataset:
         return (dataset.tensors, None) if _are_plain(dataset.tensors) else None
     if type(dataset) is not Subset:
         return None
-    found, indices = _tensors_behind(dataset.dataset), _subset_indices(dataset)
-    if found is None or indices is None:
+    contents, indices = _tensors_behind(dataset.dataset), _subset_indices(dataset)
+    if contents is None or indices is None:
         return None
-    tensors, inner = found
+    tensors, inner = contents
     return tensors, indices if inner is None else inner[indices]
 
 
 def _are_plain(tensors: tuple[Tensor, ...]) -> bool:
-    """Say whether all of `tensors` are dense and of no special kind, on one device."""
+    """Return whether all of `tensors` are plain dense tensors on one device."""
     return len({tensor.device for tensor in tensors}) == 1 and all(
         type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_nested
         for tensor in tensors
@@ -242,12 +242,12 @@ def _are_plain(tensors: tuple[Tensor, ...]) -> bool:
 
 
 def _subset_indices(subset: Subset[Any]) -> Tensor | None:
-    """Return the places that a `Subset` picks, None where looking them up may mean anything."""
-    given: Any = subset.indices
-    if type(given) not in (list, tuple, range, np.ndarray, Tensor):
-        return None  # a pandas Series, say, looks up labels
+    """Return the indices of a `Subset`, None if its type may have its own meaning of indexing."""
+    values: Any = subset.indices
+    if type(values) not in (list, tuple, range, np.ndarray, Tensor):
+        return None  # a pandas Series, for example, looks up labels
     try:
-        indices = torch.tensor(given.tolist() if hasattr(given, "tolist") else given)
+        indices = torch.tensor(values.tolist() if hasattr(values, "tolist") else values)
     except (TypeError, ValueError, RuntimeError):
         return None
     if indices.dim() != 1 or indices.dtype != torch.int64:
@@ -256,7 +256,7 @@ def _subset_indices(subset: Subset[Any]) -> Tensor | None:
 
 
 def _lengths(loader: DataLoader[Any]) -> tuple[int | None, int | None]:
-    """Return a loader's batches and samples in a pass, as far as its samplers tell."""
+    """Return a loader's numbers of batches and samples in a pass, None if they are unknown."""
     sampler: Iterable[Any] = getattr(loader.batch_sampler, "sampler", ())
     try:
         return len(loader), len(sampler) if type(loader.batch_sampler) is BatchSampler else None  # type: ignore[arg-type]
@@ -265,7 +265,7 @@ def _lengths(loader: DataLoader[Any]) -> tuple[int | None, int | None]:
 
 
 def smallest_batch(loader: DataLoader[Any]) -> int | None:
-    """Return the samples in the smallest batch of a loader, None where that is not known."""
+    """Return the number of samples in the smallest batch of a loader, None if it is unknown."""
     _, samples = _lengths(loader)
     if samples is None or loader.batch_size is None:
         return None

@@ -1,4 +1,4 @@
-"""The indices that a loader's own sampler gives, many at once where the sampler is torch's."""
+"""Indices from the sampler of a user's loader, vectorized for torch's own samplers."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from fitorch.randomness import draw_seed
 
 from .rank_split import ALONE, RankShard
 from .rng_state import set_epoch
-from .sampling import Finish, picking, split
+from .sampling import IndexTransform, index_lookup, split
 
-_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
+# Samplers that draw all their random numbers before their first index.
+_DRAWS_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class LoaderIndices:
-    """The indices that a loader's own sampler gives, drawing the same random numbers.
+    """The indices of a loader's own sampler, with the same random numbers as the loader draws.
 
-    What decides the order is drawn when a pass begins, so that it depends on the generators' states
-    at that moment alone. Samplers of torch do so by themselves; others that tell their length are
-    asked for the whole pass at once, endless ones batch by batch.
+    The order is drawn when a pass begins, so that it depends only on the states of the generators
+    at that time. Samplers of torch do this themselves; from other samplers with a length, the whole
+    pass is read at once, and from endless ones batch by batch.
 
     Args:
         loader: A loader with a batch sampler, over a map-style dataset.
-        subset: For each sample of the loader's dataset its place elsewhere, or None.
-        share: The part that this process gets.
+        subset: For each sample of the loader's dataset, its index in the tensors; or None.
+        share: The shard of this process.
     """
 
     def __init__(
@@ -51,38 +52,42 @@ class LoaderIndices:
         self._workers_started = has_begun(loader)
 
     def __call__(
-        self, pass_index: int, start: int = 0, finish: Finish | None = None, behind: int = 0
+        self,
+        pass_index: int,
+        start: int = 0,
+        transform: IndexTransform | None = None,
+        behind: int = 0,
     ) -> Iterator[Tensor]:
-        """Give the indices of a pass; what comes before batch `start` is drawn and left out.
+        """Return the indices of the batches of a pass; earlier batches are drawn and skipped.
 
         Args:
             pass_index: The pass, counted from 0.
-            start: Batches of this process to leave out.
-            finish: Applied to the indices of many batches at once.
-            behind: Batches of the loader to leave out before that.
+            start: The number of batches of this process to skip.
+            transform: A function applied to the indices of many batches at once.
+            behind: The number of batches of the loader to skip before that.
         """
         if self._subset is not None:
-            finish = picking(self._subset, finish)
-        drawn = self._begin(pass_index)
+            transform = index_lookup(self._subset, transform)
+        drawn = self._new_iterator(pass_index)
         start = start * self._share.world + behind
-        batches = _vectorized(self._loader.batch_sampler, start, finish)
+        batches = _vectorized(self._loader.batch_sampler, start, transform)
         if batches is None:
-            batches = map(self._place, islice(self._drawn(drawn), start, None))
-            batches = batches if finish is None else map(finish, batches)
+            batches = map(self._dataset_indices, islice(self._draw(drawn), start, None))
+            batches = batches if transform is None else map(transform, batches)
         return self._share.of_indices(batches)
 
     def lists(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[list[Any]]:
-        """Give what the sampler gives, which need not be numbers, as lists."""
-        drawn = self._begin(pass_index)
+        """Return the batches of the sampler as lists; its samples need not be numbers."""
+        drawn = self._new_iterator(pass_index)
         start = start * self._share.world + behind
         batches = _vectorized(self._loader.batch_sampler, start, None)
         if batches is not None:
             return map(Tensor.tolist, self._share.of_indices(batches))
-        lists = map(list, islice(self._drawn(drawn), start, None))
+        lists = map(list, islice(self._draw(drawn), start, None))
         return self._share.of_indices(lists)
 
     def state_dict(self) -> dict[str, bool]:
-        """Return what else decides which numbers the loader draws when a pass begins."""
+        """Return further state that determines which numbers the loader draws for a pass."""
         return {
             "workers": self._workers,
             "persistent": self._persistent,
@@ -90,15 +95,15 @@ class LoaderIndices:
         }
 
     def load_state_dict(self, state: Mapping[str, bool]) -> None:
-        """Draw as the loader did whose state this is, though this one may have other workers."""
+        """Restore the state, to draw like the saved loader, whose workers may differ."""
         self._workers, self._persistent = state["workers"], state["persistent"]
         self._workers_started = state["started"]
 
-    def _begin(self, pass_index: int) -> Iterator[Any]:
-        """Make the sampler's iterator as a new iterator of the loader does.
+    def _new_iterator(self, pass_index: int) -> Iterator[Any]:
+        """Return an iterator of the sampler, and draw what a new iterator of the loader draws.
 
-        It draws a number to seed its workers; with workers it asks the sampler once more. Some
-        samplers draw as soon as they are asked.
+        That is a number to seed the workers; with workers, the loader creates a second iterator of
+        the sampler. Some samplers draw when their iterator is created.
         """
         loader, sampler = self._loader, cast("Iterable[Any]", self._loader.batch_sampler)
         set_epoch(pass_index, loader.sampler, sampler, getattr(sampler, "sampler", None))
@@ -109,29 +114,31 @@ class LoaderIndices:
         torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         return iter(sampler) if self._workers else batches
 
-    def _drawn(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Have the sampler draw: by its first batch, or by all where it draws as it goes."""
+    def _draw(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Make the sampler draw now, by reading its first batch, or all if it draws per sample."""
         batch_sampler: Any = self._loader.batch_sampler
         plain = type(batch_sampler) is BatchSampler
-        if plain and type(batch_sampler.sampler) in _AT_ONCE:
-            return _begun(batches)
+        if plain and type(batch_sampler.sampler) in _DRAWS_AT_ONCE:
+            return _start_iterator(batches)
         sized = hasattr(batch_sampler.sampler if plain else batch_sampler, "__len__")
         return iter(list(batches)) if sized else batches
 
-    def _place(self, batch: Any) -> Tensor:
+    def _dataset_indices(self, batch: Any) -> Tensor:
         index = torch.tensor(batch.tolist() if hasattr(batch, "tolist") else list(batch))
         samples = len(self._loader.dataset)  # type: ignore[arg-type]
         return torch.where(index < 0, index + samples, index)
 
 
-def _begun(batches: Iterator[Any]) -> Iterator[Any]:
-    """Return an iterator that has given its first batch already, to itself."""
+def _start_iterator(batches: Iterator[Any]) -> Iterator[Any]:
+    """Return the iterator after its first batch was read, which makes the sampler draw."""
     first = list(islice(batches, 1))
     return (batch for part in (first, batches) for batch in part)
 
 
-def _vectorized(batch_sampler: Any, start: int, finish: Finish | None) -> Iterator[Tensor] | None:
-    """Do at once what the two samplers behind `shuffle=` do number by number, None for others."""
+def _vectorized(
+    batch_sampler: Any, start: int, transform: IndexTransform | None
+) -> Iterator[Tensor] | None:
+    """Return the indices of the two samplers behind `shuffle=`, vectorized; None for others."""
     if type(batch_sampler) is not BatchSampler:
         return None
     sampler: Any = batch_sampler.sampler
@@ -142,27 +149,27 @@ def _vectorized(batch_sampler: Any, start: int, finish: Finish | None) -> Iterat
     )
     if not shuffles and type(sampler) is not SequentialSampler:
         return None
-    return _pieces(_whole_order(sampler), batch_sampler, start, finish)
+    return _cut_into_batches(_draw_order(sampler), batch_sampler, start, transform)
 
 
-def _pieces(
-    order: Tensor, batch_sampler: BatchSampler, start: int, finish: Finish | None
+def _cut_into_batches(
+    order: Tensor, batch_sampler: BatchSampler, start: int, transform: IndexTransform | None
 ) -> Iterator[Tensor]:
-    """Cut the order of a sequential or shuffling sampler into batches."""
+    """Yield the batches of the order of a sequential or shuffling sampler."""
     samples, size = len(order), batch_sampler.batch_size
     full = samples // size * size
     rest = order[full:].clone()
-    pieces = split(order[:full], size, start, finish)
-    del order  # else there would be two of them at the end
+    pieces = split(order[:full], size, start, transform)
+    del order  # so that its memory is free when torch draws the next one below
     yield from pieces
     if getattr(batch_sampler.sampler, "generator", None) is not None:
         generator: Any = batch_sampler.sampler.generator  # type: ignore[union-attr]
-        torch.randperm(samples, generator=generator)  # it draws a second, and uses none
+        torch.randperm(samples, generator=generator)  # torch's sampler draws it too, unused
     if len(rest) and not batch_sampler.drop_last and start * size <= full:
-        yield rest if finish is None else finish(rest)
+        yield rest if transform is None else transform(rest)
 
 
-def _whole_order(sampler: Any) -> Tensor:
+def _draw_order(sampler: Any) -> Tensor:
     samples = len(sampler.data_source)
     if type(sampler) is SequentialSampler:
         return torch.arange(samples)

@@ -1,4 +1,4 @@
-"""Batches out of loaders, generators and other iterables, which are kept as they are."""
+"""Sources over loaders, generators and other iterables of batches."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from fitorch.tree import map_tensors
 
 from .arrays import array_leaves, as_batch
 from .in_memory import smallest_batch
-from .rank_split import ALONE, PassLength, RankShard, in_step
-from .rng_state import Held, has_state, owners_of, set_epoch, stateful
+from .rank_split import ALONE, PassLength, RankShard, with_common_randomness
+from .rng_state import GeneratorHolder, has_state, owners_of, set_epoch, stateful
 
 
 class LoaderSource:
-    """Batches out of a user's loader, generator or other iterable.
+    """Batches of a user's loader, generator or other iterable.
 
     Args:
-        loader: Gives batches.
-        name: What to call it in an error, as "train_data".
-        floating: What float64 of NumPy and pandas becomes, where batches are not tensors.
-        share: The part that this process gets: every so many batches one, which all must read.
-        seed: What all processes draw while they read follows from.
+        loader: An iterable of batches.
+        name: The name of the data for messages, such as "train_data".
+        floating: The dtype for float64 of NumPy and pandas, if batches are not tensors.
+        share: The shard of this process: one batch of each round, all of which it must read.
+        seed: The seed for random numbers that all processes draw alike while they read.
     """
 
     def __init__(
@@ -51,60 +51,60 @@ class LoaderSource:
         self.samples = length(getattr(loader, "dataset", None))
         smallest = smallest_batch(loader) if isinstance(loader, DataLoader) else None
         self.smallest_batch = share.smallest(smallest)
-        self._collates = isinstance(loader, DataLoader)  # its batches stay as they are
+        self._collates = isinstance(loader, DataLoader)  # batches are new objects
         self._device: torch.device | None = None
         self._rewound = False
 
     @property
     def worker_count(self) -> int | str:
-        """How many processes read, "?" where that is not known."""
+        """The number of worker processes, "?" if it is unknown."""
         return getattr(self.loader, "num_workers", "?")
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
-        """Give the batches of a pass, from batch `start` on.
+        """Return the batches of a pass from batch `start` on.
 
-        Those before are read once more and left out, unless the loader itself was put back there.
+        Earlier batches are read again and skipped, unless the loader restored its own position.
         """
         set_epoch(pass_index, getattr(self.loader, "dataset", None))
         if self._share.world > 1:
-            return self._shared(pass_index, behind + start * self._share.world)
-        batches = self._placed(iter(self.loader))
+            return self._batches_of_rank(pass_index, behind + start * self._share.world)
+        batches = self._iterate(iter(self.loader))
         for _ in range(0 if self._rewound else start + behind):
             next(batches, None)
         self._rewound = False
         return batches
 
-    def _shared(self, pass_index: int, start: int) -> Iterator[Any]:
-        """Read all of a pass, as every process does, and give the batches of this one.
+    def _batches_of_rank(self, pass_index: int, start: int) -> Iterator[Any]:
+        """Read a whole pass, as every process does, and yield the batches of this process.
 
-        The last is None in a round that has none for it.
+        The last one is None if the last round has no batch for this process.
         """
         seed = derive_seed(self._seed, "iterate", self.name, pass_index)
-        lacking: list[None] = []
-        everybodys = islice(in_step(_iterated(self.loader), seed), start, None)
-        batches = self._share.of_batches(everybodys, lacking)
-        yield from self._placed(batches)
-        yield from lacking
+        missing: list[None] = []
+        all_batches = islice(with_common_randomness(_iterated(self.loader), seed), start, None)
+        batches = self._share.of_batches(all_batches, missing)
+        yield from self._iterate(batches)
+        yield from missing
 
     def rewind(self, state: Any) -> None:
-        """Put who knows where in a pass it is back there."""
+        """Restore the position of the stateful loader or dataset."""
         self.stateful.load_state_dict(state)
         self._rewound = True
 
     @property
     def stateful(self) -> Any:
-        """Who knows where in a pass it is, by a state of its own: loader, dataset or None."""
+        """The loader or dataset that has its position in a pass as state, or None."""
         return stateful(self.loader)
 
     @property
     def order_owners(self) -> list[Any]:
-        """Who decides the order: the samplers, and a dataset or iterable that does it itself."""
-        itself: Any = getattr(self.loader, "dataset", self.loader)
-        return [*owners_of(self.loader), itself if has_state(itself) else Held(itself)]
+        """Objects with state that determines the order: samplers, and the dataset or iterable."""
+        data: Any = getattr(self.loader, "dataset", self.loader)
+        return [*owners_of(self.loader), data if has_state(data) else GeneratorHolder(data)]
 
     @property
     def reading_owners(self) -> list[Any]:
-        """Who draws random numbers while samples are read: the same, read once more."""
+        """None: skipped batches are read again, which draws the same numbers again."""
         return []
 
     def to(self, device: torch.device) -> LoaderSource:
@@ -113,44 +113,44 @@ class LoaderSource:
         return self
 
     def served(self) -> list[int]:
-        """Return no sample numbers: a loader does not tell them."""
+        """Return no sample numbers: a loader does not provide them."""
         return []
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
-        """Return no sample numbers: the order is the loader's."""
+        """Return no sample numbers: the loader determines the order."""
         return []
 
     def close(self) -> None:
-        """Let go of nothing: a user's loader keeps its workers as it was told to."""
+        """Do nothing: a user's loader controls its own workers."""
 
     def _processes(self, batches: Any) -> Iterable[Any]:
-        """Return the worker processes behind an iterator."""
+        """Return the worker processes of an iterator."""
         return getattr(batches, "_workers", ())
 
-    def _placed(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _iterate(self, batches: Iterator[Any]) -> Iterator[Any]:
         try:
             for first in batches:
-                yield from self._prepared(first, batches)
-                return  # some loaders begin anew when asked again
+                yield from self._converted(first, batches)
+                return  # some loaders restart when they are read after their end
         except (RuntimeError, OSError, EOFError) as error:
-            died = self._dead(batches) or dead_worker(error)
+            died = self._find_failed_workers(batches) or failed_worker_in(error)
             if not died:
                 raise
             of = f" of {self.name} died (num_workers={self.worker_count})"
-            raise DataError(worker_died(died, of)) from error
+            raise DataError(worker_failure_message(died, of)) from error
 
-    def _dead(self, batches: Any) -> str:
-        """Return which workers behind an iterator died, "" for none."""
+    def _find_failed_workers(self, batches: Any) -> str:
+        """Return which workers of an iterator have died, "" for none."""
         for _ in range(3):
-            with suppress(RuntimeError):  # torch's handler of SIGCHLD raises one wherever it comes
-                return _died(self._processes(batches))
+            with suppress(RuntimeError):  # torch's SIGCHLD handler raises it at any point
+                return _failed_workers(self._processes(batches))
         return ""
 
-    def _prepared(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
-        """Turn arrays into tensors, move them, and copy what may change, where there is a need."""
+    def _converted(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
+        """Return batches converted to tensors, copied if they may change, and moved, as needed."""
         batches: Iterable[Any] = chain((first,), others)
         if not self._collates:
-            batches = map(self._copied, batches)
+            batches = map(self._copy, batches)
         elif any(not isinstance(leaf, torch.Tensor) for leaf in array_leaves(first)):
             batches = (as_batch(batch, self._batch_name, self.floating) for batch in batches)
         return batches if self._device is None else map(self._move, batches)
@@ -159,8 +159,8 @@ class LoaderSource:
     def _batch_name(self) -> str:
         return f"a batch of {self.name}"
 
-    def _copied(self, batch: Any) -> Any:
-        """Return a batch that stays as it is: a generator may fill the same memory again."""
+    def _copy(self, batch: Any) -> Any:
+        """Return a copy of a batch: a generator may use the same memory for the next one."""
         return map_tensors(torch.Tensor.clone, as_batch(batch, self._batch_name, self.floating))
 
     def _move(self, batch: Any) -> Any:
@@ -169,49 +169,49 @@ class LoaderSource:
         return send_to_device(batch, self._device, non_blocking=True)
 
 
-def _died(processes: Iterable[Any]) -> str:
-    """Return pid and signal of those of a DataLoader's workers that died, "" for none.
+def _failed_workers(processes: Iterable[Any]) -> str:
+    """Return the pids and exit reasons of a DataLoader's workers that have died, "" for none.
 
-    Its own error depends on what it was doing at that moment: a lost connection tells no more.
+    The error of the DataLoader depends on what it was doing; a lost connection has no details.
     """
     workers = {worker.sentinel: worker for worker in processes}
     for sentinel in wait(list(workers), timeout=0.2) if workers else ():
         workers[sentinel].join(1)
     return ", ".join(
-        f"pid {worker.pid}, {_signal(worker.exitcode)}"
+        f"pid {worker.pid}, {_exit_reason(worker.exitcode)}"
         for worker in workers.values()
         if worker.exitcode
     )
 
 
-def _signal(code: int) -> str:
+def _exit_reason(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def worker_died(which: str, of: str = " that reads data died") -> str:
-    """Return what to tell about a worker process that died."""
+def worker_failure_message(which: str, of: str = " that reads data died") -> str:
+    """Return the error message for a worker process that has died."""
     return (
-        f"a worker process ({which}){of}; it is often out of memory or of shared memory "
-        "(/dev/shm): try fewer workers or a smaller batch"
+        f"a worker process ({which}){of}; a common cause is a lack of memory or of shared memory "
+        "(/dev/shm): use fewer workers or a smaller batch"
     )
 
 
-def dead_worker(error: Exception) -> str:
-    """Return the pid of the worker process that torch's error says has died, "" for any other.
+def failed_worker_in(error: Exception) -> str:
+    """Return the pid of the dead worker in an error of torch, "" for other errors.
 
-    Torch may raise it anywhere, also in the middle of a step.
+    Torch may raise this error anywhere, even in the middle of a step.
     """
-    found = re.search(r"DataLoader worker \((pid(?:\(s\))? [\d, ]+)\)", str(error))
-    return found[1] if found else ""
+    match = re.search(r"DataLoader worker \((pid(?:\(s\))? [\d, ]+)\)", str(error))
+    return match[1] if match else ""
 
 
 def _iterated(loader: Iterable[Any]) -> Iterator[Any]:
-    """Begin to iterate with the first batch, not before."""
+    """Yield from the loader, whose iterator is created with the first batch, not before."""
     yield from loader
 
 
 def length(thing: Any) -> int | None:
-    """Return how many entries `thing` has, None where it does not tell."""
+    """Return the length of an object, None if it does not have one."""
     try:
         return len(thing)
     except (TypeError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""Which part of the data is whose, where several processes share it."""
+"""Data sharding: the part of the data for each process."""
 
 from __future__ import annotations
 
@@ -20,79 +20,79 @@ from fitorch.randomness import (
 
 @dataclass(frozen=True, slots=True)
 class RankShard:
-    """The part of one of several processes.
+    """The shard of one of several processes.
 
-    Batches are handed out in rounds, one to each process in their order. Of a last round with
-    fewer, the samples are split evenly, where they are known by number: so each comes once.
+    Batches are assigned in rounds, one to each process in rank order. If the last round has fewer
+    batches, its samples are split evenly if they are known by number, so that each occurs once.
 
     Args:
-        rank: The number of this process, from 0.
-        world: How many there are.
+        rank: The rank of this process.
+        world: The number of processes.
     """
 
     rank: int = 0
     world: int = 1
 
     def rounds(self, batches: int | None) -> int | None:
-        """Return how many rounds make up so many batches."""
+        """Return the number of rounds for a number of batches."""
         return None if batches is None else -(-batches // self.world)
 
     def smallest(self, last: int | None) -> int | None:
-        """Return the samples of the smallest part of a round of `last` samples; at least one."""
+        """Return the size of the smallest part of a round of `last` samples, at least 1."""
         return last if last is None or self.world == 1 else max(last // self.world, 1)
 
     def of_indices(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Give this process's part of batches of sample numbers, tensors or lists."""
+        """Return this process's part of batches of sample numbers, tensors or lists."""
         return batches if self.world == 1 else self._parts(batches)
 
-    def of_batches(self, batches: Iterator[Any], lacking: list[None]) -> Iterator[Any]:
-        """Give this process's batches.
+    def of_batches(self, batches: Iterator[Any], missing: list[None]) -> Iterator[Any]:
+        """Yield this process's batches.
 
         Args:
-            batches: Those of all processes.
-            lacking: Gets a None where the last round had none for this process.
+            batches: The batches of all processes.
+            missing: A None is appended if the last round has no batch for this process.
         """
-        for each in iter(lambda: list(islice(batches, self.world)), []):
-            if self.rank < len(each):
-                yield each[self.rank]
+        for batches_of_round in iter(lambda: list(islice(batches, self.world)), []):
+            if self.rank < len(batches_of_round):
+                yield batches_of_round[self.rank]
             else:
-                lacking.append(None)
+                missing.append(None)
 
     def _parts(self, batches: Iterator[Any]) -> Iterator[Any]:
-        while each := list(islice(batches, self.world)):
-            if len(each) == self.world:
-                yield each[self.rank]
+        while batches_of_round := list(islice(batches, self.world)):
+            if len(batches_of_round) == self.world:
+                yield batches_of_round[self.rank]
                 continue
-            own = self.part(each)
-            if len(own):
-                yield own
+            part = self.part(batches_of_round)
+            if len(part):
+                yield part
             return
 
     def part(self, batches: list[Any]) -> Any:
-        """Return an even part of the samples of several batches."""
+        """Return this process's even part of the samples of several batches."""
         if isinstance(batches[0], Tensor):
             return torch.cat(batches).tensor_split(self.world)[self.rank]
         samples = list(chain.from_iterable(batches))
-        size, more = divmod(len(samples), self.world)
-        begin = self.rank * size + min(self.rank, more)
-        return samples[begin : begin + size + (self.rank < more)]
+        size, remainder = divmod(len(samples), self.world)
+        begin = self.rank * size + min(self.rank, remainder)
+        return samples[begin : begin + size + (self.rank < remainder)]
 
 
 @dataclass(frozen=True, slots=True)
 class PassLength:
-    """How long a pass is, in units that do not depend on how many processes there are.
+    """The length of a pass, in units that do not depend on the number of processes.
 
     Args:
-        units: Samples, where the order of the samples is ours, else batches of a loader; None where
-            that is not known.
-        per_round: How many of them a batch of all processes takes.
+        units: The number of samples if fitorch determines their order, otherwise the number of a
+            loader's batches; None if it is unknown.
+        per_round: The number of units in a batch of all processes.
     """
 
     units: int | None
     per_round: int
 
     def rounds(self, behind: int = 0) -> int | None:
-        """Return how many batches make up what is left behind so many units."""
+        """Return the number of rounds in the units after the first `behind`."""
         return None if self.units is None else -(-(self.units - behind) // self.per_round)
 
 
@@ -100,20 +100,20 @@ ALONE = RankShard()
 
 
 def padded(batches: Iterator[Any], count: int) -> Iterator[Any]:
-    """Give `count` items: the batches, then None, for a round that has none for this process."""
-    given = 0
-    for given, batch in enumerate(batches, 1):  # noqa: B007 - how many there were
+    """Yield `count` items: the batches, then None for a round without one for this process."""
+    number = 0
+    for number, batch in enumerate(batches, 1):  # noqa: B007 - used after the loop
         yield batch
-    for _ in range(count - given):
+    for _ in range(count - number):
         yield None
 
 
-def in_step(batches: Iterator[Any], seed: int) -> Iterator[Any]:
-    """Give batches that are drawn with the same random numbers in every process.
+def with_common_randomness(batches: Iterator[Any], seed: int) -> Iterator[Any]:
+    """Yield batches that are drawn with the same random numbers in every process.
 
     Args:
-        batches: They may draw from the global generators of Python, NumPy and torch.
-        seed: What those numbers follow from.
+        batches: The batches; they may draw from the global generators of Python, NumPy and torch.
+        seed: The seed of these generators.
     """
     with undisturbed_randomness():
         seed_everything(seed)

@@ -1,4 +1,4 @@
-"""Random generators and counters that loaders, samplers and datasets hold themselves."""
+"""RNG state of loaders, samplers and datasets with their own generators and counters."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from .workers import held_by
+from .workers import attributes_of
 
-Streams = list[Any]  # for each owner the states of its generators, and its plain values
+RngStates = list[Any]  # for each owner, the states of its generators and its plain values
 
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
-_PLAIN = (bool, int, float, str)
+_PLAIN_TYPES = (bool, int, float, str)
 
 
-def capture_generators(owners: Sequence[Any]) -> Streams:
-    """Return what the owners' next numbers depend on, beside the global generators.
+def capture_generators(owners: Sequence[Any]) -> RngStates:
+    """Return the state that determines the owners' next numbers, without the global generators.
 
-    It is the states of all generators in their attributes, and in those of the objects there; of
-    samplers also plain values, such as an epoch that they count. What has a `state_dict` of its own
-    tells by that.
+    These are the states of all generators in their attributes, and in the attributes of those
+    objects; for samplers, also plain values, such as a counted epoch. If an owner has a
+    `state_dict`, it is used instead.
     """
-    return [_captured(owner) for owner in owners]
+    return [_capture(owner) for owner in owners]
 
 
-def restore_generators(owners: Sequence[Any], streams: Streams) -> None:
-    """Put back what `capture` returned, into owners that were built alike."""
-    for owner, state in zip(owners, streams, strict=True):
+def restore_generators(owners: Sequence[Any], states: RngStates) -> None:
+    """Restore what `capture_generators` returned, in owners of the same construction."""
+    for owner, state in zip(owners, states, strict=True):
         if "own" in state:
             owner.load_state_dict(state["own"])
             continue
-        for generator, each in zip(_generators(owner), state["generators"], strict=True):
-            _set(generator, each)
+        for generator, rng_state in zip(_generators(owner), state["generators"], strict=True):
+            _set_generator_state(generator, rng_state)
         vars(owner).update(state["values"])
 
 
 def owners_of(loader: Any) -> list[Any]:
-    """Return who decides the order of a loader's samples: the loader, and its samplers."""
-    own = getattr(loader, "generator", None)
-    found: list[Any] = [] if own is None else [Held(own)]
-    waiting = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
-    while waiting:
-        thing = waiting.pop(0)
+    """Return the objects that determine the order of a loader: its generator and its samplers."""
+    generator = getattr(loader, "generator", None)
+    owners: list[Any] = [] if generator is None else [GeneratorHolder(generator)]
+    pending = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
+    while pending:
+        thing = pending.pop(0)
         if not isinstance(thing, Sampler) and not _iterates_itself(thing):
             continue
-        if not any(thing is other for other in found):
-            found.append(thing)
-            waiting += [value for value in vars(thing).values() if isinstance(value, Sampler)]
-    return found
+        if not any(thing is other for other in owners):
+            owners.append(thing)
+            pending += [value for value in vars(thing).values() if isinstance(value, Sampler)]
+    return owners
 
 
-class Held:
-    """What holds generators, and nothing else that decides an order.
+class GeneratorHolder:
+    """Wrapper for an object of which only the generators determine an order.
 
     Args:
         thing: A generator, or an object with generators in its attributes.
@@ -67,46 +67,46 @@ class Held:
 
 
 def stateful(loader: Any) -> Any:
-    """Return who knows where in a pass it is: a loader, or its dataset, with a state; else None.
+    """Return the loader or dataset that has its position in a pass as state, or None.
 
-    The dataset of worker processes is another copy, and does not know.
+    With worker processes, the dataset in this process does not have the position: they read copies.
     """
     dataset = getattr(loader, "dataset", None) if not getattr(loader, "num_workers", 0) else None
     return next(filter(has_state, (loader, dataset)), None)
 
 
 def has_state(thing: Any) -> bool:
-    """Say whether something has a state of its own."""
+    """Return whether an object has `state_dict` and `load_state_dict`."""
     return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
 def _iterates_itself(thing: Any) -> bool:
-    """Say whether it is a sampler of a user's own class."""
-    own = hasattr(thing, "__dict__") and not isinstance(thing, type)
-    return own and callable(getattr(thing, "__iter__", None))
+    """Return whether an object is an instance with its own `__iter__`, as samplers are."""
+    is_instance = hasattr(thing, "__dict__") and not isinstance(thing, type)
+    return is_instance and callable(getattr(thing, "__iter__", None))
 
 
-def _captured(owner: Any) -> dict[str, Any]:
+def _capture(owner: Any) -> dict[str, Any]:
     if callable(getattr(owner, "load_state_dict", None)):
         return {"own": owner.state_dict()}
     counts = isinstance(owner, Sampler) or _iterates_itself(owner)
     values = vars(owner) if counts else {}
     return {
-        "generators": [_get(generator) for generator in _generators(owner)],
-        "values": {name: value for name, value in values.items() if type(value) in _PLAIN},
+        "generators": [_generator_state(generator) for generator in _generators(owner)],
+        "values": {name: value for name, value in values.items() if type(value) in _PLAIN_TYPES},
     }
 
 
 def _generators(owner: Any) -> Iterator[Any]:
-    """Give each generator that is held, once, in an order that depends on attributes alone."""
+    """Yield each generator of an owner once, in an order that depends on attributes alone."""
     seen: set[int] = set()
-    for value, _ in held_by(owner):
+    for value, _ in attributes_of(owner):
         if isinstance(value, _GENERATORS) and id(value) not in seen:
             seen.add(id(value))
             yield value
 
 
-def _get(generator: Any) -> Any:
+def _generator_state(generator: Any) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, random.Random):
@@ -116,7 +116,7 @@ def _get(generator: Any) -> Any:
     return generator.bit_generator.state
 
 
-def _set(generator: Any, state: Any) -> None:
+def _set_generator_state(generator: Any, state: Any) -> None:
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, random.Random):
@@ -128,8 +128,8 @@ def _set(generator: Any, state: Any) -> None:
 
 
 def set_epoch(pass_index: int, *things: Any) -> None:
-    """Tell samplers that shuffle by the epoch's number, as DistributedSampler, which one it is."""
+    """Call `set_epoch` of samplers that shuffle by the epoch, such as DistributedSampler."""
     for thing in things:
-        receive = getattr(thing, "set_epoch", None)
-        if callable(receive):
-            receive(pass_index)
+        setter = getattr(thing, "set_epoch", None)
+        if callable(setter):
+            setter(pass_index)

@@ -1,6 +1,6 @@
-"""The order of samples: which ones make up a batch, as a pure function of seed, pass and position.
+"""Sampling: the samples of each batch, as a pure function of seed, pass and position.
 
-A *pass* goes once over the data. It is the epoch, unless `steps_per_epoch` cuts epochs differently.
+A *pass* is one iteration over the data. It is an epoch, unless `steps_per_epoch` is set.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from torch import Tensor
 
 from fitorch.randomness import derive_seed
 
-Finish = Callable[[Tensor], Tensor]  # what to do with the indices of many batches at once
+IndexTransform = Callable[[Tensor], Tensor]  # applied to the indices of many batches at once
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order in which `samples` samples are seen, shared out over `world` processes.
+    """The order of samples, sharded over `world` processes.
 
     With n processes and batch size B, global batch k of a pass is `permutation[k*B*n : (k+1)*B*n]`.
-    It is split evenly among the processes, in their order, so that n processes with B / n see what
-    one sees with B. Each sample comes exactly once a pass. Of a last batch with fewer samples than
-    processes, some get none, and their pass is a batch shorter. Starting in the middle
-    costs as much as starting at the beginning: nothing is skipped over, nothing is read.
+    It is split evenly among the processes in rank order, so that n processes with batch size B / n
+    use the same batches as one process with B. Each sample occurs exactly once per pass. If the
+    last batch has fewer samples than there are processes, some processes get none, and their pass
+    has one batch less. A start in the middle of a pass is as fast as one at its beginning, because
+    no batches are skipped.
 
     Args:
-        samples: How many samples there are.
-        batch_size: Samples in a batch of one process.
-        shuffle: Draw a new permutation for each pass, else keep the samples' order.
-        seed: What all permutations follow from.
-        rank: This process's number, in [0, world).
-        world: How many processes share the samples.
+        samples: The number of samples.
+        batch_size: The number of samples in a batch of one process.
+        shuffle: Whether to draw a new permutation for each pass.
+        seed: The seed from which all permutations are derived.
+        rank: The rank of this process, in [0, world).
+        world: The number of processes.
     """
 
     samples: int
@@ -53,12 +54,12 @@ class Order:
 
     @property
     def smallest_batch(self) -> int:
-        """The samples in the smallest part of the last global batch of a pass, at least one."""
+        """The size of the smallest part of the last global batch of a pass, at least 1."""
         last = self.samples % self.per_round or self.per_round
         return max(last // self.world, 1)
 
     def permutation(self, pass_index: int) -> Tensor:
-        """Return the sample numbers of a pass in their order, int64 of shape (samples,)."""
+        """Return the sample numbers of a pass in their order, as int64 of shape (samples,)."""
         if not self.shuffle:
             return torch.arange(self.samples)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", pass_index))
@@ -68,19 +69,19 @@ class Order:
         self,
         pass_index: int,
         start: int = 0,
-        finish: Finish | None = None,
+        transform: IndexTransform | None = None,
         behind: int = 0,
     ) -> Iterator[Tensor]:
-        """Give this process's sample numbers of each batch of a pass, from batch `start` on.
+        """Return this process's sample numbers of each batch of a pass.
 
         Args:
             pass_index: The pass, counted from 0.
-            start: Batches to leave out.
-            finish: Applied to the numbers of many batches at once, before they are cut.
-            behind: Samples to leave out before that, which were in batches of another size.
+            start: The number of batches to skip.
+            transform: A function applied to the numbers of many batches at once.
+            behind: The number of samples to skip before that, from batches of a different size.
         """
         rest = self.permutation(pass_index)[behind:]
-        chunks = split(rest, self.per_round, start, finish)
+        chunks = split(rest, self.per_round, start, transform)
         if self.world == 1:
             return chunks
         parts = (chunk.tensor_split(self.world)[self.rank] for chunk in chunks)
@@ -91,19 +92,27 @@ def split(
     indices: Tensor,
     size: int,
     start: int = 0,
-    finish: Finish | None = None,
+    transform: IndexTransform | None = None,
 ) -> Iterator[Tensor]:
-    """Give consecutive pieces of `size` of `indices`, from piece `start` on; the last is shorter.
+    """Yield consecutive pieces of `indices` of length `size`; the last one may be shorter.
 
-    A thousand pieces are cut at a time: one by one would cost more, all at once more memory.
-    `finish`, which may look the indices up or move them to a device, gets a thousand at once too.
+    1024 pieces are made at a time: one by one would take more time, and all at once more memory.
+    `transform`, which may look up the indices or move them to a device, gets the same blocks.
+
+    Args:
+        indices: The indices, a vector.
+        size: The length of a piece.
+        start: The number of pieces to skip.
+        transform: A function applied to blocks of pieces, or None.
     """
     for begin in range(start * size, len(indices), size * 1024):
         block = indices[begin : begin + size * 1024]
-        # A copy: one piece that somebody keeps would hold on to all indices.
-        yield from (block.clone() if finish is None else finish(block)).split(size)
+        # A copy, because a reference to a view of one piece would keep all indices in memory.
+        yield from (block.clone() if transform is None else transform(block)).split(size)
 
 
-def picking(places: Tensor, finish: Finish | None) -> Finish:
-    """Return what looks indices up in `places`, before `finish`."""
-    return (lambda block: places[block]) if finish is None else lambda block: finish(places[block])
+def index_lookup(table: Tensor, transform: IndexTransform | None) -> IndexTransform:
+    """Return a function that looks up indices in `table`, and then applies `transform`."""
+    return (
+        (lambda block: table[block]) if transform is None else lambda block: transform(table[block])
+    )

@@ -1,8 +1,7 @@
-"""What users pass -> batches.
+"""Data sources: what users pass as data, converted to an iterable of batches.
 
-Everything becomes a *source*: something with `batches(pass_index, start)`, `steps` (batches in a
-pass, where known) and `smallest_batch`. A batch is what the user's loader gives, or a list
-`[features, targets]` or `[features, targets, sample_weight]` where we batch ourselves.
+All data becomes a `Source`. A batch is what the user's loader yields, or a list
+`[features, targets]` or `[features, targets, sample_weight]` if fitorch makes the batches.
 """
 
 from __future__ import annotations
@@ -19,86 +18,86 @@ from fitorch.tree import map_tensors
 
 from .arrays import ROLES, as_columns, as_mapping, common_length, is_array, is_in_memory, is_sparse
 from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
-from .in_memory import MemorySource, dataset_source, own_source, recognize
+from .in_memory import MemorySource, dataset_source, ordered_source, recognize
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
 from .sampling import Order
 
 
 class Source(Protocol):
-    """Where batches come from."""
+    """Protocol of objects that yield the batches of passes over data."""
 
     @property
     def steps(self) -> int | None:
-        """Batches in a pass, None where that is not known beforehand."""
+        """The number of batches in a pass, None if it is unknown."""
         ...
 
     @property
     def samples(self) -> int | None:
-        """Samples in a pass, None where that is not known beforehand."""
+        """The number of samples in a pass, None if it is unknown."""
         ...
 
     @property
     def smallest_batch(self) -> int | None:
-        """Samples in the smallest batch of a pass, None where that is not known beforehand."""
+        """The number of samples in the smallest batch of a pass, None if it is unknown."""
         ...
 
     @property
     def pass_length(self) -> PassLength:
-        """How long a pass is, however many processes share it."""
+        """The length of a pass, independent of the number of processes."""
         ...
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
-        """Give the batches of a pass, from batch `start` on, `behind` units of its pass_length."""
+        """Return the batches of a pass, from batch `start` after `behind` units of the pass on."""
         ...
 
     def to(self, device: torch.device) -> Source:
-        """Return the source whose batches lie on `device`."""
+        """Return the source with batches on `device`."""
         ...
 
     @property
     def order_owners(self) -> list[Any]:
-        """Who decides the order of a pass, beside the seed and the global generators."""
+        """Objects with state that determines the order, apart from seed and global generators."""
         ...
 
     @property
     def reading_owners(self) -> list[Any]:
-        """Who has generators of their own that reading a sample draws from."""
+        """Objects with generators from which the reading of samples draws."""
         ...
 
     @property
     def stateful(self) -> Any:
-        """Who knows where in a pass it is, by a `state_dict`, or None."""
+        """The object whose `state_dict` has the position in a pass, or None."""
         ...
 
     def rewind(self, state: Any) -> None:
-        """Put `stateful` back into the middle of a pass."""
+        """Restore the state of `stateful` in the middle of a pass."""
         ...
 
     def served(self) -> list[int]:
-        """Return the first sample numbers of the batch served last, as far as known."""
+        """Return the first sample numbers of the last batch, if they are known."""
         ...
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
-        """Return the sample numbers of a batch of a pass, as far as known without reading it."""
+        """Return the sample numbers of a batch of a pass, if they are known without reading it."""
         ...
 
     def close(self) -> None:
-        """End worker processes of our own."""
+        """End the worker processes of the source."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How to make batches where that is ours to decide.
+    """Settings for data that is not in batches already.
 
     Args:
-        batch_size: Samples in a batch of one process.
-        shuffle: Draw a new order for each pass.
-        seed: What the orders follow from.
-        floating: What float64 of NumPy and pandas becomes.
-        num_workers: How many processes read samples out of a Dataset, or "auto".
-        share: The part of the data that this process gets.
+        batch_size: The number of samples in a batch of one process.
+        shuffle: Whether to draw a new order for each pass.
+        seed: The seed from which the orders are derived.
+        floating: The dtype for float64 of NumPy and pandas.
+        num_workers: The number of processes that read samples of a Dataset, or "auto".
+        share: The shard of this process.
     """
 
     batch_size: int = 32
@@ -115,10 +114,15 @@ class Batching:
 
 
 def as_source(data: Any, name: str, batching: Batching) -> Source:
-    """Turn what a user passed as `name` into a source of batches.
+    """Return a source for the data that a user passed.
+
+    Args:
+        data: The data.
+        name: The name of the argument, for messages.
+        batching: The settings for data that is not in batches.
 
     Raises:
-        TypeError: `data` is of a kind that nothing can be made of.
+        TypeError: `data` has an unsupported type.
         DataError: `data` is empty, or its parts have different lengths.
     """
     source = _as_source(data, name, batching)
@@ -128,10 +132,10 @@ def as_source(data: Any, name: str, batching: Batching) -> Source:
 
 
 def validation_sets(data: Any) -> dict[str, Any]:
-    """Return each set of validation data by what its figures begin with.
+    """Return the validation sets by the prefix of their columns.
 
-    A mapping of names to data is several sets, `{"clean": ..., "noisy": ...}`, with figures such as
-    `val_clean_loss`; a mapping with "labels", or one of arrays, is data itself.
+    A mapping of names to data is several sets, `{"clean": ..., "noisy": ...}`, with columns such as
+    `val_clean_loss`; a mapping with "labels", or a mapping of arrays, is a single set.
     """
     if data is None:
         return {}
@@ -143,7 +147,7 @@ def validation_sets(data: Any) -> dict[str, Any]:
 
 
 def set_name(prefix: str) -> str:
-    """Return what to call a set of validation data in a message."""
+    """Return the name of a validation set for messages."""
     name = prefix.removeprefix("val_").removesuffix("_")
     return f"val_data[{name!r}]" if name else "val_data"
 
@@ -175,17 +179,17 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
 
 
 def memory_source(data: Any, name: str, batching: Batching) -> MemorySource:
-    """Serve arrays: `(x, y)`, `(x, y, sample_weight)`, a mapping of columns, or x alone."""
+    """Return a source of arrays: `(x, y[, sample_weight])`, a mapping of columns, or x alone."""
     if isinstance(data, Mapping):
         columns = as_mapping(data, name, batching.floating)
-        return own_source(columns, batching.order(common_length(columns, name)))
+        return ordered_source(columns, batching.order(common_length(columns, name)))
     tensors = as_columns(data, name, batching.floating)
     lengths = dict(zip(ROLES, tensors, strict=False))
-    return own_source(tensors, batching.order(common_length(lengths, name)))
+    return ordered_source(tensors, batching.order(common_length(lengths, name)))
 
 
 def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple[Any, Any]:
-    """Cut the last `fraction` of the samples off, before any shuffling, for validation.
+    """Split off the last `fraction` of the samples, before any shuffling, for validation.
 
     Raises:
         ValueError: `data` is not in memory, or a part would be empty.
@@ -199,7 +203,7 @@ def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple
         samples = common_length(dict(zip(ROLES, columns, strict=False)))
     else:
         message = (
-            f"validation_split={fraction} cuts (x, y) of tensors, arrays or DataFrames, but "
+            f"validation_split={fraction} needs (x, y) of tensors, arrays or DataFrames, but "
             f"train_data is a {type(data).__name__}; pass val_data instead"
         )
         raise ValueError(message)
@@ -229,20 +233,20 @@ def _iterable_source(loader: Iterable[Any], name: str, batching: Batching) -> Lo
 
 
 def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
-    """Batch a map-style dataset in our order; one that holds plain tensors is gathered by index."""
+    """Return a source for a map-style dataset; plain tensors are gathered by index."""
     samples = length(dataset)
     if samples is None:
-        message = f"{name} is a {type(dataset).__name__} without a length; give it __len__"
+        message = f"{name} is a {type(dataset).__name__} without a length; define __len__"
         raise TypeError(message)
     order = batching.order(samples)
-    found = dataset_source(dataset, order)
-    if found is not None:
-        return found
+    source = dataset_source(dataset, order)
+    if source is not None:
+        return source
     return DatasetSource(dataset, order, name, batching.floating, batching.num_workers)
 
 
 def _is_sequence_of_samples(data: Any) -> bool:
-    """Say whether `data` is a map-style dataset that does not say so, as those of Hugging Face."""
+    """Return whether `data` is a map-style dataset but not a Dataset, as those of Hugging Face."""
     sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
     other = isinstance(data, (Mapping, tuple, list, str, bytes)) or is_array(data)
     return sized and not other and not is_sparse(data)
@@ -255,23 +259,23 @@ def _empty_data(data: Any, name: str, source: Source, batching: Batching) -> str
     else:
         size, drop_last = batching.batch_size, False
     return (
-        f"{name} is empty: {role} has {source.samples or 0} samples, which gives no batch "
+        f"{name} is empty: {role} has {source.samples or 0} samples, too few for a batch "
         f"with batch_size={size} and drop_last={drop_last}"
     )
 
 
 def check_enough(source: Source, name: str, processes: int) -> None:
-    """Refuse to share out fewer samples than there are processes.
+    """Check that there are at least as many samples or batches as processes.
 
     Raises:
-        DataError: It tells both numbers.
+        DataError: There are fewer.
     """
     shares_samples = isinstance(source, (MemorySource, SampledSource))
     parts = source.samples if shares_samples else source.pass_length.units
     if parts is not None and parts < processes:
-        kind = "samples" if shares_samples else "batches"
+        unit = "samples" if shares_samples else "batches"
         message = (
-            f"{name} has {parts} {kind}, fewer than the {processes} processes that share them; "
+            f"{name} has {parts} {unit}, fewer than the {processes} processes that share them; "
             "use fewer processes"
         )
         raise DataError(message)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fitorch.data.loader import dead_worker, worker_died
+from fitorch.data.loader import failed_worker_in, worker_failure_message
 from fitorch.distributed.dtensor import local_tensor
 from fitorch.errors import DataError, NonFiniteError, ShapeError, annotate
 from fitorch.losses.shape_checks import MisfitError
@@ -37,8 +37,8 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     if isinstance(error, NonFiniteError):
         message = f"{error} in {where}{step.circumstances()}; the weights are still those before it"
         raise NonFiniteError(message) from error
-    if died := dead_worker(error):
-        raise DataError(f"{worker_died(died)} [{where}]") from error
+    if died := failed_worker_in(error):
+        raise DataError(f"{worker_failure_message(died)} [{where}]") from error
     if isinstance(error, MisfitError):
         raise DataError(f"{error} [{where}: {shapes}]") from error
     if isinstance(error, MetricError):
