@@ -1,1 +1,1 @@
-"""What is known of a run: figures, records, report."""
+"""The history of a run: its table, records of its fits, reports."""
