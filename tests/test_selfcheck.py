@@ -80,7 +80,7 @@ def test_a_wrong_figure_is_found(monkeypatch):
 def test_predictions_in_another_order_are_found(monkeypatch):
     predict = evaluating.predict
     monkeypatch.setattr(evaluating, "predict", lambda *given: predict(*given).flip(0))
-    assert "samples 0 to 49 came back as [49.0" in failures()["predict() keeps the order of samples"]
+    assert "samples 0 to 49 were returned as [49.0" in failures()["predict() keeps the order of samples"]
 
 
 def test_a_resume_that_begins_afresh_is_found(monkeypatch):

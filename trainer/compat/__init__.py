@@ -1,1 +1,1 @@
-"""What scripts of torchkeras use."""
+"""The interface of torchkeras, for scripts written for it."""
