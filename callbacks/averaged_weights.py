@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.distributed.dtensor import is_split, local
+from fitorch.internals.torch import foreach_copy_, foreach_lerp_, non_persistent_buffers
 
 if TYPE_CHECKING:
     from .trained_model import TrainedModel
@@ -81,7 +82,7 @@ class AveragedWeights:
         if self._means:
             means = list(self._means.values())
             near = [w.to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
-            torch._foreach_lerp_(self._parts(means), self._parts(near), share)
+            foreach_lerp_(self._parts(means), self._parts(near), share)
         else:
             self._means = {name: _copy(weight) for name, weight in weights.items()}
         self.count += 1
@@ -93,14 +94,14 @@ class AveragedWeights:
             weights = self._weights()
             self._held = {name: weight.detach().clone() for name, weight in weights.items()}
             means = self._parts(self._means.values())
-            torch._foreach_copy_(self._parts(weights.values()), means)
+            foreach_copy_(self._parts(weights.values()), means)
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Put the weights back that are held; where there are none, do nothing."""
         if self._held:
             held = self._parts(self._held.values())
-            torch._foreach_copy_(self._parts(self._weights().values()), held)
+            foreach_copy_(self._parts(self._weights().values()), held)
             self._held = {}
 
     def settle(self) -> None:
@@ -161,7 +162,7 @@ def _stored(module: nn.Module, *, buffers: bool) -> Iterator[Slot]:
     stores: Any = [module._parameters, module._buffers] if buffers else [module._parameters]
     for store in stores:
         for key, tensor in store.items():
-            if tensor is not None and key not in module._non_persistent_buffers_set:
+            if tensor is not None and key not in non_persistent_buffers(module):
                 yield store, key
 
 

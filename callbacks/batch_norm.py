@@ -8,26 +8,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import swa_utils
+
+from fitorch.internals.torch import BatchNorm
 
 if TYPE_CHECKING:
     from .trained_model import TrainedModel
 
 
-def norms_of(net: nn.Module) -> list[_BatchNorm]:
+def norms_of(net: nn.Module) -> list[BatchNorm]:
     """Return the batch norms that keep statistics, without those that are frozen in eval mode."""
     return [
         module
         for module in net.modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, BatchNorm)
         and module.running_mean is not None
         and (module.training or not net.training)
     ]
 
 
 def renew_statistics(
-    model: TrainedModel, norms: list[_BatchNorm], data: Any, batch_size: int
+    model: TrainedModel, norms: list[BatchNorm], data: Any, batch_size: int
 ) -> None:
     """Compute the statistics of batch norm over `data`, the mean over its batches.
 
@@ -75,7 +76,7 @@ def _without_last_sample(batches: Iterable[Any]) -> Iterator[Any]:
 class _Pass(nn.Module):
     """What torch takes for a net: the batch norms to renew, and how to run them."""
 
-    def __init__(self, model: TrainedModel, norms: list[_BatchNorm]) -> None:
+    def __init__(self, model: TrainedModel, norms: list[BatchNorm]) -> None:
         super().__init__()
         self.norms = nn.ModuleList(norms)
         spec = model.measurement_spec()

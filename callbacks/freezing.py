@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from fitorch.checks import check_count
+from fitorch.internals.torch import NormBase
 from fitorch.losses.selection import predicate
 from fitorch.nets.modes import training_modes
 from fitorch.nets.state import plain_name
@@ -224,7 +224,7 @@ def _norms(net: nn.Module) -> Iterable[tuple[nn.Module, set[int]]]:
     """Give each norm with statistics, and its parameters, or those around it where it has none."""
     modules = dict(net.named_modules())
     for path, module in modules.items():
-        if isinstance(module, _NormBase):
+        if isinstance(module, NormBase):
             around = path
             while around and not any(True for _ in modules[around].parameters()):
                 around = around.rpartition(".")[0]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fitorch.distributed.dtensor import is_split, whole
+from fitorch.internals.torch import foreach_norm
 
 from .base import Callback, Logs
 from .learning_rate import groups_of
@@ -126,7 +127,7 @@ def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = Fals
         return None
     if split:
         return whole(torch.nn.utils.get_total_norm(gradients, norm_type))
-    norms = torch.stack(torch._foreach_norm(gradients, norm_type))
+    norms = torch.stack(foreach_norm(gradients, norm_type))
     dtype = torch.promote_types(norms.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=dtype)
     return norm

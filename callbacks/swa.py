@@ -15,7 +15,7 @@ from .batch_norm import norms_of, renew_statistics
 from .learning_rate import groups_of, refuse_second, set_rate
 
 if TYPE_CHECKING:
-    from torch.nn.modules.batchnorm import _BatchNorm
+    from fitorch.internals.torch import BatchNorm
 
     from .trained_model import TrainedModel
 
@@ -70,7 +70,7 @@ class SWA(Callback):
         self.batch_size = batch_size
         self._average = AveragedWeights(buffers=False)
         self._rates: list[float] = []  # at the beginning of the first epoch that is averaged
-        self._norms: list[_BatchNorm] | None = None
+        self._norms: list[BatchNorm] | None = None
         self._restored = False
         self._complete = False  # whether training stands between two epochs
         self._first = 0

@@ -30,6 +30,7 @@ LAYERS = (
     "randomness",
     "files",
     "checks",
+    "internals",
     "environment",
     "distributed",
     "nets",

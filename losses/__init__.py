@@ -1,6 +1,6 @@
-"""What training descends: losses and penalties, alone or added up to a formula.
+"""Losses and penalties, alone or added up to a formula: `FocalLoss() + 1e-3 * L2()`.
 
-`FocalLoss() + 1e-3 * L2()`; any loss of torch.nn or function `(y_pred, y_true)` goes with them.
+Losses of torch.nn and functions `(y_pred, y_true)` can be terms of a formula too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fitorch.losses.symmetric import SCELoss
 
 LOSSES.update(cosine=CosineLoss, dice=DiceLoss, focal=FocalLoss, sce=SCELoss)
 
-__all__ = [  # noqa: RUF022 - plainly sorted: L1 is no constant
+__all__ = [  # noqa: RUF022 - plainly sorted: L1 is not a constant
     "Composition",
     "CosineLoss",
     "DiceLoss",

@@ -1,4 +1,4 @@
-"""What all losses of ours share: arithmetic, and a reduction of losses per sample."""
+"""The base class of fitorch's losses: arithmetic, and the reduction of losses per sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class ReducedLoss(Composable, nn.Module):
         ValueError: The reduction is none of these.
     """
 
-    from_logits: bool | None = None  # whether predictions are logits, or else probabilities
+    # Whether predictions are logits (True) or probabilities (False); None for neither.
+    from_logits: bool | None = None
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -40,10 +41,10 @@ class ReducedLoss(Composable, nn.Module):
         raise NotImplementedError
 
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
-        """Refuse predictions and targets that do not fit; here nothing is known about that.
+        """Check that predictions and targets fit the loss; the base class accepts everything.
 
         Raises:
-            MisfitError: It says what was got, what was expected and the way out.
+            MisfitError: They do not fit.
         """
 
     def __repr__(self) -> str:

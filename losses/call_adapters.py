@@ -1,4 +1,4 @@
-"""How losses are called: those of torch.nn that take something else than `(y_pred, y_true)` too."""
+"""Call adapters for the losses of torch.nn whose arguments are not `(y_pred, y_true)`."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ Call = Callable[[Any, Any, Any], Tensor]
 
 def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
-    return next((call for kind, call in _CALLS.items() if isinstance(loss_fn, kind)), _plain)
+    adapters = (call for loss_type, call in _CALLS.items() if isinstance(loss_fn, loss_type))
+    return next(adapters, _call_plain)
 
 
 def reduction_of(loss_fn: Any) -> str | None:
-    """Return how a loss reduces, told by its attribute or its keyword; None where it doesn't."""
+    """Return the reduction of a loss, from its attribute or its keyword; None if it has none."""
     keyword = parameter_of(loss_fn, "reduction")
-    found = getattr(loss_fn, "reduction", None) if keyword is None else keyword.default
-    return found if isinstance(found, str) else None
+    reduction = getattr(loss_fn, "reduction", None) if keyword is None else keyword.default
+    return reduction if isinstance(reduction, str) else None
 
 
 def parameter_of(function: Any, name: str) -> inspect.Parameter | None:
-    """Return a parameter of a function by its name, None where there is none."""
+    """Return a parameter of a function by its name, None if the function does not have it."""
     try:
         return inspect.signature(function).parameters.get(name)
-    except (TypeError, ValueError):  # a built-in that tells no signature
+    except (TypeError, ValueError):  # a built-in without a signature
         return None
 
 
-def _plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+def _call_plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     return loss_fn(y_pred, y_true)  # type: ignore[no-any-return]
 
 
-def _pair(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
-    """Compare two outputs, as the target tells: `(x1, x2)`."""
+def _call_on_pair(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Compare two outputs, `(x1, x2)`, whose relation is the target."""
     first, second = _outputs(loss_fn, y_pred, "(x1, x2)", 2)
     return loss_fn(first, second, y_true)  # type: ignore[no-any-return]
 
 
-def _triplet(loss_fn: Any, y_pred: Any, _y_true: Any) -> Tensor:
-    """Compare three outputs; targets, where there are any, say nothing."""
+def _call_on_triplet(loss_fn: Any, y_pred: Any, _y_true: Any) -> Tensor:
+    """Compare three outputs, `(anchor, positive, negative)`; targets are ignored."""
     return loss_fn(*_outputs(loss_fn, y_pred, "(anchor, positive, negative)", 3))  # type: ignore[no-any-return]
 
 
-def _gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
-    """Take the variance from the net, `(mean, variance)`, or from the targets, `(y, variance)`."""
+def _call_gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Call with a variance from the net, `(mean, variance)`, or the targets, `(y, variance)`."""
     if not isinstance(y_true, (tuple, list)):
         mean, variance = _outputs(loss_fn, y_pred, "(mean, variance)", 2)
         return loss_fn(mean, y_true, variance)  # type: ignore[no-any-return]
@@ -65,9 +66,9 @@ def _gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     return loss_fn(y_pred, target, variance)  # type: ignore[no-any-return]
 
 
-def _ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
-    """Take log-probabilities (T, N, C), maybe with lengths (N,), and `(labels, lengths)`."""
-    log_probabilities, lengths, labels, label_lengths = _sequences(loss_fn, y_pred, y_true)
+def _call_ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Call with log-probabilities (T, N, C), their lengths (N,), labels and label lengths (N,)."""
+    log_probabilities, lengths, labels, label_lengths = _ctc_arguments(loss_fn, y_pred, y_true)
     lengths, label_lengths = torch.as_tensor(lengths), torch.as_tensor(label_lengths)
     return loss_fn(log_probabilities, labels, lengths, label_lengths)  # type: ignore[no-any-return]
 
@@ -77,7 +78,7 @@ def per_label(losses: Tensor, y_true: Any) -> Tensor:
     return losses / torch.as_tensor(y_true[-1], device=losses.device).clamp_min(1)
 
 
-def _sequences(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, Any]:
+def _ctc_arguments(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, Any]:
     if not isinstance(y_true, (tuple, list)) or len(y_true) not in (2, 3):
         message = (
             f"{type(loss_fn).__name__} needs targets (labels, label_lengths) or (labels, "
@@ -85,6 +86,7 @@ def _sequences(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, A
         )
         raise MisfitError(message)
     labels, *input_lengths, label_lengths = y_true
+    # Input lengths come from the net, else from the targets; without both, all are T.
     if isinstance(y_pred, (tuple, list)):
         log_probabilities, *input_lengths = y_pred
     else:
@@ -96,8 +98,8 @@ def _sequences(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, Any, A
     return log_probabilities, lengths, labels, label_lengths
 
 
-def _adaptive(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
-    """Take the loss out of the named tuple."""
+def _call_adaptive(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Return the `.loss` of the named tuple that the module returns."""
     return loss_fn(y_pred, y_true).loss  # type: ignore[no-any-return]
 
 
@@ -113,11 +115,11 @@ def _outputs(loss_fn: Any, y_pred: Any, form: str, count: int) -> list[Any]:
 
 
 _CALLS: dict[type, Call] = {
-    nn.AdaptiveLogSoftmaxWithLoss: _adaptive,
-    nn.CTCLoss: _ctc,
-    nn.CosineEmbeddingLoss: _pair,
-    nn.GaussianNLLLoss: _gaussian,
-    nn.MarginRankingLoss: _pair,
-    nn.TripletMarginLoss: _triplet,
-    nn.TripletMarginWithDistanceLoss: _triplet,
+    nn.AdaptiveLogSoftmaxWithLoss: _call_adaptive,
+    nn.CTCLoss: _call_ctc,
+    nn.CosineEmbeddingLoss: _call_on_pair,
+    nn.GaussianNLLLoss: _call_gaussian,
+    nn.MarginRankingLoss: _call_on_pair,
+    nn.TripletMarginLoss: _call_on_triplet,
+    nn.TripletMarginWithDistanceLoss: _call_on_triplet,
 }

@@ -1,4 +1,4 @@
-"""Whether predictions and targets fit a loss: said before the first update."""
+"""Checks of predictions and targets against a loss, before the first update."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import ReducedLoss
-from .names import called
+from .names import name_of
 from .shape_checks import (
     LINEAR,
     MisfitError,
@@ -25,64 +25,70 @@ from .shape_checks import (
     class_shape,
     ignored_class,
     is_class_numbers,
-    way_out,
+    shape_hint,
 )
 
 _BCE = "use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
 
 
 def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
-    """Refuse predictions and targets that `loss_fn` would reject or silently misread.
+    """Check that `loss_fn` neither rejects predictions and targets nor silently misreads them.
 
-    Losses of torch.nn and ours are checked in full, others only for shapes that broadcast by
+    Losses of torch.nn and fitorch are checked in full, others only for shapes that broadcast by
     accident.
 
+    Args:
+        loss_fn: The loss.
+        y_pred: Predictions of one batch.
+        y_true: Targets of the same batch.
+
     Raises:
-        MisfitError: It says what was got, what was expected and the way out.
+        MisfitError: They do not fit the loss.
     """
     if isinstance(loss_fn, _COMPARISONS) and isinstance(y_true, Tensor):
-        check_signs(called(loss_fn), y_true)
+        check_signs(name_of(loss_fn), y_true)
         return
     if isinstance(loss_fn, nn.GaussianNLLLoss):
-        y_pred, y_true = _first(y_pred), _first(y_true)
+        y_pred, y_true = _first_tensor(y_pred), _first_tensor(y_true)
     if not (isinstance(y_pred, Tensor) and isinstance(y_true, Tensor)):
         return
     if isinstance(loss_fn, ReducedLoss):
         loss_fn.check(y_pred, y_true)
         return
-    rule = next((rule for kind, rule in _RULES.items() if isinstance(loss_fn, kind)), None)
+    rules = (rule for loss_type, rule in _RULES.items() if isinstance(loss_fn, loss_type))
+    rule = next(rules, None)
     if rule is not None:
         rule(loss_fn, y_pred, y_true)
     elif broadcasts_by_accident(y_pred, y_true):
         warnings.warn(
             f"predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {called(loss_fn)}; give "
-            f"them one shape ({way_out(y_pred, y_true)})",
+            f"{tuple(y_true.shape)} broadcast to a matrix of all pairs in {name_of(loss_fn)}; make "
+            f"the shapes equal ({shape_hint(y_pred, y_true)})",
             stacklevel=2,
         )
 
 
 def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
-    """Refuse class numbers, anywhere in `y_true`, that are not below the classes of `y_pred`.
+    """Check that all class numbers in `y_true` are below the number of classes of `y_pred`.
 
     Args:
-        loss_fn: The loss; only those over classes are checked.
+        loss_fn: The loss; only losses over classes are checked.
         y_pred: Predictions of any batch, (N, C, ...).
         y_true: Targets of any number of batches.
 
     Raises:
-        MisfitError: It names the number and how many classes there are.
+        MisfitError: A class number is out of range.
     """
-    numbers = isinstance(y_true, Tensor) and not y_true.is_floating_point()
-    if not (numbers and isinstance(y_pred, Tensor)):
+    integers = isinstance(y_true, Tensor) and not y_true.is_floating_point()
+    if not (integers and isinstance(y_pred, Tensor)):
         return
-    classes = _classes(loss_fn, y_pred, y_true)
+    classes = _class_limit(loss_fn, y_pred, y_true)
     if classes is not None:
-        check_class_range(called(loss_fn), classes, y_true, ignored_class(loss_fn))
+        check_class_range(name_of(loss_fn), classes, y_true, ignored_class(loss_fn))
 
 
-def _classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
-    """Return how many classes the numbers in `y_true` may name, None where they name none."""
+def _class_limit(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
+    """Return the number of classes for the integers in `y_true`, None if they are not classes."""
     if isinstance(loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
         return loss_fn.n_classes
     if isinstance(loss_fn, LINEAR):
@@ -94,8 +100,8 @@ def _classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
 
 
 def _check_elements(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(called(loss_fn), y_pred, y_true)
-    check_floating(called(loss_fn), y_true)
+    check_same_shape(name_of(loss_fn), y_pred, y_true)
+    check_floating(name_of(loss_fn), y_true)
 
 
 def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
@@ -104,17 +110,17 @@ def _check_bce(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _check_counts(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(called(loss_fn), y_pred, y_true)
+    check_same_shape(name_of(loss_fn), y_pred, y_true)
 
 
 def _check_column(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
     if broadcasts_by_accident(y_pred, y_true):
-        check_same_shape(called(loss_fn), y_pred, y_true)
+        check_same_shape(name_of(loss_fn), y_pred, y_true)
 
 
 def _check_signed(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
-    check_same_shape(called(loss_fn), y_pred, y_true)
-    check_signs(called(loss_fn), y_true)
+    check_same_shape(name_of(loss_fn), y_pred, y_true)
+    check_signs(name_of(loss_fn), y_true)
 
 
 def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
@@ -123,12 +129,12 @@ def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
-    name = called(loss_fn)
+    name = name_of(loss_fn)
     if y_true.shape == y_pred.shape and y_true.is_floating_point():
         if not isinstance(loss_fn, nn.CrossEntropyLoss):
             message = (
                 f"{name} needs class numbers of shape {class_shape(y_pred)}, but got targets of "
-                f"shape {tuple(y_true.shape)}, one-hot it seems; pass y.argmax(1)"
+                f"shape {tuple(y_true.shape)}, apparently one-hot; pass y.argmax(1)"
             )
             raise MisfitError(message)
     else:
@@ -143,17 +149,17 @@ def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _check_hidden_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
-    """Check the targets of a loss that turns the net's output into classes itself."""
+    """Check the targets of a loss that has a layer of its own between features and classes."""
     if isinstance(loss_fn, LINEAR) and y_true.is_floating_point() and y_true.dim() > 1:
-        return  # probabilities
-    check_long(called(loss_fn), y_true)
+        return  # targets are class probabilities
+    check_long(name_of(loss_fn), y_true)
     check_targets(loss_fn, y_pred, y_true)
 
 
 def _check_class_lists(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
-    """Check rows of class numbers, filled up with -1."""
-    check_same_shape(called(loss_fn), y_pred, y_true)
-    check_long(called(loss_fn), y_true)
+    """Check rows of class numbers, padded with -1."""
+    check_same_shape(name_of(loss_fn), y_pred, y_true)
+    check_long(name_of(loss_fn), y_true)
     check_targets(loss_fn, y_pred, y_true)
 
 
@@ -161,7 +167,7 @@ def _expect_logarithms(loss_fn: nn.Module, y_pred: Tensor) -> None:
     if y_pred.numel() and y_pred.detach().max() > 1e-4:
         instead = " or use nn.CrossEntropyLoss" if isinstance(loss_fn, nn.NLLLoss) else ""
         warnings.warn(
-            f"{called(loss_fn)} takes logarithms of probabilities, 0 at most, but predictions "
+            f"{name_of(loss_fn)} expects logarithms of probabilities, at most 0, but predictions "
             f"reach {y_pred.detach().max():.4g}; end the net with nn.LogSoftmax(dim=1){instead}",
             stacklevel=2,
         )
@@ -173,8 +179,8 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
     p = y_pred.detach()
     if bool((p >= 0).all()) and bool((p.sum(1) - 1).abs().max() < 1e-4):
         warnings.warn(
-            f"{called(loss_fn)} takes logits, but predictions are probabilities it seems (none is "
-            "negative, and they sum to 1); leave out the nn.Softmax at the end of the net",
+            f"{name_of(loss_fn)} expects logits, but predictions look like probabilities (none is "
+            "negative, and they sum to 1); remove the nn.Softmax at the end of the net",
             stacklevel=2,
         )
 
@@ -203,5 +209,5 @@ _RULES: dict[type | tuple[type, ...], Callable[[Any, Tensor, Tensor], None]] = {
 }
 
 
-def _first(tree: Any) -> Any:
+def _first_tensor(tree: Any) -> Any:
     return tree[0] if isinstance(tree, (tuple, list)) and tree else tree

@@ -1,4 +1,4 @@
-"""Objectives as formulas: `FocalLoss() + 1e-3 * L2()` is a sum of named, weighted terms."""
+"""Arithmetic of losses and penalties: `FocalLoss() + 1e-3 * L2()` is a sum of weighted terms."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from .registry import get
-from .term import Term, as_number, kind_of
+from .term import Term, as_number, describe_weight
 from .terms import LossTerm
 
 
 class Composable:
-    """Gives losses and penalties their arithmetic: `a + b`, `a - b`, `0.1 * a`, `a / 2`, `sum()`.
+    """Mixin for the arithmetic of losses: `a + b`, `a - b`, `0.1 * a`, `a / 2`, `sum()`.
 
-    One operand has to be ours; the other may be a loss of torch.nn, a function, or a name. Weights
-    are numbers, or functions of the epoch (counted from 0) that return one.
+    One operand must be a `Composable`; the other may be a loss of torch.nn, a function, or a name.
+    Weights are numbers, or functions of the epoch (counted from 0) that return one.
     """
 
-    __array_ufunc__ = None  # NumPy's numbers leave the multiplication to us
-    penalizes = False  # whether it looks at a net instead of its predictions
+    __array_ufunc__ = None  # so that NumPy scalars return NotImplemented and `__rmul__` runs
+    penalizes = False  # whether it takes the net instead of predictions
 
     def __add__(self, other: Any) -> Composition:
         return Composition([*terms_of(self), *terms_of(other)])
 
     def __radd__(self, other: Any) -> Any:
-        if isinstance(other, int) and other == 0:  # what sum([...]) begins with
+        if isinstance(other, int) and other == 0:  # the start value of sum([...])
             return self
         return Composition([*terms_of(other), *terms_of(self)])
 
@@ -46,7 +46,9 @@ class Composable:
     def __truediv__(self, divisor: Any) -> Composition:
         number = as_number(divisor)
         if not number:
-            message = f"can't divide a loss by {kind_of(divisor)}; expected a number other than 0"
+            message = (
+                f"can't divide a loss by {describe_weight(divisor)}; expected a number other than 0"
+            )
             raise ValueError(message) if number == 0 else TypeError(message)
         return self * (1.0 / number)
 
@@ -54,10 +56,13 @@ class Composable:
         return self * -1.0
 
     def named(self, name: str) -> Composition:
-        """Return the same with a name of your own for its columns: `train_<name>`, `val_<name>`.
+        """Return the same term with a name for its columns: `train_<name>`, `val_<name>`.
+
+        Args:
+            name: The name.
 
         Raises:
-            ValueError: It has several terms, or the name can't be a column's.
+            ValueError: The formula has several terms, or the name cannot be a column's.
         """
         terms = terms_of(self)
         if len(terms) > 1:
@@ -70,10 +75,10 @@ class Composable:
 
 
 class Composition(Composable, nn.Module):
-    """A sum of terms; nested sums are one.
+    """A sum of weighted terms; nested sums are flattened.
 
-    It holds no state of a fit: the same composition serves any number of models. As a module it
-    gives the losses' own parameters, and moves them.
+    A composition holds no state of a fit, so that several models can use the same one. As a module,
+    it registers the losses that are modules, so that their parameters are found and moved.
 
     Args:
         terms: The losses and penalties with their weights.
@@ -87,17 +92,17 @@ class Composition(Composable, nn.Module):
     def forward(
         self, y_pred: Any, y_true: Any = None, net: nn.Module | None = None, epoch: int = 0
     ) -> Tensor:
-        """Return the value of the formula, a scalar, for a loop of your own.
+        """Return the value of the formula, a scalar, for a hand-written loop.
 
         Args:
-            y_pred: The net's output; penalties alone take the net in its place.
+            y_pred: The net's output; a formula of penalties alone takes the net in its place.
             y_true: The targets.
-            net: What penalties penalize.
+            net: The net whose parameters the penalties penalize.
             epoch: The epoch, from 0, for weights that are schedules.
 
         Raises:
-            TypeError: There are penalties, but no net.
-            ValueError: A penalty has no parameter to penalize.
+            TypeError: The formula has penalties, but `net` is None.
+            ValueError: A penalty does not match any parameter.
         """
         penalties = [term for term in self.terms if term.penalizes]
         if net is None and isinstance(y_pred, nn.Module) and len(penalties) == len(self.terms):
@@ -125,16 +130,16 @@ class Composition(Composable, nn.Module):
 
 
 def term(loss: Any, name: str | None = None, *, per_sample: bool = False) -> Composition:
-    """Turn any loss into something that takes part in arithmetic.
+    """Turn any loss into a term, which supports arithmetic.
 
     Args:
-        loss: A loss of torch.nn, a function `(y_pred, y_true)`, a name, or something of ours.
-        name: The name of its columns; None takes one from the loss.
-        per_sample: The function returns a loss per sample, of shape (N, ...), which is averaged
-            for you, with sample and class weights where there are any.
+        loss: A loss of torch.nn, a function `(y_pred, y_true)`, a name, or a loss of fitorch.
+        name: The name of its columns; None derives one from the loss.
+        per_sample: Whether the function returns a loss per sample, of shape (N, ...). Such losses
+            are averaged with sample and class weights, if there are any.
 
     Raises:
-        TypeError: `loss` is no loss.
+        TypeError: `loss` is not a loss.
         ValueError: `loss` is an unknown name.
 
     Example:
@@ -144,18 +149,21 @@ def term(loss: Any, name: str | None = None, *, per_sample: bool = False) -> Com
         0.3 * CrossEntropyLoss().named('ce') + 0.001 * L2()
     """
     terms = [replace(t, per_sample=per_sample or t.per_sample) for t in terms_of(loss)]
-    made = Composition(terms)
-    return made if name is None else made.named(name)
+    composition = Composition(terms)
+    return composition if name is None else composition.named(name)
 
 
 def terms_of(spec: Any) -> list[Term]:
-    """Return the terms of anything that can stand in a formula.
+    """Return the terms of a loss, a penalty, a formula, a name, or a collection of these.
 
-    Mappings and sequences hold a loss per output of the net; None there is an output without one.
+    Mappings and sequences hold a loss per output of the net; None marks an output without a loss.
+
+    Args:
+        spec: The loss specification.
 
     Raises:
-        TypeError: It can't stand there.
-        ValueError: It is an unknown name, or holds no loss.
+        TypeError: `spec` is none of these.
+        ValueError: `spec` is an unknown name, or contains no loss.
     """
     if isinstance(spec, Composition):
         return list(spec.terms)
@@ -164,7 +172,9 @@ def terms_of(spec: Any) -> list[Term]:
     if isinstance(spec, Composable) and spec.penalizes:
         return [Term(spec)]
     if isinstance(spec, (Real, Tensor)):
-        message = f"can't add {kind_of(spec)} to a loss; multiply by a weight, add losses"
+        message = (
+            f"can't add {describe_weight(spec)} to a loss; multiply by weights, and add losses"
+        )
         raise TypeError(message)
     return [Term(get(spec))]
 
@@ -172,13 +182,13 @@ def terms_of(spec: Any) -> list[Term]:
 def _terms_by_output(spec: Any) -> list[Term]:
     items = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
     terms = [
-        found if found.penalizes else replace(found, output=(key, *found.output))
+        loss_term if loss_term.penalizes else replace(loss_term, output=(key, *loss_term.output))
         for key, loss in items
         if loss is not None
-        for found in terms_of(loss)
+        for loss_term in terms_of(loss)
     ]
     if not terms:
-        message = f"loss_fn is {spec!r}, without a loss; give one of the outputs a loss"
+        message = f"loss_fn is {spec!r}, without a loss; pass a loss for at least one output"
         raise ValueError(message)
     return terms
 

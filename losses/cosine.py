@@ -1,4 +1,4 @@
-"""The cosine loss, for vectors whose direction matters."""
+"""Cosine loss, for vectors whose direction matters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class CosineLoss(ReducedLoss):
 
     Args:
         dim: The dimension of the vectors, (N, D) by default.
-        eps: What norms are at least, against a division by 0.
+        eps: The lower bound of norms, which prevents a division by 0.
         reduction: "mean", "sum" or "none".
 
     Raises:
-        ValueError: `reduction` is none of these.
+        ValueError: `reduction` is unknown.
 
     Example:
         >>> import torch
@@ -37,7 +37,7 @@ class CosineLoss(ReducedLoss):
         return 1 - F.cosine_similarity(y_pred, y_true, dim=self.dim, eps=self.eps)
 
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
-        """Refuse predictions and targets that do not fit."""
+        """Check that predictions and targets fit the loss."""
         check_same_shape(type(self).__name__, y_pred, y_true)
         check_floating(type(self).__name__, y_true)
 

@@ -1,4 +1,4 @@
-"""The Dice loss, for segmentation."""
+"""Dice loss, for segmentation."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .shape_checks import check_labels, check_probabilities, is_class_numbers
 class DiceLoss(ReducedLoss):
     """One minus the overlap of two masks: `1 - (2*sum(p*y) + s) / (sum(p+y) + s)`.
 
-    The sums go over the elements of one sample, so that the figure does not depend on the batch.
-    Float masks have the predictions' shape (N, ...); class numbers (N, ...) beside predictions
-    (N, C, ...) give the mean over the C classes.
+    The sums run over the elements of one sample, so that the loss does not depend on the batch.
+    Float masks have the predictions' shape (N, ...). For class numbers (N, ...) with predictions
+    (N, C, ...), the loss is the mean over the C classes.
 
     Args:
-        smooth: What is added to both sums, so that two empty masks agree: s above.
-        from_logits: Predictions are logits; False takes probabilities.
+        smooth: The term s in the formula, added to both sums, so that two empty masks agree.
+        from_logits: Whether predictions are logits; False for probabilities.
         reduction: "mean", "sum" or "none" over the samples.
 
     Raises:
-        ValueError: `smooth` is negative, or `reduction` unknown.
+        ValueError: `smooth` is negative, or `reduction` is unknown.
 
     Example:
         >>> import torch
@@ -50,12 +50,12 @@ class DiceLoss(ReducedLoss):
         if is_class_numbers(y_pred, y_true):
             p = y_pred.softmax(1) if self.from_logits else y_pred
             y = F.one_hot(y_true.long(), y_pred.shape[1]).movedim(-1, 1).to(p.dtype)
-            return self._unlike(p, y, 2).mean(1)
+            return self._dice_loss(p, y, 2).mean(1)
         p = y_pred.sigmoid() if self.from_logits else y_pred
-        return self._unlike(p, y_true, 1)
+        return self._dice_loss(p, y_true, 1)
 
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
-        """Refuse predictions and targets that do not fit."""
+        """Check that predictions and targets fit the loss."""
         name = type(self).__name__
         check_labels(name, y_pred, y_true)
         if not self.from_logits:
@@ -65,8 +65,9 @@ class DiceLoss(ReducedLoss):
         """Return the arguments."""
         return f"smooth={self.smooth:g}{', from_logits=True' if self.from_logits else ''}"
 
-    def _unlike(self, p: Tensor, y: Tensor, first: int) -> Tensor:
-        """Compare masks that begin at dimension `first`; there may be no dimension left."""
+    def _dice_loss(self, p: Tensor, y: Tensor, first: int) -> Tensor:
+        """Return the loss of masks whose elements begin at dimension `first`."""
+        # The extra dimension is for masks of one element, which leave nothing to flatten.
         p, y = p.unsqueeze(-1).flatten(first), y.unsqueeze(-1).flatten(first)
         overlap = 2 * (p * y).sum(-1) + self.smooth
         return 1 - overlap / (p.sum(-1) + y.sum(-1) + self.smooth)

@@ -1,4 +1,4 @@
-"""The focal loss: binary, multi-label and multi-class, from probabilities or logits."""
+"""Focal loss: binary, multi-label and multi-class, from probabilities or logits."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .shape_checks import MisfitError, check_labels, check_probabilities, is_cla
 
 
 class FocalLoss(ReducedLoss):
-    """Cross entropy in which easy samples count little: `-alpha_t * (1 - p_t)**gamma * log(p_t)`.
+    """Cross entropy that down-weights easy samples: `-alpha_t * (1 - p_t)**gamma * log(p_t)`.
 
-    `p_t` is the probability that the net gives the truth. Float targets of the predictions' shape
-    (N, ...) are binary, or several labels per sample; class numbers (N, ...) beside predictions
-    (N, C, ...) are multi-class.
+    `p_t` is the predicted probability of the true class. Float targets of the predictions' shape
+    (N, ...) are binary or multi-label; class numbers (N, ...) with predictions (N, C, ...) are
+    multi-class.
 
     Args:
-        gamma: How little easy samples count; 0 is cross entropy.
-        alpha: In [0, 1], the weight of positive samples, negative ones having `1 - alpha`; for
-            several classes a weight for each, or one number for all; None is 1.
-        from_logits: Predictions are logits, which is exact for large ones too; False takes
+        gamma: The exponent that down-weights easy samples; 0 is cross entropy.
+        alpha: The weight of positive samples, in [0, 1]; negative samples have `1 - alpha`. For
+            several classes, a weight for each, or one number for all. None is 1.
+        from_logits: Whether predictions are logits, which is exact for large ones too; False for
             probabilities.
         reduction: "mean", "sum" or "none".
 
@@ -75,11 +75,11 @@ class FocalLoss(ReducedLoss):
         return self._binary(y_pred, y_true)
 
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
-        """Refuse predictions and targets that do not fit."""
+        """Check that predictions and targets fit the loss."""
         name = type(self).__name__
         classes = check_labels(name, y_pred, y_true)
         if self.class_alpha is not None and len(self.class_alpha) != classes:
-            raise MisfitError(self._misweighted(classes))
+            raise MisfitError(self._alpha_message(classes))
         if not self.from_logits:
             check_probabilities(name, y_pred, "pass FocalLoss(from_logits=True)")
 
@@ -91,21 +91,21 @@ class FocalLoss(ReducedLoss):
         logits = ", from_logits=True" if self.from_logits else ""
         return f"gamma={self.gamma:g}, alpha={alpha}{logits}"
 
-    def _misweighted(self, classes: int | None) -> str:
+    def _alpha_message(self, classes: int | None) -> str:
         weights = 0 if self.class_alpha is None else len(self.class_alpha)
         if classes is None:
             return (
                 f"FocalLoss has {weights} weights in alpha, but targets that are 0 or 1 for each "
-                "output; give it one number, the weight of the ones"
+                "output; pass alpha as one number, the weight of the ones"
             )
         return (
             f"FocalLoss has {weights} weights in alpha, but the net's output has {classes} "
-            "classes; give it one for each"
+            "classes; pass one weight per class"
         )
 
     def _binary(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         if self.class_alpha is not None:
-            raise MisfitError(self._misweighted(None))
+            raise MisfitError(self._alpha_message(None))
         if self.from_logits:
             cross_entropy = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
             positive, negative = y_pred.sigmoid(), (-y_pred).sigmoid()
@@ -121,8 +121,9 @@ class FocalLoss(ReducedLoss):
     def _multi_class(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         p = y_pred.log_softmax(1) if self.from_logits else y_pred
         log_pt = p.gather(1, y_true.long().unsqueeze(1)).squeeze(1)
-        if not self.from_logits:
+        if not self.from_logits:  # a probability of 0 would give log(0) = -inf
             log_pt = log_pt.clamp_min(torch.finfo(log_pt.dtype).tiny).log()
+        # -expm1(log p) is 1 - p without cancellation for p near 1.
         losses = -_power(-log_pt.expm1(), self.gamma) * log_pt
         if self.class_alpha is not None:
             return losses * self.class_alpha.to(losses.dtype)[y_true.long()]

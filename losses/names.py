@@ -1,4 +1,4 @@
-"""What terms and losses are called: in columns, in messages, in a formula."""
+"""Names of losses for messages, and their text in formulas."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from functools import partial
 from typing import Any
 
 
-def called(loss: Any) -> str:
-    """Return what to call a loss in a message: `MSELoss`, `my_loss`."""
+def name_of(loss: Any) -> str:
+    """Return the name of a loss for messages: `MSELoss`, `my_loss`."""
     while isinstance(loss, partial):
         loss = loss.func
     return getattr(loss, "__name__", type(loss).__name__)
 
 
-def write(fn: Any) -> str:
-    """Write a loss, a penalty or a schedule as it stands in a formula."""
+def formula_of(fn: Any) -> str:
+    """Return the text of a loss, a penalty or a schedule in a formula: `FocalLoss(gamma=2)`."""
     if inspect.isroutine(fn):
         return str(fn.__name__)
     if isinstance(fn, partial):
-        return write(fn.func)
+        return formula_of(fn.func)
     text = repr(fn)
+    # The default repr has an address, and that of a module with children has several lines.
     return text if "\n" not in text and "object at 0x" not in text else f"{type(fn).__name__}(...)"

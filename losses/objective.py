@@ -1,4 +1,4 @@
-"""What training descends: an objective's terms made ready for a net, batch by batch."""
+"""Objectives: the terms of a loss, bound to a net and evaluated batch by batch."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from torch import Tensor, nn
 
 from .check import check, check_targets
 from .compose import Composition, terms_of
-from .names import called
+from .names import name_of
 from .penalty_term import PenaltyTerm
-from .prediction_kind import Scale, scale_of
+from .prediction_kind import PredictionKind, prediction_kind_of
 from .shape_checks import MisfitError
 from .term import Term
-from .terms import LossTerm, OwnLoss, Part
+from .terms import LossTerm, NetLoss, TermValue
 
 if TYPE_CHECKING:
     from .term import Term
 
 
 def names_of(terms: Iterable[Term], taken: Iterable[str] = ()) -> list[str]:
-    """Return a name for each term that no other has.
+    """Return a unique name for each term.
 
-    A loss of one output is called after the output. A name that a metric has gets `_loss` added;
-    equal names are numbered: `l1`, `l1_2`.
+    A loss that is the only one of its output has the output's name. A name that a metric already
+    has gets the suffix `_loss`; equal names are numbered: `l1`, `l1_2`.
 
     Args:
         terms: The terms.
-        taken: The metrics' names.
+        taken: The names of the metrics.
     """
     terms, taken, names = list(terms), set(taken), list[str]()
     outputs = [term.output for term in terms]
     for term in terms:
-        name = term.name or _own_name(term, alone=outputs.count(term.output) == 1)
+        name = term.name or _default_name(term, alone=outputs.count(term.output) == 1)
         name = f"{name}_loss" if name in taken else name
         candidates = _numbered(name)
         names.append(next(c for c in candidates if c not in {*names, *taken, "loss"}))
@@ -45,6 +45,7 @@ def names_of(terms: Iterable[Term], taken: Iterable[str] = ()) -> list[str]:
 
 
 def _numbered(name: str) -> Iterator[str]:
+    """Yield `name`, `name_2`, `name_3`, ..."""
     yield name
     number = 2
     while True:
@@ -52,42 +53,43 @@ def _numbered(name: str) -> Iterator[str]:
         number += 1
 
 
-def _own_name(term: Term, *, alone: bool) -> str:
+def _default_name(term: Term, *, alone: bool) -> str:
     keys = [f"output_{key}" if isinstance(key, int) else str(key) for key in term.output]
-    return "_".join(keys if keys and alone else [*keys, _short(term.fn)]).replace(".", "_")
+    return "_".join(keys if keys and alone else [*keys, _short_name(term.fn)]).replace(".", "_")
 
 
-def _short(fn: Any) -> str:
+def _short_name(fn: Any) -> str:
     """Return `focal` for a FocalLoss, `bce_with_logits` for a BCEWithLogitsLoss."""
     while isinstance(fn, partial):
         fn = fn.func
     if inspect.isroutine(fn):
         name = fn.__name__
     else:
-        kind = type(fn).__name__.removesuffix("WithLoss").removesuffix("Loss")
-        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind).lower()
+        stem = type(fn).__name__.removesuffix("WithLoss").removesuffix("Loss")
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", stem).lower()
     return "custom" if name in ("<lambda>", "loss", "") else name
 
 
 class Objective:
-    """The losses and penalties of a batch, each with its share in the epoch's mean.
+    """The losses and penalties of a batch, each with its normalizer for the epoch's mean.
 
-    The epoch's figure of a term is `sum(value * share) / sum(share)`. The share is the number of
-    samples; with sample weights their sum; with class weights or ignored targets in a cross entropy
-    the sum that torch's own mean divides by. So no figure depends on how samples are batched, and
-    the figures of the terms add up to that of the objective.
+    The value of a term over an epoch is `sum(value * normalizer) / sum(normalizer)`. The normalizer
+    of a batch is its number of samples; with sample weights, their sum; for a cross entropy with
+    class weights or ignored targets, the sum that torch's own mean divides by. Therefore the epoch
+    values do not depend on how samples are batched, and those of the terms add up to that of the
+    objective.
 
     Args:
         loss_fn: A loss, a formula of losses and penalties, a mapping or a list of them for a net of
-            several outputs, or a loss' name. None, or penalties alone, uses the `.loss` that the
-            net's own output carries (Hugging Face).
-        metrics: Names that the terms may not have.
+            several outputs, or the name of a loss. If it is None, or penalties alone, the loss is
+            the `.loss` of the net's output (Hugging Face).
+        metrics: The names of the metrics, which the terms must not have.
     """
 
     def __init__(self, loss_fn: Any, metrics: Iterable[str] = ()) -> None:
         terms = [] if loss_fn is None else terms_of(loss_fn)
         if all(term.penalizes for term in terms):
-            terms = [Term(OwnLoss(), name="own"), *terms]
+            terms = [Term(NetLoss(), name="own"), *terms]
         self.module = Composition(terms)
         named = list(zip(terms, names_of(terms, metrics), strict=True))
         self.losses = [LossTerm(t, name) for t, name in named if not t.penalizes]
@@ -96,63 +98,63 @@ class Objective:
 
     @property
     def names(self) -> list[str]:
-        """The terms' names, losses first; none where the objective is a single loss."""
+        """The names of the terms, losses first; empty if the objective is a single loss."""
         terms = self._terms
         return [term.name for term in terms] if len(terms) > 1 else []
 
     @property
     def name(self) -> str:
-        """What to call the objective in a message."""
+        """The name of the objective for messages."""
         if len(self.module.terms) > 1:
             return " + ".join(self.names)
         loss_fn = self.losses[0].loss_fn
-        if self.own:
+        if self.uses_net_loss:
             return repr(loss_fn)
-        return called(loss_fn)
+        return name_of(loss_fn)
 
     @property
     def _terms(self) -> list[LossTerm | PenaltyTerm]:
         return [*self.losses, *self.penalties]
 
     @property
-    def own(self) -> bool:
-        """Whether the net's own output carries the loss."""
-        return any(isinstance(term.loss_fn, OwnLoss) for term in self.losses)
+    def uses_net_loss(self) -> bool:
+        """Whether the loss is the `.loss` of the net's output."""
+        return any(isinstance(term.loss_fn, NetLoss) for term in self.losses)
 
     @property
     def by_output(self) -> bool:
-        """Whether losses compare single outputs of the net."""
+        """Whether losses are bound to single outputs of the net."""
         return any(term.term.output for term in self.losses)
 
-    def scale(self, output: tuple[Any, ...] = ()) -> Scale:
-        """Tell what the predictions of an output are, as far as its losses know.
+    def prediction_kind(self, output: tuple[Any, ...] = ()) -> PredictionKind:
+        """Return which kind of predictions the losses of an output expect.
 
         Args:
-            output: The keys that lead to the output; () is all that the net gives.
+            output: The keys that lead to the output; () is the whole output of the net.
 
         Returns:
             "probabilities", "logits", "class_logits" (of classes along dimension 1), or None.
         """
         for term in self.losses:
-            if term.term.output == output and (scale := scale_of(term.loss_fn)):
-                return scale
+            if term.term.output == output and (kind := prediction_kind_of(term.loss_fn)):
+                return kind
         return None
 
     @property
     def summed(self) -> list[bool]:
-        """Whether each loss of a batch is a sum over its samples instead of their mean."""
+        """For each loss, whether its batch value is a sum over the samples instead of a mean."""
         return [term.summed for term in self.losses]
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights of this epoch that change from epoch to epoch, by their columns' names."""
+        """The scheduled weights of this epoch, by column name."""
         terms = self._terms
         return {f"{term.name}_weight": term.weight for term in terms if term.term.schedules}
 
     def named_parameters(self, net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-        """Give the losses' own parameters with their names, without those of `net`.
+        """Yield the names and parameters of the losses, without those of `net`.
 
-        Of several terms, their names come first: `center.weight`.
+        If the objective has several terms, their names are prefixes: `center.weight`.
         """
         seen = {id(parameter) for parameter in net.parameters()}
         for term in self._terms:
@@ -164,34 +166,38 @@ class Objective:
                     yield (f"{term.name}.{name}" if self.names else name), parameter
 
     def to(self, device: torch.device) -> None:
-        """Move the losses' parameters and buffers (class weights, say) to `device`."""
+        """Move the losses' parameters and buffers, such as class weights, to `device`."""
         self.module.to(device)
 
     def bind(self, net: nn.Module, *, strictly: bool = False) -> None:
-        """Choose what penalties penalize; what was chosen in another net is forgotten.
+        """Select the parameters of `net` that the penalties penalize, instead of earlier ones.
+
+        Args:
+            net: The net.
+            strictly: Whether a penalty must match at least one parameter.
 
         Raises:
-            ValueError: A penalty has nothing to penalize, and that is not allowed.
+            ValueError: A penalty does not match any parameter, and `strictly` is True.
         """
         for penalty in self.penalties:
             penalty.bind(net, strictly=strictly)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the weights of an epoch, counted from 0.
+        """Set the scheduled weights for an epoch, counted from 0.
 
         Raises:
-            ValueError: A weight's schedule gave something else than a finite number.
+            ValueError: A schedule did not return a finite number.
         """
         for term in self._terms:
             term.begin_epoch(epoch)
 
-    def compilable(self) -> None:
-        """Keep weights that change from epoch to epoch in tensors."""
+    def keep_weights_in_tensors(self) -> None:
+        """Keep scheduled weights in tensors, so that compiled code can see them change."""
         for term in self._terms:
-            term.compilable()
+            term.keep_weights_in_tensors()
 
-    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
-        """Return what each term adds to a batch's loss, and its share; losses before penalties.
+    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> list[TermValue]:
+        """Return the weighted value and the normalizer of each term, losses before penalties.
 
         Args:
             y_pred: The net's output.
@@ -201,70 +207,79 @@ class Objective:
         parts = self.compare(y_pred, y_true, weight)
         return [*parts, *self.penalize(parts)]
 
-    def compare(self, y_pred: Any, y_true: Any, weight: Any) -> list[Part]:
-        """Return the same for the losses alone, which is all that depends on the batch."""
+    def compare(self, y_pred: Any, y_true: Any, weight: Any) -> list[TermValue]:
+        """Return the values of the losses alone, which are the terms that depend on the batch."""
         return [loss(y_pred, y_true, weight) for loss in self.losses]
 
-    def penalize(self, parts: list[Part]) -> list[Part]:
-        """Return what each penalty adds, beside the parts of the losses; the first one's share."""
+    def penalize(self, parts: list[TermValue]) -> list[TermValue]:
+        """Return the value of each penalty, with the normalizer of the first loss.
+
+        Args:
+            parts: What `compare` returned.
+        """
         return [(penalty(), parts[0][1]) for penalty in self.penalties]
 
-    def total(self, parts: list[Part], divisors: list[Any] | None = None) -> Tensor:
+    def total(self, parts: list[TermValue], divisors: list[Any] | None = None) -> Tensor:
         """Return the sum of the terms, a scalar.
 
         Args:
-            parts: What `compare` returned, or a call.
-            divisors: What to divide the mean of each loss by, where several batches make an update.
+            parts: What `compare` or a call of the objective returned.
+            divisors: For each loss, the divisor of its mean, if several batches make an update.
         """
-        if divisors is None and len(parts) == 1:  # the most frequent case, in every step
+        if divisors is None and len(parts) == 1:  # a fast path for every step of a single loss
             return parts[0][0]
         values = [value for value, _ in parts]
         if divisors is not None:
+            # Sums over samples add up across batches as they are; only means are divided.
             summed = self.summed
             divided = zip(values, divisors, summed, strict=True)
-            values = [v if s else v / _like(d, v) for v, d, s in divided]
+            values = [v if s else v / _cast_like(d, v) for v, d, s in divided]
         return sum(values[1:], start=values[0])
 
-    def shares(self, y_pred: Any, y_true: Any, weight: Any = None) -> list[int | Tensor]:
-        """Return how much a batch counts in the epoch's mean of each loss.
+    def normalizers(self, y_pred: Any, y_true: Any, weight: Any = None) -> list[int | Tensor]:
+        """Return the normalizer of a batch for each loss: its weight in the epoch's mean.
 
         Args:
-            y_pred: The net's output; asked only where there are no targets.
+            y_pred: The net's output; used only if the targets are None.
             y_true: The targets.
             weight: A weight for each sample, or None.
         """
-        return [loss.share(y_pred, y_true, weight) for loss in self.losses]
+        return [loss.normalizer(y_pred, y_true, weight) for loss in self.losses]
 
     def check(self, y_pred: Any, y_true: Any) -> None:
-        """Refuse predictions and targets that do not fit the losses.
+        """Check that predictions and targets fit the losses.
 
         Raises:
-            MisfitError: It says what was got, what was expected and the way out.
+            MisfitError: They do not fit.
         """
         for loss in self.losses:
             output, targets, _ = loss.select(y_pred, y_true)
             if loss.term.output and targets is None:
                 key = loss.term.output[-1]
-                message = f"output {key!r} has a loss, but its targets are None; leave the loss out"
+                message = f"output {key!r} has a loss, but its targets are None; remove the loss"
                 raise MisfitError(message)
             check(loss.loss_fn, output, targets)
 
     def check_targets(self, y_pred: Any, y_true: Any) -> None:
-        """Refuse class numbers, anywhere in the targets of all batches, that the net has not.
+        """Check that all class numbers in the targets are below the net's number of classes.
+
+        Args:
+            y_pred: The net's output for any batch.
+            y_true: Targets of any number of batches.
 
         Raises:
-            MisfitError: It names the number and how many classes there are.
+            MisfitError: A class number is out of range.
         """
         for loss in self.losses:
             output, targets, _ = loss.select(y_pred, y_true)
             check_targets(loss.loss_fn, output, targets)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the losses' own parameters and buffers."""
+        """Return the parameters and buffers of the losses."""
         return self.module.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back.
+        """Restore the parameters and buffers of the losses.
 
         Raises:
             RuntimeError: Names or shapes differ.
@@ -272,6 +287,6 @@ class Objective:
         self.module.load_state_dict(state)
 
 
-def _like(divisor: Any, value: Tensor) -> Any:
-    """Return a divisor in the type of what it divides, so that the result keeps that type."""
+def _cast_like(divisor: Any, value: Tensor) -> Any:
+    """Return the divisor in the dtype of the value, so that the quotient keeps that dtype."""
     return divisor.to(value.dtype) if isinstance(divisor, Tensor) else divisor

@@ -1,4 +1,4 @@
-"""Penalties on the weights of a net: L1, L2 and both."""
+"""Penalties on the weights of a net: L1, L2, and the elastic net."""
 
 from __future__ import annotations
 
@@ -11,22 +11,31 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.distributed.dtensor import local, whole
+from fitorch.internals.torch import (
+    foreach_add,
+    foreach_add_,
+    foreach_mul,
+    foreach_norm,
+    foreach_sign,
+)
 
 from .compose import Composable
-from .names import write
-from .selection import choose, nothing_chosen
+from .names import formula_of
+from .selection import nothing_to_penalize, select_parameters
 
-_PIECE = 2**14  # elements
+_EXACT_NORM_ELEMENTS = 2**14  # the largest float32 tensor whose norm the CPU sums accurately
 
 
 class Penalty(Composable):
-    """What a net's own parameters add to an objective; subclasses say how much.
+    """Base class of penalties: functions of a net's parameters that are added to an objective.
+
+    Subclasses override `value`.
 
     Args:
         include: Which parameters to penalize, instead of all weights: a name, a pattern such as
             `"encoder.*"`, a list of them, or a predicate `(name, parameter) -> bool`. The name of a
             module stands for all parameters in it.
-        exclude: Which of those to leave out, told in the same way.
+        exclude: Which of those to leave out, in the same form.
     """
 
     penalizes = True
@@ -38,52 +47,56 @@ class Penalty(Composable):
         self.exclude = exclude
 
     def __call__(self, net: nn.Module) -> Tensor:
-        """Return the penalty on a net, a scalar, for a closure of your own.
+        """Return the penalty on a net, a scalar, for a hand-written loop.
 
         Raises:
-            ValueError: It has no parameter to penalize.
+            ValueError: The net has no parameter to penalize.
         """
         weights = self.choose(net)
         if not weights:
-            raise ValueError(nothing_chosen(write(self), net))
+            raise ValueError(nothing_to_penalize(formula_of(self), net))
         return self.value([whole(weight) for weight in weights])
 
     def choose(self, net: nn.Module) -> list[nn.Parameter]:
-        """Return the parameters of `net` to penalize: trainable ones, each once."""
-        return choose(net, self.include, self.exclude)
+        """Return the trainable parameters of `net` to penalize, each once."""
+        return select_parameters(net, self.include, self.exclude)
 
     def value(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the penalty on these parameters, a scalar."""
         raise NotImplementedError
 
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
-        """Return the same where each process holds a part of each; all must call this."""
+        """Return the penalty on sharded parameters; a collective call, made by every rank."""
         return self.value([whole(weight) for weight in weights])
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
-        """Add the gradient of `factor` times the penalty to the `.grad` that the parameters have.
+        """Add the gradient of `factor` times the penalty to the `.grad` of the parameters.
 
         Args:
             weights: The parameters; each has a dense gradient.
-            factor: The weight of the penalty, a number or a tensor without dimensions.
+            factor: The weight of the penalty, a number or a 0-dimensional tensor.
         """
         with torch.enable_grad():
             value = self.value(weights)
-        found = torch.autograd.grad(value, weights, materialize_grads=True)
-        _add([weight.grad for weight in weights], found, factor)
+        gradients = torch.autograd.grad(value, weights, materialize_grads=True)
+        _add_scaled([weight.grad for weight in weights], gradients, factor)
 
     def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
-        """Do the same where each process holds a part of each; all must call this."""
+        """Add the gradient on sharded parameters; a collective call, made by every rank."""
         with torch.enable_grad():
             value = self.value([whole(weight) for weight in weights])
-        found = torch.autograd.grad(value, weights, materialize_grads=True)
-        _add([local(weight.grad) for weight in weights], [local(each) for each in found], factor)
+        gradients = torch.autograd.grad(value, weights, materialize_grads=True)
+        _add_scaled(
+            [local(weight.grad) for weight in weights],
+            [local(gradient) for gradient in gradients],
+            factor,
+        )
 
 
 class _NormPenalty(Penalty):
-    """`l1 * sum(|w|) + l2 / 2 * sum(w**2)`.
+    """The penalty `l1 * sum(|w|) + l2 / 2 * sum(w**2)`.
 
-    It takes a few operations on all tensors at once, forward and backward.
+    Forward and backward each take a few multi-tensor operations.
     """
 
     def __init__(self, l1: float, l2: float, include: Any, exclude: Any) -> None:
@@ -98,9 +111,9 @@ class _NormPenalty(Penalty):
 
     def value(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the penalty on these parameters, a scalar."""
-        if not torch.is_grad_enabled():  # as in fit, where apply() would take most of the time
-            return _Norms.forward(self.l1, self.l2, *weights)
-        value: Tensor = _Norms.apply(self.l1, self.l2, *weights)  # type: ignore[no-untyped-call]
+        if not torch.is_grad_enabled():  # in fit, where apply() would take most of the time
+            return _NormPenaltyFunction.forward(self.l1, self.l2, *weights)
+        value: Tensor = _NormPenaltyFunction.apply(self.l1, self.l2, *weights)  # type: ignore[no-untyped-call]
         return value
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
@@ -108,14 +121,15 @@ class _NormPenalty(Penalty):
         self._shrink(weights, [weight.grad for weight in weights], factor)
 
     def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
-        """Do the same with the parts that this process holds."""
+        """Add the gradient to the shards of this rank, without communication."""
         gradients = [local(weight.grad) for weight in weights]
         self._shrink([local(weight) for weight in weights], gradients, factor)
 
     @torch.no_grad()
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
-        """Return the penalty, a sum over all elements, wherever they are."""
+        """Return the penalty on sharded parameters, as a sum over the shards of all ranks."""
         value = self.value([local(weight) for weight in weights])
+        # Synchronizes the ranks: the penalty is a sum over elements, so partial sums add up.
         torch.distributed.all_reduce(value)
         return value
 
@@ -123,30 +137,30 @@ class _NormPenalty(Penalty):
         self, weights: Sequence[Tensor], gradients: list[Any], factor: float | Tensor
     ) -> None:
         if self.l1:
-            _add(gradients, _signs(weights), factor * self.l1)
+            _add_scaled(gradients, _signs(weights), factor * self.l1)
         if self.l2:
-            _add(gradients, weights, factor * self.l2)
+            _add_scaled(gradients, weights, factor * self.l2)
 
     def _repr(self, *factors: str) -> str:
-        chosen = [
-            f"{name}={write(value)}"
+        selection = [
+            f"{name}={formula_of(value)}"
             for name, value in (("include", self.include), ("exclude", self.exclude))
             if value is not None
         ]
-        return f"{type(self).__name__}({', '.join([*factors, *chosen])})"
+        return f"{type(self).__name__}({', '.join([*factors, *selection])})"
 
 
 class L1(_NormPenalty):
     """The sum of the weights' absolute values: `alpha * sum(|w|)`.
 
-    Biases, normalization layers and frozen parameters are left out, shared parameters count once.
+    Biases, normalization layers and frozen parameters are left out; shared parameters count once.
 
     Args:
         alpha: The factor; `1e-3 * L1()` is the same as `L1(1e-3)`.
         include: Which parameters to penalize, instead of all weights: a name, a pattern such as
             `"encoder.*"`, a list of them, or a predicate `(name, parameter) -> bool`. The name of a
             module stands for all parameters in it.
-        exclude: Which of those to leave out, told in the same way.
+        exclude: Which of those to leave out, in the same form.
 
     Raises:
         ValueError: `alpha` is not finite.
@@ -170,8 +184,9 @@ class L1(_NormPenalty):
 class L2(_NormPenalty):
     """Half the sum of the weights' squares: `0.5 * alpha * sum(w**2)`, whose gradient is `alpha*w`.
 
-    With plain SGD it is what `weight_decay=alpha` does; Keras' L2 lacks the half. Biases,
-    normalization layers and frozen parameters are left out, shared parameters count once.
+    With plain SGD, it is equivalent to `weight_decay=alpha`; Keras' L2 does not have the factor
+    0.5. Biases, normalization layers and frozen parameters are left out; shared parameters count
+    once.
 
     Args:
         alpha: The factor; `1e-3 * L2()` is the same as `L2(1e-3)`.
@@ -198,9 +213,9 @@ class L2(_NormPenalty):
 
 
 class L1L2(_NormPenalty):
-    """Both penalties as one term: `l1 * sum(|w|) + 0.5 * l2 * sum(w**2)`, the elastic net's.
+    """The elastic net penalty as one term: `l1 * sum(|w|) + 0.5 * l2 * sum(w**2)`.
 
-    Add `L1` and `L2` for a column each.
+    For a column for each part, use the sum of `L1` and `L2`.
 
     Args:
         l1: The factor of the absolute values.
@@ -212,7 +227,7 @@ class L1L2(_NormPenalty):
         ValueError: A factor is not finite.
 
     Source: Zou and Hastie, 2005, Regularization and variable selection via the elastic net, eq. 3,
-    but for the half.
+    except for the factor 0.5.
     """
 
     def __init__(
@@ -224,17 +239,17 @@ class L1L2(_NormPenalty):
         return self._repr(f"l1={self.l1:g}", f"l2={self.l2:g}")
 
 
-class _Norms(torch.autograd.Function):
-    """The penalty, and its gradient `l1 * sign(w) + l2 * w`, on a list of tensors at once."""
+class _NormPenaltyFunction(torch.autograd.Function):
+    """The penalty and its gradient `l1 * sign(w) + l2 * w`, on a list of tensors at once."""
 
     @staticmethod
     def forward(l1: float, l2: float, *weights: Tensor) -> Tensor:
-        wide, pieces = _wide_type(weights), _pieces(weights)
+        wide, pieces = _wide_type(weights), _split_for_exact_norms(weights)
         terms = []
         if l1:
-            terms.append(l1 * torch.stack(torch._foreach_norm(pieces, 1, wide)).sum())
+            terms.append(l1 * torch.stack(foreach_norm(pieces, 1, wide)).sum())
         if l2 or not l1:
-            squares = torch.stack(torch._foreach_norm(pieces, 2, wide)).square()
+            squares = torch.stack(foreach_norm(pieces, 2, wide)).square()
             terms.append(0.5 * l2 * squares.sum())
         return sum(terms[1:], start=terms[0])
 
@@ -246,52 +261,53 @@ class _Norms(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
         weights, (grad,) = ctx.saved_tensors, outputs
-        if torch.is_grad_enabled():  # for second derivatives, which the operations below have not
+        if torch.is_grad_enabled():  # second derivatives, which _foreach operations lack
             return (None, None, *(ctx.l1 * grad * w.sgn() + ctx.l2 * grad * w for w in weights))
         gradients: tuple[Tensor, ...] = ()
         if ctx.l1:
-            gradients = torch._foreach_mul(_signs(weights), ctx.l1 * grad)
+            gradients = foreach_mul(_signs(weights), ctx.l1 * grad)
         if ctx.l2 or not ctx.l1:
-            shrinkage = torch._foreach_mul(weights, ctx.l2 * grad)
-            gradients = torch._foreach_add(gradients, shrinkage) if gradients else shrinkage
+            shrinkage = foreach_mul(weights, ctx.l2 * grad)
+            gradients = foreach_add(gradients, shrinkage) if gradients else shrinkage
         return (None, None, *gradients)
 
 
-def _add(gradients: list[Any], found: Sequence[Tensor], factor: float | Tensor) -> None:
-    """Add `factor * found` to the gradients, in place."""
+def _add_scaled(gradients: list[Any], addends: Sequence[Tensor], factor: float | Tensor) -> None:
+    """Add `factor * addends` to the gradients, in place."""
     if isinstance(factor, Tensor):
-        torch._foreach_add_(gradients, torch._foreach_mul([*found], factor))
+        foreach_add_(gradients, foreach_mul([*addends], factor))
     else:
-        torch._foreach_add_(gradients, [*found], alpha=factor)
+        foreach_add_(gradients, [*addends], alpha=factor)
 
 
 def _signs(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if any(weight.is_complex() for weight in weights):
         return tuple(weight.sgn() for weight in weights)
-    return torch._foreach_sign(tuple(weights))
+    return tuple(foreach_sign(tuple(weights)))
 
 
-def _pieces(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Return views of the weights of which none is too large for an exact norm.
+def _split_for_exact_norms(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of the weights that are small enough for an accurate norm.
 
-    The CPU adds up one after the other: of 10 million floats it would lose a hundredth.
+    On the CPU, `_foreach_norm` adds the elements one after the other in float32: for 10 million
+    elements, the result would be off by a hundredth.
     """
     return [
         piece
         for weight in weights
         for piece in (
-            weight.flatten().split(_PIECE)
-            if weight.device.type == "cpu" and weight.numel() > _PIECE
+            weight.flatten().split(_EXACT_NORM_ELEMENTS)
+            if weight.device.type == "cpu" and weight.numel() > _EXACT_NORM_ELEMENTS
             else (weight,)
         )
     ]
 
 
 def _wide_type(weights: Sequence[Tensor]) -> torch.dtype | None:
-    """Return a type in which halves and floats are summed up without loss; None for their own."""
-    types = {weight.dtype for weight in weights}
-    if len(types) == 1 and types <= {torch.float32, torch.float64}:
+    """Return the dtype to sum all weights in, at least float32; None for that of the weights."""
+    dtypes = {weight.dtype for weight in weights}
+    if len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64}:
         return None
-    if any(kind.is_complex for kind in types):
+    if any(dtype.is_complex for dtype in dtypes):
         return None
-    return reduce(torch.promote_types, types, torch.float32)
+    return reduce(torch.promote_types, dtypes, torch.float32)

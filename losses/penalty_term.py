@@ -1,4 +1,4 @@
-"""The penalties of an objective at work, bound to the parameters of a net."""
+"""Penalty terms of an objective, bound to the parameters of a net."""
 
 from __future__ import annotations
 
@@ -7,40 +7,44 @@ from torch import Tensor, nn
 
 from fitorch.distributed.dtensor import is_split
 
-from .names import write
+from .names import formula_of
 from .penalties import Penalty
-from .selection import nothing_chosen
+from .selection import nothing_to_penalize
 from .term import Term
-from .weighted import Weighted
+from .weighted import WeightedTerm
 
 
-class PenaltyTerm(Weighted):
-    """A penalty of an objective, with the parameters of the net that it is bound to.
+class PenaltyTerm(WeightedTerm):
+    """A penalty of an objective, with the parameters that it is bound to.
 
     Args:
         term: The penalty and its weight.
-        name: What its columns are called.
+        name: The name of its columns.
     """
 
     def __init__(self, term: Term, name: str) -> None:
         super().__init__(term, name)
         self.penalty: Penalty = term.fn
         self._parameters: list[nn.Parameter] = []
-        self._split = False  # whether each process holds a part of them
+        self._split = False  # whether the parameters are sharded
 
     def bind(self, net: nn.Module, *, strictly: bool = False) -> None:
-        """Choose the parameters to penalize.
+        """Select the parameters of `net` to penalize.
+
+        Args:
+            net: The net.
+            strictly: Whether the penalty must match at least one parameter.
 
         Raises:
-            ValueError: There are none, and that is not allowed.
+            ValueError: The penalty does not match any parameter, and `strictly` is True.
         """
         self._parameters = self.penalty.choose(net)
         self._split = any(map(is_split, self._parameters))
         if strictly and not self._parameters:
-            raise ValueError(nothing_chosen(write(self.penalty), net))
+            raise ValueError(nothing_to_penalize(formula_of(self.penalty), net))
 
     def __call__(self) -> Tensor:
-        """Return what the penalty adds, weight and all; 0 where there is nothing to penalize."""
+        """Return the weighted penalty; 0 if there are no parameters to penalize."""
         if not self._parameters:
             return torch.zeros(())
         value = self.penalty.value_of_shards if self._split else self.penalty.value
@@ -48,9 +52,9 @@ class PenaltyTerm(Weighted):
 
     @torch.no_grad()
     def add_gradients(self) -> None:
-        """Add its gradient to those that the parameters have; cheaper than a way through autograd.
+        """Add the penalty's gradient to `.grad`; this is cheaper than a backward pass through it.
 
-        Frozen in the meantime, a parameter is left out.
+        Parameters that were frozen since `bind` are left out.
         """
         trained = [parameter for parameter in self._parameters if parameter.requires_grad]
         for parameter in trained:

@@ -1,4 +1,4 @@
-"""What predictions are, as a loss takes them: probabilities or logits."""
+"""The kind of predictions that a loss expects: probabilities or logits."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from torch import nn
 
 from .base import ReducedLoss
 
-Scale = Literal["probabilities", "logits", "class_logits"] | None
+PredictionKind = Literal["probabilities", "logits", "class_logits"] | None
 
-_TOLD: dict[bool | None, Scale] = {True: "logits", False: "probabilities", None: None}
+_KIND_OF_LOGITS: dict[bool | None, PredictionKind] = {
+    True: "logits",
+    False: "probabilities",
+    None: None,
+}
 
 _LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss, nn.SoftMarginLoss)
 
 _CLASS_LOGITS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 
 
-def scale_of(loss_fn: Any) -> Scale:
-    """Return what a loss takes predictions for; None where it does not tell.
+def prediction_kind_of(loss_fn: Any) -> PredictionKind:
+    """Return the kind of predictions that a loss expects; None if it is unknown.
 
-    The softmax of log-probabilities is the probabilities, so that they pass for logits of classes.
+    Log-probabilities count as class logits, because their softmax is the probabilities.
     """
     if isinstance(loss_fn, nn.BCELoss):
         return "probabilities"
     if isinstance(loss_fn, ReducedLoss):
-        return _TOLD[loss_fn.from_logits]
+        return _KIND_OF_LOGITS[loss_fn.from_logits]
     if isinstance(loss_fn, _CLASS_LOGITS):
         return "class_logits"
     return "logits" if isinstance(loss_fn, _LOGITS) else None

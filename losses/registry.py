@@ -1,4 +1,4 @@
-"""Losses by name."""
+"""Registry of losses: names and the losses that they stand for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 Loss = Callable[[Any, Any], Tensor]
 
-# The losses of torch.nn; the package adds its own, which take part in the arithmetic that looks
-# names up here.
+# The losses of torch.nn. The package's `__init__` adds fitorch's own: they are composable, and
+# `compose` imports this module.
 LOSSES: dict[str, Callable[[], Loss]] = {
     "bce": nn.BCELoss,
     "bce_with_logits": nn.BCEWithLogitsLoss,
@@ -42,7 +42,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "triplet_margin_with_distance": nn.TripletMarginWithDistanceLoss,
 }
 
-# What the functions of torch.nn.functional are as modules, which say how they reduce.
+# Modules equivalent to functions of torch.nn.functional; unlike these, they have a `reduction`.
 _MODULES: dict[Any, Callable[..., Loss]] = {
     F.binary_cross_entropy: nn.BCELoss,
     F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
@@ -69,14 +69,16 @@ _MODULES: dict[Any, Callable[..., Loss]] = {
 
 
 def get(loss: Any) -> Loss:
-    """Return the loss called `loss`, or `loss` itself where it is callable.
+    """Return the loss with the name `loss`, or `loss` itself if it is callable.
 
-    Names are those of torch.nn.functional without `_loss`, the usual short forms, or the names of
-    classes, `"CrossEntropyLoss"`. Functions of torch.nn.functional become the modules that do the
-    same.
+    Names are those of torch.nn.functional without `_loss`, the usual short forms, or class names
+    such as `"CrossEntropyLoss"`. Functions of torch.nn.functional become the equivalent modules.
+
+    Args:
+        loss: A name, a loss module, or a function `(y_pred, y_true) -> scalar`.
 
     Raises:
-        ValueError: No loss has that name.
+        ValueError: The name is unknown.
         TypeError: `loss` is neither a name nor a loss.
     """
     if isinstance(loss, str):
@@ -84,9 +86,9 @@ def get(loss: Any) -> Loss:
     if isinstance(loss, type):
         message = f"loss_fn is the class {loss.__name__}; pass {loss.__name__}()"
         raise TypeError(message)
-    if isinstance(loss, nn.CosineSimilarity):
+    if isinstance(loss, nn.CosineSimilarity):  # minimizing it would train in the wrong direction
         message = (
-            "CosineSimilarity grows as predictions get better; use fitorch.losses.CosineLoss(), "
+            "CosineSimilarity increases as predictions improve; use fitorch.losses.CosineLoss(), "
             "which is 1 - similarity"
         )
         raise TypeError(message)
@@ -99,8 +101,8 @@ def get(loss: Any) -> Loss:
     loss = _as_module(loss)
     if isinstance(loss, nn.KLDivLoss) and loss.reduction == "mean":
         warnings.warn(
-            "KLDivLoss(reduction='mean') divides by the number of all elements, which is not the "
-            "divergence; use reduction='batchmean'",
+            "KLDivLoss(reduction='mean') divides by the number of elements, which does not give "
+            "the divergence; use reduction='batchmean'",
             stacklevel=2,
         )
     return cast("Loss", loss)
@@ -109,10 +111,10 @@ def get(loss: Any) -> Loss:
 def _by_name(name: str) -> Loss:
     if name in LOSSES:
         return LOSSES[name]()
-    classes = {made.__name__: made for made in LOSSES.values() if isinstance(made, type)}
+    classes = {make.__name__: make for make in LOSSES.values() if isinstance(make, type)}
     if name in classes:
-        made: Loss = classes[name]()
-        return made
+        loss: Loss = classes[name]()
+        return loss
     if name in ("KLDivLoss", "KLDiv"):
         return LOSSES["kl_div"]()
     close = difflib.get_close_matches(name.lower(), LOSSES, n=1, cutoff=0.5)
@@ -122,12 +124,14 @@ def _by_name(name: str) -> Loss:
 
 
 def _as_module(loss: Any) -> Any:
-    """Return the module that does what a function of torch.nn.functional does."""
+    """Return the module equivalent to a function of torch.nn.functional; other losses as is."""
     function, keywords = loss, {}
     if isinstance(loss, partial) and not loss.args:
         function, keywords = loss.func, loss.keywords
     try:
         module = _MODULES.get(function)
         return loss if module is None else module(**keywords)
-    except TypeError:  # not hashable, so none of torch's; or a keyword that only the function has
+    except (
+        TypeError
+    ):  # not hashable, hence not a function of torch; or a keyword of the function only
         return loss

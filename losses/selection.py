@@ -1,4 +1,4 @@
-"""Which of a net's parameters are weights: the rest, biases and normalization, is not penalized."""
+"""Selection of parameters by name, and of weights as opposed to biases and normalization."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 
+from fitorch.internals.torch import NormBase
 from fitorch.nets.state import plain_name
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
-_NAMED_NORM = re.compile(r"Norm(\dd)?$")  # LlamaRMSNorm, LayerNorm2d: those of other libraries
+_NAMED_NORM = re.compile(r"Norm(\dd)?$")  # of other libraries: LlamaRMSNorm, LayerNorm2d
 
 _BIAS = re.compile(r"(^|_)bias(es)?\d*(_|$)")  # bias, bias_ih_l0 of an LSTM, in_proj_bias, bias1
 
 
 def no_decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two parameter groups for an optimizer: weights that decay, and the rest that doesn't.
+    """Return two parameter groups for an optimizer: weights with decay, the rest without.
 
-    Biases and the parameters of normalization layers are the rest. Every parameter is in one group,
-    shared ones once.
+    The rest are biases and the parameters of normalization layers. Every parameter is in exactly
+    one group; shared parameters occur once.
 
     Args:
         net: The net.
@@ -54,13 +54,15 @@ def no_decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-def choose(net: nn.Module, include: Any = None, exclude: Any = None) -> list[nn.Parameter]:
+def select_parameters(
+    net: nn.Module, include: Any = None, exclude: Any = None
+) -> list[nn.Parameter]:
     """Return the trainable parameters to penalize, each once.
 
     Args:
         net: The net.
-        include: Patterns or a predicate; None is all weights.
-        exclude: Patterns or a predicate; None is nothing.
+        include: Patterns or a predicate; None selects all weights.
+        exclude: Patterns or a predicate; None excludes nothing.
     """
     included = None if include is None else predicate(include, "include")
     excluded = None if exclude is None else predicate(exclude, "exclude")
@@ -73,53 +75,53 @@ def choose(net: nn.Module, include: Any = None, exclude: Any = None) -> list[nn.
     ]
 
 
-def nothing_chosen(penalty: str, net: nn.Module) -> str:
-    """Say that a penalty has nothing to penalize, and what there is."""
+def nothing_to_penalize(penalty: str, net: nn.Module) -> str:
+    """Return the error message for a penalty that does not match any parameter of a net."""
     names = [plain_name(name) for name, p in net.named_parameters() if p.requires_grad]
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return (
         f"{penalty} finds no parameter to penalize in {type(net).__name__}, whose trainable "
         f"parameters are {listed or 'none'}; biases and normalization are left out unless "
-        "include= matches their names, as include='*'"
+        "include= matches their names, as include='*' does"
     )
 
 
 def _parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Give every parameter once, with its name and whether it is a weight."""
+    """Yield every parameter once: its name, the parameter, and whether it is a weight."""
     seen: set[int] = set()
     for path, module in net.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                full = f"{path}.{name}" if path else name
-                yield plain_name(full), parameter, _is_weight(module, path, name)
+                full_name = f"{path}.{name}" if path else name
+                yield plain_name(full_name), parameter, _is_weight(module, path, name)
 
 
 def _is_weight(module: nn.Module, path: str, name: str) -> bool:
     if isinstance(module, _NORMS) or _NAMED_NORM.search(type(module).__name__):
         return False
-    if isinstance(module, (ParametrizationList, nn.ParameterList)):  # its path says what they are
+    if isinstance(module, (ParametrizationList, nn.ParameterList)):  # named by their path
         name = path.rpartition(".")[2]
     return not _BIAS.search(name)
 
 
-def predicate(chosen: Any, argument: str) -> Callable[[str, nn.Parameter], bool]:
-    """Return what says of a name and a parameter whether it is chosen.
+def predicate(selection: Any, argument: str) -> Callable[[str, nn.Parameter], bool]:
+    """Return a function of name and parameter that returns whether the parameter is selected.
 
     Args:
-        chosen: A name of a parameter or module, a glob pattern, a list of these, or a predicate.
-        argument: What to call it in a message.
+        selection: A name of a parameter or module, a glob pattern, a list of these, or a predicate.
+        argument: The name of the argument, for messages.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: `selection` is none of these.
     """
-    if callable(chosen):
-        return chosen  # type: ignore[no-any-return]
-    patterns = [chosen] if isinstance(chosen, str) else chosen
+    if callable(selection):
+        return selection  # type: ignore[no-any-return]
+    patterns = [selection] if isinstance(selection, str) else selection
     if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
         message = (
-            f"{argument} is {chosen!r}; expected a pattern such as 'encoder.*', a list of them, or "
-            "a predicate (name, parameter) -> bool"
+            f"{argument} is {selection!r}; expected a pattern such as 'encoder.*', a list of "
+            "them, or a predicate (name, parameter) -> bool"
         )
         raise TypeError(message)
 

@@ -1,4 +1,4 @@
-"""What predictions and targets must be like to fit a loss; each rule says the way out."""
+"""Checks of the shapes, dtypes and ranges of predictions and targets, one rule per function."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ class MisfitError(ValueError):
 
 
 def check_same_shape(name: str, y_pred: Tensor, y_true: Tensor) -> None:
-    """Refuse shapes that differ, which torch would broadcast or reject."""
+    """Check that the shapes are equal; torch would broadcast or reject others."""
     if y_pred.shape != y_true.shape:
         message = (
             f"{name} got predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)}; they must be equal ({way_out(y_pred, y_true)})"
+            f"{tuple(y_true.shape)}; they must be equal ({shape_hint(y_pred, y_true)})"
         )
         raise MisfitError(message)
 
 
 def check_floating(name: str, y_true: Tensor) -> None:
-    """Refuse whole numbers where floats are compared."""
+    """Check that targets are floating-point or complex numbers."""
     if not y_true.is_floating_point() and not y_true.is_complex():
         message = f"{name} needs float targets, but got {y_true.dtype}; pass y.float()"
         raise MisfitError(message)
 
 
 def check_probabilities(name: str, y_pred: Tensor, instead: str) -> None:
-    """Refuse predictions outside of [0, 1].
+    """Check that predictions lie in [0, 1]; this reads two numbers from the device.
 
     Args:
-        name: The loss.
+        name: The name of the loss.
         y_pred: The predictions, of any shape.
-        instead: What to do with logits.
+        instead: What to do for logits, the last part of the message.
     """
     if not y_pred.numel():
         return
@@ -53,7 +53,7 @@ def check_probabilities(name: str, y_pred: Tensor, instead: str) -> None:
 
 
 def check_signs(name: str, y_true: Tensor) -> None:
-    """Refuse targets other than -1 and 1, as the 0 and 1 of other losses."""
+    """Check that targets are -1 or 1, not the 0 and 1 of other losses."""
     wrong = y_true[(y_true != 1) & (y_true != -1)]
     if wrong.numel():
         message = (
@@ -64,7 +64,7 @@ def check_signs(name: str, y_true: Tensor) -> None:
 
 
 def check_long(name: str, y_true: Tensor) -> None:
-    """Refuse class numbers of another type than int64."""
+    """Check that class numbers have the dtype int64."""
     if y_true.dtype != torch.int64:
         message = (
             f"{name} needs class numbers of dtype int64, but got targets of dtype {y_true.dtype} "
@@ -74,10 +74,10 @@ def check_long(name: str, y_true: Tensor) -> None:
 
 
 def check_labels(name: str, y_pred: Tensor, y_true: Tensor) -> int | None:
-    """Refuse targets that are neither class numbers beside (N, C, ...) nor floats of one shape.
+    """Check that targets are class numbers for (N, C, ...), or floats of the predictions' shape.
 
     Returns:
-        The number of classes, None where targets are floats.
+        The number of classes, None if targets are floats.
     """
     if y_pred.dim() == y_true.dim() + 1 > 1 and y_pred.shape[1] > 1:
         check_class_numbers(name, y_pred, y_true)
@@ -89,34 +89,34 @@ def check_labels(name: str, y_pred: Tensor, y_true: Tensor) -> int | None:
 
 
 def check_class_numbers(name: str, y_pred: Tensor, y_true: Tensor) -> None:
-    """Refuse targets that are not one class number for each prediction, (N, C, ...) to (N, ...)."""
+    """Check that targets (N, ...) are one class number for each prediction (N, C, ...)."""
     if y_true.dtype != torch.uint8:
         check_long(name, y_true)
     if tuple(y_true.shape) != class_shape(y_pred):
         one_hot = y_true.shape == y_pred.shape
-        out = "y.argmax(1)" if one_hot else f"targets of shape {class_shape(y_pred)}"
+        expected = "y.argmax(1)" if one_hot else f"targets of shape {class_shape(y_pred)}"
         message = (
             f"{name} got predictions of shape {tuple(y_pred.shape)} and targets of shape "
-            f"{tuple(y_true.shape)}{', one-hot it seems' if one_hot else ''}; pass {out}"
+            f"{tuple(y_true.shape)}{', apparently one-hot' if one_hot else ''}; pass {expected}"
         )
         raise MisfitError(message)
 
 
 def check_class_range(name: str, classes: int, y_true: Tensor, ignored: int | None = None) -> None:
-    """Refuse class numbers that are not below `classes`, but for the one that is ignored."""
+    """Check that class numbers are in [0, classes), except for the ignored one."""
     outside = (y_true < 0) | (y_true >= classes)
     wrong = y_true[outside if ignored is None else outside & (y_true != ignored)]
     if wrong.numel():
         message = (
             f"{name} got class {int(wrong[0])}, but the net's output has "
-            f"{classes} classes, numbered 0 to {classes - 1}; relabel the targets or give the last "
-            "layer more outputs"
+            f"{classes} classes, numbered 0 to {classes - 1}; relabel the targets, or add outputs "
+            "to the last layer"
         )
         raise MisfitError(message)
 
 
 def class_shape(y_pred: Tensor) -> tuple[int, ...]:
-    """Return the shape that class numbers have beside predictions (N, C, ...) or (C,)."""
+    """Return the shape of class numbers for predictions (N, C, ...) or (C,)."""
     return (y_pred.shape[0], *y_pred.shape[2:]) if y_pred.dim() > 1 else ()
 
 
@@ -126,28 +126,28 @@ def class_count(y_pred: Tensor) -> int:
 
 
 def broadcasts_by_accident(y_pred: Tensor, y_true: Tensor) -> bool:
-    """Say whether one is (N, 1) and the other (N,), whose difference would be (N, N)."""
+    """Return whether one is (N, 1) and the other (N,), whose difference would be (N, N)."""
     column, flat = sorted((y_pred, y_true), key=Tensor.dim, reverse=True)
     return column.dim() == flat.dim() + 1 and column.shape == (*flat.shape, 1) and len(flat) > 1
 
 
-def way_out(y_pred: Tensor, y_true: Tensor) -> str:
-    """Say how to make two shapes equal."""
+def shape_hint(y_pred: Tensor, y_true: Tensor) -> str:
+    """Return a hint on how to make two shapes equal, for messages."""
     if y_pred.dim() == y_true.dim() + 1 and y_pred.shape == (*y_true.shape, 1):
         return "y.unsqueeze(-1), or .squeeze(-1) at the end of the net"
     if y_true.dim() == y_pred.dim() + 1 and y_true.shape == (*y_pred.shape, 1):
         return "y.squeeze(-1)"
-    return "the net's last layer decides the shape of its output"
+    return "the net's last layer determines the shape of its output"
 
 
 def is_class_numbers(y_pred: Tensor, y_true: Tensor) -> bool:
-    """Say whether targets are class numbers beside predictions (N, C, ...), not (N, ...) alike."""
+    """Return whether targets are class numbers (N, ...) for predictions (N, C, ...)."""
     return not y_true.is_floating_point() and y_pred.dim() == y_true.dim() + 1 > 1
 
 
 def ignored_class(loss_fn: Any) -> int | None:
-    """Return the class number that a loss leaves out, None where it leaves none out."""
+    """Return the class number that a loss ignores, None if there is none."""
     if isinstance(loss_fn, nn.MultiLabelMarginLoss):
-        return -1  # what rows are filled up with
+        return -1  # the padding of rows
     ignored: int | None = getattr(loss_fn, "ignore_index", None)
     return -100 if ignored is None and isinstance(loss_fn, LINEAR) else ignored

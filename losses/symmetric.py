@@ -1,4 +1,4 @@
-"""The symmetric cross entropy, for labels of which some are wrong."""
+"""Symmetric cross entropy, for noisy labels."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from torch import Tensor
 from .base import ReducedLoss
 from .shape_checks import MisfitError, check_labels, check_probabilities, is_class_numbers
 
-_LEAST = 1e-4  # of a probability, so that the logarithm of a label's 0 is finite
+_MIN_P = 1e-4  # the lower bound of probabilities, so that the logarithm of a label 0 is finite
 
 
 class SCELoss(ReducedLoss):
     """Cross entropy plus its reverse: `a * H(y, p) + b * H(p, y)`.
 
-    The reverse, in which labels stand under the logarithm, gives less weight to labels that the
-    net doubts, as wrong ones are. Class numbers (N, ...) beside predictions (N, C, ...) are
-    multi-class; float targets of the predictions' shape are binary.
+    In the reverse cross entropy, the logarithm is of the labels, which gives less weight to labels
+    with a low predicted probability, such as wrong ones. Class numbers (N, ...) with predictions
+    (N, C, ...) are multi-class; float targets of the predictions' shape are binary.
 
     Args:
-        num_classes: The number of classes; None takes it from the predictions.
+        num_classes: The number of classes; None infers it from the predictions.
         a: The weight of the cross entropy.
         b: The weight of the reverse cross entropy.
-        from_logits: Predictions are logits; False takes probabilities.
+        from_logits: Whether predictions are logits; False for probabilities.
         reduction: "mean", "sum" or "none".
 
     Raises:
-        ValueError: `reduction` is none of these.
+        ValueError: `reduction` is unknown.
 
     Example:
         >>> import torch
@@ -65,13 +65,13 @@ class SCELoss(ReducedLoss):
         return self.a * forward + self.b * reverse
 
     def check(self, y_pred: Tensor, y_true: Tensor) -> None:
-        """Refuse predictions and targets that do not fit."""
+        """Check that predictions and targets fit the loss."""
         name = type(self).__name__
         classes = check_labels(name, y_pred, y_true)
         if classes is not None and self.num_classes not in (None, classes):
             message = (
-                f"SCELoss was made for num_classes={self.num_classes}, but the net's output has "
-                f"{classes}; leave the argument out"
+                f"SCELoss has num_classes={self.num_classes}, but the net's output has "
+                f"{classes} classes; omit the argument"
             )
             raise MisfitError(message)
         if not self.from_logits:
@@ -84,17 +84,17 @@ class SCELoss(ReducedLoss):
 
     def _multi_class(self, y_pred: Tensor, y_true: Tensor) -> tuple[Tensor, Tensor]:
         p = y_pred.softmax(1) if self.from_logits else y_pred
-        p = p.clamp(_LEAST, 1.0)
+        p = p.clamp(_MIN_P, 1.0)
         if self.from_logits:
             forward = F.cross_entropy(y_pred, y_true, reduction="none")
         else:
             forward = -p.gather(1, y_true.unsqueeze(1)).squeeze(1).log()
         one_hot = F.one_hot(y_true, y_pred.shape[1]).movedim(-1, 1).to(p.dtype)
-        return forward, -(p * one_hot.clamp(_LEAST, 1.0).log()).sum(1)
+        return forward, -(p * one_hot.clamp(_MIN_P, 1.0).log()).sum(1)
 
     def _binary(self, y_pred: Tensor, y_true: Tensor) -> tuple[Tensor, Tensor]:
-        p = (y_pred.sigmoid() if self.from_logits else y_pred).clamp(_LEAST, 1 - _LEAST)
-        y = y_true.clamp(_LEAST, 1 - _LEAST)
+        p = (y_pred.sigmoid() if self.from_logits else y_pred).clamp(_MIN_P, 1 - _MIN_P)
+        y = y_true.clamp(_MIN_P, 1 - _MIN_P)
         if self.from_logits:
             forward = F.binary_cross_entropy_with_logits(y_pred, y, reduction="none")
         else:

@@ -1,4 +1,4 @@
-"""A loss or a penalty with its weight."""
+"""Terms of a formula: a loss or a penalty with its name, weight and output."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .names import write
+from .names import formula_of
 
 Schedule = Callable[[int], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A loss or a penalty with its weight.
+    """A loss or a penalty with its name, weight and output.
 
     Args:
         fn: A loss `(y_pred, y_true) -> scalar`, or a `Penalty`.
-        name: The name a user chose, or None.
+        name: The name that the user chose, or None.
         factor: The constant part of the weight.
-        schedules: Functions of the epoch, from 0, whose values multiply the weight.
-        output: The keys that lead to the output (and to its targets) which a loss compares.
+        schedules: Functions of the epoch (counted from 0) whose values multiply the weight.
+        output: The keys that lead to the net's output, and to its targets.
         per_sample: Whether `fn` returns a loss for each sample.
     """
 
@@ -51,7 +51,9 @@ class Term:
         number = as_number(weight)
         if number is not None:
             if not math.isfinite(number):
-                message = f"the weight of {write(self.fn)} is {number}; expected a finite number"
+                message = (
+                    f"the weight of {formula_of(self.fn)} is {number}; expected a finite number"
+                )
                 raise ValueError(message)
             return replace(self, factor=self.factor * number)
         if (
@@ -61,8 +63,8 @@ class Term:
         ):
             return replace(self, schedules=(*self.schedules, weight))
         message = (
-            f"the weight of {write(self.fn)} is {kind_of(weight)}; expected a number, or a "
-            "function of the epoch (from 0) that returns one"
+            f"the weight of {formula_of(self.fn)} is {describe_weight(weight)}; expected a number, "
+            "or a function of the epoch (from 0) that returns one"
         )
         raise TypeError(message)
 
@@ -70,16 +72,16 @@ class Term:
         """Return the weight in an epoch, counted from 0.
 
         Raises:
-            ValueError: A schedule gave something else than a finite number.
+            ValueError: A schedule did not return a finite number.
         """
         weight = self.factor
         for schedule in self.schedules:
-            given = schedule(epoch)
-            number = as_number(given)
+            value = schedule(epoch)
+            number = as_number(value)
             if number is None or not math.isfinite(number):
                 message = (
-                    f"the weight of {write(self.fn)} in epoch {epoch}, from {write(schedule)}, is "
-                    f"{given!r}; expected a finite number"
+                    f"the weight of {formula_of(self.fn)} in epoch {epoch}, from "
+                    f"{formula_of(schedule)}, is {value!r}; expected a finite number"
                 )
                 raise ValueError(message)
             weight *= number
@@ -87,22 +89,22 @@ class Term:
 
     def __str__(self) -> str:
         weights = [] if abs(self.factor) == 1 else [f"{abs(self.factor):g}"]
-        weights += [write(schedule) for schedule in self.schedules]
+        weights += [formula_of(schedule) for schedule in self.schedules]
         name = "" if self.name is None else f".named({self.name!r})"
         output = "".join(f"[{key!r}]" for key in self.output)
-        return " * ".join([*weights, f"{write(self.fn)}{name}{output and f' on {output}'}"])
+        return " * ".join([*weights, f"{formula_of(self.fn)}{name}{output and f' on {output}'}"])
 
 
 def as_number(value: Any) -> float | None:
-    """Return a weight as a float; None where it is none, as a tensor that is to be learned."""
+    """Return a weight as a float; None if it is not a constant real number."""
     if isinstance(value, Tensor):
-        fits = value.numel() == 1 and not value.requires_grad and not value.is_complex()
-        return float(value) if fits else None
+        constant = value.numel() == 1 and not value.requires_grad and not value.is_complex()
+        return float(value) if constant else None
     return float(value) if isinstance(value, Real) else None
 
 
-def kind_of(value: Any) -> str:
-    """Say what something is that was given for a weight."""
+def describe_weight(value: Any) -> str:
+    """Return a description of an invalid weight, for messages."""
     if isinstance(value, Tensor) and value.requires_grad:
         return "a tensor that requires a gradient (a weight to learn belongs in a loss module)"
     if isinstance(value, (int, float, torch.Tensor)):

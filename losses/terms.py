@@ -1,4 +1,4 @@
-"""The losses of an objective at work: what each adds to a batch's loss, and how much it counts."""
+"""Loss terms of an objective: their value for a batch, and its weight in the epoch's mean."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from .call_adapters import call_of, parameter_of, per_label, reduction_of
-from .names import write
+from .names import formula_of
 from .shape_checks import MisfitError, ignored_class
 from .term import Term
-from .weighted import Weighted
+from .weighted import WeightedTerm
 
-Part = tuple[Tensor, "int | Tensor"]  # what a term adds to a batch's loss, and its share
+TermValue = tuple[Tensor, "int | Tensor"]  # weighted value, and normalizer
 
 _OVER_CLASSES = tuple(
     getattr(nn, name).forward
@@ -25,23 +25,23 @@ _OVER_CLASSES = tuple(
 )
 
 
-class OwnLoss:
-    """The `.loss` that the net's own output carries (Hugging Face)."""
+class NetLoss:
+    """The loss that the net computes itself: the `.loss` of its output (Hugging Face)."""
 
     def __call__(self, y_pred: Any, _y_true: Any) -> Tensor:
-        """Return it."""
+        """Return the `.loss` of the output."""
         return y_pred.loss  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return "the net's own loss"
 
 
-class LossTerm(Weighted):
-    """A loss of an objective.
+class LossTerm(WeightedTerm):
+    """A loss of an objective, evaluated batch by batch.
 
     Args:
-        term: The loss, its weight and the output that it compares.
-        name: What its columns are called.
+        term: The loss, its weight and its output.
+        name: The name of its columns.
     """
 
     def __init__(self, term: Term, name: str) -> None:
@@ -56,92 +56,96 @@ class LossTerm(Weighted):
 
     @property
     def summed(self) -> bool:
-        """Whether the loss of a batch is a sum over its samples instead of their mean."""
+        """Whether the loss of a batch is a sum over its samples instead of a mean."""
         return self._reduction == "sum"
 
-    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> Part:
-        """Return what the loss adds, weight and all, and the batch's share in the epoch's mean.
+    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> TermValue:
+        """Return the weighted loss of a batch, and its normalizer in the epoch's mean.
 
         Args:
-            y_pred: The net's output, all of it.
-            y_true: The targets, all of them.
-            weight: A weight for each sample, of shape (N,) or (N, 1), a mapping of them to
-                outputs, or None.
+            y_pred: The net's whole output.
+            y_true: All targets.
+            weight: A weight for each sample, of shape (N,) or (N, 1), a mapping from outputs to
+                such weights, or None.
         """
         if self.term.output:
             y_pred, y_true, weight = self.select(y_pred, y_true, weight)
         if weight is None and self._reduces:
+            # The loss reduces itself, so that its bits are those of a hand-written loop.
             loss = self._call(self.loss_fn, y_pred, y_true)
-            share = self._share(y_pred, y_true, None)
+            normalizer = self._normalizer(y_pred, y_true, None)
         else:
-            loss, share = self._weighted(y_pred, y_true, weight)
-        return self.weigh(loss), share
+            loss, normalizer = self._weighted(y_pred, y_true, weight)
+        return self.weigh(loss), normalizer
 
-    def share(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:
-        """Return how much a batch counts in the epoch's mean.
+    def normalizer(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:
+        """Return the normalizer of a batch: its weight in the epoch's mean.
 
         Args:
-            y_pred: The net's output; asked only where there are no targets.
-            y_true: The targets, all of them.
+            y_pred: The net's output; used only if the targets are None.
+            y_true: All targets.
             weight: A weight for each sample, or None.
         """
         if self.term.output:
             y_pred, y_true, weight = self.select(y_pred, y_true, weight)
-        return self._share(y_pred, y_true, weight)
+        return self._normalizer(y_pred, y_true, weight)
 
     def select(self, y_pred: Any, y_true: Any, weight: Any = None) -> tuple[Any, Any, Any]:
-        """Return the output that the loss compares, its targets and its weights."""
+        """Return the term's output, its targets and its sample weights."""
         path = self.term.output
         if path:
-            y_pred = None if y_pred is None else _follow(y_pred, path, "the net's output has")
-            y_true = None if y_true is None else _follow(y_true, path, "the targets have")
-            weight = _follow(weight, path, "sample_weight has") if _is_tree(weight) else weight
+            y_pred = None if y_pred is None else _output_at(y_pred, path, "the net's output has")
+            y_true = None if y_true is None else _output_at(y_true, path, "the targets have")
+            weight = _output_at(weight, path, "sample_weight has") if _is_tree(weight) else weight
         return y_pred, y_true, weight
 
-    def _share(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
-        counted = self._counted(y_true)
+    def _normalizer(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
+        counts = self._target_counts(y_true)
         if weight is not None:
-            return _total(weight.reshape(-1), counted)
-        if counted is not None:
-            return counted.count_nonzero() if counted.dtype is torch.bool else counted.sum()
+            return _sum_of_counts(weight.reshape(-1), counts)
+        if counts is not None:  # stays on the device: reading it here would synchronize
+            return counts.count_nonzero() if counts.dtype is torch.bool else counts.sum()
         if self._counts_lengths:
-            return len(y_true[-1])  # of the lengths, since labels may lie in one row
+            return len(y_true[-1])  # the label lengths, since labels may be concatenated
         return first_length(y_pred if y_true is None else y_true)
 
-    def _counted(self, y_true: Any) -> Tensor | None:
-        """Return what each target counts where torch's mean divides by the sum of that, else None.
+    def _target_counts(self, y_true: Any) -> Tensor | None:
+        """Return the weight of each target in torch's own mean, None if all weigh the same.
 
-        That is so for class numbers, which may be ignored or weighted by class.
+        For class numbers, torch divides by the sum of these weights: 0 for ignored targets, and
+        the class weight for the others.
         """
         if not self._over_classes or not isinstance(y_true, Tensor) or y_true.is_floating_point():
             return None
-        counted: Tensor = y_true != ignored_class(self.loss_fn)  # type: ignore[assignment]
+        counts: Tensor = y_true != ignored_class(self.loss_fn)  # type: ignore[assignment]
         weight: Tensor | None = self.loss_fn.weight
-        return counted if weight is None else weight[y_true.where(counted, 0).long()] * counted
+        return counts if weight is None else weight[y_true.where(counts, 0).long()] * counts
 
     def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return `sum(w * loss) / sum(w)` over the samples, and `sum(w)`.
 
-        So weights of one change nothing: what torch's own mean divides by is weighted.
+        The weights multiply the divisor of torch's own mean too, so that weights of 1 change
+        nothing.
         """
         losses = self._losses(y_pred, y_true)
         if losses.dim() == 0 or (weight is not None and len(losses) != len(weight)):
-            given = "" if weight is None else f" for {len(weight)} sample weights"
+            samples = "" if weight is None else f" for {len(weight)} sample weights"
             message = (
-                f"{write(self.loss_fn)} gives losses of shape {tuple(losses.shape)}{given}; "
-                "expected one loss per sample along dimension 0"
+                f"{formula_of(self.loss_fn)} returned losses of shape "
+                f"{tuple(losses.shape)}{samples}; expected one loss per sample along dimension 0"
             )
             raise ValueError(message)
         weight = losses.new_ones(len(losses)) if weight is None else weight.reshape(-1)
         weight = weight.to(losses.dtype)
-        counted = self._counted(y_true)
-        summing = counted is not None or self._reduction in ("sum", "batchmean")
-        if losses.dim() > 1 and not summing:
+        counts = self._target_counts(y_true)
+        sums_elements = counts is not None or self._reduction in ("sum", "batchmean")
+        if losses.dim() > 1 and not sums_elements:
             losses = losses.flatten(1).mean(1)
-        total = _total(weight, counted)
-        weighted = (losses * _beside(weight, losses)).sum()
+        total = _sum_of_counts(weight, counts)
+        weighted = (losses * _align_to_samples(weight, losses)).sum()
         if self.summed:
             return weighted, total
+        # If all weights are 0, the loss is 0 instead of NaN.
         return weighted / total.clamp_min(torch.finfo(losses.dtype).tiny), total
 
     def _losses(self, y_pred: Any, y_true: Any) -> Tensor:
@@ -152,14 +156,16 @@ class LossTerm(Weighted):
             self._unreduced = self._make_unreduced()
         losses: Any = self._unreduced(y_pred, y_true)
         if not isinstance(losses, Tensor):
-            message = f"{write(self.loss_fn)} gave a {type(losses).__name__}; expected a tensor"
+            message = (
+                f"{formula_of(self.loss_fn)} returned a {type(losses).__name__}; expected a tensor"
+            )
             raise TypeError(message)
         if isinstance(self.loss_fn, nn.CTCLoss) and not self.summed:
             return per_label(losses, y_true)
         return losses
 
     def _make_unreduced(self) -> Any:
-        """Return how to get a loss per sample: `(y_pred, y_true) -> Tensor`."""
+        """Return a function that computes a loss per sample: `(y_pred, y_true) -> Tensor`."""
         if not self._reduces:
             return partial(self._call, self.loss_fn)
         if parameter_of(self.loss_fn, "reduction") is not None:
@@ -168,14 +174,17 @@ class LossTerm(Weighted):
             return self._without_reduction
         message = (
             "sample_weight and class_weight need a loss per sample, which "
-            f"{write(self.loss_fn)} does not offer; return one, of shape (N,), and say so: "
-            "fitorch.losses.term(loss_fn, per_sample=True), or give it a `reduction` that can be "
-            "'none', as all losses of torch.nn have"
+            f"{formula_of(self.loss_fn)} does not provide; support reduction='none', as losses of "
+            "torch.nn do, or return a loss per sample, of shape (N,), and pass "
+            "fitorch.losses.term(loss_fn, per_sample=True)"
         )
         raise TypeError(message)
 
     def _without_reduction(self, y_pred: Any, y_true: Any) -> Any:
-        """Call the loss itself, no copy of it: callbacks and modes may have changed it."""
+        """Call the loss with `reduction="none"`.
+
+        The loss itself is called, not a copy: callbacks and modes may have changed it.
+        """
         self.loss_fn.reduction = "none"
         try:
             return self._call(self.loss_fn, y_pred, y_true)
@@ -187,17 +196,18 @@ def first_length(tree: Any) -> int:
     """Return the number of samples in a batch of nested tensors.
 
     Raises:
-        TypeError: There is something else where a tensor should be.
+        TypeError: The first leaf that is not None is not a tensor with a batch dimension.
     """
-    found: Any = tree
-    while not isinstance(found, Tensor) and isinstance(found, (Mapping, list, tuple)):
-        values = found.values() if isinstance(found, Mapping) else found
-        found = next((value for value in values if value is not None), None)
-    shape = getattr(found, "shape", ())
+    leaf: Any = tree
+    while not isinstance(leaf, Tensor) and isinstance(leaf, (Mapping, list, tuple)):
+        values = leaf.values() if isinstance(leaf, Mapping) else leaf
+        leaf = next((value for value in values if value is not None), None)
+    shape = getattr(leaf, "shape", ())
     if not shape:
         message = (
-            f"can't tell how many samples a batch has: its targets are a {type(tree).__name__} "
-            f"holding a {type(found).__name__}, where a tensor of shape (N, ...) is expected"
+            f"cannot determine the number of samples of a batch: its targets are a "
+            f"{type(tree).__name__} with a {type(leaf).__name__} inside; expected tensors of shape "
+            "(N, ...)"
         )
         raise TypeError(message)
     samples: int = shape[0]
@@ -208,40 +218,40 @@ def _is_tree(value: Any) -> bool:
     return isinstance(value, (Mapping, list, tuple))
 
 
-def _follow(tree: Any, path: tuple[Any, ...], what: str) -> Any:
-    """Return what the keys lead to, through mappings, sequences and attributes.
+def _output_at(tree: Any, path: tuple[Any, ...], what: str) -> Any:
+    """Return the part of a tree that the keys lead to, through items and attributes.
 
     Raises:
-        MisfitError: It names the key and what there is.
+        MisfitError: A key is missing.
     """
-    return reduce(lambda found, key: _part(found, key, what), path, tree)
+    return reduce(lambda part, key: _child(part, key, what), path, tree)
 
 
-def _part(tree: Any, key: Any, what: str) -> Any:
-    if isinstance(tree, Tensor):  # its .data and .real are no outputs
-        raise MisfitError(_missing(tree, key, what))
-    by_name = isinstance(key, str) and isinstance(tree, tuple)  # of a named tuple
+def _child(tree: Any, key: Any, what: str) -> Any:
+    if isinstance(tree, Tensor):  # its attributes, such as .data, are not outputs
+        raise MisfitError(_missing_output(tree, key, what))
+    by_name = isinstance(key, str) and isinstance(tree, tuple)  # a field of a named tuple
     look_up: Any = getattr if by_name or not _is_tree(tree) else operator.getitem
     try:
         return look_up(tree, key)
     except (KeyError, IndexError, AttributeError, TypeError):
-        raise MisfitError(_missing(tree, key, what)) from None
+        raise MisfitError(_missing_output(tree, key, what)) from None
 
 
-def _missing(found: Any, key: Any, what: str) -> str:
-    if isinstance(found, Mapping):
-        there = f"the keys {list(found)}"
-    elif isinstance(found, (tuple, list)):
-        there = f"{len(found)} part{'s' * (len(found) != 1)}"
+def _missing_output(tree: Any, key: Any, what: str) -> str:
+    if isinstance(tree, Mapping):
+        contents = f"the keys {list(tree)}"
+    elif isinstance(tree, (tuple, list)):
+        contents = f"{len(tree)} part{'s' * (len(tree) != 1)}"
     else:
-        there = f"one {type(found).__name__}"
-    return f"there is a loss for output {key!r}, but {what} {there}; loss_fn needs their names"
+        contents = f"one {type(tree).__name__}"
+    return f"there is a loss for output {key!r}, but {what} {contents}; use their names in loss_fn"
 
 
-def _total(weight: Tensor, counted: Tensor | None) -> Tensor:
-    return weight.sum() if counted is None else (_beside(weight, counted) * counted).sum()
+def _sum_of_counts(weight: Tensor, counts: Tensor | None) -> Tensor:
+    return weight.sum() if counts is None else (_align_to_samples(weight, counts) * counts).sum()
 
 
-def _beside(weight: Tensor, values: Tensor) -> Tensor:
-    """Return the weights of samples in a shape that multiplies all values of each, (N, ...)."""
+def _align_to_samples(weight: Tensor, values: Tensor) -> Tensor:
+    """Return the sample weights in shape (N, 1, ...), which broadcasts with values (N, ...)."""
     return weight.reshape(-1, *[1] * (values.dim() - 1))

@@ -1,4 +1,4 @@
-"""What is multiplied by a weight that may change from epoch to epoch."""
+"""Weighted terms: a term of an objective with a weight that may change from epoch to epoch."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from torch import Tensor
 from .term import Term
 
 
-class Weighted:
+class WeightedTerm:
     """A term of an objective with its weight.
 
     Args:
-        term: What is weighted, and its weight.
-        name: What its columns are called.
+        term: The term and its weight.
+        name: The name of its columns.
     """
 
     def __init__(self, term: Term, name: str) -> None:
         self.term = term
         self.name = name
         self.weight = term.factor
-        self._dial: Tensor | None = None
+        self._weight_tensor: Tensor | None = None
 
     @property
     def factor(self) -> float | Tensor:
-        """The weight, a tensor where it is to change without compiling anew."""
-        return self.weight if self._dial is None else self._dial
+        """The weight; a tensor if it changes without a recompilation."""
+        return self.weight if self._weight_tensor is None else self._weight_tensor
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the weight of an epoch, counted from 0.
+        """Set the weight for an epoch, counted from 0.
 
         Raises:
-            ValueError: The weight's schedule gave something else than a finite number.
+            ValueError: The weight's schedule did not return a finite number.
         """
         if self.term.schedules:
             self.weight = self.term.weight(epoch)
-            if self._dial is not None:
-                self._dial.fill_(self.weight)
+            if self._weight_tensor is not None:
+                self._weight_tensor.fill_(self.weight)
 
-    def compilable(self) -> None:
-        """Keep the weight in a tensor, where it changes: compiled code has numbers built in."""
-        if self.term.schedules and self._dial is None:
-            self._dial = torch.tensor(self.weight, dtype=torch.float64)
+    def keep_weights_in_tensors(self) -> None:
+        """Keep a scheduled weight in a tensor: compiled code has Python numbers built in."""
+        if self.term.schedules and self._weight_tensor is None:
+            self._weight_tensor = torch.tensor(self.weight, dtype=torch.float64)
 
     def weigh(self, value: Tensor) -> Tensor:
         """Return the value times the weight."""
-        if self._dial is None and self.weight == 1.0:
-            return value
+        if self._weight_tensor is None and self.weight == 1.0:
+            return value  # as a hand-written loop, without a multiplication
         return self.factor * value

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hits import hits, threshold, weigh
+from .hits import hits, threshold, weighted_hits
 from .score import Score
 
 
@@ -50,7 +50,7 @@ class Accuracy(Score):
             ValueError: The shapes can't be compared.
         """
         hit = hits(preds, target, threshold(self.from_logits))
-        correct, total = weigh(hit, sample_weight)
+        correct, total = weighted_hits(hit, sample_weight)
         self.correct = self.correct + correct
         self.total = self.total + total
 

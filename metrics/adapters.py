@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .merge import merge
-from .state import put_back, state_of
+from .state import load_state, state_of
 
 
 class ForwardMetric:
@@ -17,7 +17,7 @@ class ForwardMetric:
         module: Has `compute` and `reset`; called with `(y_pred, y_true)`.
     """
 
-    joins = False  # a batch at a time, as the module expects
+    batchable = False  # a batch at a time, as the module expects
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -41,7 +41,7 @@ class ForwardMetric:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
-        put_back(self.module, state)
+        load_state(self.module, state)
 
     def merge(self, parts: Sequence[ForwardMetric]) -> None:
         """Count what `parts` did, and that alone."""

@@ -1,4 +1,4 @@
-"""A stage's metrics: fed batch by batch, computed over the epoch."""
+"""A stage's metrics: output_metrics batch by batch, computed over the epoch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from .batching import MetricError, OutputMetrics, detached
 from .factory import make_metric
 from .merge import portable
-from .state import moved
-from .task import Scale
+from .state import move_state
+from .task import PredictionKind
 
 __all__ = ["MetricError", "MetricSet", "flat"]
 
@@ -44,14 +44,14 @@ class MetricSet:
         self,
         metrics: Mapping[str, Any],
         device: torch.device,
-        scale: Callable[[tuple[Any, ...]], Scale] = lambda output: None,
+        scale: Callable[[tuple[Any, ...]], PredictionKind] = lambda output: None,
     ) -> None:
         by_output: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, output, metric in flat(metrics):
             made = make_metric(name, metric, device, scale(output))
             by_output.setdefault(output, {})[name] = made
         self._device = device
-        self._fed = [OutputMetrics(output, made) for output, made in by_output.items()]
+        self._outputs = [OutputMetrics(output, made) for output, made in by_output.items()]
         self._order = [name for name, _, _ in flat(metrics)]
         self._updated = False
         self._computed: dict[str, float] = {}
@@ -63,12 +63,12 @@ class MetricSet:
         Raises:
             MetricError: A metric can't take them.
         """
-        if not self._fed:
+        if not self._outputs:
             return
         self._updated = True
         y_pred = detached(output)
-        for fed in self._fed:
-            fed.update(y_pred, y_true, sample_weight)
+        for output_metrics in self._outputs:
+            output_metrics.update(y_pred, y_true, sample_weight)
 
     def compute(self) -> dict[str, float]:
         """Return each metric over what was counted in, NaN where that is nothing.
@@ -82,11 +82,11 @@ class MetricSet:
         if not self._updated:
             return dict.fromkeys(self._order, math.nan)
         found: dict[str, Any] = {}
-        for fed in self._fed:
-            found |= fed.compute()
+        for output_metrics in self._outputs:
+            found |= output_metrics.compute()
         values: dict[str, float] = {}
         for name in self._order:
-            values |= _spread(name, found[name])
+            values |= _named_values(name, found[name])
         self._computed = values
         return values
 
@@ -114,27 +114,31 @@ class MetricSet:
             >>> metrics = MetricSet({"acc": "acc"}, torch.device("cpu"))
             >>> metrics.gathered(gather).compute()  # doctest: +SKIP
         """
-        for fed in self._fed:
-            fed.hand_over()
+        for output_metrics in self._outputs:
+            output_metrics.flush()
         own = [
-            {name: portable(metric) for name, metric in fed.metrics.items()} for fed in self._fed
+            {name: portable(metric) for name, metric in output_metrics.metrics.items()}
+            for output_metrics in self._outputs
         ]
         parts = [part for part in gather(own if self._updated else None) if part is not None]
         union = copy.deepcopy(self)
         union._updated = bool(parts)
-        for number, fed in enumerate(union._fed if parts else ()):
-            fed.merge([part[number] for part in parts])
+        for number, output_metrics in enumerate(union._outputs if parts else ()):
+            output_metrics.merge([part[number] for part in parts])
         return union
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was counted in."""
-        return {"updated": self._updated, "fed": [fed.state_dict() for fed in self._fed]}
+        return {
+            "updated": self._updated,
+            "fed": [output_metrics.state_dict() for output_metrics in self._outputs],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
         self._updated = state["updated"]
-        for fed, counted in zip(self._fed, state["fed"], strict=True):
-            fed.load_state_dict(moved(counted, self._device))
+        for output_metrics, counted in zip(self._outputs, state["fed"], strict=True):
+            output_metrics.load_state_dict(move_state(counted, self._device))
 
     def warn_of_nan(self, stage: str) -> None:
         """Warn once of each metric that was NaN when it was last computed, at a stage's end.
@@ -157,13 +161,17 @@ class MetricSet:
     def reset(self) -> None:
         """Forget everything."""
         self._updated = False
-        for fed in self._fed:
-            fed.reset()
+        for output_metrics in self._outputs:
+            output_metrics.reset()
 
     @property
     def tasks(self) -> dict[str, str]:
         """What metrics given by name turned out to measure, once they have seen a batch."""
-        made = {name: metric for fed in self._fed for name, metric in fed.metrics.items()}
+        made = {
+            name: metric
+            for output_metrics in self._outputs
+            for name, metric in output_metrics.metrics.items()
+        }
         tasks = {name: getattr(made[name], "task", None) for name in self._order}
         return {name: str(task) for name, task in tasks.items() if task is not None}
 
@@ -185,7 +193,7 @@ def flat(
     return found
 
 
-def _spread(name: str, value: Any) -> dict[str, float]:
+def _named_values(name: str, value: Any) -> dict[str, float]:
     """Give each number of a metric's result a name."""
     if isinstance(value, Mapping):
         return {f"{name}_{key}": float(item) for key, item in value.items()}

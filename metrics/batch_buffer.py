@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Tray:
+class BatchBuffer:
     """Keeps a copy of a small tensor of each batch, side by side in memory.
 
     Kept where they came to lie, between the large tensors of their steps, they would break up the
@@ -17,12 +17,12 @@ class Tray:
     copied.
 
     Args:
-        places: How many tensors it is made for.
-        largest: How many numbers a tensor may have that is copied.
+        capacity: How many tensors it is made for.
+        max_elements: How many numbers a tensor may have that is copied.
     """
 
-    def __init__(self, places: int, largest: int) -> None:
-        self._places, self._largest = places, largest
+    def __init__(self, capacity: int, max_elements: int) -> None:
+        self._capacity, self._max_elements = capacity, max_elements
         self._free: list[Tensor] = []
 
     def keep(self, part: Any) -> Any:
@@ -32,14 +32,14 @@ class Tray:
         if part.layout is not torch.strided:
             return part
         if not self._free:
-            if part.numel() > self._largest:
+            if part.numel() > self._max_elements:
                 return part
-            self._free = [*part.new_empty((self._places, *part.shape)).unbind()]
+            self._free = [*part.new_empty((self._capacity, *part.shape)).unbind()]
         place = self._free[-1]
         if place.shape != part.shape or place.dtype != part.dtype:
             return part
         return self._free.pop().copy_(part)
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         """Begin anew, in other memory: somebody may look at what was kept."""
         self._free.clear()

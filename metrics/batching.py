@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from .adapters import takes_weights
-from .batch_buffer import Tray
+from .batch_buffer import BatchBuffer
 from .merge import merge
-from .state import copied, put_back, state_of
+from .state import clone_state, load_state, state_of
 
-_BATCHES = 64  # handed over at once to metrics where that is exact,
+_MAX_BATCHES = 64  # handed over at once to metrics where that is exact,
 
-_NUMBERS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
+_MAX_ELEMENTS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
 
 _ADDITIVE = ("torchmetrics.classification.", "torchmetrics.regression.", "fitorch.metrics.")
 
-_HALVES = (torch.float16, torch.bfloat16)
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 class MetricError(ValueError):
@@ -39,10 +39,10 @@ class OutputMetrics:
         self._output = output
         self._weighted = {name for name, metric in metrics.items() if takes_weights(metric)}
         self._joined = [name for name, metric in metrics.items() if _is_additive(metric)]
-        self._single = [name for name, metric in metrics.items() if not _is_additive(metric)]
+        self._one_by_one = [name for name, metric in metrics.items() if not _is_additive(metric)]
         self._pending: list[tuple[Any, Any, Any]] = []
-        self._trays = [Tray(_BATCHES, _NUMBERS // _BATCHES) for _ in range(3)]
-        self._numbers = 0
+        self._buffers = [BatchBuffer(_MAX_BATCHES, _MAX_ELEMENTS // _MAX_BATCHES) for _ in range(3)]
+        self._pending_elements = 0
         self._limit = 1  # the first batch goes at once: what fails should fail early
 
     def update(self, y_pred: Any, y_true: Any, weight: Any) -> None:
@@ -52,27 +52,29 @@ class OutputMetrics:
             MetricError: A metric can't take it.
         """
         for key in self._output:
-            y_pred = self._part(y_pred, key, "the net's output")
-            y_true = self._part(y_true, key, "the targets")
+            y_pred = self._select(y_pred, key, "the net's output")
+            y_true = self._select(y_true, key, "the targets")
             weight = weight[key] if isinstance(weight, (Mapping, list, tuple)) else weight
-        if isinstance(y_true, Tensor) and y_true.dtype in _HALVES:
+        if isinstance(y_true, Tensor) and y_true.dtype in _HALF_DTYPES:
             y_true = y_true.float()
-        for name in self._single:
-            self._count(name, y_pred, y_true, weight)
+        for name in self._one_by_one:
+            self._update_metric(name, y_pred, y_true, weight)
         if self._joined:
-            self._pending.append(self._kept(y_pred, y_true, weight))
-            self._numbers += y_pred.numel() if isinstance(y_pred, Tensor) else _NUMBERS
-            if len(self._pending) >= self._limit or self._numbers >= _NUMBERS:
-                self.hand_over()
-                self._limit = _BATCHES
+            self._pending.append(self._copy_for_later(y_pred, y_true, weight))
+            self._pending_elements += (
+                y_pred.numel() if isinstance(y_pred, Tensor) else _MAX_ELEMENTS
+            )
+            if len(self._pending) >= self._limit or self._pending_elements >= _MAX_ELEMENTS:
+                self.flush()
+                self._limit = _MAX_BATCHES
 
-    def _kept(self, y_pred: Any, y_true: Any, weight: Any) -> tuple[Any, Any, Any]:
+    def _copy_for_later(self, y_pred: Any, y_true: Any, weight: Any) -> tuple[Any, Any, Any]:
         """Return what can wait for the batches that follow."""
         if self._limit == 1:  # it goes at once
             return y_pred, y_true, weight
-        of_pred, of_true, of_weight = self._trays
-        weight = weight if weight is None else of_weight.keep(weight)
-        return of_pred.keep(y_pred), of_true.keep(y_true), weight
+        pred_buffer, true_buffer, weight_buffer = self._buffers
+        weight = weight if weight is None else weight_buffer.keep(weight)
+        return pred_buffer.keep(y_pred), true_buffer.keep(y_true), weight
 
     def compute(self) -> dict[str, Any]:
         """Return what each metric computes.
@@ -83,10 +85,10 @@ class OutputMetrics:
         Raises:
             MetricError: A metric can't be computed.
         """
-        before = copied(self.state_dict()) if self._pending else None
-        self.hand_over()
+        before = clone_state(self.state_dict()) if self._pending else None
+        self.flush()
         try:
-            return {name: self._compute(name) for name in self.metrics}
+            return {name: self._compute_metric(name) for name in self.metrics}
         finally:
             if before is not None:
                 self.load_state_dict(before)
@@ -100,9 +102,9 @@ class OutputMetrics:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
         for name, counted in state["metrics"].items():
-            put_back(self.metrics[name], counted)
+            load_state(self.metrics[name], counted)
         self._pending = [(y_pred, y_true, weight) for y_pred, y_true, weight in state["pending"]]
-        self._numbers = sum(y_pred.numel() for y_pred, _, _ in self._pending)
+        self._pending_elements = sum(y_pred.numel() for y_pred, _, _ in self._pending)
         self._limit = state["limit"]
 
     def merge(self, parts: Sequence[Mapping[str, Any]]) -> None:
@@ -112,42 +114,42 @@ class OutputMetrics:
             MetricError: A metric can't be merged.
         """
         for name in self.metrics:
-            self._merge(name, [part[name] for part in parts])
+            self._merge_metric(name, [part[name] for part in parts])
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._forget()
+        self._clear_pending()
         for metric in self.metrics.values():
             metric.reset()
 
-    def hand_over(self) -> None:
+    def flush(self) -> None:
         """Have metrics count in what is pending."""
-        for batch in _join(self._pending):
+        for batch in _concatenate(self._pending):
             for name in self._joined:
-                self._count(name, *batch)
-        self._forget()
+                self._update_metric(name, *batch)
+        self._clear_pending()
 
-    def _forget(self) -> None:
+    def _clear_pending(self) -> None:
         self._pending.clear()
-        self._numbers = 0
-        for tray in self._trays:
-            tray.empty()
+        self._pending_elements = 0
+        for buffer in self._buffers:
+            buffer.clear()
 
-    def _part(self, tree: Any, key: Any, what: str) -> Any:
+    def _select(self, tree: Any, key: Any, what: str) -> Any:
         if isinstance(key, str) and not isinstance(tree, (Tensor, Mapping)) and hasattr(tree, key):
             return detached(getattr(tree, key))  # of a named tuple or a dataclass
         parts: Any = tree
         try:
             return parts[key]
         except (KeyError, IndexError, TypeError) as error:
-            keys = list(tree) if isinstance(tree, Mapping) else _describe(tree)
+            keys = list(tree) if isinstance(tree, Mapping) else _describe_tensors(tree)
             message = (
                 f"metrics {list(self.metrics)} look at output {key!r}, which {what} has not; "
                 f"there is {keys}"
             )
             raise MetricError(message) from error
 
-    def _count(self, name: str, y_pred: Any, y_true: Any, weight: Any) -> None:
+    def _update_metric(self, name: str, y_pred: Any, y_true: Any, weight: Any) -> None:
         try:
             if weight is not None and name in self._weighted:
                 self.metrics[name].update(y_pred, y_true, sample_weight=weight)
@@ -155,19 +157,19 @@ class OutputMetrics:
                 self.metrics[name].update(y_pred, y_true)
         except Exception as error:
             message = (
-                f"metric {name!r} failed on predictions {_describe(y_pred)} and targets "
-                f"{_describe(y_true)}: {error}"
+                f"metric {name!r} failed on predictions {_describe_tensors(y_pred)} and targets "
+                f"{_describe_tensors(y_true)}: {error}"
             )
             raise MetricError(message) from error
 
-    def _compute(self, name: str) -> Any:
+    def _compute_metric(self, name: str) -> Any:
         try:
             return self.metrics[name].compute()
         except Exception as error:
             message = f"metric {name!r} can't be computed: {error}"
             raise MetricError(message) from error
 
-    def _merge(self, name: str, parts: list[Any]) -> None:
+    def _merge_metric(self, name: str, parts: list[Any]) -> None:
         try:
             merge(self.metrics[name], parts)
         except Exception as error:
@@ -177,7 +179,7 @@ class OutputMetrics:
 
 def _is_additive(metric: Any) -> bool:
     """Say whether the figure of joined batches is that of the batches one by one."""
-    inner = getattr(metric, "joins", metric)
+    inner = getattr(metric, "batchable", metric)
     if isinstance(inner, bool):
         return inner
     if type(inner).__name__ == "MetricCollection":
@@ -185,7 +187,7 @@ def _is_additive(metric: Any) -> bool:
     return type(inner).__module__.startswith(_ADDITIVE)
 
 
-def _join(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
+def _concatenate(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
     """Join the batches to one where they are tensors that differ in length alone."""
     tensors = all(isinstance(part, Tensor) for batch in pending for part in batch[:2])
     if len(pending) < 2 or not tensors:
@@ -203,7 +205,7 @@ def detached(output: Any) -> Any:
     """Cut an output off from its graph, in 32 bits at least; its `.logits` where it has them."""
     if isinstance(output, Tensor):
         tensor = output.detach()
-        return tensor.float() if tensor.dtype in _HALVES else tensor
+        return tensor.float() if tensor.dtype in _HALF_DTYPES else tensor
     logits = getattr(output, "logits", None)
     if logits is not None:
         return detached(logits)
@@ -216,11 +218,15 @@ def detached(output: Any) -> Any:
     return output
 
 
-def _describe(tree: Any) -> str:
+def _describe_tensors(tree: Any) -> str:
     if isinstance(tree, Tensor):
         return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
     if isinstance(tree, Mapping):
-        return "{" + ", ".join(f"{key!r}: {_describe(part)}" for key, part in tree.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{key!r}: {_describe_tensors(part)}" for key, part in tree.items())
+            + "}"
+        )
     if isinstance(tree, (tuple, list)):
-        return "(" + ", ".join(map(_describe, tree)) + ")"
+        return "(" + ", ".join(map(_describe_tensors, tree)) + ")"
     return type(tree).__name__

@@ -46,7 +46,9 @@ class CountingMetric(Score):
         Raises:
             ValueError: The shapes can't be compared, or a target is no class.
         """
-        hits, predicted, actual = _count(preds, target, threshold(self.from_logits), sample_weight)
+        hits, predicted, actual = _class_counts(
+            preds, target, threshold(self.from_logits), sample_weight
+        )
         self.hits = self.hits + hits
         self.predicted = self.predicted + predicted
         self.actual = self.actual + actual
@@ -134,7 +136,7 @@ class IOU(CountingMetric):
         return self._mean(self.hits, self.predicted + self.actual - self.hits)
 
 
-def _count(
+def _class_counts(
     preds: Tensor, target: Tensor, least: float, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weights of hits, predictions and targets, for each class or for the positive."""
@@ -159,15 +161,15 @@ def _count(
         weight = beside.expand(true.shape).reshape(-1)
     found, true = found.reshape(-1), true.reshape(-1)
     counts = (
-        _tally(true, classes, weight, found == true),
-        _tally(found, classes, weight),
-        _tally(true, classes, weight),
+        _count_classes(true, classes, weight, found == true),
+        _count_classes(found, classes, weight),
+        _count_classes(true, classes, weight),
     )
     first = 0 if by_class else 1
     return counts[0][first:], counts[1][first:], counts[2][first:]
 
 
-def _tally(
+def _count_classes(
     numbers: Tensor, classes: int, weight: Tensor | None, mask: Tensor | None = None
 ) -> Tensor:
     """Return how often each class occurs, by weight; nothing is read from the device."""

@@ -9,14 +9,14 @@ import torch
 
 from .adapters import ForwardMetric
 from .function import FunctionMetric
-from .merge import unsynced
+from .merge import without_sync
 from .named import NamedMetric
 from .probabilities import Probabilities, wants_probabilities
 from .registry import entry_of
-from .task import Scale
+from .task import PredictionKind
 
 
-def make_metric(name: str, metric: Any, device: torch.device, scale: Scale = None) -> Any:
+def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionKind = None) -> Any:
     """Return a fresh metric with `update`, `compute` and `reset`, on `device`.
 
     Args:
@@ -42,12 +42,12 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: Scale = Non
         )
         raise TypeError(message)
     if verbs:
-        fresh = unsynced(copy.deepcopy(metric))
+        fresh = without_sync(copy.deepcopy(metric))
         fresh = fresh.to(device) if hasattr(fresh, "to") else fresh
         fresh.reset()
         if not callable(getattr(fresh, "update", None)):
             return ForwardMetric(fresh)
-        return _on_scale(fresh, scale)
+        return _with_prediction_kind(fresh, scale)
     if callable(metric):
         return FunctionMetric(metric, device)
     message = (
@@ -57,13 +57,13 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: Scale = Non
     raise TypeError(message)
 
 
-def _on_scale(metric: Any, scale: Scale) -> Any:
+def _with_prediction_kind(metric: Any, scale: PredictionKind) -> Any:
     """Settle whether predictions are logits, for metrics that would guess or have to be told."""
     if wants_probabilities(metric):
         return Probabilities(metric, scale)
     if getattr(metric, "from_logits", False) is None:  # ours
         metric.from_logits = scale != "probabilities"
-        if scale is None and metric.needs_scale:
+        if scale is None and metric.needs_prediction_kind:
             metric.from_logits = False
             return Probabilities(metric, None)
     return metric

@@ -19,7 +19,7 @@ class FunctionMetric:
         device: Where the predictions lie.
     """
 
-    joins = False  # the mean of batches, not the value of them joined
+    batchable = False  # the mean of batches, not the value of them joined
 
     def __init__(self, function: Callable[[Any, Any], Any], device: torch.device) -> None:
         self.function = function
@@ -29,7 +29,7 @@ class FunctionMetric:
     def update(self, y_pred: Any, y_true: Any) -> None:
         """Count a batch in."""
         value = torch.as_tensor(self.function(y_pred, y_true))
-        self._mean.add(value, _samples(y_pred if y_true is None else y_true))
+        self._mean.add(value, _sample_count(y_pred if y_true is None else y_true))
 
     def compute(self) -> float:
         """Return the mean."""
@@ -55,7 +55,7 @@ class FunctionMetric:
             self._mean.add(sums[0] / sums[1], sums[1])
 
 
-def _samples(tree: Any) -> int:
+def _sample_count(tree: Any) -> int:
     while isinstance(tree, (Mapping, list, tuple)):
         parts = tree.values() if isinstance(tree, Mapping) else tree
         tree = next(part for part in parts if part is not None)  # an output without targets

@@ -29,7 +29,7 @@ class HitRate:
 
     def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
         """Count a batch in; nothing is read from the device."""
-        count, total = weigh(hits(preds, target, self.threshold), sample_weight)
+        count, total = weighted_hits(hits(preds, target, self.threshold), sample_weight)
         self._hits = count if self._hits is None else self._hits + count
         self._total = self._total + total
 
@@ -84,7 +84,7 @@ def threshold(from_logits: bool | None) -> float:
     return 0.5 if from_logits is False else 0.0
 
 
-def weigh(hit: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, int | Tensor]:
+def weighted_hits(hit: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, int | Tensor]:
     """Return the sum of what was hit and of all, each target counting as its sample weighs."""
     if sample_weight is None:
         return hit.sum(), hit.numel()

@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Mean:
-    """The mean of scalars, each with its share: `sum(value * share) / sum(share)`.
+    """The mean of scalars, each with its normalizer: `sum(value * normalizer) / sum(normalizer)`.
 
     Args:
-        summed: The values are sums over their share already, instead of means.
+        summed: The values are sums over their normalizer already, instead of means.
     """
 
     def __init__(self, *, summed: bool = False) -> None:
@@ -23,22 +23,22 @@ class Mean:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was counted: no value was added, or none had a share."""
+        """Whether nothing was counted: no value was added, or none had a normalizer."""
         return not self.sums()[1]
 
     def compute(self) -> float:
         """Return the mean so far, NaN where nothing was counted."""
         return _ratio(*self.sums())
 
-    def add(self, value: Tensor, share: int | Tensor) -> float:
+    def add(self, value: Tensor, normalizer: int | Tensor) -> float:
         """Count a scalar in; return it where that costs nothing, else 0."""
         raise NotImplementedError
 
     def sums(self) -> tuple[float, float]:
-        """Return the sum of the values, each times its share, and the sum of the shares."""
+        """Return the sum of the values times their normalizers, and the sum of the normalizers."""
         raise NotImplementedError
 
-    def first_wrong(self) -> float:
+    def first_nonfinite(self) -> float:
         """Return how many values came before the first that is not finite, infinity for none."""
         raise NotImplementedError
 
@@ -58,9 +58,9 @@ class Mean:
 class HostMean(Mean):
     """A mean in Python floats (64 bits), for values that lie in the host's memory."""
 
-    def add(self, value: Tensor, share: int | Tensor) -> float:
+    def add(self, value: Tensor, normalizer: int | Tensor) -> float:
         """Count a scalar in and return it; a mean over nothing, which is NaN, counts as 0."""
-        number, count = value.item(), float(share)
+        number, count = value.item(), float(normalizer)
         if not count and not self.summed:
             return 0.0
         self._total += number if self.summed else number * count
@@ -71,7 +71,7 @@ class HostMean(Mean):
         """Return them."""
         return self._total, self._count
 
-    def first_wrong(self) -> float:
+    def first_nonfinite(self) -> float:
         """Return infinity: here `add` tells at once."""
         return math.inf
 
@@ -94,10 +94,10 @@ class DeviceMean(Mean):
 
     _PENDING = 1024
 
-    def add(self, value: Tensor, share: int | Tensor) -> float:
+    def add(self, value: Tensor, normalizer: int | Tensor) -> float:
         """Count a scalar in; return 0, since reading it would wait for the device."""
         self._values.append(value.detach())
-        self._shares.append(share)
+        self._normalizers.append(normalizer)
         if len(self._values) == self._PENDING:
             self._fold()
         return 0.0
@@ -107,25 +107,25 @@ class DeviceMean(Mean):
         total, count, _ = self._read()
         return total, count
 
-    def first_wrong(self) -> float:
+    def first_nonfinite(self) -> float:
         """Read it from the device."""
         return self._read()[2]
 
     def reset(self) -> None:
         """Forget everything."""
         self._values: list[Tensor] = []
-        self._shares: list[int | Tensor] = []
+        self._normalizers: list[int | Tensor] = []
         self._folded = 0  # values that are in the state
         self._state: Tensor | None = None  # the two sums, and what came before a wrong value
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was folded, and what is pending, as it is: folding early would round anew."""
-        pending = {"values": list(self._values), "shares": list(self._shares)}
+        pending = {"values": list(self._values), "shares": list(self._normalizers)}
         return {"folded": self._folded, "state": self._state, **pending}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
-        self._values, self._shares = list(state["values"]), list(state["shares"])
+        self._values, self._normalizers = list(state["values"]), list(state["shares"])
         self._folded, self._state = state["folded"], state["state"]
 
     def _read(self) -> list[float]:
@@ -136,7 +136,7 @@ class DeviceMean(Mean):
         """Add up what is pending; when that happens depends on the number of values alone."""
         state = self._folded_state()
         self._folded += len(self._values)
-        self._state, self._values, self._shares = state, [], []
+        self._state, self._values, self._normalizers = state, [], []
 
     def _folded_state(self) -> Tensor | None:
         """Return the sums with what is pending, on the device and in its widest floating type."""
@@ -144,24 +144,30 @@ class DeviceMean(Mean):
             return self._state
         values = torch.stack(self._values)
         wide = torch.float32 if values.device.type == "mps" else torch.float64
-        values, shares = values.to(wide), self._stack_shares(values.device, wide)
+        values, normalizers = values.to(wide), self._stack_normalizers(values.device, wide)
         places = torch.arange(self._folded, self._folded + len(values), device=values.device)
-        first_wrong = torch.where(values.isfinite(), math.inf, places.to(wide)).min()
+        first_nonfinite = torch.where(values.isfinite(), math.inf, places.to(wide)).min()
         if not self.summed:  # a mean over nothing is NaN, and counts nothing
-            values = torch.where(shares != 0, values * shares, 0.0)
-        state = torch.stack((values.sum(), shares.sum(), first_wrong))
+            values = torch.where(normalizers != 0, values * normalizers, 0.0)
+        state = torch.stack((values.sum(), normalizers.sum(), first_nonfinite))
         if self._state is None:
             return state
         added, earlier = self._state + state, torch.minimum(self._state, state)
         return torch.stack((added[0], added[1], earlier[2]))
 
-    def _stack_shares(self, device: torch.device, wide: torch.dtype) -> Tensor:
-        if all(isinstance(share, int) for share in self._shares):
-            return torch.tensor(self._shares, dtype=wide).to(device, non_blocking=True)
-        if all(isinstance(share, Tensor) and share.device == device for share in self._shares):
-            return torch.stack(self._shares).to(wide)  # type: ignore[arg-type]
+    def _stack_normalizers(self, device: torch.device, wide: torch.dtype) -> Tensor:
+        if all(isinstance(normalizer, int) for normalizer in self._normalizers):
+            return torch.tensor(self._normalizers, dtype=wide).to(device, non_blocking=True)
+        if all(
+            isinstance(normalizer, Tensor) and normalizer.device == device
+            for normalizer in self._normalizers
+        ):
+            return torch.stack(self._normalizers).to(wide)  # type: ignore[arg-type]
         return torch.stack(
-            [torch.as_tensor(share, dtype=wide, device=device) for share in self._shares]
+            [
+                torch.as_tensor(normalizer, dtype=wide, device=device)
+                for normalizer in self._normalizers
+            ]
         )
 
 
@@ -175,7 +181,7 @@ class Means:
 
     Args:
         device: Where the values lie.
-        summed: For each term, whether its values are sums over their share already.
+        summed: For each term, whether its values are sums over their normalizer already.
     """
 
     def __init__(self, device: torch.device, summed: Iterable[bool]) -> None:
@@ -187,7 +193,7 @@ class Means:
         return all(mean.empty for mean in self._means)
 
     def add(self, parts: Sequence[tuple[Tensor, int | Tensor]]) -> float:
-        """Count a batch in: a value and a share for each term.
+        """Count a batch in: a value and a normalizer for each term.
 
         Returns:
             The sum of the values where that costs nothing, else 0.
@@ -195,7 +201,7 @@ class Means:
         if len(parts) == len(self._means) == 1:  # the most frequent case, in every step
             return self._means[0].add(*parts[0])
         added = zip(self._means, parts, strict=True)
-        return sum(mean.add(value, share) for mean, (value, share) in added)
+        return sum(mean.add(value, normalizer) for mean, (value, normalizer) in added)
 
     def compute(self) -> tuple[float, list[float]]:
         """Return the sum of the means, and the mean of each term, NaN where nothing was counted.
@@ -207,7 +213,7 @@ class Means:
         return sum(counted) if counted else math.nan, [_ratio(*each) for each in sums]
 
     def sums(self) -> list[tuple[float, float]]:
-        """Return for each term the sum of its values, each times its share, and of the shares."""
+        """Return for each term what `Mean.sums` returns."""
         return [mean.sums() for mean in self._means]
 
     def joined(self, everywhere: Sequence[Sequence[tuple[float, float]]]) -> Means:
@@ -228,7 +234,7 @@ class Means:
 
         Once the weights are NaN, everything is.
         """
-        places = [mean.first_wrong() for mean in self._means]
+        places = [mean.first_nonfinite() for mean in self._means]
         return [place == min(places) for place in places]
 
     def reset(self) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fitorch.internals.torchmetrics import has_states, is_metric, reductions_of, set_merged
+
 
 def merge(metric: Any, parts: Sequence[Any]) -> None:
     """Make a metric stand for all that its copies counted; they stay as they are.
@@ -22,7 +24,7 @@ def merge(metric: Any, parts: Sequence[Any]) -> None:
     """
     if callable(getattr(metric, "merge", None)):  # ours
         metric.merge(parts)
-    elif is_of_torchmetrics(metric):
+    elif is_metric(metric):
         _merge_modules(metric, parts)
     elif callable(getattr(metric, "merge_state", None)):
         metric.reset()
@@ -47,7 +49,7 @@ def portable(metric: Any) -> Any:
     return metric
 
 
-def unsynced(metric: Any) -> Any:
+def without_sync(metric: Any) -> Any:
     """Return the metric, kept from gathering states on its own where processes compute it.
 
     Metrics of torchmetrics do that in `compute`, which waits forever where not all processes
@@ -55,19 +57,12 @@ def unsynced(metric: Any) -> Any:
     """
     for module in metric.modules() if hasattr(metric, "modules") else ():
         if hasattr(module, "distributed_available_fn"):
-            module.distributed_available_fn = _alone
+            module.distributed_available_fn = _never_distributed
     return metric
 
 
-def _alone() -> bool:
+def _never_distributed() -> bool:
     return False
-
-
-def is_of_torchmetrics(module: Any) -> bool:
-    """Say whether a metric is torchmetrics', or of a class made of one."""
-    if type(module).__name__ == "MetricCollection":
-        return True
-    return hasattr(module, "_reductions") and hasattr(module, "_defaults")
 
 
 def _merge_modules(metric: Any, parts: Sequence[Any]) -> None:
@@ -76,19 +71,18 @@ def _merge_modules(metric: Any, parts: Sequence[Any]) -> None:
         if type(each).__name__ == "MetricCollection":
             each.values()  # members of a group get states of their own
     for own, *others in zip(metric.modules(), *(p.modules() for p in parts), strict=True):
-        if hasattr(own, "_reductions"):
+        if has_states(own):
             _merge_states(own, others)
 
 
 def _merge_states(metric: Any, parts: Sequence[Any]) -> None:
-    for name, reduction in metric._reductions.items():
+    for name, reduction in reductions_of(metric).items():
         states = [getattr(part, name) for part in parts]
-        setattr(metric, name, _reduced(states, reduction))
-    metric._update_count = sum(part._update_count for part in parts)
-    metric._computed = None
+        setattr(metric, name, _reduce_states(states, reduction))
+    set_merged(metric, parts)
 
 
-def _reduced(states: list[Any], reduction: Any) -> Any:
+def _reduce_states(states: list[Any], reduction: Any) -> Any:
     """Return one state of several, as torchmetrics does where processes meet."""
     if len(states) == 1:
         return copy.deepcopy(states[0])

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from .adapters import takes_weights
-from .merge import merge, unsynced
-from .registry import Entry, entry_of
-from .state import put_back, state_of
-from .task import Scale, Task, infer_task, shaped
+from .merge import merge, without_sync
+from .registry import MetricEntry, entry_of
+from .state import load_state, state_of
+from .task import PredictionKind, Task, infer_task, reshape_for_task
 
 
 class NamedMetric:
@@ -26,11 +26,11 @@ class NamedMetric:
         task: What the first batch was, None before.
     """
 
-    def __init__(self, entry: Entry, scale: Scale) -> None:
+    def __init__(self, entry: MetricEntry, scale: PredictionKind) -> None:
         self.entry = entry
         self.higher_is_better = entry.higher_is_better
         self.task: Task | None = None
-        self._scale: Scale = scale
+        self._scale: PredictionKind = scale
         self._metric: Any = None
         self._weighted = False
         self._device = torch.device("cpu")
@@ -45,7 +45,7 @@ class NamedMetric:
             self._make(self.entry.task or infer_task(preds, target, self._scale), preds.device)
         weights = {"sample_weight": sample_weight} if self._weighted else {}
         assert self.task is not None
-        self._metric.update(*shaped(self.task, preds, target), **weights)
+        self._metric.update(*reshape_for_task(self.task, preds, target), **weights)
 
     def compute(self) -> Any:
         """Return the figure."""
@@ -70,11 +70,11 @@ class NamedMetric:
             return
         if self.task != Task(*state["task"]):
             self._make(Task(*state["task"]), torch.device(state["device"]))
-        put_back(self._metric, state["metric"])
+        load_state(self._metric, state["metric"])
 
     def _make(self, task: Task, device: torch.device) -> None:
         """Make the metric for a task."""
-        self._metric = unsynced(self.entry.make(task, self._scale))
+        self._metric = without_sync(self.entry.make(task, self._scale))
         if hasattr(self._metric, "to"):
             self._metric = self._metric.to(device)
         self._weighted = takes_weights(self._metric)
@@ -100,7 +100,7 @@ class NamedMetric:
         merge(self._metric, [part._metric for part in parts])
 
 
-def get(name: str, scale: Scale = None) -> NamedMetric:
+def get(name: str, scale: PredictionKind = None) -> NamedMetric:
     """Return a new metric called `name`, which is made when it sees its first batch.
 
     Args:

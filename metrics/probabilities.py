@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .adapters import takes_weights
-from .merge import merge, unsynced
-from .state import put_back, state_of
-from .task import Scale, outside, to_probabilities
+from .merge import merge, without_sync
+from .state import load_state, state_of
+from .task import PredictionKind, outside_unit_interval, to_probabilities
 
 _TAKES_PROBABILITIES = ("Binary", "Multiclass", "Multilabel")
 
@@ -30,11 +30,11 @@ class Probabilities:
         scale: What predictions are.
     """
 
-    def __init__(self, metric: Any, scale: Scale) -> None:
-        self.metric = unsynced(metric)
-        self.joins = metric  # what decides whether batches may be joined
+    def __init__(self, metric: Any, scale: PredictionKind) -> None:
+        self.metric = without_sync(metric)
+        self.batchable = metric  # what decides whether batches may be joined
         self.higher_is_better = getattr(metric, "higher_is_better", None)
-        self._scale: Scale = scale or "logits"
+        self._scale: PredictionKind = scale or "logits"
         self._as_is = None if scale else copy.deepcopy(metric)
         self._outside: Tensor | None = None
         self._weighted = takes_weights(metric)
@@ -44,7 +44,7 @@ class Probabilities:
         weights = {"sample_weight": sample_weight} if self._weighted else {}
         self.metric.update(to_probabilities(preds, target, self._scale), target, **weights)
         if self._as_is is not None:
-            wrong = outside(preds)
+            wrong = outside_unit_interval(preds)
             self._outside = wrong if self._outside is None else self._outside | wrong
             preds = preds.clamp(0, 1) if preds.is_floating_point() else preds
             self._as_is.update(preds, target, **weights)
@@ -69,9 +69,9 @@ class Probabilities:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
-        put_back(self.metric, state["metric"])
+        load_state(self.metric, state["metric"])
         if self._as_is is not None:
-            put_back(self._as_is, state["as_is"])
+            load_state(self._as_is, state["as_is"])
         self._outside = state["outside"]
 
     def merge(self, parts: Sequence[Probabilities]) -> None:

@@ -47,7 +47,7 @@ class RankingMetric(Score):
             self.add_state("unordered", torch.tensor(0), dist_reduce_fx="sum")
 
     @property
-    def needs_scale(self) -> bool:
+    def needs_prediction_kind(self) -> bool:
         """Whether it matters what predictions are."""
         return self.thresholds is not None
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from .hits import HitRate
 from .probabilities import Probabilities
-from .task import Scale, Task
+from .task import PredictionKind, Task
 
-Make = Callable[[Task, Scale], Any]
+MetricFactory = Callable[[Task, PredictionKind], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MetricEntry:
     """What a name stands for.
 
     Args:
@@ -24,19 +24,19 @@ class Entry:
         task: The one task that it is for, or None.
     """
 
-    make: Make
+    make: MetricFactory
     higher_is_better: bool = True
     task: Task | None = None
 
 
-def _accuracy(task: Task, scale: Scale) -> Any:
-    _refuse(task, ("regression",), "accuracy")
+def _accuracy(task: Task, scale: PredictionKind) -> Any:
+    _check_task(task, ("regression",), "accuracy")
     if scale is None and task.kind != "multiclass":
         return Probabilities(HitRate(threshold=0.5), None)
     return HitRate(threshold=0.5 if scale == "probabilities" else 0.0)
 
 
-def _auc(task: Task, scale: Scale) -> Any:
+def _auc(task: Task, scale: PredictionKind) -> Any:
     if task.kind != "binary":
         return _classification("AUROC")(task, scale)
     from .ranking import AUC
@@ -44,42 +44,42 @@ def _auc(task: Task, scale: Scale) -> Any:
     return AUC()  # only the order counts
 
 
-def _ks(task: Task, _scale: Scale) -> Any:
+def _ks(task: Task, _scale: PredictionKind) -> Any:
     from .ranking import KS
 
-    _refuse(task, ("multiclass", "multilabel", "regression"), "ks")
+    _check_task(task, ("multiclass", "multilabel", "regression"), "ks")
     return KS()
 
 
-def _classification(suffix: str, **options: Any) -> Make:
+def _classification(suffix: str, **options: Any) -> MetricFactory:
     """Return what makes one of torchmetrics' classification metrics; classes are averaged."""
 
-    def make(task: Task, scale: Scale) -> Any:
+    def make(task: Task, scale: PredictionKind) -> Any:
         from torchmetrics import classification
 
-        _refuse(task, ("regression",), suffix)
+        _check_task(task, ("regression",), suffix)
         sizes = {"multiclass": "num_classes", "multilabel": "num_labels"}
         size = {sizes[task.kind]: task.size} if task.kind in sizes else {}
         kind = getattr(classification, f"{task.kind.capitalize()}{suffix}", None)
         if kind is None:
-            raise ValueError(_undefined(suffix, task))
+            raise ValueError(_undefined_message(suffix, task))
         return Probabilities(kind(**size, **options), scale)
 
     return make
 
 
-def _multiclass(suffix: str, **options: Any) -> Make:
+def _multiclass(suffix: str, **options: Any) -> MetricFactory:
     """Return what makes one that is defined for several classes only."""
 
-    def make(task: Task, scale: Scale) -> Any:
-        _refuse(task, ("binary", "multilabel", "regression"), suffix)
+    def make(task: Task, scale: PredictionKind) -> Any:
+        _check_task(task, ("binary", "multilabel", "regression"), suffix)
         return _classification(suffix, **options)(task, scale)
 
     return make
 
 
-def _regression(kind: str, **options: Any) -> Make:
-    def make(_task: Task, _scale: Scale) -> Any:
+def _regression(kind: str, **options: Any) -> MetricFactory:
+    def make(_task: Task, _scale: PredictionKind) -> Any:
         from torchmetrics import regression
 
         return getattr(regression, kind)(**options)
@@ -87,45 +87,49 @@ def _regression(kind: str, **options: Any) -> Make:
     return make
 
 
-def _refuse(task: Task, kinds: tuple[str, ...], name: str) -> None:
+def _check_task(task: Task, kinds: tuple[str, ...], name: str) -> None:
     if task.kind in kinds:
-        raise ValueError(_undefined(name, task))
+        raise ValueError(_undefined_message(name, task))
 
 
-def _undefined(name: str, task: Task) -> str:
+def _undefined_message(name: str, task: Task) -> str:
     return (
         f"{name} is not defined for what the first batch shows: {task}; pass a metric of "
         "torchmetrics, or a function (y_pred, y_true)"
     )
 
 
-_VALUES = Task("regression")
+_REGRESSION = Task("regression")
 
-METRICS: dict[str, Entry] = {
-    "acc": Entry(_accuracy),
-    "accuracy": Entry(_accuracy),
-    "ap": Entry(_classification("AveragePrecision")),
-    "auc": Entry(_auc),
-    "auroc": Entry(_auc),
-    "average_precision": Entry(_classification("AveragePrecision")),
-    "balanced_accuracy": Entry(_multiclass("Accuracy", average="macro")),
-    "f1": Entry(_classification("F1Score")),
-    "iou": Entry(_classification("JaccardIndex")),
-    "kappa": Entry(_classification("CohenKappa")),
-    "ks": Entry(_ks),
-    "mae": Entry(_regression("MeanAbsoluteError"), higher_is_better=False, task=_VALUES),
-    "mape": Entry(_regression("MeanAbsolutePercentageError"), higher_is_better=False, task=_VALUES),
-    "mcc": Entry(_classification("MatthewsCorrCoef")),
-    "mse": Entry(_regression("MeanSquaredError"), higher_is_better=False, task=_VALUES),
-    "msle": Entry(_regression("MeanSquaredLogError"), higher_is_better=False, task=_VALUES),
-    "precision": Entry(_classification("Precision")),
-    "r2": Entry(_regression("R2Score"), task=_VALUES),
-    "recall": Entry(_classification("Recall")),
-    "rmse": Entry(
-        _regression("MeanSquaredError", squared=False), higher_is_better=False, task=_VALUES
+METRICS: dict[str, MetricEntry] = {
+    "acc": MetricEntry(_accuracy),
+    "accuracy": MetricEntry(_accuracy),
+    "ap": MetricEntry(_classification("AveragePrecision")),
+    "auc": MetricEntry(_auc),
+    "auroc": MetricEntry(_auc),
+    "average_precision": MetricEntry(_classification("AveragePrecision")),
+    "balanced_accuracy": MetricEntry(_multiclass("Accuracy", average="macro")),
+    "f1": MetricEntry(_classification("F1Score")),
+    "iou": MetricEntry(_classification("JaccardIndex")),
+    "kappa": MetricEntry(_classification("CohenKappa")),
+    "ks": MetricEntry(_ks),
+    "mae": MetricEntry(_regression("MeanAbsoluteError"), higher_is_better=False, task=_REGRESSION),
+    "mape": MetricEntry(
+        _regression("MeanAbsolutePercentageError"), higher_is_better=False, task=_REGRESSION
     ),
-    "specificity": Entry(_classification("Specificity")),
-    "top5_acc": Entry(_multiclass("Accuracy", average="micro", top_k=5)),
+    "mcc": MetricEntry(_classification("MatthewsCorrCoef")),
+    "mse": MetricEntry(_regression("MeanSquaredError"), higher_is_better=False, task=_REGRESSION),
+    "msle": MetricEntry(
+        _regression("MeanSquaredLogError"), higher_is_better=False, task=_REGRESSION
+    ),
+    "precision": MetricEntry(_classification("Precision")),
+    "r2": MetricEntry(_regression("R2Score"), task=_REGRESSION),
+    "recall": MetricEntry(_classification("Recall")),
+    "rmse": MetricEntry(
+        _regression("MeanSquaredError", squared=False), higher_is_better=False, task=_REGRESSION
+    ),
+    "specificity": MetricEntry(_classification("Specificity")),
+    "top5_acc": MetricEntry(_multiclass("Accuracy", average="micro", top_k=5)),
 }
 
 
@@ -146,7 +150,7 @@ def check_names(metrics: Iterable[tuple[str, Any]]) -> None:
             entry_of(metric)
 
 
-def entry_of(name: str) -> Entry:
+def entry_of(name: str) -> MetricEntry:
     """Return what a name stands for.
 
     Raises:

@@ -29,7 +29,7 @@ class Score(Metric):
         self.from_logits = from_logits
 
     @property
-    def needs_scale(self) -> bool:
+    def needs_prediction_kind(self) -> bool:
         """Whether it matters that predictions are logits or probabilities."""
         return True
 

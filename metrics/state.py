@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .merge import is_of_torchmetrics
+from fitorch.internals.torchmetrics import is_metric, state_names
 
-_PLAIN = (bool, int, float, str, bytes, type(None))
+_PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
 
-_OF_MODULES = frozenset(vars(nn.Module()))
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def state_of(metric: Any) -> dict[str, Any]:
@@ -28,47 +28,48 @@ def state_of(metric: Any) -> dict[str, Any]:
     return {path: _module_state(module) for path, module in metric.named_modules()}
 
 
-def put_back(metric: Any, state: Mapping[str, Any]) -> None:
+def load_state(metric: Any, state: Mapping[str, Any]) -> None:
     """Give a metric what `state_of` took out of one like it; tensors are taken as they are."""
     if isinstance(metric, nn.Module):
         for path, module in metric.named_modules():
-            _put_back(module, state[path])
+            _load_module_state(module, state[path])
     elif hasattr(metric, "load_state_dict"):
         metric.load_state_dict(state)
     else:
-        vars(metric).update(_lists_copied(state))
+        vars(metric).update(_with_copied_lists(state))
 
 
-def copied(tree: Any) -> Any:
+def clone_state(tree: Any) -> Any:
     """Return a state with tensors of its own; those in lists, which only grow, are shared."""
     if isinstance(tree, Tensor):
         return tree.clone()
     if isinstance(tree, Mapping):
-        return {key: copied(value) for key, value in tree.items()}
+        return {key: clone_state(value) for key, value in tree.items()}
     return list(tree) if isinstance(tree, list) else tree
 
 
-def moved(tree: Any, device: Any) -> Any:
+def move_state(tree: Any, device: Any) -> Any:
     """Return a state with its tensors on `device`."""
     if isinstance(tree, Tensor):
         return tree.to(device)
     if isinstance(tree, Mapping):
-        return {key: moved(value, device) for key, value in tree.items()}
-    return type(tree)(moved(v, device) for v in tree) if isinstance(tree, (list, tuple)) else tree
+        return {key: move_state(value, device) for key, value in tree.items()}
+    return (
+        type(tree)(move_state(v, device) for v in tree) if isinstance(tree, (list, tuple)) else tree
+    )
 
 
 def _module_state(module: nn.Module) -> dict[str, Any]:
-    if is_of_torchmetrics(module):
-        names = [*getattr(module, "_defaults", ()), "_update_count"]
-        found = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    if is_metric(module):
+        found = {name: getattr(module, name) for name in state_names(module)}
     else:
         found = _attributes(module)
-    return {**found, **dict(_own_tensors(module))}
+    return {**found, **dict(_registered_tensors(module))}
 
 
-def _put_back(module: nn.Module, state: Mapping[str, Any]) -> None:
-    for name, value in _lists_copied(state).items():
-        tensor = dict(_own_tensors(module)).get(name)
+def _load_module_state(module: nn.Module, state: Mapping[str, Any]) -> None:
+    for name, value in _with_copied_lists(state).items():
+        tensor = dict(_registered_tensors(module)).get(name)
         if tensor is None:
             setattr(module, name, value)
         else:
@@ -77,7 +78,7 @@ def _put_back(module: nn.Module, state: Mapping[str, Any]) -> None:
         vars(module)["_computed"] = None
 
 
-def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _registered_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
         if tensor is not None:
             yield name, tensor
@@ -85,10 +86,10 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _attributes(thing: Any) -> dict[str, Any]:
     own = getattr(thing, "__dict__", {})
-    return {k: v for k, v in own.items() if k not in _OF_MODULES and _is_storable(v)}
+    return {k: v for k, v in own.items() if k not in _MODULE_ATTRIBUTES and _is_storable(v)}
 
 
-def _lists_copied(state: Mapping[str, Any]) -> dict[str, Any]:
+def _with_copied_lists(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, list) else v for name, v in state.items()}
 
 
@@ -97,4 +98,4 @@ def _is_storable(value: Any) -> bool:
         return type(value) is dict and all(map(_is_storable, (*value, *value.values())))
     if type(value) in (list, tuple):
         return all(map(_is_storable, value))
-    return type(value) in _PLAIN or isinstance(value, Tensor)
+    return type(value) in _PLAIN_TYPES or isinstance(value, Tensor)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 # What predictions are: probabilities, logits (for the sigmoid, or where targets are class numbers
 # for the softmax), logits of classes along dimension 1; None where nobody told.
-Scale = Literal["probabilities", "logits", "class_logits"] | None
+PredictionKind = Literal["probabilities", "logits", "class_logits"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Task:
         return f"multilabel, {self.size} labels" if self.kind == "multilabel" else self.kind
 
 
-def infer_task(y_pred: Any, y_true: Any, scale: Scale = None) -> Task:
+def infer_task(y_pred: Any, y_true: Any, scale: PredictionKind = None) -> Task:
     """Tell the kind of problem.
 
     Predictions (N, C, ...) beside whole numbers (N, ...), or beside a probability for each class,
@@ -62,7 +62,7 @@ def infer_task(y_pred: Any, y_true: Any, scale: Scale = None) -> Task:
     raise ValueError(message)
 
 
-def shaped(task: Task, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def reshape_for_task(task: Task, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return predictions and targets in the shapes and types that torchmetrics takes."""
     if task.kind == "regression":
         return preds.reshape(target.shape), target
@@ -73,7 +73,7 @@ def shaped(task: Task, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return preds, (target > 0.5).long()
 
 
-def to_probabilities(preds: Tensor, target: Tensor, scale: Scale) -> Tensor:
+def to_probabilities(preds: Tensor, target: Tensor, scale: PredictionKind) -> Tensor:
     """Return predictions as probabilities, in 64 bits, where large logits stay apart."""
     if scale == "probabilities" or not preds.is_floating_point():
         return preds
@@ -82,6 +82,6 @@ def to_probabilities(preds: Tensor, target: Tensor, scale: Scale) -> Tensor:
     return wide.softmax(1) if by_class and preds.dim() > 1 else wide.sigmoid()
 
 
-def outside(preds: Tensor) -> Tensor:
+def outside_unit_interval(preds: Tensor) -> Tensor:
     """Return whether some prediction can't be a probability, a scalar that nobody has read yet."""
     return ((preds < 0) | (preds > 1)).any() if preds.is_floating_point() else torch.tensor(False)

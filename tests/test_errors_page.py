@@ -10,7 +10,6 @@ NOT_FOLLOWED = {
     "trainer/checkpoint/store.py: errno.ENOSPC": "the system's own words",
     "trainer/files.py: message": "what `write_error` is given, which is followed",
     "trainer/engine/signals.py: what": "Ctrl-C and SIGTERM: where training stands",
-    "trainer/fitting/setup.py: model": "no text, but a call that is named like an error",
     "trainer/engine/steps/compiled_region.py: _reason(error)": "torch's reason, inside a warning",
     "trainer/engine/steps/compiled_region.py: reason": "likewise",
     "trainer/history/report.py: error.errno": "the system's number, before the message",

@@ -80,7 +80,10 @@ def test_a_wrong_figure_is_found(monkeypatch):
 def test_predictions_in_another_order_are_found(monkeypatch):
     predict = evaluating.predict
     monkeypatch.setattr(evaluating, "predict", lambda *given: predict(*given).flip(0))
-    assert "samples 0 to 49 were returned as [49.0" in failures()["predict() keeps the order of samples"]
+    assert (
+        "samples 0 to 49 were returned as [49.0"
+        in failures()["predict() keeps the order of samples"]
+    )
 
 
 def test_a_resume_that_begins_afresh_is_found(monkeypatch):
@@ -105,7 +108,10 @@ def test_an_error_is_a_failure_and_the_other_checks_still_run(monkeypatch):
 
     monkeypatch.setattr(training.TrainingStep, "__call__", broken)
     found = failures()
-    assert found["SGD: same weights as a hand-written loop, bit for bit"] == "RuntimeError: nothing works"
+    assert (
+        found["SGD: same weights as a hand-written loop, bit for bit"]
+        == "RuntimeError: nothing works"
+    )
     assert "predict() keeps the order of samples" not in found
 
 

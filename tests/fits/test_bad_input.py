@@ -337,7 +337,7 @@ OBJECTIVES = {
     "a similarity": (
         {"loss": lambda: nn.CosineSimilarity() + L2()},
         TypeError,
-        ["CosineSimilarity grows", "fitorch.losses.CosineLoss()", "1 - similarity"],
+        ["CosineSimilarity increases", "fitorch.losses.CosineLoss()", "1 - similarity"],
     ),
     "a similarity of an output": (
         {"loss": lambda: {"first": nn.CosineSimilarity()}},
@@ -353,12 +353,12 @@ OBJECTIVES = {
     "sample weights for a function": (
         {"loss": lambda: squares + L2(), "data": (X, Y, torch.ones(64))},
         TypeError,
-        ["sample_weight", "squares does not offer", "term(loss_fn, per_sample=True)"],
+        ["sample_weight", "squares does not provide", "term(loss_fn, per_sample=True)"],
     ),
     "class weights for a function": (
         {"loss": lambda: term("mse") + term(squares), "class_weight": {1: 2.0}},
         TypeError,
-        ["class_weight", "squares does not offer", "term(loss_fn, per_sample=True)"],
+        ["class_weight", "squares does not provide", "term(loss_fn, per_sample=True)"],
     ),
     "a term that is no scalar": (
         {"loss": lambda: term("mse") + 0.5 * term(unreduced) + L2()},
@@ -378,7 +378,7 @@ OBJECTIVES = {
     "a loss per sample that is a scalar": (
         {"loss": lambda: term(squares, per_sample=True) + L2()},
         ShapeError,
-        ["squares gives losses of shape ()", "one loss per sample"],
+        ["squares returned losses of shape ()", "one loss per sample"],
     ),
     "terms without a gradient": (
         {"loss": lambda: term(detached) + L2()},

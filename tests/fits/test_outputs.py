@@ -350,7 +350,7 @@ MISFITS = {
     "targets that are None": (
         {"age": "l1", "kind": "cross_entropy"},
         {"age": AGE, "kind": None},
-        ["output 'kind' has a loss, but its targets are None", "leave the loss out"],
+        ["output 'kind' has a loss, but its targets are None", "remove the loss"],
     ),
     "targets without names": (
         {"age": "l1", "kind": "cross_entropy"},

@@ -18,7 +18,7 @@ from fitorch.losses import (
     check_targets,
     term,
 )
-from fitorch.losses.names import called
+from fitorch.losses.names import name_of
 
 N, C = 6, 4
 FLOATS = torch.rand(N, C)
@@ -91,15 +91,15 @@ def test_logits_for_bce_are_refused(y_pred):
 
 def test_one_hot_targets_for_nll_are_refused():
     assert refusal(nn.NLLLoss(), FLOATS, nn.functional.one_hot(CLASSES).float()) == (
-        "NLLLoss needs class numbers of shape (6,), but got targets of shape (6, 4), one-hot it "
-        "seems; pass y.argmax(1)"
+        "NLLLoss needs class numbers of shape (6,), but got targets of shape (6, 4), "
+        "apparently one-hot; pass y.argmax(1)"
     )
 
 
 def test_one_hot_whole_numbers_are_refused():
     for kind in (nn.CrossEntropyLoss, nn.NLLLoss):
         message = refusal(kind(), FLOATS, nn.functional.one_hot(CLASSES))
-        assert message.endswith("targets of shape (6, 4), one-hot it seems; pass y.argmax(1)")
+        assert message.endswith("targets of shape (6, 4), apparently one-hot; pass y.argmax(1)")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.int32, torch.int16, torch.int8])
@@ -127,7 +127,7 @@ def test_a_class_out_of_range_is_refused(wrong):
     y_true[3] = wrong
     assert refusal(nn.CrossEntropyLoss(), FLOATS, y_true) == (
         f"CrossEntropyLoss got class {wrong}, but the net's output has 4 classes, numbered 0 to 3; "
-        "relabel the targets or give the last layer more outputs"
+        "relabel the targets, or add outputs to the last layer"
     )
 
 
@@ -222,7 +222,7 @@ FITTING = [
 @pytest.mark.parametrize(
     ("loss_fn", "y_pred", "y_true"),
     FITTING,
-    ids=[f"{called(loss)}-{number}" for number, (loss, *_) in enumerate(FITTING)],
+    ids=[f"{name_of(loss)}-{number}" for number, (loss, *_) in enumerate(FITTING)],
 )  # fmt: skip
 def test_what_is_right_is_never_refused(loss_fn, y_pred, y_true):
     if isinstance(loss_fn, Composition):
@@ -305,7 +305,7 @@ def test_shapes_that_differ_are_refused(kind):
     for y_pred, y_true in ((FLOATS[:, :1], FLOATS[:, 0]), (FLOATS[:, 0], FLOATS[:, :1])):
         message = refusal(kind(), y_pred, y_true)
         assert f"{kind.__name__} got predictions of shape {tuple(y_pred.shape)} and" in message
-    assert "the net's last layer decides" in refusal(kind(), FLOATS, FLOATS[:, :2])
+    assert "the net's last layer determines" in refusal(kind(), FLOATS, FLOATS[:, :2])
 
 
 def test_lists_of_classes_are_checked():
@@ -336,7 +336,7 @@ def test_margins_over_classes_need_64_bits(dtype):
 def test_classes_of_an_adaptive_softmax_are_checked_by_its_own():
     assert refusal(ADAPTIVE, FLOATS, torch.full((N,), 9)) == (
         "AdaptiveLogSoftmaxWithLoss got class 9, but the net's output has 9 classes, numbered 0 to "
-        "8; relabel the targets or give the last layer more outputs"
+        "8; relabel the targets, or add outputs to the last layer"
     )
     message = refusal(ADAPTIVE, FLOATS, torch.zeros(N))
     assert message.startswith("AdaptiveLogSoftmaxWithLoss needs class numbers of dtype int64, but")
@@ -347,13 +347,13 @@ def test_classes_of_an_adaptive_softmax_are_checked_by_its_own():
 @pytest.mark.parametrize("loss_fn", [nn.NLLLoss(), nn.KLDivLoss(reduction="batchmean")])
 def test_logits_in_place_of_logarithms_warn(loss_fn):
     y_true = CLASSES if isinstance(loss_fn, nn.NLLLoss) else FLOATS.softmax(1)
-    message = r"takes logarithms of probabilities, 0 at most, but .* nn.LogSoftmax\(dim=1\)"
+    message = r"expects logarithms of probabilities, at most 0, but .* nn.LogSoftmax\(dim=1\)"
     with pytest.warns(UserWarning, match=message):
         check(loss_fn, FLOATS + 1, y_true)
 
 
 def test_probabilities_in_place_of_logits_warn():
-    with pytest.warns(UserWarning, match=r"predictions are probabilities it seems .none is negati"):
+    with pytest.warns(UserWarning, match=r"predictions look like probabilities .none is neg"):
         check(nn.CrossEntropyLoss(), FLOATS.softmax(1), CLASSES)
 
 
@@ -408,5 +408,5 @@ def test_a_scalar_target_is_no_class_of_ours():
 
 
 def test_a_partial_is_called_by_its_function():
-    with pytest.warns(UserWarning, match="all pairs in squared; give them one shape"):
+    with pytest.warns(UserWarning, match="all pairs in squared; make the shapes equal"):
         check(partial(squared), FLOATS[:, :1], FLOATS[:, 0])

@@ -246,7 +246,7 @@ def test_a_division_by_no_number_is_refused(divisor):
 
 @pytest.mark.parametrize("number", [1, 0.5, torch.tensor(2.0), np.float64(3.0)])
 def test_a_number_cant_be_added(number):
-    message = r"can't add .* to a loss; multiply by a weight, add losses"
+    message = r"can't add .* to a loss; multiply by weights, and add losses"
     with pytest.raises(TypeError, match=message):
         _ = FOCAL + number
     with pytest.raises(TypeError, match=message):
@@ -276,7 +276,7 @@ def test_an_unknown_name_has_a_close_one():
 
 @pytest.mark.parametrize("nothing", [{}, [], {"a": None}, [None, {}]])
 def test_outputs_without_any_loss_are_refused(nothing):
-    with pytest.raises(ValueError, match="without a loss; give one of the outputs a loss"):
+    with pytest.raises(ValueError, match="without a loss; pass a loss for at least one output"):
         term(nothing)
 
 

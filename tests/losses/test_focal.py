@@ -265,10 +265,10 @@ def test_an_alpha_out_of_range_is_refused(alpha):
 
 def test_weights_of_classes_must_be_as_many():
     loss = FocalLoss(alpha=[0.5, 0.5, 1.0], from_logits=True)
-    message = "FocalLoss has 3 weights in alpha, but the net's output has 4 classes; give it one f"
+    message = "FocalLoss has 3 weights in alpha, but the net's output has 4 classes; pass one w"
     with pytest.raises(MisfitError, match=message):
         loss.check(SCORES, CLASSES)
-    message = "FocalLoss has 3 weights in alpha, but targets that are 0 or 1 for each output; give"
+    message = "FocalLoss has 3 weights in alpha, but targets that are 0 or 1 for each output; pass"
     for call in (loss.check, loss):
         with pytest.raises(MisfitError, match=message):
             call(LOGITS, BITS)

@@ -102,7 +102,7 @@ def test_the_nets_own_loss_is_used_where_there_is_no_other():
     objective = Objective(None)
     assert objective(output, torch.zeros(7), None) == [(2.5, 7)]
     assert objective.name == "the net's own loss"
-    assert objective.own
+    assert objective.uses_net_loss
     assert list(objective.named_parameters(nn.Linear(1, 1))) == []
 
 
@@ -135,7 +135,7 @@ def test_penalties_alone_go_with_the_nets_own_loss():
     ],
 )
 def test_losses_tell_what_predictions_are(loss_fn, output, scale):
-    assert Objective(loss_fn).scale(output) == scale
+    assert Objective(loss_fn).prediction_kind(output) == scale
 
 
 # Weights that change
@@ -297,7 +297,7 @@ def test_the_losses_of_all_outputs_are_checked():
 def test_an_output_with_a_loss_needs_targets():
     objective = Objective({"a": "mse", "b": None})
     objective.check({"a": VALUES, "b": VALUES}, {"a": TARGETS, "b": None})
-    message = "output 'a' has a loss, but its targets are None; leave the loss out"
+    message = "output 'a' has a loss, but its targets are None; remove the loss"
     with pytest.raises(MisfitError, match=message):
         objective.check({"a": VALUES, "b": VALUES}, {"a": None, "b": TARGETS})
 
@@ -312,6 +312,6 @@ def test_a_loss_that_needs_no_targets_gets_none():
 def test_the_shares_of_losses_are_known_from_the_targets():
     objective = Objective({"a": "mse", "b": nn.CrossEntropyLoss(ignore_index=0)} | {"c": None})
     y_true = {"a": TARGETS, "b": torch.arange(N) % C, "c": None}
-    assert objective.shares(None, y_true) == [N, N - 3]
+    assert objective.normalizers(None, y_true) == [N, N - 3]
     weight = {"a": torch.full((N,), 0.5), "b": torch.arange(float(N))}
-    assert objective.shares(None, y_true, weight) == [N / 2, 66 - 0 - 5 - 10]
+    assert objective.normalizers(None, y_true, weight) == [N / 2, 66 - 0 - 5 - 10]

@@ -311,7 +311,7 @@ def test_nothing_to_penalize_names_what_there_is():
     assert str(info.value) == (
         "L2(0.1) finds no parameter to penalize in Sequential, whose trainable parameters are "
         "0.weight, 0.bias, 1.weight, 1.bias; biases and normalization are left out unless "
-        "include= matches their names, as include='*'"
+        "include= matches their names, as include='*' does"
     )
     with pytest.raises(ValueError, match=r"are 0.weight, .*, 2.bias, \.\.\.; biases"):
         L1(include="decoder.*")(tower(9))

@@ -124,7 +124,7 @@ def test_extremes_have_finite_losses_and_gradients(from_logits, truth):
 
 
 def test_another_number_of_classes_is_refused():
-    message = "SCELoss was made for num_classes=10, but the net's output has 3; leave the argument"
+    message = "SCELoss has num_classes=10, but the net's output has 3 classes; omit the arg"
     with pytest.raises(MisfitError, match=message):
         SCELoss(10).check(SCORES, CLASSES)
     SCELoss(C).check(SCORES, CLASSES)

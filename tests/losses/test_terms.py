@@ -293,10 +293,10 @@ def test_whole_sample_weights_repeat_samples_in_a_sum(case, size):
 def test_the_share_asked_for_beforehand_is_that_of_the_call(case):
     loss = Objective(case.make()).losses[0]
     weight = torch.rand(N, dtype=torch.float64)
-    assert loss.share(case.y_pred, case.y_true) == loss(case.y_pred, case.y_true, None)[1]
+    assert loss.normalizer(case.y_pred, case.y_true) == loss(case.y_pred, case.y_true, None)[1]
     if case.y_true is not None:
         later = loss(case.y_pred, case.y_true, weight)[1]
-        assert loss.share(None, case.y_true, weight).item() == pytest.approx(later.item())
+        assert loss.normalizer(None, case.y_true, weight).item() == pytest.approx(later.item())
 
 
 @EVERY
@@ -491,17 +491,17 @@ def test_a_loss_that_is_not_one_per_sample_cant_be_weighted():
         def forward(self, y_pred, y_true):
             return (y_pred - y_true).square().mean()
 
-    message = r"Own\(\) gives losses of shape \(\) for 71 sample weights; expected one loss per"
+    message = r"Own\(\) returned losses of shape \(\) for 71 sample weights; expected one loss per"
     with pytest.raises(ValueError, match=message):
         Objective(Own())(VALUES, TARGETS, torch.ones(N))
-    with pytest.raises(ValueError, match=r"squared gives losses of shape \(\); expected one loss"):
+    with pytest.raises(ValueError, match=r"squared returned losses of shape \(\); expected"):
         Objective(term(squared, per_sample=True))(VALUES, TARGETS, None)
-    with pytest.raises(ValueError, match=r"MSELoss\(\) gives losses of shape \(71, 5\) for 3"):
+    with pytest.raises(ValueError, match=r"MSELoss\(\) returned losses of shape \(71, 5\) for 3"):
         Objective(nn.MSELoss())(VALUES, TARGETS, torch.ones(3))
 
 
 def test_a_loss_per_sample_that_is_no_tensor_is_refused():
-    with pytest.raises(TypeError, match=r"custom gave a list|<lambda> gave a list; expected a"):
+    with pytest.raises(TypeError, match=r"custom returned a list|<lambda> returned a list"):
         Objective(term(lambda p, t: [1.0], per_sample=True))(VALUES, TARGETS, None)
 
 
@@ -545,13 +545,13 @@ def test_soft_targets_in_training_and_class_numbers_in_validation_go_together():
 )
 def test_the_share_is_the_number_of_samples(y_true, share):
     (loss,) = Objective(squared).losses
-    assert loss.share({"out": torch.zeros(5, 2)}, y_true) == share
+    assert loss.normalizer({"out": torch.zeros(5, 2)}, y_true) == share
 
 
 @pytest.mark.parametrize("y_true", ["cat", ["cat", "dog"], [1.0, 2.0], {}, 3, torch.tensor(1.0)])
 def test_targets_that_are_no_tensors_of_samples_are_refused(y_true):
-    with pytest.raises(TypeError, match="can't tell how many samples a batch has"):
-        Objective(squared).losses[0].share(None, y_true)
+    with pytest.raises(TypeError, match="cannot determine the number of samples"):
+        Objective(squared).losses[0].normalizer(None, y_true)
 
 
 # Several outputs
@@ -601,7 +601,7 @@ def test_outputs_may_be_attributes():
 @pytest.mark.parametrize(
     ("y_pred", "y_true", "message"),
     [
-        ({"b": VALUES}, {"data": TARGETS}, r"the net's output has the keys \['b'\]; loss_fn needs"),
+        ({"b": VALUES}, {"data": TARGETS}, r"the net's output has the keys \['b'\]; use their"),
         (VALUES, {"data": TARGETS}, "the net's output has one Tensor"),
         ((VALUES,), {"data": TARGETS}, "the net's output has 1 part;"),
         ({"data": VALUES}, TARGETS, "the targets have one Tensor"),

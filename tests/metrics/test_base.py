@@ -150,7 +150,7 @@ def test_predictions_are_cut_off_from_their_graph():
     for _ in range(2):
         metric_set.update(CLASSES[0].clone().requires_grad_(), CLASSES[1])
     assert seen == [False, False]
-    assert not metric_set._fed[0]._pending[0][0].requires_grad
+    assert not metric_set._outputs[0]._pending[0][0].requires_grad
 
 
 @pytest.mark.parametrize("size", [1, 7, 150])

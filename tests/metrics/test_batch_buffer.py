@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from fitorch.metrics import MetricSet
-from fitorch.metrics.batch_buffer import Tray
+from fitorch.metrics.batch_buffer import BatchBuffer
 
 
 def test_small_tensors_lie_side_by_side_as_copies():
-    tray = Tray(3, 100)
+    tray = BatchBuffer(3, 100)
     given = [torch.randn(4, 2) for _ in range(5)]
     kept = [tray.keep(each) for each in given]
     assert all(torch.equal(a, b) for a, b in zip(kept, given, strict=True))
@@ -19,9 +19,9 @@ def test_small_tensors_lie_side_by_side_as_copies():
 
 
 def test_what_was_kept_stays_when_it_begins_anew():
-    tray = Tray(2, 100)
+    tray = BatchBuffer(2, 100)
     kept = tray.keep(torch.ones(3))
-    tray.empty()
+    tray.clear()
     assert tray.keep(torch.zeros(3)).tolist() == [0, 0, 0]
     assert kept.tolist() == [1, 1, 1]
 
@@ -44,7 +44,7 @@ class Own(torch.Tensor):
     ids=["tree", "large", "sparse", "of a graph", "of a class", "longer", "of another type"],
 )
 def test_what_cannot_lie_there_is_given_back(part):
-    tray = Tray(4, 100)
+    tray = BatchBuffer(4, 100)
     tray.keep(torch.zeros(2))
     assert tray.keep(part) is part
 

@@ -8,7 +8,8 @@ from torch.optim.optimizer import (
 )
 
 from fitorch import KerasModel
-from fitorch.optim.optimizers import OPTIMIZERS, bare_step, make_optimizer, make_scheduler
+from fitorch.internals.torch import bare_step
+from fitorch.optim.optimizers import OPTIMIZERS, make_optimizer, make_scheduler
 
 
 def net():

@@ -363,7 +363,11 @@ def test_a_random_state_leaves_the_global_generators_alone(iris):
     [
         ({"hidden": 3}, TypeError, "'hidden'; arguments for the net begin with net__"),
         ({"net": 3}, TypeError, "net is 3; expected a function or class"),
-        ({"net": mlp(4, 3), "net__hidden": 3}, TypeError, "built already, so net__hidden has no effect"),
+        (
+            {"net": mlp(4, 3), "net__hidden": 3},
+            TypeError,
+            "built already, so net__hidden has no effect",
+        ),
         ({"net": lambda: 3}, TypeError, "net is a int; expected a torch.nn.Module"),
         ({"net": one_logit}, DataError, "returns 1 outputs for 3 classes, expected 3"),
         ({"net": nn.Identity()}, DataError, "returns 4 outputs for 3 classes"),

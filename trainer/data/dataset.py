@@ -14,6 +14,7 @@ from numpy.random import mtrand
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from fitorch.internals.torch import iterates_as_torch
 from fitorch.randomness import derive_seed
 from fitorch.tree import byte_count, map_tensors
 
@@ -196,12 +197,8 @@ def recognize_samples(loader: DataLoader[Any]) -> bool:
 
     Classes made of DataLoader will do where they iterate as it does.
     """
-    kind: Any = type(loader)
-    as_torch = all(
-        getattr(kind, name) is getattr(DataLoader, name) for name in ("__iter__", "_get_iterator")
-    )
     sampled = loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
-    return as_torch and sampled
+    return iterates_as_torch(loader) and sampled
 
 
 class DatasetSource(SampledSource):

@@ -17,6 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from fitorch.internals.torch import has_begun
 from fitorch.randomness import draw_seed
 
 from .rank_split import ALONE, Share
@@ -47,7 +48,7 @@ class LoaderIndices:
         self._subset = subset
         self._workers = bool(loader.num_workers)
         self._persistent = bool(loader.persistent_workers)
-        self._workers_started = loader.__dict__.get("_iterator") is not None
+        self._workers_started = has_begun(loader)
 
     def __call__(
         self, pass_index: int, start: int = 0, finish: Finish | None = None, behind: int = 0

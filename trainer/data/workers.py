@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from fitorch.internals.torch import shut_down_workers, workers_of
 from fitorch.tree import byte_count, leaves
 
 MOST = 8
@@ -124,14 +125,13 @@ class WorkerPool:
     @property
     def processes(self) -> Iterable[Any]:
         """The processes that run."""
-        return getattr(self._batches, "_workers", ())
+        return workers_of(self._batches)
 
     def close(self) -> None:
         """End the processes."""
-        shut_down = getattr(self._batches, "_shutdown_workers", None)
+        batches = self._batches
         self._loader, self._batches, self._requests, self._held = None, None, iter(()), []
-        if shut_down is not None:
-            shut_down()
+        shut_down_workers(batches)
 
     def _start(self) -> DataLoader[Any]:
         settings: dict[str, Any] = {"pin_memory": self.pinned, **self._settings}

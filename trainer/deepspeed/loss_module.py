@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 
 
 class LossModule(nn.Module):
@@ -23,7 +23,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.net, self.losses = net, losses
 
-    def forward(self, batch: Any) -> list[Part]:
+    def forward(self, batch: Any) -> list[TermValue]:
         """Return the terms of a batch's loss."""
-        parts: list[Part] = self.measure(batch)
+        parts: list[TermValue] = self.measure(batch)
         return parts

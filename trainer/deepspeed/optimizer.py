@@ -12,26 +12,12 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from fitorch.errors import NonFiniteError
+from fitorch.internals.deepspeed import fragment_of, gradient_norm
 
 from .loss_module import LossModule
 from .settings import Zero
 
 State = dict[str, Any]  # what an optimizer keeps of one parameter
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Where the part of a parameter lies that this process updates.
-
-    Args:
-        start: In the vector of its group.
-        offset: In the parameter.
-        size: How many numbers.
-    """
-
-    start: int
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +87,7 @@ class ZeroOptimizer:
         self.engine.step()
         zero.loss_scale = 1.0
         if zero.overflow:
-            message = f"the gradients' norm is {float(zero._global_grad_norm)}"
+            message = f"the gradients' norm is {gradient_norm(zero)}"
             raise NonFiniteError(message)
 
     def collect(self) -> None:
@@ -205,9 +191,9 @@ class ZeroOptimizer:
                 if self._zero.processes.main:
                     whole.copy_(self.optimizer.state[parameter][name].reshape(-1))
                 distributed.broadcast(whole, 0)
-                if piece := _piece(parameter):
-                    found = whole.narrow(0, piece.offset, piece.size)
-                    part.narrow(0, piece.start, piece.size).copy_(found)
+                if fragment := fragment_of(parameter):
+                    found = whole.narrow(0, fragment.offset, fragment.size)
+                    part.narrow(0, fragment.start, fragment.size).copy_(found)
         return parts
 
     def _whole(self) -> dict[nn.Parameter, State]:
@@ -228,9 +214,9 @@ class ZeroOptimizer:
     def _joined(self, vector: Tensor, parameter: nn.Parameter) -> Tensor | None:
         """Return what the processes have of a parameter, put together on the main one's CPU."""
         whole = torch.zeros(parameter.numel(), dtype=vector.dtype, device=parameter.device)
-        if piece := _piece(parameter):
-            found = vector.narrow(0, piece.start, piece.size)
-            whole.narrow(0, piece.offset, piece.size).copy_(found)
+        if fragment := fragment_of(parameter):
+            found = vector.narrow(0, fragment.start, fragment.size)
+            whole.narrow(0, fragment.offset, fragment.size).copy_(found)
         distributed.reduce(whole, 0)
         return whole.reshape(parameter.shape).cpu() if self._zero.processes.main else None
 
@@ -262,12 +248,3 @@ def _on_cpu(value: Any) -> Any:
 
 def _number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value
-
-
-def _piece(parameter: Any) -> _Piece | None:
-    """Return where DeepSpeed put the part of a parameter that this process updates."""
-    mapping = parameter._hp_mapping
-    if mapping is None:
-        return None
-    vector, own = mapping.hp_fragment_address, mapping.lp_fragment_address
-    return _Piece(vector.start, own.start, own.numel)

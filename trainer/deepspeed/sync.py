@@ -11,7 +11,7 @@ from torch import Tensor
 from fitorch.distributed.update_totals import UpdateTotals
 from fitorch.losses.objective import Objective
 from fitorch.losses.penalty_term import PenaltyTerm
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 
 from .update import ZeroUpdate
 
@@ -32,7 +32,7 @@ class ZeroSync:
     def __init__(
         self,
         objective: Objective,
-        measure: Callable[[Any], list[Part]],
+        measure: Callable[[Any], list[TermValue]],
         update: ZeroUpdate,
         world_size: int,
     ) -> None:
@@ -59,9 +59,9 @@ class ZeroSync:
         self._update.spread.engine.set_gradient_accumulation_boundary(closes)
         return nullcontext()
 
-    def forward(self, batch: Any) -> list[Part]:
+    def forward(self, batch: Any) -> list[TermValue]:
         """Measure a batch through the engine."""
-        parts: list[Part] = self._update.spread.engine(batch)
+        parts: list[TermValue] = self._update.spread.engine(batch)
         return parts
 
     def backward(self, total: Tensor, request: float, count: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fitorch.internals.torch import mark_stepped
 from fitorch.optim.update import Update
 
 from .optimizer import ZeroOptimizer
@@ -52,4 +53,4 @@ class ZeroUpdate(Update):
 
     def _spread_step(self) -> None:
         self.spread.step(self.divisor)
-        self.optimizer._opt_called = True  # type: ignore[attr-defined] # for the schedule
+        mark_stepped(self.optimizer)

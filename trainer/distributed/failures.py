@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import distributed
 
+from fitorch.internals.torch import default_store
+
 TIMEOUT = timedelta(minutes=10)  # that a process waits for the others, torch's own being 30
 
 _GRACE = 3.0  # seconds in which processes that fail tell the others why
@@ -31,7 +33,7 @@ class Board:
 
     def __init__(self, rank: int, count: int, call: int) -> None:
         self._rank, self._count = rank, count
-        self._store: Any = distributed.distributed_c10d._get_default_store()
+        self._store: Any = default_store()
         self._prefix = f"fitorch/{call}"
 
     def tell(self, error: BaseException) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from fitorch.errors import RankError
+from fitorch.internals.torch import BatchNorm
 
 from .dtensor import is_split, like, refuse_lazy
 
@@ -118,7 +118,7 @@ class Sharding:
                 fsdp_version=2, auto_wrap_policy=policy, transformer_cls_names_to_wrap=blocks
             )
         precision = self._accelerator.mixed_precision
-        if any(isinstance(module, _BatchNorm) for module in net.modules()):
+        if any(isinstance(module, BatchNorm) for module in net.modules()):
             plugin.mixed_precision_policy = None  # autocast alone: its statistics stay in float32
         elif precision != "no" and plugin.mixed_precision_policy is None:
             plugin.set_mixed_precision(precision)

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import cloudpickle
 import torch
-from torch._C._distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but untyped
 
 from fitorch.checks import check_count
 from fitorch.environment import in_notebook

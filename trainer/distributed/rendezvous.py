@@ -30,7 +30,7 @@ def _register() -> None:
 
 
 def _meet(_url: str, **options: Any) -> Iterator[tuple[Any, int, int]]:
-    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined] # public, but untyped
     from torch.distributed.rendezvous import rendezvous
 
     start = os.environ["TORCHELASTIC_RESTART_COUNT"]

@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from fitorch.internals.torch import BatchNorm, check_input_dim
 
 
 class SyncedNorms:
@@ -27,7 +28,7 @@ class SyncedNorms:
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self._norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+        self._norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
         self.counts = True
 
     @contextmanager
@@ -41,10 +42,10 @@ class SyncedNorms:
             for norm in self._norms:
                 del norm.__dict__["forward"]
 
-    def _forward(self, norm: _BatchNorm, features: Tensor) -> Tensor:
+    def _forward(self, norm: BatchNorm, features: Tensor) -> Tensor:
         if not norm.training:
             return type(norm).forward(norm, features)
-        norm._check_input_dim(features)
+        check_input_dim(norm, features)
         mean, variance, count = self._moments(features)
         if norm.track_running_stats:
             _remember(norm, mean.detach(), variance.detach(), count)
@@ -68,7 +69,7 @@ class SyncedNorms:
 
 
 @torch.no_grad()
-def _remember(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+def _remember(norm: BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) -> None:
     """Go on with the running statistics, as torch does."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fitorch.errors import DataError
+from fitorch.internals.torch import BatchNorm
 from fitorch.tree import describe, leaves
 
 
@@ -153,7 +153,7 @@ def batch_norm_guarded(net: nn.Module, smallest_batch: int | None) -> Iterator[N
         if layer.training and isinstance(x, Tensor) and x[0].numel() == x.shape[1]:
             raise DataError(_BATCH_NORM)
 
-    layers = [m for m in net.modules() if isinstance(m, _BatchNorm)] if smallest_batch == 1 else []
+    layers = [m for m in net.modules() if isinstance(m, BatchNorm)] if smallest_batch == 1 else []
     hooks = [layer.register_forward_pre_hook(check) for layer in layers]
     try:
         yield

@@ -25,7 +25,7 @@ from fitorch.engine.steps.sync.gradient_sync import GradientSync
 from fitorch.engine.steps.training import TrainingStep
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
 from fitorch.engine.steps.updating import UpdatingStep
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 from fitorch.nets.precision import floating_dtype
 from fitorch.optim.update import Update
 
@@ -77,7 +77,7 @@ def choose_training_step(
         return AccumulatingStep(measurement, update, model, window=window)
     if model.compilation is None:
         return TrainingStep(measurement, update, model)
-    model.objective.compilable()
+    model.objective.keep_weights_in_tensors()
     return CompiledStep(measurement, update, model, compilation=model.compilation)
 
 
@@ -112,11 +112,11 @@ def _choose_sync(
 
 def _measure_of(
     measurement: TrainingMeasurement, *, sync_batchnorm: bool
-) -> Callable[[Any], list[Part]]:
+) -> Callable[[Any], list[TermValue]]:
     """Return what measures a batch, perhaps with batch norms over all processes."""
     norms = SyncedNorms(measurement.net) if sync_batchnorm else None
 
-    def measure(batch: Any) -> list[Part]:
+    def measure(batch: Any) -> list[TermValue]:
         if norms is None:
             return measurement.measure(batch)  # looked up here: the first batch replaces it
         norms.counts = measurement.counts

@@ -15,6 +15,7 @@ from fitorch.distributed.failures import TIMEOUT
 from fitorch.distributed.fsdp import Moved, Sharding, plugin_of
 from fitorch.distributed.processes import Processes, check_launch, leave_at_exit
 from fitorch.distributed.rendezvous import meeting_point
+from fitorch.internals.accelerate import forget_settings
 from fitorch.nets.memory_format import in_channels_last, lay_out
 from fitorch.nets.precision import Net, in_precision
 
@@ -136,13 +137,11 @@ def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in notebooks
         from accelerate import Accelerator
-        from accelerate.state import AcceleratorState, GradientState
         from accelerate.utils import InitProcessGroupKwargs
 
     global _settings  # accelerate keeps its settings for the whole process; so must we
-    if _settings != (mixed_precision, cpu) and AcceleratorState._shared_state:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+    if _settings != (mixed_precision, cpu):
+        forget_settings()
     _settings = (mixed_precision, cpu)
     with unconfigured():
         if not several:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from fitorch.engine.diagnostics import is_shape_error
 from fitorch.errors import ShapeError, annotate
+from fitorch.internals.torch import original_module, without_compiled_calls
 from fitorch.nets.forward import choose_call
 from fitorch.nets.modes import modes_restored
 from fitorch.randomness import undisturbed_randomness
@@ -25,7 +26,7 @@ def plain(net: Any) -> nn.Module:
     Raises:
         TypeError: It is no module.
     """
-    found = getattr(net, "_orig_mod", net)
+    found = original_module(net) or net
     if not isinstance(found, nn.Module):
         message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
         raise TypeError(message)
@@ -44,7 +45,7 @@ def undisturbed(net: nn.Module) -> Iterator[None]:
             stack.enter_context(undisturbed_randomness())
         stack.enter_context(modes_restored(net))
         stack.callback(_buffers(net))
-        stack.callback(_compiled_calls(net))
+        stack.enter_context(without_compiled_calls(net))
         net.eval()
         yield
 
@@ -98,20 +99,5 @@ def _buffers(net: nn.Module) -> Callable[[], None]:
                 continue
             with torch.no_grad():
                 buffer.copy_(before)
-
-    return restore
-
-
-def _compiled_calls(net: nn.Module) -> Callable[[], None]:
-    """Set aside what `module.compile()` made, which would be compiled anew for our hooks."""
-    found = [(each, each._compiled_call_impl) for each in net.modules()]
-    for module, compiled in found:
-        if compiled is not None:
-            module._compiled_call_impl = None
-
-    def restore() -> None:
-        for module, compiled in found:
-            if compiled is not None:
-                module._compiled_call_impl = compiled
 
     return restore

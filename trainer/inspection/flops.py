@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fitorch.internals.torch import sequence_number
 from fitorch.tree import leaves, sample_count
 
 from .dry_run import plain, try_out, undisturbed
@@ -183,7 +184,7 @@ def _sequence_number() -> int:
     """Return a number that grows with each node of the graph that autograd notes."""
     with torch.enable_grad():
         node = torch.zeros((), requires_grad=True).view(())
-    return int(node.grad_fn._sequence_nr())  # type: ignore[union-attr]
+    return sequence_number(node.grad_fn)
 
 
 def _go_backward(net: nn.Module, output: Any, counter: FlopCounterMode) -> dict[int, int]:
@@ -211,7 +212,7 @@ def _go_backward(net: nn.Module, output: Any, counter: FlopCounterMode) -> dict[
 
 def _meter(node: Any, counter: FlopCounterMode, by_node: dict[int, int], hooks: ExitStack) -> None:
     """Note what is computed between a node's begin and its end."""
-    number = int(node._sequence_nr())
+    number = sequence_number(node)
 
     def begin(_grads: Any) -> None:
         by_node[number] = by_node.get(number, 0) - counter.get_total_flops()

@@ -121,7 +121,7 @@ def _confusion(reader: Reader) -> Tensor:
     from torchmetrics.classification import BinaryConfusionMatrix, MulticlassConfusionMatrix
 
     from fitorch.metrics.probabilities import Probabilities
-    from fitorch.metrics.task import shaped
+    from fitorch.metrics.task import reshape_for_task
 
     metrics: list[Any] = []
     tasks: list[Any] = []
@@ -137,7 +137,7 @@ def _confusion(reader: Reader) -> Tensor:
                     pairs.y_true.device
                 )
             )
-        metrics[0].update(*shaped(tasks[0], pairs.y_pred, pairs.y_true))
+        metrics[0].update(*reshape_for_task(tasks[0], pairs.y_pred, pairs.y_true))
         return torch.zeros(0)
 
     reader.each(count)

@@ -13,7 +13,14 @@ from fitorch.errors import DataError
 from fitorch.fitting.evaluate import collect_hooks, open_source
 from fitorch.fitting.foreign_arguments import refuse_unknown
 from fitorch.metrics.batching import detached
-from fitorch.metrics.task import Scale, Task, infer_task, outside, shaped, to_probabilities
+from fitorch.metrics.task import (
+    PredictionKind,
+    Task,
+    infer_task,
+    outside_unit_interval,
+    reshape_for_task,
+    to_probabilities,
+)
 from fitorch.nets.forward import choose_forward
 from fitorch.tree import describe
 
@@ -50,7 +57,7 @@ class Reader:
         self._how = {**_WAYS, **how}
         self._output = self._how.pop("output", None)
         key = () if self._output is None else (self._output,)
-        self.scale: Scale = model.objective.scale(key)
+        self.scale: PredictionKind = model.objective.prediction_kind(key)
         told = (getattr(term.loss_fn, "ignore_index", None) for term in model.objective.losses)
         self.ignored = next((index for index in told if index is not None), -100)
 
@@ -133,7 +140,7 @@ class _Step(PredictionStep):
         return self._take(Pairs(detached(y_pred), y_true, weight))
 
 
-def one_versus_rest(task: Task, pairs: Pairs, scale: Scale, ignored: int) -> Pairs:
+def one_versus_rest(task: Task, pairs: Pairs, scale: PredictionKind, ignored: int) -> Pairs:
     """Return a score for each class, (N, C), and whether it is the right one, (N, C).
 
     Args:
@@ -142,11 +149,13 @@ def one_versus_rest(task: Task, pairs: Pairs, scale: Scale, ignored: int) -> Pai
         scale: What predictions are.
         ignored: The class number that says that there is none.
     """
-    y_pred, y_true = shaped(task, pairs.y_pred, pairs.y_true)
+    y_pred, y_true = reshape_for_task(task, pairs.y_pred, pairs.y_true)
     if task.kind == "binary":
         y_pred, y_true = y_pred.reshape(-1, 1), y_true.reshape(-1, 1) > 0
     elif task.kind == "multiclass":
-        told: Scale = scale or ("class_logits" if outside(y_pred) else "probabilities")
+        told: PredictionKind = scale or (
+            "class_logits" if outside_unit_interval(y_pred) else "probabilities"
+        )
         y_pred = to_probabilities(y_pred, y_true, told).movedim(1, -1).reshape(-1, task.size)
         counted = y_true.reshape(-1) != ignored
         y_pred, classes = y_pred[counted], y_true.reshape(-1)[counted]

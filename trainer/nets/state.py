@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fitorch.distributed.dtensor import like
+from fitorch.internals.torch import original_module
 
 
 def check_module(net: object) -> None:
@@ -30,7 +31,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 def unwrapped(net: nn.Module) -> nn.Module:
     """Return the net that torch.compile, DataParallel or DistributedDataParallel was given."""
     while True:
-        inner = getattr(net, "_orig_mod", None)
+        inner: Any = original_module(net)
         if inner is None and isinstance(net, _WRAPPERS):
             inner = net.module
         if inner is None:

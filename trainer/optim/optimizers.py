@@ -7,10 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import nn, optim
-from torch.autograd import profiler
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 OptimizerLike = optim.Optimizer | Callable[[list[nn.Parameter]], optim.Optimizer] | str | None
 
@@ -80,39 +77,6 @@ def can_fuse(kind: type[optim.Optimizer], net: nn.Module, parameters: list[nn.Pa
         and not isinstance(parameter, nn.parameter.UninitializedParameter)
         for parameter in parameters
     )
-
-
-def bare_step(optimizer: optim.Optimizer) -> Callable[[], Any]:
-    """Return `optimizer.step` without what torch wraps around it, which costs as much as the step.
-
-    That serves hooks, profilers and torch.compile: as soon as there is a hook or a profiler, the
-    step is called as ever. Optimizers that are not torch's own keep theirs.
-    """
-    kind: Any = type(optimizer)
-    given: Any = vars(optimizer).get("step")  # a schedule's, which only notes that it was called
-    plain = given is None or hasattr(given, "_wrapped_by_lr_sched")
-    ours = kind.__module__.startswith("torch.optim.") and not optimizer.defaults.get(
-        "differentiable"
-    )
-    if not (plain and ours and hasattr(kind.step, "__wrapped__")):
-        return optimizer.step
-    step: Any = torch.no_grad()(inspect.unwrap(kind.step))
-    known: Any = optimizer
-    known._opt_called = True
-
-    def bare() -> None:
-        if (
-            known._optimizer_step_pre_hooks
-            or known._optimizer_step_post_hooks
-            or _global_optimizer_pre_hooks
-            or _global_optimizer_post_hooks
-            or profiler._is_profiler_enabled
-        ):
-            optimizer.step()
-        else:
-            step(optimizer)
-
-    return bare
 
 
 def make_scheduler(scheduler: Any, optimizer: optim.Optimizer) -> Any:

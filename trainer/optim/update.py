@@ -10,9 +10,8 @@ from torch import nn
 
 from fitorch.distributed.dtensor import whole
 from fitorch.errors import NonFiniteError
+from fitorch.internals.torch import bare_step, mark_stepped
 from fitorch.losses.penalty_term import PenaltyTerm
-
-from .optimizers import bare_step
 
 _SKIPS = 100  # updates in a row that a gradient scaler may skip
 
@@ -96,7 +95,7 @@ class Update:
         """Put them back."""
         self.completed, self._used_rates = state["completed"], state["rates"]
         if self.completed:  # else torch warns at the next step of a schedule
-            self.optimizer._opt_called = True  # type: ignore[attr-defined]
+            mark_stepped(self.optimizer)
 
     def shape_gradients(self) -> torch.Tensor | None:
         """Add the penalties' gradients and clip; return the norm before, where it is clipped."""

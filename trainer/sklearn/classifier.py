@@ -184,7 +184,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
             X: The features.
         """
         outputs = self._outputs(X)
-        return estimator.probabilities(outputs, self.model_.objective.scale()).numpy()
+        return estimator.probabilities(outputs, self.model_.objective.prediction_kind()).numpy()
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the logit of each class, (N, C); for two classes that of the second, (N,).
@@ -193,7 +193,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
             X: The features.
         """
         outputs = self._outputs(X)
-        return estimator.decisions(outputs, self.model_.objective.scale()).numpy()
+        return estimator.decisions(outputs, self.model_.objective.prediction_kind()).numpy()
 
     def _check_targets(self, y: Any) -> np.ndarray:
         as_it_is: Any = None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fitorch.errors import DataError
 from fitorch.inspection.dry_run import undisturbed
 from fitorch.inspection.example_inputs import first_features
-from fitorch.metrics.task import Scale
+from fitorch.metrics.task import PredictionKind
 from fitorch.nets.forward import choose_call
 from fitorch.nets.state import check_module
 from fitorch.optim.optimizers import can_fuse, kind_named
@@ -195,31 +195,31 @@ def number_targets(shape: tuple[int, ...], y: np.ndarray) -> np.ndarray:
     return wide.reshape(-1, *shape)
 
 
-def probabilities(logits: Tensor, scale: Scale) -> Tensor:
+def probabilities(logits: Tensor, prediction_kind: PredictionKind) -> Tensor:
     """Return the probability of each class as float64, (N, C).
 
     Args:
         logits: The net's outputs, (N,) or (N, C).
-        scale: The form of outputs that the loss expects; if it is not known, logits.
+        prediction_kind: The form of outputs that the loss expects; if it is not known, logits.
     """
     wide = logits.reshape(len(logits), -1).double()
-    if scale == "probabilities":
+    if prediction_kind == "probabilities":
         return torch.cat([1 - wide, wide], 1) if wide.shape[1] == 1 else wide
     return torch.cat([-wide, wide], 1).sigmoid() if wide.shape[1] == 1 else wide.softmax(1)
 
 
-def decisions(logits: Tensor, scale: Scale) -> Tensor:
+def decisions(logits: Tensor, prediction_kind: PredictionKind) -> Tensor:
     """Return the score of each class as float64: its logit, or the logarithm of its probability.
 
     Args:
         logits: The net's outputs, (N,) or (N, C).
-        scale: The form of outputs that the loss expects.
+        prediction_kind: The form of outputs that the loss expects.
 
     Returns:
         (N, C); for two classes (N,), the score of the second minus that of the first.
     """
     wide = logits.reshape(len(logits), -1).double()
-    if scale == "probabilities":
+    if prediction_kind == "probabilities":
         wide = wide.logit() if wide.shape[1] == 1 else wide.log()
     if wide.shape[1] == 2:
         wide = wide[:, 1:] - wide[:, :1]

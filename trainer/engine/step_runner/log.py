@@ -12,7 +12,7 @@ from fitorch.callbacks.logs import BatchLogs
 from fitorch.data.sources import Source
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import NonFiniteError
-from fitorch.metrics.state import put_back, state_of
+from fitorch.metrics.state import load_state, state_of
 
 from .kit import called
 
@@ -114,7 +114,7 @@ class StageLog:
         self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
         self._last = dict(state["last"])
         for name in self._computed:
-            put_back(self._metrics[name], state["metrics"][name])
+            load_state(self._metrics[name], state["metrics"][name])
 
     def _checked(self, returned: Any) -> tuple[dict[str, float], dict[str, float]]:
         pair = isinstance(returned, (tuple, list)) and len(returned) == 2

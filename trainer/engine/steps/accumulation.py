@@ -57,7 +57,7 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
         y_true, weight = self._targets_of(batch)
         if y_true is None:
             return [sample_count(batch)] * len(self.measurement.objective.losses)
-        shares = self.measurement.objective.shares(
+        shares = self.measurement.objective.normalizers(
             None, y_true, self.measurement.weigh(y_true, weight)
         )
         return [_positive(share) for share in shares]

@@ -10,15 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.internals.torch import (
+    can_trace_backward,
+    compile_error,
+    has_gradient_hooks,
+    has_step_hooks,
+    tracing_options,
+)
 from fitorch.losses.objective import Objective
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 from fitorch.metrics.batching import detached
 from fitorch.optim.update import Update
 from fitorch.tree import map_tensors
 
 from .compiled_optimizer import CannotCompileError, CompiledOptimizer
 
-Outcome = tuple[Any, Any, Any, list[Part], "Tensor | None"]  # ..., the gradients' norm
+Outcome = tuple[Any, Any, Any, list[TermValue], "Tensor | None"]  # ..., the gradients' norm
 
 _BACKEND = "inductor"  # of torch.compile
 
@@ -72,7 +79,7 @@ class CompiledRegion:
             graphs=self._graphs,
         )
         self._ready = False
-        self._refusal = _refusal()
+        self._refusal = compile_error()
 
     @property
     def stale(self) -> bool:
@@ -110,11 +117,9 @@ class CompiledRegion:
             return self._compiling(batch)
 
     def _compiling(self, batch: Any) -> Outcome:
-        from torch._dynamo import config
-
         start = time.perf_counter()
         try:
-            with config.patch(_TRACING), warnings.catch_warnings():
+            with tracing_options(**_TRACING), warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about itself
                 outcome = self._compiled(batch)
         except self._refusal as error:
@@ -140,40 +145,25 @@ def _check(update: Update) -> None:
     Raises:
         CannotCompileError: It names it.
     """
-    from torch._dynamo import config
-
-    optimizer: Any = update.optimizer
-    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    optimizer = update.optimizer
     parameters = update.parameters
     gradients = [p.grad for p in parameters if p.grad is not None]
     reasons = {
         "mixed precision with a gradient scaler": update.scaler is not None,
-        "hooks on the optimizer": bool(hooked),
+        "hooks on the optimizer": has_step_hooks(optimizer),
         "a schedule that changes the momentum with each step; pass it cycle_momentum=False": (
             getattr(update.scheduler, "cycle_momentum", False)
         ),
         "an optimizer that counts its steps in a Python number": any(
             isinstance(state.get("step"), (int, float)) for state in optimizer.state.values()
         ),
-        "hooks on parameters": any(map(_is_hooked, parameters)),
+        "hooks on parameters": any(map(has_gradient_hooks, parameters)),
         "sparse gradients": any(gradient.layout is not torch.strided for gradient in gradients),
-        f"torch {torch.__version__}, older than 2.13": not hasattr(config, "trace_autograd_ops"),
+        f"torch {torch.__version__}, older than 2.13": not can_trace_backward(),
     }
     for reason, holds in reasons.items():
         if holds:
             raise CannotCompileError(reason)
-
-
-def _refusal() -> type[Exception]:
-    """Return what torch raises where it can't compile."""
-    from torch._dynamo.exc import TorchDynamoException
-
-    return TorchDynamoException
-
-
-def _is_hooked(parameter: nn.Parameter) -> bool:
-    hooks: Any = parameter
-    return bool(hooks._backward_hooks or hooks._post_accumulate_grad_hooks)
 
 
 def _written_out(

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from fitorch.distributed.processes import Processes
 from fitorch.errors import RankError
 from fitorch.losses.objective import Objective
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 
 
 class LossWeighting:
@@ -33,7 +33,7 @@ class LossWeighting:
         self.sums = all(objective.summed)
         self._differ: bool | None = None  # whether terms are means over different numbers
 
-    def __call__(self, parts: list[Part], *, counts: bool) -> tuple[Tensor, Any]:
+    def __call__(self, parts: list[TermValue], *, counts: bool) -> tuple[Tensor, Any]:
         """Return the weighted loss of a batch, and what it counts.
 
         Args:
@@ -56,7 +56,7 @@ class LossWeighting:
             return self._weighted_by_term(parts, float(counts)), 1.0
         return self._weighted(parts, counts=counts)
 
-    def _agree(self, parts: list[Part]) -> None:
+    def _agree(self, parts: list[TermValue]) -> None:
         """Agree with the other processes on the unit and on how terms are weighted."""
         objective = self._objective
         differ = _count_differently(parts) or len(set(objective.summed)) > 1
@@ -72,7 +72,7 @@ class LossWeighting:
             )
             raise RankError(message)
 
-    def _weighted(self, parts: list[Part], *, counts: bool) -> tuple[Tensor, Any]:
+    def _weighted(self, parts: list[TermValue], *, counts: bool) -> tuple[Tensor, Any]:
         value, share = parts[0][0], (parts[0][1] if counts else 0)
         count: Any = share
         if isinstance(share, Tensor):
@@ -88,14 +88,14 @@ class LossWeighting:
             return total, count
         return total * factor, count
 
-    def _weighted_by_term(self, parts: list[Part], counts: float) -> Tensor:
+    def _weighted_by_term(self, parts: list[TermValue], counts: float) -> Tensor:
         """Return the loss with each term weighted by its own count, exchanged beforehand."""
         like, processes = parts[0][0], self._processes
         own = torch.stack([torch.as_tensor(share).to(like) for _, share in parts]) * counts
         totals = own.clone()
         distributed.all_reduce(totals)
         fractions = own / totals.clamp_min(torch.finfo(own.dtype).tiny)
-        weighted: list[Part] = [
+        weighted: list[TermValue] = [
             (value * (counts if summed else fraction) * processes.count, 1)
             for (value, _), fraction, summed in zip(
                 parts, fractions, self._objective.summed, strict=True
@@ -104,7 +104,7 @@ class LossWeighting:
         return self._objective.total(weighted)
 
 
-def _count_differently(parts: Sequence[Part]) -> bool:
+def _count_differently(parts: Sequence[TermValue]) -> bool:
     """Return whether terms are means over numbers that differ, or may differ in another batch."""
     shares = [share for _, share in parts]
     if len(shares) == 1:

@@ -16,7 +16,7 @@ from fitorch.engine.checks import check_sample_weight
 from fitorch.engine.placement import Placement
 from fitorch.errors import annotate
 from fitorch.losses.objective import Objective
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 from fitorch.metrics.base import MetricSet
 from fitorch.metrics.batching import MetricError
 from fitorch.metrics.mean import Means
@@ -79,9 +79,9 @@ class Measurement:
         self.objective = spec.objective
         self.processes = spec.placement.processes
         self.losses = Means(device, self._summed())
-        self.metrics = MetricSet(spec.metrics, device, spec.objective.scale)
+        self.metrics = MetricSet(spec.metrics, device, spec.objective.prediction_kind)
         self.logs = BatchLogs(prefix, self.figures)
-        self.measure: Callable[[Any], list[Part]] = self._measure_first
+        self.measure: Callable[[Any], list[TermValue]] = self._measure_first
         self.forward: Forward
         self._prefix = prefix
         self._gather = gather or self.processes.gather
@@ -174,17 +174,17 @@ class Measurement:
         """Return for each term that is measured per batch whether its values are sums."""
         return self.objective.summed
 
-    def _measure(self, batch: Any) -> list[Part]:
+    def _measure(self, batch: Any) -> list[TermValue]:
         y_pred, y_true, weight = self.forward(batch)
         parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight))
         self._record(y_pred, y_true, weight, parts)
         return parts
 
-    def _measure_first(self, batch: Any) -> list[Part]:
+    def _measure_first(self, batch: Any) -> list[TermValue]:
         """Choose how the net is called with batches like this one; check loss and targets."""
         self.forward = self._choose_forward(batch)
         y_pred, y_true, weight = self.forward(batch)
-        whole = self.objective.own or self.objective.by_output
+        whole = self.objective.uses_net_loss or self.objective.by_output
         if not whole and hasattr(y_pred, "logits"):
             self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
@@ -195,7 +195,7 @@ class Measurement:
         self.measure = self._measure
         return parts
 
-    def _first_penalties(self, parts: list[Part]) -> list[Part]:
+    def _first_penalties(self, parts: list[TermValue]) -> list[TermValue]:
         """Return the penalties that are checked with the losses of the first batch."""
         return []
 
@@ -203,7 +203,7 @@ class Measurement:
         """Return the weights of the samples in the loss."""
         return weight
 
-    def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
+    def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[TermValue]) -> None:
         self.losses.add(parts)
         self.metrics.update(y_pred, y_true, weight)
 
@@ -212,7 +212,7 @@ class Measurement:
         return choose_forward(spec.net, batch, spec.placement.cast, spec.forward)
 
     def _check_fit(self, y_pred: Any, y_true: Any) -> None:
-        if self.objective.own:
+        if self.objective.uses_net_loss:
             if getattr(y_pred, "loss", None) is None:
                 given = "with penalties alone" if self.objective.penalties else "without a loss"
                 message = (

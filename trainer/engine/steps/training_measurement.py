@@ -12,7 +12,7 @@ from fitorch.data.sources import Source
 from fitorch.engine.checks import batch_norm_guarded
 from fitorch.engine.class_weights import ClassWeights
 from fitorch.errors import NonFiniteError
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 
 from .measurement import Gather, Measurement, MeasurementSpec
 
@@ -62,7 +62,7 @@ class TrainingMeasurement(Measurement):
             raise self._not_finite(loss, [term if culprit else 0.0 for term, culprit in terms])
         return values
 
-    def record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
+    def record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[TermValue]) -> None:
         """Count a batch, whose penalties are among the parts of its loss."""
         loss = self.losses.add(parts)
         if not isfinite(loss):
@@ -74,7 +74,7 @@ class TrainingMeasurement(Measurement):
         """Return the weights of the samples in the loss, class weights included."""
         return weight if self.class_weights is None else self.class_weights(y_true, weight)
 
-    def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[Part]) -> None:
+    def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[TermValue]) -> None:
         if self.objective.penalties:
             # Measured even for a batch that does not count: with a sharded net, each process
             # takes part in gathering the weights.
@@ -86,10 +86,10 @@ class TrainingMeasurement(Measurement):
     def _summed(self) -> list[bool]:
         return [*self.objective.summed, *[False] * len(self.objective.penalties)]
 
-    def _first_penalties(self, parts: list[Part]) -> list[Part]:
+    def _first_penalties(self, parts: list[TermValue]) -> list[TermValue]:
         return self.objective.penalize(parts)
 
-    def _measure_first(self, batch: Any) -> list[Part]:
+    def _measure_first(self, batch: Any) -> list[TermValue]:
         smallest = self.source.smallest_batch if self._guards_batch_norm else None
         with batch_norm_guarded(self.spec.net, smallest):
             return super()._measure_first(batch)

@@ -13,7 +13,8 @@ from torch.nn.parameter import is_lazy
 
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
 from fitorch.errors import annotate
-from fitorch.losses.terms import Part
+from fitorch.internals.torch import foreach_div_
+from fitorch.losses.terms import TermValue
 from fitorch.nets.modes import modes_restored
 from fitorch.optim.update import Update
 from fitorch.randomness import undisturbed_randomness
@@ -35,7 +36,7 @@ class DDPSync:
     def __init__(
         self,
         measurement: TrainingMeasurement,
-        measure: Callable[[Any], list[Part]],
+        measure: Callable[[Any], list[TermValue]],
         update: Update,
         *,
         find_unused: bool = False,
@@ -73,7 +74,7 @@ class DDPSync:
         """Keep gradients in this process until a batch closes the update."""
         return nullcontext() if closes else self._ddp.no_sync()
 
-    def forward(self, batch: Any) -> list[Part]:
+    def forward(self, batch: Any) -> list[TermValue]:
         """Measure a batch through DDP."""
         try:
             parts, self._signal = self._ddp(batch)
@@ -102,7 +103,7 @@ class DDPSync:
     def divide(self, count: float | Tensor) -> None:
         """Divide the gradients."""
         gradients = [p.grad for p in self._update.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, count)
+        foreach_div_(gradients, count)
 
     def _as_tensor(self, request: float, count: Any) -> Tensor:
         if isinstance(count, Tensor):  # on a device, where reading it would wait
@@ -156,7 +157,7 @@ class _SignalingModule(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, losses: nn.Module, measure: Callable[[Any], list[Part]]
+        self, net: nn.Module, losses: nn.Module, measure: Callable[[Any], list[TermValue]]
     ) -> None:
         super().__init__()
         self.net, self.losses, self._measure = net, losses, measure
@@ -164,6 +165,6 @@ class _SignalingModule(nn.Module):
         wide = like.dtype if like.dtype is torch.float64 else torch.float32
         self.signal = nn.Parameter(torch.zeros(2, dtype=wide, device=like.device))
 
-    def forward(self, batch: Any) -> tuple[list[Part], Tensor]:
+    def forward(self, batch: Any) -> tuple[list[TermValue], Tensor]:
         """Return the terms of a batch's loss, and the two numbers."""
         return self._measure(batch), self.signal * 1.0

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fitorch.distributed.dtensor import local
 from fitorch.distributed.update_totals import UpdateTotals
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
-from fitorch.losses.terms import Part
+from fitorch.internals.torch import foreach_div_
+from fitorch.losses.terms import TermValue
 from fitorch.optim.update import Update
 
 
@@ -28,7 +28,7 @@ class FSDPSync:
     def __init__(
         self,
         measurement: TrainingMeasurement,
-        measure: Callable[[Any], list[Part]],
+        measure: Callable[[Any], list[TermValue]],
         update: Update,
     ) -> None:
         self._net: Any = measurement.spec.net
@@ -48,7 +48,7 @@ class FSDPSync:
         self._net.set_requires_gradient_sync(closes)
         return nullcontext()
 
-    def forward(self, batch: Any) -> list[Part]:
+    def forward(self, batch: Any) -> list[TermValue]:
         """Measure a batch."""
         return self._measure(batch)
 
@@ -64,4 +64,4 @@ class FSDPSync:
     def divide(self, count: float | Tensor) -> None:
         """Divide the parts of the gradients that this process holds."""
         gradients = [local(p.grad) for p in self._update.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, count)
+        foreach_div_(gradients, count)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fitorch.losses.terms import Part
+from fitorch.losses.terms import TermValue
 
 
 class GradientSync(Protocol):
@@ -27,7 +27,7 @@ class GradientSync(Protocol):
         """Return the context of a batch; gradients are exchanged if it closes the update."""
         ...
 
-    def forward(self, batch: Any) -> list[Part]:
+    def forward(self, batch: Any) -> list[TermValue]:
         """Measure a batch and return the terms of its loss."""
         ...
 

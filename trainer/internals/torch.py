@@ -1,0 +1,290 @@
+"""Private names of torch, each with the reason for it and the public way if a release drops it.
+
+`missing()` lists the names that the installed release does not have. A test fails for each of them,
+by its name, before a user's run does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, distributed, nn, optim
+from torch.autograd import profiler
+from torch.nn.modules import batchnorm
+from torch.utils.data import DataLoader, TensorDataset
+
+if TYPE_CHECKING:
+    from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+    BatchNorm: TypeAlias = _BatchNorm
+    NormBase: TypeAlias = _NormBase
+else:
+    # The common bases of batch norms, and of all norms with running statistics: users' subclasses
+    # of torch's norms are found as well.
+    _PUBLIC_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    BatchNorm = getattr(batchnorm, "_BatchNorm", _PUBLIC_NORMS)
+    NormBase = getattr(
+        batchnorm,
+        "_NormBase",
+        (*_PUBLIC_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    )
+
+
+# One kernel for a list of tensors. The public way is a loop, which costs a call for each tensor.
+
+
+def _foreach(name: str) -> Callable[..., Any]:
+    operation = getattr(torch, f"_foreach_{name}", None)
+    return _loop(name) if operation is None else operation
+
+
+def _loop(name: str) -> Callable[..., list[Tensor]]:
+    """Return the operation on a list of tensors as a loop of the public one."""
+
+    def loop(tensors: Sequence[Tensor], *args: Any, **options: Any) -> list[Tensor]:
+        columns = [arg if isinstance(arg, (list, tuple)) else repeat(arg) for arg in args]
+        return [
+            _one_norm(tensor, *row) if name == "norm" else getattr(tensor, name)(*row, **options)
+            for tensor, *row in zip(tensors, *columns, strict=False)
+        ]
+
+    return loop
+
+
+def _one_norm(tensor: Tensor, order: float, dtype: torch.dtype | None = None) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(tensor, order, dtype=dtype)
+    return norm
+
+
+_FOREACH = ("add", "add_", "copy_", "div_", "lerp_", "mul", "norm", "sign")
+foreach_add, foreach_add_, foreach_copy_, foreach_div_ = map(_foreach, _FOREACH[:4])
+foreach_lerp_, foreach_mul, foreach_norm, foreach_sign = map(_foreach, _FOREACH[4:])
+
+
+optimizers: Any = sys.modules[optim.Optimizer.__module__]  # torch.optim hides it
+_STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+
+
+def bare_step(optimizer: optim.Optimizer) -> Callable[[], Any]:
+    """Return `optimizer.step` without what torch wraps around it, which costs as much as the step.
+
+    The wrappers serve hooks, profilers and torch.compile: once there is a hook or a profiler, the
+    step is called with them. Optimizers that are not torch's own keep their `step`, and so do all
+    if a release of torch keeps its hooks elsewhere.
+    """
+    kind: Any = type(optimizer)
+    instance_step: Any = vars(optimizer).get("step")  # a schedule's, which counts the calls
+    plain = instance_step is None or hasattr(instance_step, "_wrapped_by_lr_sched")
+    of_torch = kind.__module__.startswith("torch.optim.")
+    wrapped = hasattr(kind.step, "__wrapped__") and not optimizer.defaults.get("differentiable")
+    known = all(hasattr(optimizer, name) for name in _STEP_HOOKS) and not _missing_globals()
+    if not (plain and of_torch and wrapped and known):
+        return optimizer.step
+    step: Any = torch.no_grad()(inspect.unwrap(kind.step))
+    hooked: Any = optimizer
+    before_all, after_all = (getattr(optimizers, name) for name in _GLOBAL_HOOKS)
+    mark_stepped(optimizer)
+
+    def bare() -> None:
+        if (
+            hooked._optimizer_step_pre_hooks
+            or hooked._optimizer_step_post_hooks
+            or before_all
+            or after_all
+            or profiler._is_profiler_enabled
+        ):
+            optimizer.step()
+        else:
+            step(optimizer)
+
+    return bare
+
+
+def _missing_globals() -> list[str]:
+    gone = [name for name in _GLOBAL_HOOKS if not hasattr(optimizers, name)]
+    return gone if hasattr(profiler, "_is_profiler_enabled") else [*gone, "_is_profiler_enabled"]
+
+
+def has_step_hooks(optimizer: optim.Optimizer) -> bool:
+    """Return whether hooks run around an optimizer's step; True if that is not known."""
+    return any(bool(getattr(optimizer, name, True)) for name in _STEP_HOOKS)
+
+
+def mark_stepped(optimizer: optim.Optimizer) -> None:
+    """Keep schedules from warning that they step before an optimizer that was stepped elsewhere."""
+    optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def has_gradient_hooks(parameter: nn.Parameter) -> bool:
+    """Return whether hooks see a parameter's gradient; True if that is not known."""
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return any(bool(getattr(parameter, name, True)) for name in names)
+
+
+def check_input_dim(norm: Any, features: Tensor) -> None:
+    """Refuse features of another rank than a batch norm takes, as its own forward pass does."""
+    check = getattr(norm, "_check_input_dim", None)
+    if check is not None:
+        check(features)
+
+
+def non_persistent_buffers(module: nn.Module) -> set[str]:
+    """Return the names of a module's own buffers that its state dict leaves out."""
+    names = getattr(module, "_non_persistent_buffers_set", None)
+    if names is None:
+        own = {name for name, _ in module.named_buffers(recurse=False)}
+        names = own - module.state_dict().keys()
+    return set(names)
+
+
+@contextmanager
+def without_compiled_calls(net: nn.Module) -> Iterator[None]:
+    """Call modules uncompiled that `module.compile()` has compiled: hooks would compile them anew.
+
+    If a release keeps what it compiled elsewhere, the hooks cost a compilation.
+    """
+    calls = [(module, getattr(module, "_compiled_call_impl", None)) for module in net.modules()]
+    for module, compiled in calls:
+        if compiled is not None:
+            module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, compiled in calls:
+            if compiled is not None:
+                module._compiled_call_impl = compiled
+
+
+def original_module(net: Any) -> nn.Module | None:
+    """Return the module that torch.compile was given, None if it did not compile this one."""
+    module: nn.Module | None = getattr(net, "_orig_mod", None)
+    return module
+
+
+def sequence_number(node: Any) -> int:
+    """Return the number of a node of autograd's graph; later nodes have higher ones.
+
+    Raises:
+        RuntimeError: This release of torch does not number nodes.
+    """
+    number = getattr(node, "_sequence_nr", None)
+    if number is None:
+        message = (
+            f"torch {torch.__version__} does not number the nodes of its graph, which counting a "
+            "backward pass needs; pass backward=False"
+        )
+        raise RuntimeError(message)
+    return int(number())
+
+
+def default_store() -> Any:
+    """Return the store in which the processes of the default group have met."""
+    private = getattr(distributed.distributed_c10d, "_get_default_store", None)
+    return _store_of_our_own() if private is None else private()
+
+
+@cache
+def _store_of_our_own() -> Any:
+    """Return a store that the main process keeps; all processes must call this once."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but untyped
+
+    host, store = os.environ.get("MASTER_ADDR", "127.0.0.1"), None
+    port: list[Any] = [0]
+    if distributed.get_rank() == 0:
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        port = [store.port]
+    distributed.broadcast_object_list(port)
+    return store or TCPStore(host, port[0], is_master=False)
+
+
+def iterates_as_torch(loader: DataLoader[Any]) -> bool:
+    """Return whether a subclass of DataLoader begins its passes as torch's own does."""
+    kind, names = type(loader), ("__iter__", "_get_iterator")
+    return all(getattr(kind, name, None) is getattr(DataLoader, name, None) for name in names)
+
+
+def has_begun(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader with persistent workers has started them."""
+    return loader.__dict__.get("_iterator") is not None
+
+
+def workers_of(batches: Any) -> Sequence[Any]:
+    """Return the worker processes of a loader's iterator."""
+    return getattr(batches, "_workers", ())
+
+
+def shut_down_workers(batches: Any) -> None:
+    """End the workers of a loader's iterator; otherwise they end when it is collected."""
+    shut_down = getattr(batches, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()
+
+
+def can_trace_backward() -> bool:
+    """Return whether torch.compile can trace a backward pass within a step."""
+    from torch._dynamo import config
+
+    return hasattr(config, "trace_autograd_ops")
+
+
+def tracing_options(**options: Any) -> Any:
+    """Return a context in which torch.compile traces with options of its own configuration."""
+    from torch._dynamo import config
+
+    return config.patch(options)
+
+
+def compile_error() -> type[Exception]:
+    """Return the base of what torch.compile raises if it cannot compile."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException
+
+
+def missing() -> list[str]:
+    """Return the private names above that the installed torch does not have."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about itself
+        import torch._dynamo.exc
+        from torch._dynamo import config
+
+        compiled = torch.compile(nn.Module())  # compiles nothing before its first call
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = optim.SGD([parameter])
+    scheduler = optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    assert scheduler is not None
+    loader: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))
+    owners: list[tuple[Any, str, tuple[str, ...]]] = [
+        (torch, "torch", tuple(f"_foreach_{name}" for name in _FOREACH)),
+        (batchnorm, "torch.nn.modules.batchnorm", ("_BatchNorm", "_NormBase")),
+        (nn.BatchNorm1d, "BatchNorm1d", ("_check_input_dim",)),
+        (optimizers, "torch.optim.optimizer", _GLOBAL_HOOKS),
+        (optimizer, "Optimizer", _STEP_HOOKS),
+        (optimizer.step, "a scheduled Optimizer.step", ("_wrapped_by_lr_sched",)),
+        (profiler, "torch.autograd.profiler", ("_is_profiler_enabled",)),
+        (parameter, "Parameter", ("_backward_hooks", "_post_accumulate_grad_hooks")),
+        (compiled, "a compiled module", ("_orig_mod",)),
+        (nn.Module(), "Module", ("_compiled_call_impl", "_non_persistent_buffers_set")),
+        ((parameter * 1).grad_fn, "a node of the graph", ("_sequence_nr",)),
+        (distributed.distributed_c10d, "distributed_c10d", ("_get_default_store",)),
+        (DataLoader, "DataLoader", ("_get_iterator",)),
+        (loader, "a DataLoader", ("_iterator",)),
+        (torch._dynamo.exc, "torch._dynamo.exc", ("TorchDynamoException",)),
+        (config, "torch._dynamo.config", ("trace_autograd_ops", "automatic_dynamic_shapes")),
+    ]
+    return [
+        f"{place}.{name}"
+        for owner, place, names in owners
+        for name in names
+        if not hasattr(owner, name)
+    ]
