@@ -366,7 +366,7 @@ def test_a_random_state_leaves_the_global_generators_alone(iris):
         (
             {"net": mlp(4, 3), "net__hidden": 3},
             TypeError,
-            "built already, so net__hidden has no effect",
+            "so net__hidden has no effect",
         ),
         ({"net": lambda: 3}, TypeError, "net is a int; expected a torch.nn.Module"),
         ({"net": one_logit}, DataError, "returns 1 outputs for 3 classes, expected 3"),
