@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitorch.checkpoint.finding import checkpoint_at, read
+from fitorch.checkpoint.finding import checkpoint_at, load_checkpoint
 from fitorch.checkpoint.listing import list_checkpoints
 from fitorch.checkpoint.weights import save_weights
 
@@ -124,7 +124,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    loaded = read(checkpoint_at(options.path))
+    loaded = load_checkpoint(checkpoint_at(options.path))
     if options.target.is_dir() or options.target.suffix not in (".safetensors", ".pt", ".pth"):
         print(
             f"fitorch: the name of {options.target} must end in .safetensors, .pt or .pth",

@@ -129,7 +129,7 @@ def _loop(optimizer: Any, window: int) -> None:
                 fraction = len(batch) / len(indices) if window > 1 else 1.0
                 (functional.cross_entropy(net(x[batch]), y[batch]) * fraction).backward()
             steps.step()
-    _compare(model, net)
+    _compare_weights(model, net)
 
 
 def _metrics() -> None:
@@ -170,7 +170,7 @@ def _resumes() -> None:
     if len(resumed.history) != _EPOCHS:
         message = f"the resumed run has {len(resumed.history)} epochs instead of {_EPOCHS}"
         raise CheckFailed(message)
-    _compare(resumed, uninterrupted.net)
+    _compare_weights(resumed, uninterrupted.net)
 
 
 def _detects_damage() -> None:
@@ -199,7 +199,7 @@ def _learns_on(device: torch.device) -> None:
         raise CheckFailed(message)
 
 
-def _compare(model: KerasModel, net: nn.Module) -> None:
+def _compare_weights(model: KerasModel, net: nn.Module) -> None:
     for (name, actual), expected in zip(model.named_parameters(), net.parameters(), strict=True):
         if not torch.equal(actual.cpu(), expected):
             difference = (actual.cpu() - expected).abs().max()

@@ -56,7 +56,7 @@ def draw_matrix(
     top = max(1, shown.max()) if normalize is None else 1
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=top)
     if len(names) <= _NUMBERED:
-        texts = [[_cell(value, normalize) for value in row] for row in shown]
+        texts = [[_cell_text(value, normalize) for value in row] for row in shown]
         widest = max(len(text) for row in texts for text in row)
         size = min(12.0, cell / (0.9 * max(3, widest)))
         for row, column in np.ndindex(shown.shape):
@@ -170,7 +170,7 @@ def draw_histogram(axes: Axes, residuals: Tensor) -> None:
     axes.set_ylabel("samples", color=INK)
 
 
-def _cell(value: Any, normalize: str | None) -> str:
+def _cell_text(value: Any, normalize: str | None) -> str:
     return f"{value:,}" if normalize is None else f"{value:.2f}"
 
 

@@ -1,1 +1,1 @@
-"""Save where a fit stands, and go on there."""
+"""Save the training state, and resume fits from it."""
