@@ -100,7 +100,7 @@ class Encoder:
     def _mapping(self, value: Mapping[Any, Any], path: tuple[str, ...]) -> Any:
         if all(type(key) is str for key in value) and _TAG not in value:
             encoded = {key: self._encode(value[key], (*path, key)) for key in value}
-            return _tagged("counter", list(encoded.items())) if _counts(value) else encoded
+            return _tagged("counter", list(encoded.items())) if _is_counter(value) else encoded
         pairs = [
             [
                 self._encode(key, (*path, f"key {_label(key)}")),
@@ -108,7 +108,7 @@ class Encoder:
             ]
             for key in value
         ]
-        return _tagged("counter" if _counts(value) else "dict", pairs)
+        return _tagged("counter" if _is_counter(value) else "dict", pairs)
 
     def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> Any:
         unsupported = _unsupported(tensor)
@@ -175,7 +175,7 @@ def _pairs(value: Any, tensors: Mapping[str, Tensor]) -> dict[Any, Any]:
     return {_decode(key, tensors): _decode(item, tensors) for key, item in value}
 
 
-def _number(value: Any, _tensors: Mapping[str, Tensor]) -> float:
+def _nonfinite_float(value: Any, _tensors: Mapping[str, Tensor]) -> float:
     return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[value]
 
 
@@ -191,7 +191,7 @@ _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "complex": lambda value, tensors: torch.view_as_complex(tensors[value]),
     "counter": lambda value, tensors: Counter(_pairs(value, tensors)),
     "dict": _pairs,
-    "float": _number,
+    "float": _nonfinite_float,
     "frozenset": lambda value, tensors: frozenset(_decode(value, tensors)),
     "int": lambda value, _: int(value, 16),
     "shard": lambda value, _: Shard(str(value)),
@@ -223,7 +223,7 @@ def as_tensor(name: str) -> dict[str, Any]:
     return _tagged("tensor", name)
 
 
-def _counts(value: Any) -> bool:
+def _is_counter(value: Any) -> bool:
     return type(value) is Counter
 
 

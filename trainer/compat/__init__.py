@@ -1,1 +1,1 @@
-"""Support for scripts of torchkeras."""
+"""The interface of torchkeras, for scripts written for it."""

@@ -1,1 +1,1 @@
-"""The history of a run: columns, records, report."""
+"""The history of a run: its table, records of its fits, reports."""

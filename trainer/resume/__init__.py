@@ -1,1 +1,1 @@
-"""Saving the training state, and resuming from it."""
+"""Save the training state, and resume fits from it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from fitorch.checkpoint.finding import LoadedCheckpoint, checkpoint_at, read
+from fitorch.checkpoint.finding import LoadedCheckpoint, checkpoint_at, load_checkpoint
 from fitorch.engine.state import Progress
 from fitorch.errors import CheckpointMismatchError, NotBitExactWarning
 from fitorch.nets.state import NetState, plain_state
@@ -69,7 +69,7 @@ def _load_state(run: Run, state: Mapping[str, Any]) -> None:
 
 def restore_model(model: BaseModel, path: str | Path) -> Path:
     """Restore a model that is not in a fit; see `KerasModel.restore`."""
-    loaded = read(checkpoint_at(path))
+    loaded = load_checkpoint(checkpoint_at(path))
     state = loaded.with_tensors(state_of_rank(loaded.parts), model.net)
     different = _weight_differences(state["net"], plain_state(model.net))
     owners = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}

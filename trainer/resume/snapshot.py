@@ -76,14 +76,14 @@ class Snapshot:
         if self.parts is None:
             folder = self.processes.broadcast(None)
             if folder is not None:  # otherwise the main process has failed, and raises
-                shards.write(folder, self.split, self.processes)
+                shards.write_shards(folder, self.split, self.processes)
             return None
         folder_sent = False
 
         def write_shards(folder: Path) -> dict[str, FileDigest]:
             nonlocal folder_sent
             folder_sent = True
-            return shards.write(self.processes.broadcast(folder), self.split, self.processes)
+            return shards.write_shards(self.processes.broadcast(folder), self.split, self.processes)
 
         try:
             return store.write(step, parts, info, protected, write_shards)
