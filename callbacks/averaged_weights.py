@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.distributed.dtensor import is_split, local
+from fitorch.distributed.dtensor import is_split, local_tensor
 from fitorch.internals.torch import foreach_copy_, foreach_lerp_, non_persistent_buffers
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class AveragedWeights:
 
     def _parts(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Return what this process holds of each tensor."""
-        return [local(tensor) for tensor in tensors] if self._split else list(tensors)
+        return [local_tensor(tensor) for tensor in tensors] if self._split else list(tensors)
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the weights, which a module may have replaced by other tensors."""

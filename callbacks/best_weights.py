@@ -44,7 +44,7 @@ class BestWeights(MonitorCallback):
         super().on_train_begin(logs)
         self._in_file = math.nan
         told = {} if self.folder is None else metadata_of(self.folder / BEST)
-        told = self.model.placement.processes.from_main(told)  # it may be moving an old one away
+        told = self.model.placement.processes.broadcast(told)  # it may be moving an old one away
         if not goes_on and told.get("monitor") == self.monitor:
             self._in_file = float(told["value"])
         if self.folder is not None and self._best.states is not None and told != self._metadata():

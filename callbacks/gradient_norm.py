@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fitorch.distributed.dtensor import is_split, whole
+from fitorch.distributed.dtensor import full_tensor, is_split
 from fitorch.internals.torch import foreach_norm
 
 from .base import Callback, Logs
@@ -126,7 +126,7 @@ def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = Fals
     if not gradients:
         return None
     if split:
-        return whole(torch.nn.utils.get_total_norm(gradients, norm_type))
+        return full_tensor(torch.nn.utils.get_total_norm(gradients, norm_type))
     norms = torch.stack(foreach_norm(gradients, norm_type))
     dtype = torch.promote_types(norms.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=dtype)

@@ -128,7 +128,7 @@ class ModelCheckpoint(MonitorCallback):
             self._due = True
         elif self.every_minutes is not None:
             late = time.monotonic() - self._last >= 60 * self.every_minutes
-            self._due = self._due or self.model.placement.processes.from_main(late)
+            self._due = self._due or self.model.placement.processes.broadcast(late)
         if self._due and not (self._whole and self.model.within_update):
             self._due, self._last = False, time.monotonic()
             self._save(batch + 1, logs or {})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fitorch.distributed.dtensor import local, whole
+from fitorch.distributed.dtensor import full_tensor, local_tensor
 from fitorch.internals.torch import (
     foreach_add,
     foreach_add_,
@@ -55,7 +55,7 @@ class Penalty(Composable):
         weights = self.choose(net)
         if not weights:
             raise ValueError(nothing_to_penalize(formula_of(self), net))
-        return self.value([whole(weight) for weight in weights])
+        return self.value([full_tensor(weight) for weight in weights])
 
     def choose(self, net: nn.Module) -> list[nn.Parameter]:
         """Return the trainable parameters of `net` to penalize, each once."""
@@ -67,7 +67,7 @@ class Penalty(Composable):
 
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
         """Return the penalty on sharded parameters; a collective call, made by every rank."""
-        return self.value([whole(weight) for weight in weights])
+        return self.value([full_tensor(weight) for weight in weights])
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add the gradient of `factor` times the penalty to the `.grad` of the parameters.
@@ -84,11 +84,11 @@ class Penalty(Composable):
     def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add the gradient on sharded parameters; a collective call, made by every rank."""
         with torch.enable_grad():
-            value = self.value([whole(weight) for weight in weights])
+            value = self.value([full_tensor(weight) for weight in weights])
         gradients = torch.autograd.grad(value, weights, materialize_grads=True)
         _add_scaled(
-            [local(weight.grad) for weight in weights],
-            [local(gradient) for gradient in gradients],
+            [local_tensor(weight.grad) for weight in weights],
+            [local_tensor(gradient) for gradient in gradients],
             factor,
         )
 
@@ -122,13 +122,13 @@ class _NormPenalty(Penalty):
 
     def add_to_shards(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
         """Add the gradient to the shards of this rank, without communication."""
-        gradients = [local(weight.grad) for weight in weights]
-        self._shrink([local(weight) for weight in weights], gradients, factor)
+        gradients = [local_tensor(weight.grad) for weight in weights]
+        self._shrink([local_tensor(weight) for weight in weights], gradients, factor)
 
     @torch.no_grad()
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
         """Return the penalty on sharded parameters, as a sum over the shards of all ranks."""
-        value = self.value([local(weight) for weight in weights])
+        value = self.value([local_tensor(weight) for weight in weights])
         # Synchronizes the ranks: the penalty is a sum over elements, so partial sums add up.
         torch.distributed.all_reduce(value)
         return value

@@ -1,6 +1,6 @@
-"""What people look at: metrics over the epoch, exact for any batch size.
+"""Metrics over the epoch, exact for any batch size.
 
-Metrics are imported when first asked for: torchmetrics takes its time.
+Metrics are imported on first access, because torchmetrics takes seconds to import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fitorch.metrics.ranking import AUC, KS
 
 
-_HOMES = {
+_MODULES = {
     "AUC": "ranking",
     "Accuracy": "accuracy",
     "IOU": "counts",
@@ -30,7 +30,7 @@ _HOMES = {
     "whole_epoch": "epochwise",
 }
 
-__all__ = [  # noqa: RUF022 - plainly sorted: AUC is no constant
+__all__ = [  # noqa: RUF022 - plainly sorted: AUC is not a constant
     "AUC",
     "Accuracy",
     "IOU",
@@ -45,7 +45,7 @@ __all__ = [  # noqa: RUF022 - plainly sorted: AUC is no constant
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -1,4 +1,4 @@
-"""Accuracy."""
+"""Accuracy as a torchmetrics object."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from .score import Score
 
 
 class Accuracy(Score):
-    """The fraction of targets that the predictions hit.
+    """The fraction of correct predictions.
 
-    Predictions `(N, C, ...)` with C > 1 and class numbers `(N, ...)` are compared by the largest
-    class; predictions and targets of one size, `(N,)` or `(N, 1)` or `(N, L)`, element by element
-    against the threshold: 0 for logits, 0.5 for probabilities.
+    For predictions `(N, C, ...)` with C > 1 and class numbers `(N, ...)`, the predicted class is
+    the one with the largest value. Predictions and targets of equal size, `(N,)`, `(N, 1)` or
+    `(N, L)`, are compared element by element, with a threshold of 0 for logits and 0.5 for
+    probabilities.
 
     Args:
-        from_logits: Whether binary predictions are logits; None is what the loss of the model
-            tells, and logits outside of one.
+        from_logits: Whether binary predictions are logits; None follows the model's loss, and is
+            True outside of a model.
 
     Example:
         >>> import torch
@@ -39,15 +40,15 @@ class Accuracy(Score):
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Count a batch in.
+        """Add a batch.
 
         Args:
-            preds: (N, C, ...) with C > 1, compared by the largest class; or one number per target.
+            preds: (N, C, ...) with C > 1, or one number per target.
             target: Class numbers (N, ...), or binary targets of the predictions' size.
             sample_weight: A weight for each sample, (N,) or (N, 1), or None.
 
         Raises:
-            ValueError: The shapes can't be compared.
+            ValueError: The shapes do not match.
         """
         hit = hits(preds, target, threshold(self.from_logits))
         correct, total = weighted_hits(hit, sample_weight)
@@ -55,5 +56,5 @@ class Accuracy(Score):
         self.total = self.total + total
 
     def compute(self) -> Tensor:
-        """Return the accuracy in [0, 1], NaN where nothing was counted."""
+        """Return the accuracy in [0, 1], NaN if no batch was added."""
         return (self.correct / self.total).float()

@@ -1,4 +1,4 @@
-"""Metrics of other kinds, as ones with `update`, `compute` and `reset`."""
+"""Adapters for metrics that lack `update`, and the check whether `update` takes sample weights."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from .state import load_state, state_of
 
 
 class ForwardMetric:
-    """A module that counts a batch in when it is called, as torchkeras' do.
+    """Adapter for a module that adds a batch in its call, as torchkeras' metrics do.
 
     Args:
-        module: Has `compute` and `reset`; called with `(y_pred, y_true)`.
+        module: The module, called with `(y_pred, y_true)`; it has `compute` and `reset`.
     """
 
-    batchable = False  # a batch at a time, as the module expects
+    batchable = False  # the module may average over its calls
 
     def __init__(self, module: Any) -> None:
         self.module = module
         self.higher_is_better = getattr(module, "higher_is_better", None)
 
     def update(self, y_pred: Any, y_true: Any) -> None:
-        """Count a batch in; what the call returns is left alone."""
+        """Add a batch; the return value of the call is ignored."""
         self.module(y_pred, y_true)
 
     def compute(self) -> Any:
-        """Return the figure."""
+        """Return the value over all batches."""
         return self.module.compute()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all batches."""
         self.module.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted."""
+        """Return the accumulated state."""
         return state_of(self.module)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the accumulated state."""
         load_state(self.module, state)
 
     def merge(self, parts: Sequence[ForwardMetric]) -> None:
-        """Count what `parts` did, and that alone."""
+        """Replace the state by the union of the states of `parts`."""
         merge(self.module, [part.module for part in parts])
 
 
 def takes_weights(metric: Any) -> bool:
-    """Say whether `update` takes a `sample_weight`."""
+    """Return whether `update` takes a `sample_weight`."""
     try:
         return "sample_weight" in inspect.signature(metric.update).parameters
-    except (TypeError, ValueError):  # a built-in that tells no signature
+    except (TypeError, ValueError):  # a built-in without a signature
         return False

@@ -1,4 +1,4 @@
-"""A stage's metrics: output_metrics batch by batch, computed over the epoch."""
+"""Metric sets: the metrics of a stage, updated batch by batch and computed over the epoch."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["MetricError", "MetricSet", "flat"]
 
 
 class MetricSet:
-    """The metrics of one stage, with a state of their own.
+    """The metrics of one stage, with their own state.
 
-    Metrics of torchmetrics' classification and regression families, and ours, add up or keep
-    samples: they get up to 64 batches joined to one, which gives the same figure for a fraction of
-    the cost. All others get each batch by itself.
+    Metrics of fitorch and of torchmetrics' classification and regression packages are additive:
+    they get up to 64 batches concatenated to one, which gives the same value at a fraction of the
+    cost. All other metrics get the batches one by one.
 
     Args:
-        metrics: Name to metric: a torchmetrics object, a function `(y_pred, y_true) -> scalar`
-            (averaged by samples), a registered name, or anything with `update` (or `forward`),
-            `compute` and `reset`; or output to such a mapping, for a net of several outputs. They
-            are copied; the originals are never touched.
-        device: Where predictions and targets lie.
-        scale: Tells for an output, () being all of it, what its predictions are.
+        metrics: Maps names to metrics. A metric is a torchmetrics object, a function
+            `(y_pred, y_true) -> scalar` (averaged by samples), a registered name, or an object with
+            `update` (or `forward`), `compute` and `reset`. For a net of several outputs, outputs
+            map to such mappings. Metrics are copied; the originals are never changed.
+        device: The device of predictions and targets.
+        scale: Returns the kind of predictions of an output; () is the whole output.
 
     Raises:
         TypeError: A metric is none of these.
@@ -58,10 +58,15 @@ class MetricSet:
         self._warned: set[str] = set()
 
     def update(self, output: Any, y_true: Any, sample_weight: Any = None) -> None:
-        """Count a batch in: the net's output (a Hugging Face output's `.logits`) and targets.
+        """Add a batch.
+
+        Args:
+            output: The net's output; of a Hugging Face output, the `.logits` are used.
+            y_true: The targets.
+            sample_weight: A weight for each sample, of shape (N,) or (N, 1), or None.
 
         Raises:
-            MetricError: A metric can't take them.
+            MetricError: A metric fails on the batch.
         """
         if not self._outputs:
             return
@@ -71,37 +76,37 @@ class MetricSet:
             output_metrics.update(y_pred, y_true, sample_weight)
 
     def compute(self) -> dict[str, float]:
-        """Return each metric over what was counted in, NaN where that is nothing.
+        """Return the value of each metric over all batches, NaN if there were none.
 
-        A metric that gives a dict gives a figure for each key, `<metric>_<key>`; one that gives
-        several values, `<metric>_0`, `<metric>_1`, ...
+        A metric that returns a dict has a value for each key, `<metric>_<key>`; a metric that
+        returns a tensor of several elements has the values `<metric>_0`, `<metric>_1`, ...
 
         Raises:
-            MetricError: A metric can't be computed.
+            MetricError: A metric fails.
         """
         if not self._updated:
             return dict.fromkeys(self._order, math.nan)
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for output_metrics in self._outputs:
-            found |= output_metrics.compute()
+            results |= output_metrics.compute()
         values: dict[str, float] = {}
         for name in self._order:
-            values |= _named_values(name, found[name])
+            values |= _named_values(name, results[name])
         self._computed = values
         return values
 
     def gathered(self, gather: Callable[[Any], Sequence[Any]]) -> MetricSet:
-        """Return the metrics over what all processes counted, each sample once.
+        """Return the metrics over the batches of all processes, each sample counted once.
 
-        States are merged, never figures: samples need not divide by processes, and a process may
-        have none. Every process must call this, at the same time; what they counted stays.
+        States are merged, not values, so that processes may have different numbers of samples, or
+        none. This is a collective call: every process must make it. It does not change this set.
 
         Args:
-            gather: Gives what each process passed to it, in their order; what is passed can be
-                pickled.
+            gather: A collective function that returns what each process passed to it, in rank
+                order. It is called with an object that can be pickled.
 
         Raises:
-            MetricError: A metric can't be merged.
+            MetricError: A metric cannot be merged.
 
         Example:
             >>> import torch
@@ -116,11 +121,11 @@ class MetricSet:
         """
         for output_metrics in self._outputs:
             output_metrics.flush()
-        own = [
+        local = [
             {name: portable(metric) for name, metric in output_metrics.metrics.items()}
             for output_metrics in self._outputs
         ]
-        parts = [part for part in gather(own if self._updated else None) if part is not None]
+        parts = [part for part in gather(local if self._updated else None) if part is not None]
         union = copy.deepcopy(self)
         union._updated = bool(parts)
         for number, output_metrics in enumerate(union._outputs if parts else ()):
@@ -128,73 +133,73 @@ class MetricSet:
         return union
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted in."""
+        """Return the accumulated state of the metrics."""
         return {
             "updated": self._updated,
             "fed": [output_metrics.state_dict() for output_metrics in self._outputs],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the accumulated state."""
         self._updated = state["updated"]
-        for output_metrics, counted in zip(self._outputs, state["fed"], strict=True):
-            output_metrics.load_state_dict(move_state(counted, self._device))
+        for output_metrics, output_state in zip(self._outputs, state["fed"], strict=True):
+            output_metrics.load_state_dict(move_state(output_state, self._device))
 
     def warn_of_nan(self, stage: str) -> None:
-        """Warn once of each metric that was NaN when it was last computed, at a stage's end.
+        """Warn about metrics whose last computed value is NaN, once for each metric.
 
         Args:
-            stage: What the figures' names begin with.
+            stage: The prefix of the metrics' columns, as in `val_auc`.
         """
         computed = self._computed.items() if self._updated else ()
-        found = [name for name, v in computed if math.isnan(v) and name not in self._warned]
-        if not found:
+        nan_names = [name for name, v in computed if math.isnan(v) and name not in self._warned]
+        if not nan_names:
             return
-        self._warned.update(found)
-        names = ", ".join(f"{stage}{name}" for name in found)
+        self._warned.update(nan_names)
+        columns = ", ".join(f"{stage}{name}" for name in nan_names)
         warnings.warn(
-            f"{names} can't be told: it is nan where a class is missing from the targets, or a "
-            "prediction is nan; larger or stratified data may help",
+            f"{columns} is NaN because a class is missing from the targets, or because a "
+            "prediction is NaN; larger or stratified data may help",
             stacklevel=2,
         )
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all batches."""
         self._updated = False
         for output_metrics in self._outputs:
             output_metrics.reset()
 
     @property
     def tasks(self) -> dict[str, str]:
-        """What metrics given by name turned out to measure, once they have seen a batch."""
-        made = {
+        """The task of each metric passed by name, known after the first batch."""
+        by_name = {
             name: metric
             for output_metrics in self._outputs
             for name, metric in output_metrics.metrics.items()
         }
-        tasks = {name: getattr(made[name], "task", None) for name in self._order}
+        tasks = {name: getattr(by_name[name], "task", None) for name in self._order}
         return {name: str(task) for name, task in tasks.items() if task is not None}
 
 
 def flat(
     metrics: Mapping[Any, Any], output: tuple[Any, ...] = ()
 ) -> list[tuple[str, tuple[Any, ...], Any]]:
-    """Return the name of each figure, the output that it looks at, and its metric.
+    """Return the column name, the output and the metric of each entry of a nested mapping.
 
-    The figure of metric `auc` of output `sex` is called `sex_auc`.
+    The column of metric `auc` of output `sex` is `sex_auc`.
     """
-    found = []
+    entries = []
     for key, metric in metrics.items():
         if isinstance(metric, Mapping):
-            found += flat(metric, (*output, key))
+            entries += flat(metric, (*output, key))
         else:
             keys = [f"output_{k}" if isinstance(k, int) else str(k) for k in output]
-            found.append(("_".join([*keys, str(key)]), output, metric))
-    return found
+            entries.append(("_".join([*keys, str(key)]), output, metric))
+    return entries
 
 
 def _named_values(name: str, value: Any) -> dict[str, float]:
-    """Give each number of a metric's result a name."""
+    """Return the numbers of a metric's result by column name."""
     if isinstance(value, Mapping):
         return {f"{name}_{key}": float(item) for key, item in value.items()}
     if isinstance(value, Tensor) and value.numel() > 1:

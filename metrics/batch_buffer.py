@@ -1,4 +1,4 @@
-"""Small tensors of many batches in one piece of memory."""
+"""Buffer for small tensors of many batches, in one block of memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 class BatchBuffer:
-    """Keeps a copy of a small tensor of each batch, side by side in memory.
+    """Copies of small CPU tensors, one per batch, side by side in memory.
 
-    Kept where they came to lie, between the large tensors of their steps, they would break up the
-    memory that the next steps take: so each step would get other memory, which no cache holds yet.
-    On accelerators, whose allocators keep small tensors apart, and for large ones, nothing is
-    copied.
+    Small tensors that outlive their step lie between the large ones of that step and fragment the
+    heap: each following step would get different memory, which is not in any cache. Accelerators
+    have separate pools for small tensors, so tensors there are not copied, and neither are large
+    ones.
 
     Args:
-        capacity: How many tensors it is made for.
-        max_elements: How many numbers a tensor may have that is copied.
+        capacity: The number of tensors in one block.
+        max_elements: The number of elements up to which a tensor is copied.
     """
 
     def __init__(self, capacity: int, max_elements: int) -> None:
@@ -26,7 +26,7 @@ class BatchBuffer:
         self._free: list[Tensor] = []
 
     def keep(self, part: Any) -> Any:
-        """Return a copy of a tensor that lies beside the others; what can't lie there, as it is."""
+        """Return a copy of a tensor in the buffer, or the tensor itself if it does not fit."""
         if type(part) is not Tensor or not part.is_cpu or part.requires_grad:
             return part
         if part.layout is not torch.strided:
@@ -35,11 +35,11 @@ class BatchBuffer:
             if part.numel() > self._max_elements:
                 return part
             self._free = [*part.new_empty((self._capacity, *part.shape)).unbind()]
-        place = self._free[-1]
-        if place.shape != part.shape or place.dtype != part.dtype:
+        slot = self._free[-1]
+        if slot.shape != part.shape or slot.dtype != part.dtype:
             return part
         return self._free.pop().copy_(part)
 
     def clear(self) -> None:
-        """Begin anew, in other memory: somebody may look at what was kept."""
+        """Start a new block of memory: earlier copies may still be in use."""
         self._free.clear()

@@ -1,4 +1,4 @@
-"""The metrics of one output: batches handed over, together where that gives the same figure."""
+"""Metric batching: updates of the metrics of one output, with several batches at once if exact."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .batch_buffer import BatchBuffer
 from .merge import merge
 from .state import clone_state, load_state, state_of
 
-_MAX_BATCHES = 64  # handed over at once to metrics where that is exact,
+_MAX_BATCHES = 64  # the number of batches concatenated for additive metrics
 
-_MAX_ELEMENTS = 1 << 21  # or sooner, once so many numbers are pending (8 MB of float32)
+_MAX_ELEMENTS = 1 << 21  # of pending predictions, which end the batch sooner (8 MB of float32)
 
 _ADDITIVE = ("torchmetrics.classification.", "torchmetrics.regression.", "fitorch.metrics.")
 
@@ -23,15 +23,15 @@ _HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 class MetricError(ValueError):
-    """A metric failed on what it was given."""
+    """A metric raised an error; the message has its name, and the shapes that it got."""
 
 
 class OutputMetrics:
     """The metrics of one output.
 
     Args:
-        output: The keys that lead to it, () for all of the net's output.
-        metrics: Name to metric.
+        output: The keys that lead to the output; () is the net's whole output.
+        metrics: Maps names to metrics.
     """
 
     def __init__(self, output: tuple[Any, ...], metrics: dict[str, Any]) -> None:
@@ -43,13 +43,13 @@ class OutputMetrics:
         self._pending: list[tuple[Any, Any, Any]] = []
         self._buffers = [BatchBuffer(_MAX_BATCHES, _MAX_ELEMENTS // _MAX_BATCHES) for _ in range(3)]
         self._pending_elements = 0
-        self._limit = 1  # the first batch goes at once: what fails should fail early
+        self._limit = 1  # the first batch is not held back, so that errors surface early
 
     def update(self, y_pred: Any, y_true: Any, weight: Any) -> None:
-        """Count a batch in.
+        """Add a batch.
 
         Raises:
-            MetricError: A metric can't take it.
+            MetricError: A metric fails on the batch.
         """
         for key in self._output:
             y_pred = self._select(y_pred, key, "the net's output")
@@ -69,21 +69,21 @@ class OutputMetrics:
                 self._limit = _MAX_BATCHES
 
     def _copy_for_later(self, y_pred: Any, y_true: Any, weight: Any) -> tuple[Any, Any, Any]:
-        """Return what can wait for the batches that follow."""
-        if self._limit == 1:  # it goes at once
+        """Return the batch in a form that can be kept for `_MAX_BATCHES` steps."""
+        if self._limit == 1:  # flushed at once
             return y_pred, y_true, weight
         pred_buffer, true_buffer, weight_buffer = self._buffers
         weight = weight if weight is None else weight_buffer.keep(weight)
         return pred_buffer.keep(y_pred), true_buffer.keep(y_true), weight
 
     def compute(self) -> dict[str, Any]:
-        """Return what each metric computes.
+        """Return the result of each metric.
 
-        What is pending stays so: batches are joined by their number alone, not by when somebody
-        looks, so that figures are the same bits whoever looked.
+        Pending batches stay pending. How batches are concatenated depends on their number alone,
+        not on when a callback reads a value, so that the bits do not depend on readers.
 
         Raises:
-            MetricError: A metric can't be computed.
+            MetricError: A metric fails.
         """
         before = clone_state(self.state_dict()) if self._pending else None
         self.flush()
@@ -94,36 +94,43 @@ class OutputMetrics:
                 self.load_state_dict(before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the metrics counted, and what is pending, as it is."""
-        counted = {name: state_of(metric) for name, metric in self.metrics.items()}
+        """Return the states of the metrics, and the pending batches.
+
+        Pending batches are not flushed: an early flush would change the order of summation, and
+        thereby the bits.
+        """
+        states = {name: state_of(metric) for name, metric in self.metrics.items()}
         pending = [list(batch) for batch in self._pending]
-        return {"metrics": counted, "pending": pending, "limit": self._limit}
+        return {"metrics": states, "pending": pending, "limit": self._limit}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
-        for name, counted in state["metrics"].items():
-            load_state(self.metrics[name], counted)
+        """Restore the states and the pending batches."""
+        for name, metric_state in state["metrics"].items():
+            load_state(self.metrics[name], metric_state)
         self._pending = [(y_pred, y_true, weight) for y_pred, y_true, weight in state["pending"]]
         self._pending_elements = sum(y_pred.numel() for y_pred, _, _ in self._pending)
         self._limit = state["limit"]
 
     def merge(self, parts: Sequence[Mapping[str, Any]]) -> None:
-        """Count what the metrics of `parts` did, and that alone.
+        """Replace the states by the union of the states of `parts`.
+
+        Args:
+            parts: The metrics of several processes, by name.
 
         Raises:
-            MetricError: A metric can't be merged.
+            MetricError: A metric cannot be merged.
         """
         for name in self.metrics:
             self._merge_metric(name, [part[name] for part in parts])
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self._clear_pending()
         for metric in self.metrics.values():
             metric.reset()
 
     def flush(self) -> None:
-        """Have metrics count in what is pending."""
+        """Update the additive metrics with the pending batches."""
         for batch in _concatenate(self._pending):
             for name in self._joined:
                 self._update_metric(name, *batch)
@@ -137,15 +144,15 @@ class OutputMetrics:
 
     def _select(self, tree: Any, key: Any, what: str) -> Any:
         if isinstance(key, str) and not isinstance(tree, (Tensor, Mapping)) and hasattr(tree, key):
-            return detached(getattr(tree, key))  # of a named tuple or a dataclass
+            return detached(getattr(tree, key))  # a field of a named tuple or a dataclass
         parts: Any = tree
         try:
             return parts[key]
         except (KeyError, IndexError, TypeError) as error:
-            keys = list(tree) if isinstance(tree, Mapping) else _describe_tensors(tree)
+            contents = list(tree) if isinstance(tree, Mapping) else _describe_tensors(tree)
             message = (
-                f"metrics {list(self.metrics)} look at output {key!r}, which {what} has not; "
-                f"there is {keys}"
+                f"metrics {list(self.metrics)} need output {key!r}, but it is not in {what}: "
+                f"{contents}"
             )
             raise MetricError(message) from error
 
@@ -166,20 +173,20 @@ class OutputMetrics:
         try:
             return self.metrics[name].compute()
         except Exception as error:
-            message = f"metric {name!r} can't be computed: {error}"
+            message = f"metric {name!r} cannot be computed: {error}"
             raise MetricError(message) from error
 
     def _merge_metric(self, name: str, parts: list[Any]) -> None:
         try:
             merge(self.metrics[name], parts)
         except Exception as error:
-            message = f"metric {name!r} can't be merged: {error}"
+            message = f"metric {name!r} cannot be merged: {error}"
             raise MetricError(message) from error
 
 
 def _is_additive(metric: Any) -> bool:
-    """Say whether the figure of joined batches is that of the batches one by one."""
-    inner = getattr(metric, "batchable", metric)
+    """Return whether concatenated batches give the same result as the batches one by one."""
+    inner = getattr(metric, "batchable", metric)  # a bool, or the metric that an adapter wraps
     if isinstance(inner, bool):
         return inner
     if type(inner).__name__ == "MetricCollection":
@@ -188,21 +195,21 @@ def _is_additive(metric: Any) -> bool:
 
 
 def _concatenate(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
-    """Join the batches to one where they are tensors that differ in length alone."""
+    """Return the batches concatenated to one, if they are tensors that differ in length alone."""
     tensors = all(isinstance(part, Tensor) for batch in pending for part in batch[:2])
     if len(pending) < 2 or not tensors:
         return pending
     if len({(y_pred.shape[1:], y_true.shape[1:]) for y_pred, y_true, _ in pending}) > 1:
         return pending
     y_pred, y_true, weight = zip(*pending, strict=True)
-    weighed = all(isinstance(part, Tensor) for part in weight)
-    if not weighed and any(part is not None for part in weight):
+    weighted = all(isinstance(part, Tensor) for part in weight)
+    if not weighted and any(part is not None for part in weight):
         return pending
-    return [(torch.cat(y_pred), torch.cat(y_true), torch.cat(weight) if weighed else None)]
+    return [(torch.cat(y_pred), torch.cat(y_true), torch.cat(weight) if weighted else None)]
 
 
 def detached(output: Any) -> Any:
-    """Cut an output off from its graph, in 32 bits at least; its `.logits` where it has them."""
+    """Return an output, or its `.logits`, without its graph and with at least 32 bits."""
     if isinstance(output, Tensor):
         tensor = output.detach()
         return tensor.float() if tensor.dtype in _HALF_DTYPES else tensor

@@ -1,4 +1,4 @@
-"""Figures of hits and misses by class: precision, recall, intersection over union."""
+"""Precision, recall and intersection over union, from counts per class."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .score import Score
 
 
 class CountingMetric(Score):
-    """What precision, recall and IOU share: for each class how often it was predicted, and was it.
+    """Base class of precision, recall and IOU: counts of hits, predictions and targets per class.
 
     Args:
-        num_classes: The number of classes; None and 1 take it from the first batch.
-        from_logits: Whether binary predictions are logits; None is what the loss of the model
-            tells, and logits outside of one.
+        num_classes: The number of classes; None and 1 infer it from the first batch.
+        from_logits: Whether binary predictions are logits; None follows the model's loss, and is
+            True outside of a model.
     """
 
     hits: Tensor
@@ -36,15 +36,15 @@ class CountingMetric(Score):
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Count a batch in.
+        """Add a batch.
 
         Args:
-            preds: (N, C, ...) with C > 1, compared by the largest class; or one number per target.
+            preds: (N, C, ...) with C > 1, or one number per target.
             target: Class numbers (N, ...), or binary targets of the predictions' size.
             sample_weight: A weight for each sample, (N,) or (N, 1), or None.
 
         Raises:
-            ValueError: The shapes can't be compared, or a target is no class.
+            ValueError: The shapes do not match, or a target is not a class.
         """
         hits, predicted, actual = _class_counts(
             preds, target, threshold(self.from_logits), sample_weight
@@ -55,7 +55,7 @@ class CountingMetric(Score):
         self.total = self.total + target.numel()
 
     def _mean(self, numerator: Tensor, denominator: Tensor) -> Tensor:
-        """Return the ratio over the classes that there are; NaN where nothing was counted."""
+        """Return the mean ratio over the classes that occur; NaN if no sample was counted."""
         if not self.total:
             return torch.tensor(torch.nan)
         ratios = torch.where(denominator > 0, numerator / denominator, 0.0)
@@ -65,15 +65,15 @@ class CountingMetric(Score):
 
 
 class Precision(CountingMetric):
-    """How many of the positive predictions are right: `TP / (TP + FP)`.
+    """The fraction of positive predictions that are correct: `TP / (TP + FP)`.
 
-    Of several classes it is the mean over those that occur; 0 where nothing was predicted, as in
-    scikit-learn, and NaN where no sample was counted.
+    For several classes, it is the mean over those that occur. It is 0 if nothing was predicted, as
+    in scikit-learn, and NaN if no sample was counted.
 
     Args:
-        num_classes: The number of classes; None takes it from the first batch.
+        num_classes: The number of classes; None infers it from the first batch.
         from_logits: Whether binary predictions are logits (positive above 0) or probabilities
-            (0.5); None is what the loss of the model tells, and logits outside of one.
+            (positive above 0.5); None follows the model's loss, and is True outside of a model.
 
     Example:
         >>> import torch
@@ -89,15 +89,15 @@ class Precision(CountingMetric):
 
 
 class Recall(CountingMetric):
-    """How many of the positive targets are found: `TP / (TP + FN)`.
+    """The fraction of positive targets that are predicted: `TP / (TP + FN)`.
 
-    Of several classes it is the mean over those that occur; 0 where there is nothing to find, as in
-    scikit-learn, and NaN where no sample was counted.
+    For several classes, it is the mean over those that occur. It is 0 if there are no positive
+    targets, as in scikit-learn, and NaN if no sample was counted.
 
     Args:
-        num_classes: The number of classes; None takes it from the first batch.
+        num_classes: The number of classes; None infers it from the first batch.
         from_logits: Whether binary predictions are logits (positive above 0) or probabilities
-            (0.5); None is what the loss of the model tells, and logits outside of one.
+            (positive above 0.5); None follows the model's loss, and is True outside of a model.
 
     Example:
         >>> import torch
@@ -115,13 +115,13 @@ class Recall(CountingMetric):
 class IOU(CountingMetric):
     """Intersection over union of predicted and true masks: `TP / (TP + FP + FN)`.
 
-    The sums go over all elements of all samples. Of several classes it is the mean over those that
-    occur; NaN where no sample was counted.
+    The counts run over all elements of all samples. For several classes, it is the mean over those
+    that occur. It is NaN if no sample was counted.
 
     Args:
-        num_classes: The number of classes; None takes it from the first batch.
+        num_classes: The number of classes; None infers it from the first batch.
         from_logits: Whether binary predictions are logits (positive above 0) or probabilities
-            (0.5); None is what the loss of the model tells, and logits outside of one.
+            (positive above 0.5); None follows the model's loss, and is True outside of a model.
 
     Example:
         >>> import torch
@@ -139,30 +139,38 @@ class IOU(CountingMetric):
 def _class_counts(
     preds: Tensor, target: Tensor, least: float, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of hits, predictions and targets, for each class or for the positive."""
+    """Return the weighted counts of hits, predictions and targets, by class or for the positives.
+
+    Args:
+        preds: (N, C, ...), or as many numbers as targets.
+        target: (N, ...).
+        least: The threshold that a positive binary prediction exceeds.
+        sample_weight: (N,) or (N, 1), or None.
+    """
     by_class = preds.dim() == target.dim() + 1 and preds.shape[1] > 1
     if by_class and preds.argmax(1).shape == target.shape:
-        classes, found, true = preds.shape[1], preds.argmax(1), target.long()
+        classes, predicted, true = preds.shape[1], preds.argmax(1), target.long()
+        # On accelerators, reading the largest class would synchronize with the device.
         if true.device.type == "cpu" and target.numel() and int(true.max()) >= classes:
             message = f"got class {int(true.max())}, but predictions have {classes} classes"
             raise ValueError(message)
     elif preds.numel() == target.numel() and len(preds) == len(target):
-        classes, found = 2, (preds > least).long().reshape(target.shape)
+        classes, predicted = 2, (preds > least).long().reshape(target.shape)
         true = (target > 0.5).long()
     else:
         message = (
             f"predictions of shape {tuple(preds.shape)} and targets of shape "
-            f"{tuple(target.shape)} can't be compared; expected (N, C) and (N,), or equal sizes"
+            f"{tuple(target.shape)} do not match; expected (N, C) and (N,), or equal sizes"
         )
         raise ValueError(message)
     weight = None
     if sample_weight is not None:
-        beside = sample_weight.reshape(-1, *[1] * (true.dim() - 1))
-        weight = beside.expand(true.shape).reshape(-1)
-    found, true = found.reshape(-1), true.reshape(-1)
+        aligned = sample_weight.reshape(-1, *[1] * (true.dim() - 1))
+        weight = aligned.expand(true.shape).reshape(-1)
+    predicted, true = predicted.reshape(-1), true.reshape(-1)
     counts = (
-        _count_classes(true, classes, weight, found == true),
-        _count_classes(found, classes, weight),
+        _count_classes(true, classes, weight, predicted == true),
+        _count_classes(predicted, classes, weight),
         _count_classes(true, classes, weight),
     )
     first = 0 if by_class else 1
@@ -172,11 +180,11 @@ def _class_counts(
 def _count_classes(
     numbers: Tensor, classes: int, weight: Tensor | None, mask: Tensor | None = None
 ) -> Tensor:
-    """Return how often each class occurs, by weight; nothing is read from the device."""
+    """Return the weighted count of each class, without a synchronization with the device."""
     if weight is None:
         weight = torch.ones_like(numbers)
     elif weight.device.type != "mps":
         weight = weight.double()
     weight = weight if mask is None else weight * mask
-    places = numbers.clamp(0, classes)  # what is no class goes to a place of its own
-    return weight.new_zeros(classes + 1).scatter_add(0, places, weight)[:classes]
+    bins = numbers.clamp(0, classes)  # numbers that are too large go to an extra bin
+    return weight.new_zeros(classes + 1).scatter_add(0, bins, weight)[:classes]

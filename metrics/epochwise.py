@@ -1,4 +1,4 @@
-"""Functions of all predictions at once, as scikit-learn's."""
+"""Metrics that are functions of all predictions of an epoch, as those of scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from torch import Tensor
 class WholeEpoch:
     """A function of all predictions and targets of the epoch.
 
-    They are kept on the CPU until the figure is read, N times the size of an output.
+    Predictions and targets are kept on the CPU until the metric is computed, which needs N times
+    the memory of an output.
 
     Args:
-        function: Maps `(y_pred, y_true)`, joined along dimension 0, to a number or a dict of them.
-            Functions of scikit-learn get NumPy arrays, targets first.
-        higher_is_better: The direction, None where the function says nothing.
+        function: Maps `(y_pred, y_true)`, concatenated along dimension 0, to a number or a dict of
+            numbers. Functions of scikit-learn get NumPy arrays, targets first.
+        higher_is_better: Whether a higher value is better; None reads the function's attribute of
+            that name.
     """
 
     def __init__(
@@ -31,22 +33,22 @@ class WholeEpoch:
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def update(self, y_pred: Any, y_true: Any) -> None:
-        """Keep a batch.
+        """Add a batch; copying it to the CPU synchronizes with the device.
 
         Raises:
-            TypeError: Predictions or targets are no tensors.
+            TypeError: Predictions or targets are not tensors.
         """
         for part, what in ((y_pred, "predictions"), (y_true, "targets")):
             if not isinstance(part, Tensor):
                 message = (
-                    f"whole_epoch joins tensors, but {what} are a {type(part).__name__}; give the "
-                    "metric to one output: metrics_dict={'output': {'name': metric}}"
+                    f"whole_epoch concatenates tensors, but {what} are a {type(part).__name__}; "
+                    "pass the metric for one output: metrics_dict={'output': {'name': metric}}"
                 )
                 raise TypeError(message)
         self._kept.append((y_pred.cpu(), y_true.cpu()))
 
     def compute(self) -> Any:
-        """Return the function's value, NaN where nothing was kept."""
+        """Return the value of the function, NaN if there were no batches."""
         if not self._kept:
             return math.nan
         y_pred, y_true = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
@@ -55,32 +57,32 @@ class WholeEpoch:
         return self.function(y_pred, y_true)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all batches."""
         self._kept = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was kept, joined."""
+        """Return all predictions and targets."""
         return {"kept": [torch.cat(parts) for parts in zip(*self._kept, strict=True)]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore predictions and targets."""
         kept = [part.cpu() for part in state["kept"]]
         self._kept = [(kept[0], kept[1])] if kept else []
 
     def merge(self, parts: Sequence[WholeEpoch]) -> None:
-        """Keep what `parts` did, and that alone, in their order."""
+        """Replace the batches by those of `parts`, in their order."""
         self._kept = [batch for part in parts for batch in part._kept]
 
 
 def whole_epoch(
     function: Callable[[Any, Any], Any], higher_is_better: bool | None = None
 ) -> WholeEpoch:
-    """Return a metric that is a function of the whole epoch, not the mean over its batches.
+    """Return a metric that is a function of the whole epoch, instead of a mean over its batches.
 
     Args:
-        function: Maps `(y_pred, y_true)`, joined along dimension 0, to a number or a dict of them.
-            Functions of scikit-learn get NumPy arrays, targets first.
-        higher_is_better: The direction, for `mode="auto"`.
+        function: Maps `(y_pred, y_true)`, concatenated along dimension 0, to a number or a dict of
+            numbers. Functions of scikit-learn get NumPy arrays, targets first.
+        higher_is_better: Whether a higher value is better, for `mode="auto"` of callbacks.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Metrics out of what users pass."""
+"""Metrics from what users pass: objects, functions, or names."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from .task import PredictionKind
 
 
 def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionKind = None) -> Any:
-    """Return a fresh metric with `update`, `compute` and `reset`, on `device`.
+    """Return a new metric with `update`, `compute` and `reset`, on `device`.
 
     Args:
-        name: What the figure is called.
+        name: The name of the metric, for messages.
         metric: A metric, a function, or a registered name.
-        device: Where predictions and targets lie.
-        scale: What predictions are, where that is known.
+        device: The device of predictions and targets.
+        scale: The kind of predictions, None if it is unknown.
 
     Raises:
-        TypeError: `metric` is no metric.
-        ValueError: `metric` is a name that is not known.
+        TypeError: `metric` is not a metric.
+        ValueError: `metric` is an unknown name.
     """
     if isinstance(metric, str):
         return NamedMetric(entry_of(metric), scale)
     if isinstance(metric, type):
         message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
         raise TypeError(message)
-    verbs = [v for v in ("update", "compute", "reset") if callable(getattr(metric, v, None))]
-    if verbs and not {"compute", "reset"} <= {*verbs}:
+    methods = [m for m in ("update", "compute", "reset") if callable(getattr(metric, m, None))]
+    if methods and not {"compute", "reset"} <= {*methods}:
         message = (
-            f"metric {name!r} is a {type(metric).__name__} with {' and '.join(verbs)} alone; "
+            f"metric {name!r} is a {type(metric).__name__} that only has {' and '.join(methods)}; "
             "expected update (or forward), compute and reset"
         )
         raise TypeError(message)
-    if verbs:
-        fresh = without_sync(copy.deepcopy(metric))
-        fresh = fresh.to(device) if hasattr(fresh, "to") else fresh
-        fresh.reset()
-        if not callable(getattr(fresh, "update", None)):
-            return ForwardMetric(fresh)
-        return _with_prediction_kind(fresh, scale)
+    if methods:
+        new = without_sync(copy.deepcopy(metric))
+        new = new.to(device) if hasattr(new, "to") else new
+        new.reset()
+        if not callable(getattr(new, "update", None)):
+            return ForwardMetric(new)
+        return _with_prediction_kind(new, scale)
     if callable(metric):
         return FunctionMetric(metric, device)
     message = (
@@ -58,10 +58,10 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
 
 
 def _with_prediction_kind(metric: Any, scale: PredictionKind) -> Any:
-    """Settle whether predictions are logits, for metrics that would guess or have to be told."""
+    """Return the metric, with a fixed kind of predictions if it guesses or needs to know it."""
     if wants_probabilities(metric):
         return Probabilities(metric, scale)
-    if getattr(metric, "from_logits", False) is None:  # ours
+    if getattr(metric, "from_logits", False) is None:  # a metric of fitorch, not set by the user
         metric.from_logits = scale != "probabilities"
         if scale is None and metric.needs_prediction_kind:
             metric.from_logits = False

@@ -1,4 +1,4 @@
-"""Functions as metrics."""
+"""Metrics that are the mean of a function over the batches."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class FunctionMetric:
 
     Args:
         function: Maps `(y_pred, y_true)` to a scalar.
-        device: Where the predictions lie.
+        device: The device of the predictions.
     """
 
-    batchable = False  # the mean of batches, not the value of them joined
+    batchable = False  # the mean over batches differs from the value of a concatenated batch
 
     def __init__(self, function: Callable[[Any, Any], Any], device: torch.device) -> None:
         self.function = function
@@ -27,7 +27,7 @@ class FunctionMetric:
         self._mean = mean_on(device)
 
     def update(self, y_pred: Any, y_true: Any) -> None:
-        """Count a batch in."""
+        """Add a batch."""
         value = torch.as_tensor(self.function(y_pred, y_true))
         self._mean.add(value, _sample_count(y_pred if y_true is None else y_true))
 
@@ -36,21 +36,21 @@ class FunctionMetric:
         return self._mean.compute()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all batches."""
         self._mean.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted."""
+        """Return the accumulated state."""
         return self._mean.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the accumulated state."""
         self._mean.load_state_dict(state)
 
     def merge(self, parts: Sequence[FunctionMetric]) -> None:
-        """Count what `parts` did, and that alone."""
+        """Replace the mean by that over the batches of `parts`."""
         self._mean = HostMean()
-        for part in parts:
+        for part in parts:  # in float64, in rank order, so that all ranks get the same bits
             sums = torch.tensor(part._mean.sums(), dtype=torch.float64)
             self._mean.add(sums[0] / sums[1], sums[1])
 
@@ -58,6 +58,8 @@ class FunctionMetric:
 def _sample_count(tree: Any) -> int:
     while isinstance(tree, (Mapping, list, tuple)):
         parts = tree.values() if isinstance(tree, Mapping) else tree
-        tree = next(part for part in parts if part is not None)  # an output without targets
+        tree = next(
+            part for part in parts if part is not None
+        )  # None marks an output without targets
     samples: int = tree.shape[0] if isinstance(tree, Tensor) else len(tree)
     return samples

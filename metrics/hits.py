@@ -1,4 +1,4 @@
-"""Which predictions hit their target, and the fraction that does, without torchmetrics' weight."""
+"""Accuracy without torchmetrics: correct predictions, and their fraction."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class HitRate:
-    """The fraction of targets that the predictions hit: what `"acc"` stands for.
+    """The fraction of correct predictions: the metric `"acc"`.
 
-    It gives the figures of `Accuracy`, and leaves torchmetrics alone, whose import takes seconds
+    It computes the same values as `Accuracy`, but does not import torchmetrics, which takes seconds
     and up to 120 MB.
 
     Args:
-        threshold: What the predictions for binary targets must exceed to be positive.
+        threshold: The threshold that positive binary predictions exceed.
     """
 
     higher_is_better = True
@@ -28,64 +28,65 @@ class HitRate:
         self._total: float | Tensor = 0
 
     def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Count a batch in; nothing is read from the device."""
+        """Add a batch, without a synchronization with the device."""
         count, total = weighted_hits(hits(preds, target, self.threshold), sample_weight)
         self._hits = count if self._hits is None else self._hits + count
         self._total = self._total + total
 
     def compute(self) -> float:
-        """Return the fraction in [0, 1], NaN where nothing was counted."""
+        """Return the fraction in [0, 1], NaN if no sample was counted."""
+        # Synchronizes with the device.
         total = float(self._total)
         return math.nan if self._hits is None or not total else self._hits.item() / total
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all batches."""
         self._hits = None
         self._total = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted."""
+        """Return the counts."""
         return {"hits": self._hits, "total": self._total}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the counts."""
         self._hits, self._total = state["hits"], state["total"]
 
     def merge(self, parts: Sequence[HitRate]) -> None:
-        """Count what `parts` did, and that alone."""
+        """Replace the counts by the sums of those of `parts`."""
         self._hits = torch.stack([part._hits for part in parts if part._hits is not None]).sum()
         self._total = sum(float(part._total) for part in parts)
 
 
 def hits(preds: Tensor, target: Tensor, threshold: float) -> Tensor:
-    """Return which predictions hit their target, bool in the target's shape.
+    """Return which predictions are correct, as booleans in the target's shape.
 
     Args:
-        preds: `(N, C, ...)` with C > 1, compared by the largest class; or one number per target.
+        preds: `(N, C, ...)` with C > 1, or one number per target.
         target: Class numbers `(N, ...)`, or binary targets of the predictions' size.
-        threshold: What a prediction for a binary target must exceed to be positive.
+        threshold: The threshold that positive binary predictions exceed.
 
     Raises:
-        ValueError: The shapes can't be compared.
+        ValueError: The shapes do not match.
     """
     if preds.dim() == target.dim() + 1 and preds.shape[1] > 1:
         return preds.argmax(1) == target
     if preds.numel() == target.numel() and len(preds) == len(target):
         return (preds > threshold).reshape(target.shape) == (target > 0.5)
     message = (
-        f"accuracy of predictions of shape {tuple(preds.shape)} and targets of shape "
+        f"accuracy got predictions of shape {tuple(preds.shape)} and targets of shape "
         f"{tuple(target.shape)}; expected (N, C) and (N,), or equal sizes"
     )
     raise ValueError(message)
 
 
 def threshold(from_logits: bool | None) -> float:
-    """Return what a binary prediction must exceed to be positive."""
+    """Return the threshold that positive binary predictions exceed."""
     return 0.5 if from_logits is False else 0.0
 
 
 def weighted_hits(hit: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, int | Tensor]:
-    """Return the sum of what was hit and of all, each target counting as its sample weighs."""
+    """Return the weighted number of correct predictions, and of all targets."""
     if sample_weight is None:
         return hit.sum(), hit.numel()
     weight = sample_weight.reshape(-1, *[1] * (hit.dim() - 1)).expand(hit.shape)

@@ -1,4 +1,4 @@
-"""The weighted mean of a stage's losses: exact, and cheap enough for every step."""
+"""Weighted means of losses over a stage, without a synchronization with the device per step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 
 class Mean:
-    """The mean of scalars, each with its normalizer: `sum(value * normalizer) / sum(normalizer)`.
+    """Base class of weighted means: `sum(value * normalizer) / sum(normalizer)`.
 
     Args:
-        summed: The values are sums over their normalizer already, instead of means.
+        summed: Whether values are sums over a batch instead of means, so that they are added
+            without a multiplication by their normalizers.
     """
 
     def __init__(self, *, summed: bool = False) -> None:
@@ -23,15 +24,15 @@ class Mean:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was counted: no value was added, or none had a normalizer."""
+        """Whether the sum of the normalizers is 0."""
         return not self.sums()[1]
 
     def compute(self) -> float:
-        """Return the mean so far, NaN where nothing was counted."""
+        """Return the mean so far, NaN if it is empty."""
         return _ratio(*self.sums())
 
     def add(self, value: Tensor, normalizer: int | Tensor) -> float:
-        """Count a scalar in; return it where that costs nothing, else 0."""
+        """Add a scalar; return it if that does not synchronize with a device, otherwise 0."""
         raise NotImplementedError
 
     def sums(self) -> tuple[float, float]:
@@ -39,27 +40,27 @@ class Mean:
         raise NotImplementedError
 
     def first_nonfinite(self) -> float:
-        """Return how many values came before the first that is not finite, infinity for none."""
+        """Return the index of the first value that is not finite, infinity if there is none."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all values."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted."""
+        """Return the accumulated state."""
         raise NotImplementedError
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the accumulated state."""
         raise NotImplementedError
 
 
 class HostMean(Mean):
-    """A mean in Python floats (64 bits), for values that lie in the host's memory."""
+    """A mean in Python floats (64 bits), for values in host memory."""
 
     def add(self, value: Tensor, normalizer: int | Tensor) -> float:
-        """Count a scalar in and return it; a mean over nothing, which is NaN, counts as 0."""
+        """Add a scalar and return it; the mean over an empty batch, which is NaN, counts as 0."""
         number, count = value.item(), float(normalizer)
         if not count and not self.summed:
             return 0.0
@@ -68,15 +69,15 @@ class HostMean(Mean):
         return number
 
     def sums(self) -> tuple[float, float]:
-        """Return them."""
+        """Return the two sums."""
         return self._total, self._count
 
     def first_nonfinite(self) -> float:
-        """Return infinity: here `add` tells at once."""
+        """Return infinity: callers see a value that is not finite in the result of `add`."""
         return math.inf
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all values."""
         self._total = 0.0
         self._count = 0.0
 
@@ -85,75 +86,80 @@ class HostMean(Mean):
         return {"total": self._total, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Put them back."""
+        """Restore the two sums."""
         self._total, self._count = state["total"], state["count"]
 
 
 class DeviceMean(Mean):
-    """A mean that stays on an accelerator until somebody asks: `add` waits for nothing."""
+    """A mean that stays on an accelerator until it is read: `add` does not synchronize."""
 
-    _PENDING = 1024
+    _MAX_PENDING = 1024  # values that are kept before they are folded into the sums
 
     def add(self, value: Tensor, normalizer: int | Tensor) -> float:
-        """Count a scalar in; return 0, since reading it would wait for the device."""
+        """Add a scalar; return 0, because reading the value would wait for the device."""
         self._values.append(value.detach())
         self._normalizers.append(normalizer)
-        if len(self._values) == self._PENDING:
+        if len(self._values) == self._MAX_PENDING:
             self._fold()
         return 0.0
 
     def sums(self) -> tuple[float, float]:
-        """Read them from the device."""
+        """Return the two sums; this synchronizes with the device."""
         total, count, _ = self._read()
         return total, count
 
     def first_nonfinite(self) -> float:
-        """Read it from the device."""
+        """Return the index; this synchronizes with the device."""
         return self._read()[2]
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all values."""
         self._values: list[Tensor] = []
         self._normalizers: list[int | Tensor] = []
-        self._folded = 0  # values that are in the state
-        self._state: Tensor | None = None  # the two sums, and what came before a wrong value
+        self._folded = 0  # the number of values in the state
+        self._state: Tensor | None = None  # the two sums, and the index of `first_nonfinite`
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was folded, and what is pending, as it is: folding early would round anew."""
+        """Return the sums and the pending values; folding these early would change the bits."""
         pending = {"values": list(self._values), "shares": list(self._normalizers)}
         return {"folded": self._folded, "state": self._state, **pending}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the sums and the pending values."""
         self._values, self._normalizers = list(state["values"]), list(state["shares"])
         self._folded, self._state = state["folded"], state["state"]
 
     def _read(self) -> list[float]:
         state = self._folded_state()
+        # `tolist` synchronizes with the device, once for all three numbers.
         return [0.0, 0.0, math.inf] if state is None else state.tolist()
 
     def _fold(self) -> None:
-        """Add up what is pending; when that happens depends on the number of values alone."""
+        """Fold the pending values into the sums.
+
+        When this happens depends on the number of values alone, not on when the mean is read, so
+        that the order of summation, and thereby the bits, do not depend on readers.
+        """
         state = self._folded_state()
         self._folded += len(self._values)
         self._state, self._values, self._normalizers = state, [], []
 
     def _folded_state(self) -> Tensor | None:
-        """Return the sums with what is pending, on the device and in its widest floating type."""
+        """Return the sums including pending values, on the device, in its widest float dtype."""
         if not self._values:
             return self._state
         values = torch.stack(self._values)
         wide = torch.float32 if values.device.type == "mps" else torch.float64
         values, normalizers = values.to(wide), self._stack_normalizers(values.device, wide)
-        places = torch.arange(self._folded, self._folded + len(values), device=values.device)
-        first_nonfinite = torch.where(values.isfinite(), math.inf, places.to(wide)).min()
-        if not self.summed:  # a mean over nothing is NaN, and counts nothing
+        indices = torch.arange(self._folded, self._folded + len(values), device=values.device)
+        first_nonfinite = torch.where(values.isfinite(), math.inf, indices.to(wide)).min()
+        if not self.summed:  # the mean over an empty batch is NaN, and counts as 0
             values = torch.where(normalizers != 0, values * normalizers, 0.0)
         state = torch.stack((values.sum(), normalizers.sum(), first_nonfinite))
         if self._state is None:
             return state
-        added, earlier = self._state + state, torch.minimum(self._state, state)
-        return torch.stack((added[0], added[1], earlier[2]))
+        sums, minima = self._state + state, torch.minimum(self._state, state)
+        return torch.stack((sums[0], sums[1], minima[2]))
 
     def _stack_normalizers(self, device: torch.device, wide: torch.dtype) -> Tensor:
         if all(isinstance(normalizer, int) for normalizer in self._normalizers):
@@ -172,7 +178,7 @@ class DeviceMean(Mean):
 
 
 def mean_on(device: torch.device, *, summed: bool = False) -> Mean:
-    """Return the mean for values that lie on `device`."""
+    """Return an empty mean for values on `device`."""
     return HostMean(summed=summed) if device.type == "cpu" else DeviceMean(summed=summed)
 
 
@@ -180,76 +186,77 @@ class Means:
     """The means of an objective's terms over a stage.
 
     Args:
-        device: Where the values lie.
-        summed: For each term, whether its values are sums over their normalizer already.
+        device: The device of the values.
+        summed: For each term, whether its values are sums over a batch instead of means.
     """
 
     def __init__(self, device: torch.device, summed: Iterable[bool]) -> None:
-        self._means = [mean_on(device, summed=each) for each in summed]
+        self._means = [mean_on(device, summed=is_sum) for is_sum in summed]
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was counted for any term."""
+        """Whether the means of all terms are empty."""
         return all(mean.empty for mean in self._means)
 
     def add(self, parts: Sequence[tuple[Tensor, int | Tensor]]) -> float:
-        """Count a batch in: a value and a normalizer for each term.
+        """Add a batch: a value and a normalizer for each term.
 
         Returns:
-            The sum of the values where that costs nothing, else 0.
+            The sum of the values if that does not synchronize with a device, otherwise 0.
         """
-        if len(parts) == len(self._means) == 1:  # the most frequent case, in every step
+        if len(parts) == len(self._means) == 1:  # a fast path for every step of a single loss
             return self._means[0].add(*parts[0])
-        added = zip(self._means, parts, strict=True)
-        return sum(mean.add(value, normalizer) for mean, (value, normalizer) in added)
+        pairs = zip(self._means, parts, strict=True)
+        return sum(mean.add(value, normalizer) for mean, (value, normalizer) in pairs)
 
     def compute(self) -> tuple[float, list[float]]:
-        """Return the sum of the means, and the mean of each term, NaN where nothing was counted.
+        """Return the sum of the means, and the mean of each term, NaN if it is empty.
 
-        A term that counted nothing is no part of the sum, unless that is so for all.
+        Terms with an empty mean are left out of the sum, unless all are empty.
         """
         sums = [mean.sums() for mean in self._means]
-        counted = [total / count for total, count in sums if count]
-        return sum(counted) if counted else math.nan, [_ratio(*each) for each in sums]
+        means = [total / count for total, count in sums if count]
+        return sum(means) if means else math.nan, [_ratio(*pair) for pair in sums]
 
     def sums(self) -> list[tuple[float, float]]:
         """Return for each term what `Mean.sums` returns."""
         return [mean.sums() for mean in self._means]
 
     def joined(self, everywhere: Sequence[Sequence[tuple[float, float]]]) -> Means:
-        """Return the means over what several processes counted.
+        """Return the means over the values of several processes.
 
         Args:
-            everywhere: The sums of each of them.
+            everywhere: What `sums` returned on each process.
         """
         union = Means(torch.device("cpu"), [mean.summed for mean in self._means])
         for number, mean in enumerate(union._means):
+            # `fsum` is exact, so that the bits do not depend on the order of the processes.
             total = math.fsum(sums[number][0] for sums in everywhere)
             count = math.fsum(sums[number][1] for sums in everywhere)
             mean.load_state_dict({"total": total, "count": count})
         return union
 
     def culprits(self) -> list[bool]:
-        """Say for each term whether it was among the first to be NaN or infinite, as far as known.
+        """Return for each term whether it was among the first to be NaN or infinite.
 
-        Once the weights are NaN, everything is.
+        Later values do not count: once the weights are NaN, all terms are.
         """
-        places = [mean.first_nonfinite() for mean in self._means]
-        return [place == min(places) for place in places]
+        indices = [mean.first_nonfinite() for mean in self._means]
+        return [index == min(indices) for index in indices]
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard all values."""
         for mean in self._means:
             mean.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted, for each term."""
+        """Return the state of the mean of each term."""
         return {"means": [mean.state_dict() for mean in self._means]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
-        for mean, each in zip(self._means, state["means"], strict=True):
-            mean.load_state_dict(each)
+        """Restore the state of the mean of each term."""
+        for mean, mean_state in zip(self._means, state["means"], strict=True):
+            mean.load_state_dict(mean_state)
 
 
 def _ratio(total: float, count: float) -> float:

@@ -1,4 +1,4 @@
-"""Metrics over what several processes counted, each sample once."""
+"""Merging of metrics: the states of several processes, each sample counted once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fitorch.internals.torchmetrics import has_states, is_metric, reductions_of,
 
 
 def merge(metric: Any, parts: Sequence[Any]) -> None:
-    """Make a metric stand for all that its copies counted; they stay as they are.
+    """Replace the state of a metric by the union of the states of its copies.
 
     Args:
-        metric: What it counted itself is forgotten.
-        parts: Its copies that counted something, at least one.
+        metric: The metric; its own state is discarded.
+        parts: Its copies that were updated, at least one. They are not changed.
 
     Raises:
-        TypeError: The metric does not tell how its states are merged.
+        TypeError: The metric does not support merging.
     """
-    if callable(getattr(metric, "merge", None)):  # ours
+    if callable(getattr(metric, "merge", None)):  # a metric of fitorch
         metric.merge(parts)
     elif is_metric(metric):
         _merge_modules(metric, parts)
@@ -32,28 +32,28 @@ def merge(metric: Any, parts: Sequence[Any]) -> None:
             metric.merge_state(part)
     else:
         message = (
-            f"{type(metric).__name__} can't be measured on several processes; give it a method "
-            "merge_state(other) that counts in what another one counted"
+            f"{type(metric).__name__} does not support several processes; define a method "
+            "merge_state(other) that adds the state of another instance"
         )
         raise TypeError(message)
 
 
 def portable(metric: Any) -> Any:
-    """Return the metric without what every process has itself, and not all can be pickled."""
-    local = [name for name in ("function", "entry") if name in getattr(metric, "__dict__", ())]
-    if not local or isinstance(metric, nn.Module):
+    """Return the metric without its functions, which need not be sent and may not pickle."""
+    names = [name for name in ("function", "entry") if name in getattr(metric, "__dict__", ())]
+    if not names or isinstance(metric, nn.Module):
         return metric
     metric = copy.copy(metric)
-    for name in local:
+    for name in names:
         setattr(metric, name, None)
     return metric
 
 
 def without_sync(metric: Any) -> Any:
-    """Return the metric, kept from gathering states on its own where processes compute it.
+    """Return the metric with torchmetrics' own synchronization of processes turned off.
 
-    Metrics of torchmetrics do that in `compute`, which waits forever where not all processes
-    compute at once, and would count each sample twice where states are merged already.
+    Metrics of torchmetrics synchronize in `compute`. That would wait forever if not all processes
+    compute at the same time, and would count each sample twice in states that are merged already.
     """
     for module in metric.modules() if hasattr(metric, "modules") else ():
         if hasattr(module, "distributed_available_fn"):
@@ -66,13 +66,13 @@ def _never_distributed() -> bool:
 
 
 def _merge_modules(metric: Any, parts: Sequence[Any]) -> None:
-    """Merge a metric of torchmetrics, and those that it consists of, one by one."""
-    for each in (metric, *parts):
-        if type(each).__name__ == "MetricCollection":
-            each.values()  # members of a group get states of their own
-    for own, *others in zip(metric.modules(), *(p.modules() for p in parts), strict=True):
-        if has_states(own):
-            _merge_states(own, others)
+    """Merge a metric of torchmetrics and the metrics inside it, one by one."""
+    for collection in (metric, *parts):
+        if type(collection).__name__ == "MetricCollection":
+            collection.values()  # copies the states that members of a compute group share
+    for module, *others in zip(metric.modules(), *(p.modules() for p in parts), strict=True):
+        if has_states(module):
+            _merge_states(module, others)
 
 
 def _merge_states(metric: Any, parts: Sequence[Any]) -> None:
@@ -83,16 +83,18 @@ def _merge_states(metric: Any, parts: Sequence[Any]) -> None:
 
 
 def _reduce_states(states: list[Any], reduction: Any) -> Any:
-    """Return one state of several, as torchmetrics does where processes meet."""
+    """Return the reduction of several states, as torchmetrics' own synchronization computes it."""
     if len(states) == 1:
         return copy.deepcopy(states[0])
     if any(isinstance(state, list) for state in states):
         listed = [state if isinstance(state, list) else [state] for state in states]
-        joined = [item for state in listed for item in state]
+        items = [item for state in listed for item in state]
         if reduction is None or getattr(reduction, "__name__", "") == "dim_zero_cat":
-            return joined
-        return reduction(joined)
-    if len({state.numel() for state in states}) == 1:  # () and (1,), in Pearson's of some versions
+            return items
+        return reduction(items)
+    if (
+        len({state.numel() for state in states}) == 1
+    ):  # () and (1,) in PearsonCorrCoef of some versions
         shape = min((state.shape for state in states), key=len)
         states = [state.reshape(shape) for state in states]
     stacked = torch.stack(states)

@@ -1,4 +1,4 @@
-"""Metrics by name: made for the task that the first batch shows."""
+"""Metrics by name, built for the task that is inferred from the first batch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .task import PredictionKind, Task, infer_task, reshape_for_task
 
 
 class NamedMetric:
-    """A metric that is made when it sees its first batch, for the task of that batch.
+    """A metric that is built for the task of its first batch.
 
     Args:
-        entry: What the name stands for.
-        scale: What predictions are.
+        entry: The registry's entry for the name.
+        scale: The kind of predictions, None if it is unknown.
 
     Attributes:
-        task: What the first batch was, None before.
+        task: The task of the first batch, None before.
     """
 
     def __init__(self, entry: MetricEntry, scale: PredictionKind) -> None:
@@ -36,10 +36,10 @@ class NamedMetric:
         self._device = torch.device("cpu")
 
     def update(self, preds: Any, target: Any, sample_weight: Any = None) -> None:
-        """Count a batch in, weighted where the metric takes weights.
+        """Add a batch, with sample weights if the metric supports them.
 
         Raises:
-            ValueError: The metric is not defined for the task, or the task can't be told.
+            ValueError: The metric is not defined for the task, or the task cannot be inferred.
         """
         if self.task is None:
             self._make(self.entry.task or infer_task(preds, target, self._scale), preds.device)
@@ -48,23 +48,23 @@ class NamedMetric:
         self._metric.update(*reshape_for_task(self.task, preds, target), **weights)
 
     def compute(self) -> Any:
-        """Return the figure."""
+        """Return the value over all batches."""
         return self._metric.compute()
 
     def reset(self) -> None:
-        """Forget all batches, but not the task."""
+        """Discard all batches, but keep the task."""
         if self._metric is not None:
             self._metric.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the task, the device, and what was counted; nothing before the first batch."""
+        """Return the task, the device and the metric's state; empty before the first batch."""
         if self.task is None:
             return {}
         task, device = [self.task.kind, self.task.size], str(self._device)
         return {"task": task, "device": device, "metric": state_of(self._metric)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the state, and build the metric if necessary."""
         if not state:
             self.task = self._metric = None
             return
@@ -73,7 +73,7 @@ class NamedMetric:
         load_state(self._metric, state["metric"])
 
     def _make(self, task: Task, device: torch.device) -> None:
-        """Make the metric for a task."""
+        """Build the metric for a task."""
         self._metric = without_sync(self.entry.make(task, self._scale))
         if hasattr(self._metric, "to"):
             self._metric = self._metric.to(device)
@@ -81,17 +81,17 @@ class NamedMetric:
         self.task, self._device = task, device
 
     def merge(self, parts: Sequence[NamedMetric]) -> None:
-        """Count what `parts` did, and that alone.
+        """Replace the state by the union of the states of `parts`.
 
         Raises:
-            ValueError: They took their first batches for different tasks.
+            ValueError: The parts inferred different tasks.
         """
         tasks = {part.task for part in parts}
         if len(tasks) > 1:
             listed = ", ".join(sorted(map(str, tasks)))
             message = (
-                f"the processes' first batches show different tasks ({listed}); pass a metric made "
-                "for one of them"
+                f"the first batches of the processes belong to different tasks ({listed}); pass a "
+                "metric object for one task instead of a name"
             )
             raise ValueError(message)
         if self.task is None:
@@ -101,15 +101,15 @@ class NamedMetric:
 
 
 def get(name: str, scale: PredictionKind = None) -> NamedMetric:
-    """Return a new metric called `name`, which is made when it sees its first batch.
+    """Return a new metric by its name; it is built for the task of its first batch.
 
     Args:
         name: `"acc"`, `"auc"`, `"f1"`, `"mae"` and the like.
-        scale: What predictions are: "probabilities", "logits", "class_logits", or None where the
-            whole epoch should decide.
+        scale: The kind of predictions: "probabilities", "logits" or "class_logits"; None infers it
+            from all predictions of the epoch.
 
     Raises:
-        ValueError: No metric has that name.
+        ValueError: The name is unknown.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Figures of an order: how well scores tell positive samples from negative ones."""
+"""Ranking metrics AUC and KS: how well scores separate positive samples from negative ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .score import Score
 
 
 class RankingMetric(Score):
-    """What AUC and KS share: how many positive and negative samples have each score.
+    """Base class of AUC and KS: the numbers of positive and negative samples for each score.
 
     Args:
-        thresholds: None keeps every score, for the exact figure; a number of bins for the
-            probability, between 0 and 1, needs memory for these alone.
-        from_logits: Whether predictions are logits, which matters for bins only; None is what the
-            loss of the model tells, and logits outside of one.
+        thresholds: None keeps every score, which is exact; a number divides the probabilities into
+            that many bins, which needs constant memory.
+        from_logits: Whether predictions are logits, which matters for bins only; None follows the
+            model's loss, and is True outside of a model.
     """
 
     scores: list[Tensor]
@@ -33,7 +33,7 @@ class RankingMetric(Score):
     ) -> None:
         super().__init__(from_logits, **kwargs)
         if thresholds is not None and not thresholds >= 2:
-            message = f"thresholds must be None or 2 and more, got {thresholds!r}"
+            message = f"thresholds must be None or at least 2, got {thresholds!r}"
             raise ValueError(message)
         self.thresholds = thresholds
         if thresholds is None:
@@ -48,15 +48,15 @@ class RankingMetric(Score):
 
     @property
     def needs_prediction_kind(self) -> bool:
-        """Whether it matters what predictions are."""
+        """Whether the value depends on the kind of predictions: only bins do."""
         return self.thresholds is not None
 
     def update(self, preds: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Count a batch in.
+        """Add a batch.
 
         Args:
             preds: A score for each sample, (N,) or (N, 1).
-            target: 0 or 1, of the same size.
+            target: 0 or 1 for each sample, of the same size.
             sample_weight: A weight for each sample, of the same size, or None.
 
         Raises:
@@ -88,19 +88,22 @@ class RankingMetric(Score):
         probability = scores.float()
         if self.from_logits is not False:
             probability = probability.sigmoid()
-        place = (probability.nan_to_num() * bins).long().clamp(0, bins - 1)
+        index = (probability.nan_to_num() * bins).long().clamp(0, bins - 1)
         self.unordered = self.unordered + probability.isnan().sum()
-        for name, there in (("positive_bins", positive), ("negative_bins", ~positive)):
-            found = there.long() if weight is None else weight.to(_wide(weight.device)) * there
-            kept = getattr(self, name)
+        for name, mask in (("positive_bins", positive), ("negative_bins", ~positive)):
+            counts = mask.long() if weight is None else weight.to(_wide(weight.device)) * mask
+            total = getattr(self, name)
             setattr(
                 self,
                 name,
-                kept + kept.new_zeros(bins, dtype=found.dtype).index_add(0, place, found),
+                total + total.new_zeros(bins, dtype=counts.dtype).index_add(0, index, counts),
             )
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """Return how many positive and negative samples have each score, in ascending order."""
+        """Return the numbers of positive and negative samples for each score, in ascending order.
+
+        Both are NaN if a score is NaN.
+        """
         if self.thresholds is not None:
             wide = _wide(self.positive_bins.device)
             counts = torch.stack([self.positive_bins, self.negative_bins]).to(wide)
@@ -117,23 +120,24 @@ class RankingMetric(Score):
         if scores[-1:].isnan().any():  # NaN sorts to the end
             return torch.full((1,), torch.nan), torch.full((1,), torch.nan)
         last = torch.ones_like(scores, dtype=torch.bool)
-        last[:-1] = scores[1:] != scores[:-1]  # of those that have one score
+        last[:-1] = scores[1:] != scores[:-1]  # the last sample of each distinct score
         positives, negatives = (weight * positive).cumsum(0), (weight * (1 - positive)).cumsum(0)
         zero = positives.new_zeros(1)
         return positives[last].diff(prepend=zero), negatives[last].diff(prepend=zero)
 
 
 class AUC(RankingMetric):
-    """The probability that a positive sample scores higher than a negative one, ties counted half.
+    """Area under the ROC curve: the probability that a positive sample has the higher score.
 
-    Exact: every score is kept (5 bytes a sample), unless `thresholds` says how many bins to keep
-    instead. Logits and probabilities give the same figure, as only their order counts. Predictions
-    and targets are `(N,)` or `(N, 1)`. NaN where one of the classes is missing.
+    Ties between a positive and a negative sample count half. The value is exact: every score is
+    kept (5 bytes per sample), unless `thresholds` is a number of bins. Logits and probabilities
+    give the same value, because only their order matters. Predictions and targets have shape
+    `(N,)` or `(N, 1)`. The value is NaN if one of the classes is missing.
 
     Args:
-        thresholds: None is exact; a number of bins, as 1000, needs constant memory.
-        from_logits: Whether predictions are logits, which matters for bins only; None is what the
-            loss of the model tells, and logits outside of one.
+        thresholds: None is exact; a number of bins, such as 1000, needs constant memory.
+        from_logits: Whether predictions are logits, which matters for bins only; None follows the
+            model's loss, and is True outside of a model.
 
     Raises:
         ValueError: `thresholds` is less than 2.
@@ -149,7 +153,7 @@ class AUC(RankingMetric):
     """
 
     def compute(self) -> Tensor:
-        """Return the area in [0, 1], NaN where a class is missing or a score is NaN."""
+        """Return the area in [0, 1], NaN if a class is missing or a score is NaN."""
         positives, negatives = self.counts()
         below = negatives.cumsum(0) - negatives
         pairs = positives.sum() * negatives.sum()
@@ -157,16 +161,16 @@ class AUC(RankingMetric):
 
 
 class KS(RankingMetric):
-    """The Kolmogorov-Smirnov statistic: how far apart the scores of the two classes lie.
+    """Kolmogorov-Smirnov statistic: the largest distance between the scores' distributions.
 
-    The largest distance between the distribution functions of the positive and of the negative
-    samples' scores: 0 where they are alike, 1 where a threshold tells all of them apart. Exact, and
-    in the same shapes as `AUC`. NaN where one of the classes is missing.
+    The distance is between the cumulative distribution functions of the positive and the negative
+    samples' scores. It is 0 if they are equal, and 1 if a threshold separates the classes. Shapes
+    and exactness are as for `AUC`. The value is NaN if one of the classes is missing.
 
     Args:
-        thresholds: None is exact; a number of bins, as 1000, needs constant memory.
-        from_logits: Whether predictions are logits, which matters for bins only; None is what the
-            loss of the model tells, and logits outside of one.
+        thresholds: None is exact; a number of bins, such as 1000, needs constant memory.
+        from_logits: Whether predictions are logits, which matters for bins only; None follows the
+            model's loss, and is True outside of a model.
 
     Raises:
         ValueError: `thresholds` is less than 2.
@@ -180,14 +184,14 @@ class KS(RankingMetric):
     """
 
     def compute(self) -> Tensor:
-        """Return the statistic in [0, 1], NaN where a class is missing or a score is NaN."""
+        """Return the statistic in [0, 1], NaN if a class is missing or a score is NaN."""
         positives, negatives = self.counts()
         if not len(positives):
             return torch.tensor(torch.nan)
-        apart = positives.cumsum(0) / positives.sum() - negatives.cumsum(0) / negatives.sum()
-        return apart.abs().max().float()
+        distance = positives.cumsum(0) / positives.sum() - negatives.cumsum(0) / negatives.sum()
+        return distance.abs().max().float()
 
 
 def _wide(device: torch.device) -> torch.dtype:
-    """Return the type to count in: MPS has no 64 bits."""
+    """Return the dtype for counts: MPS does not support float64."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -1,4 +1,4 @@
-"""Metrics by name."""
+"""Registry of metrics: names, and how to build the metric for a task."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MetricFactory = Callable[[Task, PredictionKind], Any]
 
 @dataclass(frozen=True, slots=True)
 class MetricEntry:
-    """What a name stands for.
+    """A registered metric.
 
     Args:
-        make: Makes the metric for a task.
-        higher_is_better: Its direction.
-        task: The one task that it is for, or None.
+        make: A function that builds the metric for a task and a kind of predictions.
+        higher_is_better: Whether a higher value is better.
+        task: The only task that the metric is for; None infers it from the first batch.
     """
 
     make: MetricFactory
@@ -41,7 +41,7 @@ def _auc(task: Task, scale: PredictionKind) -> Any:
         return _classification("AUROC")(task, scale)
     from .ranking import AUC
 
-    return AUC()  # only the order counts
+    return AUC()  # exact for logits and probabilities alike: only the order matters
 
 
 def _ks(task: Task, _scale: PredictionKind) -> Any:
@@ -52,7 +52,7 @@ def _ks(task: Task, _scale: PredictionKind) -> Any:
 
 
 def _classification(suffix: str, **options: Any) -> MetricFactory:
-    """Return what makes one of torchmetrics' classification metrics; classes are averaged."""
+    """Return a factory for a torchmetrics classification metric, averaged over classes."""
 
     def make(task: Task, scale: PredictionKind) -> Any:
         from torchmetrics import classification
@@ -60,16 +60,16 @@ def _classification(suffix: str, **options: Any) -> MetricFactory:
         _check_task(task, ("regression",), suffix)
         sizes = {"multiclass": "num_classes", "multilabel": "num_labels"}
         size = {sizes[task.kind]: task.size} if task.kind in sizes else {}
-        kind = getattr(classification, f"{task.kind.capitalize()}{suffix}", None)
-        if kind is None:
+        metric_type = getattr(classification, f"{task.kind.capitalize()}{suffix}", None)
+        if metric_type is None:
             raise ValueError(_undefined_message(suffix, task))
-        return Probabilities(kind(**size, **options), scale)
+        return Probabilities(metric_type(**size, **options), scale)
 
     return make
 
 
 def _multiclass(suffix: str, **options: Any) -> MetricFactory:
-    """Return what makes one that is defined for several classes only."""
+    """Return a factory for a classification metric that is defined for several classes only."""
 
     def make(task: Task, scale: PredictionKind) -> Any:
         _check_task(task, ("binary", "multilabel", "regression"), suffix)
@@ -78,11 +78,13 @@ def _multiclass(suffix: str, **options: Any) -> MetricFactory:
     return make
 
 
-def _regression(kind: str, **options: Any) -> MetricFactory:
+def _regression(name: str, **options: Any) -> MetricFactory:
+    """Return a factory for a torchmetrics regression metric."""
+
     def make(_task: Task, _scale: PredictionKind) -> Any:
         from torchmetrics import regression
 
-        return getattr(regression, kind)(**options)
+        return getattr(regression, name)(**options)
 
     return make
 
@@ -94,7 +96,7 @@ def _check_task(task: Task, kinds: tuple[str, ...], name: str) -> None:
 
 def _undefined_message(name: str, task: Task) -> str:
     return (
-        f"{name} is not defined for what the first batch shows: {task}; pass a metric of "
+        f"{name} is not defined for the task of the first batch: {task}; pass a metric of "
         "torchmetrics, or a function (y_pred, y_true)"
     )
 
@@ -134,27 +136,27 @@ METRICS: dict[str, MetricEntry] = {
 
 
 def check_names(metrics: Iterable[tuple[str, Any]]) -> None:
-    """Refuse names that nothing is called, and a metric that is called as the loss is.
+    """Check that metrics passed by name exist, and that no column of a metric is named 'loss'.
 
     Args:
-        metrics: What each metric's figure is called, and the metric.
+        metrics: The column name of each metric, and the metric.
 
     Raises:
-        ValueError: No metric has that name, or a metric's figure would be that of the loss.
+        ValueError: A name is unknown, or a metric's column is named 'loss'.
     """
     for name, metric in metrics:
         if name == "loss":
-            message = "a metric is called 'loss', as the loss itself is; give it another name"
+            message = "a metric is named 'loss', like the loss itself; choose another name"
             raise ValueError(message)
         if isinstance(metric, str):
             entry_of(metric)
 
 
 def entry_of(name: str) -> MetricEntry:
-    """Return what a name stands for.
+    """Return the entry of a name.
 
     Raises:
-        ValueError: No metric has that name.
+        ValueError: The name is unknown.
     """
     if name in METRICS:
         return METRICS[name]
@@ -165,11 +167,11 @@ def entry_of(name: str) -> MetricEntry:
 
 
 def higher_is_better(metric: Any, part: str = "") -> bool | None:
-    """Say in which direction a metric improves, None where it does not tell.
+    """Return whether a higher value of a metric is better, None if the metric does not define it.
 
     Args:
         metric: A metric or a name.
-        part: The key of the figure, where the metric gives several.
+        part: The key of the value, if the metric returns a dict.
     """
     if isinstance(metric, str):
         return entry_of(metric).higher_is_better

@@ -1,4 +1,4 @@
-"""What our torchmetrics metrics have in common: a score in [0, 1], the higher the better."""
+"""Base class of fitorch's torchmetrics metrics: a score in [0, 1], the higher the better."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torchmetrics import Metric
 
 
 class Score(Metric):
-    """A figure in [0, 1], the higher the better.
+    """A value in [0, 1], the higher the better.
 
     Args:
-        from_logits: Whether binary predictions are logits; None is what the loss of the model
-            tells, and logits outside of one.
-        **kwargs: What `torchmetrics.Metric` takes.
+        from_logits: Whether binary predictions are logits; None follows the model's loss, and is
+            True outside of a model.
+        **kwargs: Arguments of `torchmetrics.Metric`.
     """
 
     is_differentiable = False
@@ -30,14 +30,14 @@ class Score(Metric):
 
     @property
     def needs_prediction_kind(self) -> bool:
-        """Whether it matters that predictions are logits or probabilities."""
+        """Whether the value depends on the kind of predictions."""
         return True
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Draw the figure, or several of them over time.
+        """Draw the value, or several of them over time.
 
         Args:
-            val: What `compute` returned, once or several times; None computes it.
+            val: The result of `compute`, or a sequence of results; None computes it.
             ax: matplotlib's axes, or None for new ones.
 
         Returns:

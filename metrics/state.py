@@ -1,4 +1,4 @@
-"""What a metric has counted, taken out and put back: for reading halfway, and for checkpoints."""
+"""Saving and loading of metric states, for checkpoints and for values in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def state_of(metric: Any) -> dict[str, Any]:
-    """Return what a metric has counted: plain values and the metric's own tensors.
+    """Return the state of a metric: plain values, and the metric's tensors without copies.
 
-    Metrics of torchmetrics tell their states. Of other objects all attributes are taken that are
-    plain values or tensors; what else they hold is taken for settings.
+    Metrics of torchmetrics declare their states. For other objects, the state is all attributes
+    that are plain values or tensors; other attributes are taken for settings.
     """
     if not isinstance(metric, nn.Module):
-        own = getattr(metric, "state_dict", None)
-        return dict(own()) if own is not None else _attributes(metric)
+        state_dict = getattr(metric, "state_dict", None)
+        return dict(state_dict()) if state_dict is not None else _attributes(metric)
     if type(metric).__name__ == "MetricCollection":
-        metric.values()  # type: ignore[operator] # members of a group get states of their own
+        # Copies the states that members of a compute group share.
+        metric.values()  # type: ignore[operator]
     return {path: _module_state(module) for path, module in metric.named_modules()}
 
 
 def load_state(metric: Any, state: Mapping[str, Any]) -> None:
-    """Give a metric what `state_of` took out of one like it; tensors are taken as they are."""
+    """Load what `state_of` returned for a metric of the same class; tensors are not copied."""
     if isinstance(metric, nn.Module):
         for path, module in metric.named_modules():
             _load_module_state(module, state[path])
@@ -40,7 +41,7 @@ def load_state(metric: Any, state: Mapping[str, Any]) -> None:
 
 
 def clone_state(tree: Any) -> Any:
-    """Return a state with tensors of its own; those in lists, which only grow, are shared."""
+    """Return a copy of a state; tensors in lists are shared, because lists are only appended to."""
     if isinstance(tree, Tensor):
         return tree.clone()
     if isinstance(tree, Mapping):
@@ -61,10 +62,10 @@ def move_state(tree: Any, device: Any) -> Any:
 
 def _module_state(module: nn.Module) -> dict[str, Any]:
     if is_metric(module):
-        found = {name: getattr(module, name) for name in state_names(module)}
+        state = {name: getattr(module, name) for name in state_names(module)}
     else:
-        found = _attributes(module)
-    return {**found, **dict(_registered_tensors(module))}
+        state = _attributes(module)
+    return {**state, **dict(_registered_tensors(module))}
 
 
 def _load_module_state(module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -74,7 +75,7 @@ def _load_module_state(module: nn.Module, state: Mapping[str, Any]) -> None:
             setattr(module, name, value)
         else:
             tensor.data = value.data
-    if hasattr(module, "_computed"):
+    if hasattr(module, "_computed"):  # torchmetrics' cached result, which is stale now
         vars(module)["_computed"] = None
 
 
@@ -85,8 +86,8 @@ def _registered_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
-    own = getattr(thing, "__dict__", {})
-    return {k: v for k, v in own.items() if k not in _MODULE_ATTRIBUTES and _is_storable(v)}
+    attributes = getattr(thing, "__dict__", {})
+    return {k: v for k, v in attributes.items() if k not in _MODULE_ATTRIBUTES and _is_storable(v)}
 
 
 def _with_copied_lists(state: Mapping[str, Any]) -> dict[str, Any]:

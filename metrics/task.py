@@ -1,4 +1,4 @@
-"""What kind of problem predictions and targets are, told once, from the first batch."""
+"""Task inference: binary, multi-class, multi-label or regression, from the first batch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# What predictions are: probabilities, logits (for the sigmoid, or where targets are class numbers
-# for the softmax), logits of classes along dimension 1; None where nobody told.
+# Probabilities; logits, for the sigmoid or (if targets are class numbers) for the softmax; logits
+# of classes along dimension 1; None if it is unknown.
 PredictionKind = Literal["probabilities", "logits", "class_logits"] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A kind of problem.
+    """A task.
 
     Args:
         kind: "binary", "multiclass", "multilabel" or "regression".
-        size: The number of classes, or of labels; 1 where that says nothing.
+        size: The number of classes or labels; 1 for binary tasks and regression.
     """
 
     kind: str
@@ -32,15 +32,20 @@ class Task:
 
 
 def infer_task(y_pred: Any, y_true: Any, scale: PredictionKind = None) -> Task:
-    """Tell the kind of problem.
+    """Return the task of predictions and targets.
 
-    Predictions (N, C, ...) beside whole numbers (N, ...), or beside a probability for each class,
-    are of C classes; others have the size of their targets and are binary where these are 0 and 1
-    (or in between: smoothed), multilabel where there are several for each sample, and regression
-    where they are anything else.
+    The task is multi-class for predictions (N, C, ...) with class numbers (N, ...), or with class
+    probabilities of the same shape. Otherwise, predictions have the size of their targets: the task
+    is regression if a target lies outside of [0, 1]; else it is multi-label for predictions (N, L)
+    with L > 1, and binary for all others.
+
+    Args:
+        y_pred: Predictions of a batch.
+        y_true: Targets of the same batch.
+        scale: The kind of predictions, None if it is unknown.
 
     Raises:
-        ValueError: The shapes belong to none of these.
+        ValueError: The shapes belong to none of these tasks.
     """
     if isinstance(y_pred, Tensor) and isinstance(y_true, Tensor):
         if y_pred.dim() == y_true.dim() + 1 and y_pred.shape[1] > 1:
@@ -48,6 +53,7 @@ def infer_task(y_pred: Any, y_true: Any, scale: PredictionKind = None) -> Task:
         if y_pred.shape == y_true.shape and scale == "class_logits" and y_pred.dim() > 1:
             return Task("multiclass", y_pred.shape[1])
         if y_pred.numel() == y_true.numel() and len(y_pred) == len(y_true):
+            # Synchronizes with the device, in the first batch only.
             if not bool(((y_true >= 0) & (y_true <= 1)).all()):
                 return Task("regression")
             several = y_pred.dim() == 2 and y_pred.shape[1] > 1
@@ -56,14 +62,14 @@ def infer_task(y_pred: Any, y_true: Any, scale: PredictionKind = None) -> Task:
         f"{type(part).__name__} {tuple(getattr(part, 'shape', ()))}" for part in (y_pred, y_true)
     )
     message = (
-        f"can't tell the task from predictions and targets of {shapes}; pass a metric of "
-        "torchmetrics, made for the task, instead of a name"
+        f"cannot infer the task from predictions and targets of {shapes}; pass a metric of "
+        "torchmetrics for the task instead of a name"
     )
     raise ValueError(message)
 
 
 def reshape_for_task(task: Task, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return predictions and targets in the shapes and types that torchmetrics takes."""
+    """Return predictions and targets in the shapes and dtypes that torchmetrics expects."""
     if task.kind == "regression":
         return preds.reshape(target.shape), target
     if task.kind == "multiclass":
@@ -74,7 +80,7 @@ def reshape_for_task(task: Task, preds: Tensor, target: Tensor) -> tuple[Tensor,
 
 
 def to_probabilities(preds: Tensor, target: Tensor, scale: PredictionKind) -> Tensor:
-    """Return predictions as probabilities, in 64 bits, where large logits stay apart."""
+    """Return predictions as probabilities, in float64, in which those of large logits differ."""
     if scale == "probabilities" or not preds.is_floating_point():
         return preds
     wide = preds if preds.device.type == "mps" else preds.double()
@@ -83,5 +89,5 @@ def to_probabilities(preds: Tensor, target: Tensor, scale: PredictionKind) -> Te
 
 
 def outside_unit_interval(preds: Tensor) -> Tensor:
-    """Return whether some prediction can't be a probability, a scalar that nobody has read yet."""
+    """Return whether a prediction is not in [0, 1], as a scalar tensor on its device."""
     return ((preds < 0) | (preds > 1)).any() if preds.is_floating_point() else torch.tensor(False)

@@ -10,7 +10,7 @@ NOT_FOLLOWED = {
     "trainer/checkpoint/store.py: errno.ENOSPC": "the system's own words",
     "trainer/files.py: message": "what `write_error` is given, which is followed",
     "trainer/engine/signals.py: what": "Ctrl-C and SIGTERM: where training stands",
-    "trainer/engine/steps/compiled_region.py: _reason(error)": "torch's reason, inside a warning",
+    "trainer/engine/steps/compiled_region.py: _first_lines(error)": "torch's reason, in a warning",
     "trainer/engine/steps/compiled_region.py: reason": "likewise",
     "trainer/history/report.py: error.errno": "the system's number, before the message",
     "trainer/resume/saving.py: str(error)": "an error that was raised before, as a warning",

@@ -11,6 +11,8 @@ import pytest
 from architecture import RANK, ROOT, SIDE_FOLDERS, cycles, imports, modules, unit
 
 # Packages whose `__init__` exports names. Any other `__init__` is a docstring alone.
+# Modules of the root that the picture draws as one row, its names shortened.
+FOLDED = {"checks", "environment", "files", "randomness"}
 EXPORTING = {"", "checkpoint", "sklearn", *SIDE_FOLDERS}
 
 
@@ -70,3 +72,14 @@ def test_the_wheel_contains_every_template():
     files = {file.name for file in (ROOT / "trainer/templates").iterdir() if file.is_file()}
     packaged = {name for name in files if any(fnmatch(name, pattern) for pattern in patterns)}
     assert files - packaged == {"__init__.py", "rendering.py"}
+
+
+def test_the_design_names_files_and_packages_that_exist():
+    page = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"(?<![\w/])((?:[a-z_]+/)*[a-z_]+\.py)\b", page))
+    folders = (ROOT / "trainer", ROOT)
+    gone = [file for file in files if not any((folder / file).is_file() for folder in folders)]
+    assert len(files) > 40
+    assert not gone
+    picture = (ROOT / "docs/images/architecture.svg").read_text(encoding="utf-8")
+    assert [name for name in RANK if name.strip("_") not in picture and name not in FOLDED] == []

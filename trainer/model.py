@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fitorch.checkpoint.weights import file_of, load_weights, save_weights
-from fitorch.deepspeed.settings import check_plugin as check_deepspeed
-from fitorch.distributed.dtensor import joined
-from fitorch.distributed.fsdp import check_plugin
+from fitorch.deepspeed.settings import check_deepspeed
+from fitorch.distributed.dtensor import gather_full
+from fitorch.distributed.fsdp import check_fsdp
 from fitorch.distributed.processes import together
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.base_model import BaseModel
@@ -113,7 +113,7 @@ class KerasModel(BaseModel):
     ) -> None:
         check_flag("jit_compile", jit_compile)
         check_flag("channels_last", channels_last)
-        check_plugin(fsdp)
+        check_fsdp(fsdp)
         check_deepspeed(deepspeed, fsdp)
         check_module(net)
         if self.StepRunner is None:
@@ -379,7 +379,7 @@ class KerasModel(BaseModel):
     ) -> Path:
         """Write weights as `save_ckpt` does, given as state dicts of "net" and "loss"."""
         main = self.is_main_process
-        states = {name: joined(state, keep=main) for name, state in states.items()}
+        states = {name: gather_full(state, keep=main) for name, state in states.items()}
         if not main:
             return file_of(path)
         file = save_weights(states["net"], path, metadata)

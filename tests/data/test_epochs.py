@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from fitorch import KerasModel
-from fitorch.data.epochs import Feed
+from fitorch.data.epochs import EpochIterator
 from fitorch.data.sources import Batching, as_source
 from fitorch.engine.steps.accumulation import micro_batches
 from fitorch.errors import DataError
@@ -22,24 +22,24 @@ def numbers(samples=10, size=2, shuffle=False):
     return as_source((x, x), "train_data", Batching(size, shuffle, seed=1))
 
 
-def epoch(feed):
+def epoch(iterator):
     """Give an epoch to its end, as the loop does."""
-    yield from feed.epoch()
-    feed.end_epoch()
+    yield from iterator.epoch()
+    iterator.end_epoch()
 
 
-def epochs(feed, count):
-    return [[batch[0].tolist() for batch in epoch(feed)] for _ in range(count)]
+def epochs(iterator, count):
+    return [[batch[0].tolist() for batch in epoch(iterator)] for _ in range(count)]
 
 
 def test_an_epoch_is_a_pass():
-    assert epochs(Feed(numbers()), 2) == [[[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]] * 2
+    assert epochs(EpochIterator(numbers()), 2) == [[[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]] * 2
 
 
 def test_each_epoch_has_the_order_of_its_own_pass():
     data = numbers(shuffle=True)
     expected = [[b[0].tolist() for b in data.batches(p)] for p in range(3)]
-    assert epochs(Feed(data), 3) == expected
+    assert epochs(EpochIterator(data), 3) == expected
     assert expected[0] != expected[1] != expected[2]
 
 
@@ -48,13 +48,13 @@ def test_each_epoch_has_the_order_of_its_own_pass():
 def test_short_epochs_go_on_where_the_one_before_stopped(steps, shuffle):
     data = numbers(shuffle=shuffle)
     stream = [b[0].tolist() for p in range(20) for b in data.batches(p)]
-    found = epochs(Feed(data, steps_per_epoch=steps), 4)
+    found = epochs(EpochIterator(data, steps_per_epoch=steps), 4)
     assert found == [stream[i * steps : (i + 1) * steps] for i in range(4)]
 
 
 def test_short_epochs_go_on_with_a_generator():
     endless = ([torch.tensor([number])] for number in range(10**9))
-    assert epochs(Feed(source(endless), 3), 3) == [
+    assert epochs(EpochIterator(source(endless), 3), 3) == [
         [[0], [1], [2]],
         [[3], [4], [5]],
         [[6], [7], [8]],
@@ -65,43 +65,43 @@ def test_short_epochs_go_on_with_the_iterator_of_a_loader():
     x = torch.arange(8.0)
     loader = DataLoader(TensorDataset(x), 2, collate_fn=lambda samples: default_collate(samples))
     stream = [batch[0].tolist() for _ in range(3) for batch in loader]
-    assert epochs(Feed(source(loader), 3), 3) == [stream[:3], stream[3:6], stream[6:9]]
+    assert epochs(EpochIterator(source(loader), 3), 3) == [stream[:3], stream[3:6], stream[6:9]]
 
 
 @pytest.mark.parametrize("steps", [None, 3])
 @pytest.mark.parametrize("cut", [1, 4, 5, 7, 11])
 def test_goes_on_from_pass_and_position_as_if_never_interrupted(steps, cut):
-    def stream(feed):
+    def stream(iterator):
         while True:
-            yield from (batch[0].tolist() for batch in epoch(feed))
+            yield from (batch[0].tolist() for batch in epoch(iterator))
 
     data = numbers(shuffle=True)
-    whole = list(islice(stream(Feed(data, steps)), 20))
-    feed = Feed(data, steps)
-    assert list(islice(stream(feed), cut)) == whole[:cut]
-    later = Feed(numbers(shuffle=True), steps, feed.pass_index, feed.position)
-    later.taken = feed.taken
+    whole = list(islice(stream(EpochIterator(data, steps)), 20))
+    iterator = EpochIterator(data, steps)
+    assert list(islice(stream(iterator), cut)) == whole[:cut]
+    later = EpochIterator(numbers(shuffle=True), steps, iterator.pass_index, iterator.position)
+    later.taken = iterator.taken
     assert list(islice(stream(later), 20 - cut)) == whole[cut:]
 
 
 def test_tells_the_steps_of_an_epoch_as_far_as_they_are_known():
-    assert Feed(numbers()).steps == 5
-    assert Feed(numbers(), 3).steps == 3
-    assert Feed(source(iter([]))).steps is None
+    assert EpochIterator(numbers()).steps == 5
+    assert EpochIterator(numbers(), 3).steps == 3
+    assert EpochIterator(source(iter([]))).steps is None
 
 
 @pytest.mark.parametrize("steps", [None, 2])
 def test_says_that_there_is_no_batch_at_all(steps):
     with pytest.raises(DataError, match="train_data is empty: the training data gave no batch"):
-        list(Feed(source(iter([])), steps).epoch())
+        list(EpochIterator(source(iter([])), steps).epoch())
 
 
 @pytest.mark.parametrize("steps", [None, 2])
 def test_names_the_pass_in_which_a_generator_is_exhausted(steps):
-    feed = Feed(source(iter([torch.ones(1), torch.ones(1)])), steps)
-    assert len(list(epoch(feed))) == 2
+    iterator = EpochIterator(source(iter([torch.ones(1), torch.ones(1)])), steps)
+    assert len(list(epoch(iterator))) == 2
     with pytest.raises(DataError, match="no batch in pass 2 over it; a generator gives its"):
-        list(epoch(feed))
+        list(epoch(iterator))
 
 
 def test_lets_go_of_the_iterator_when_it_is_closed():
@@ -115,10 +115,10 @@ def test_lets_go_of_the_iterator_when_it_is_closed():
             finally:
                 closed.append(True)
 
-    feed = Feed(source(Loader()), 1)
-    list(feed.epoch())
+    iterator = EpochIterator(source(Loader()), 1)
+    list(iterator.epoch())
     assert not closed
-    feed.close()
+    iterator.close()
     assert closed
 
 
@@ -137,7 +137,7 @@ def test_asks_an_iterator_no_more_once_it_has_ended():
                 raise StopIteration
             return [torch.tensor([self.number])]
 
-    assert epochs(Feed(source(Restarting())), 2) == [[[1], [2], [3]], [[5], [6], [7]]]
+    assert epochs(EpochIterator(source(Restarting())), 2) == [[[1], [2], [3]], [[5], [6], [7]]]
 
 
 @pytest.mark.parametrize("count", [1, 3, 6, 7])

@@ -340,7 +340,7 @@ def test_a_process_without_the_folder_is_named_when_the_fit_goes_on(forks, tmp_p
     found = forks.run(tmp_path, fit=again, ranks={"1": {"hidden": str(tmp_path / "run")}})
     assert [each["error"] for each in found] == ["RankError", "RankError"]
     for each in found:
-        assert "process 1 has no such folder" in each["message"]
+        assert "process 1 does not see that folder" in each["message"]
         assert str(tmp_path / "run") in each["message"]
 
 

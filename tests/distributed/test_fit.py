@@ -91,10 +91,10 @@ def trained(data, loss="plain", world=1, **options):
 
 
 def outcome(model, frame):
-    assert model.placement.processes.count >= 1
+    assert model.placement.processes.world_size >= 1
     weights = {name: value.clone() for name, value in model.net.state_dict().items()}
     table = {name: list(frame[name]) for name in frame if name != "seconds"}
-    return weights, table, list(frame["seconds"]), model.placement.processes.count
+    return weights, table, list(frame["seconds"]), model.placement.processes.world_size
 
 
 def check_alike(answers, expected, count):

@@ -89,7 +89,7 @@ def model_of(kind="plain", seed=0, **options):
 
 def outcome(model, folder, frame):
     """Return the weights, which a file holds whole, and the figures."""
-    assert is_sharded(model.net) == (model.placement.processes.count > 1)
+    assert is_sharded(model.net) == (model.placement.processes.world_size > 1)
     file = model.save_ckpt(folder / "weights.safetensors")
     model.placement.processes.gather(None)
     table = {name: list(frame[name]) for name in frame if name != "seconds"}

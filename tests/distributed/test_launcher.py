@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import cloudpickle
 import nbformat
@@ -29,7 +30,9 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as what a script 
 @pytest.fixture
 def quick(forks, monkeypatch):
     """Have the processes forked, which takes a tenth of the time of new interpreters."""
-    monkeypatch.setattr(launching.subprocess, "Popen", forks.popen)
+    # In the launcher alone: a fit asks git for the revision by a process of its own.
+    forking = SimpleNamespace(**{**vars(subprocess), "Popen": forks.popen})
+    monkeypatch.setattr(launching, "subprocess", forking)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

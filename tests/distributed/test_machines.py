@@ -115,7 +115,7 @@ def test_a_machine_without_the_folder_is_named_when_the_fit_goes_on(machines, tm
     assert 0 not in codes
     for each in found:
         assert each["error"] == "RankError"
-        assert "process 1 has no such folder; all machines must share it" in each["message"]
+        assert "process 1 does not see that folder; copy it to all machines" in each["message"]
     codes, found, printed = train(machines, tmp_path, fit=again)
     assert codes == [0, 0], printed
     assert [each["epochs"] for each in found] == [4, 4]

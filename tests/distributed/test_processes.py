@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from fitorch import KerasModel, RankError
-from fitorch.data.rank_split import ALONE, Extent, Share, in_step, padded
+from fitorch.data.rank_split import ALONE, PassLength, RankShard, in_step, padded
 from fitorch.distributed.processes import Processes, together
 
 
 def test_alone_everything_is_ones_own():
     processes = Processes()
-    assert (processes.rank, processes.count, processes.main, processes.several) == (
+    assert (processes.rank, processes.world_size, processes.is_main, processes.is_distributed) == (
         0,
         1,
         True,
@@ -19,10 +19,10 @@ def test_alone_everything_is_ones_own():
     )
     assert processes.gather(3) == [3]
     assert processes.gather_to_main(3) == [3]
-    assert processes.from_main(3) == 3
-    processes.check_alike({"epochs": 3})
+    assert processes.broadcast(3) == 3
+    processes.require_equal({"epochs": 3})
     net = nn.BatchNorm1d(2)
-    processes.spread(net)
+    processes.broadcast_module(net)
     with pytest.raises(ZeroDivisionError), together(processes, "fit"):
         raise ZeroDivisionError
 
@@ -53,13 +53,13 @@ def test_a_launch_of_several_that_starts_one_is_refused(monkeypatch):
 @pytest.mark.parametrize("batches", [0, 1, 4, 7])
 def test_the_parts_of_all_make_up_the_whole(world, batches):
     given = [list(range(10 * n, 10 * n + 4)) for n in range(batches)]
-    ranks = [list(Share(rank, world).of_indices(iter(given))) for rank in range(world)]
+    ranks = [list(RankShard(rank, world).of_indices(iter(given))) for rank in range(world)]
     assert sorted(n for rank in ranks for part in rank for n in part) == sorted(
         n for batch in given for n in batch
     )
-    tensors = [list(Share(r, world).of_indices(map(torch.tensor, given))) for r in range(world)]
+    tensors = [list(RankShard(r, world).of_indices(map(torch.tensor, given))) for r in range(world)]
     assert [[part.tolist() for part in rank] for rank in tensors] == ranks
-    rounds = Share(0, world).rounds(batches)
+    rounds = RankShard(0, world).rounds(batches)
     sizes = {len(rank[-1]) for rank in ranks if rank and len(rank) == rounds}
     assert not sizes or max(sizes) - min(sizes) <= 1
 
@@ -68,7 +68,7 @@ def test_whole_batches_go_round_and_a_last_round_tells_who_lacks_one():
     ranks = []
     for rank in range(3):
         lacking = []
-        ranks.append((list(Share(rank, 3).of_batches(iter("abcde"), lacking)), lacking))
+        ranks.append((list(RankShard(rank, 3).of_batches(iter("abcde"), lacking)), lacking))
     assert ranks == [(["a", "d"], []), (["b", "e"], []), (["c"], [None])]
     assert list(ALONE.of_batches(iter("abc"), [])) == ["a", "b", "c"]
 
@@ -80,8 +80,8 @@ def test_what_is_missing_is_padded():
 
 @pytest.mark.parametrize(("units", "behind", "rounds"), [(10, 0, 3), (10, 4, 2), (12, 12, 0)])
 def test_an_extent_tells_what_is_left(units, behind, rounds):
-    assert Extent(units, 4).rounds(behind) == rounds
-    assert Extent(None, 4).rounds(behind) is None
+    assert PassLength(units, 4).rounds(behind) == rounds
+    assert PassLength(None, 4).rounds(behind) is None
 
 
 def test_what_is_drawn_in_step_depends_on_the_seed_alone():

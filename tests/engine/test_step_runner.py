@@ -518,7 +518,7 @@ def test_unknown_arguments_are_refused_where_there_is_no_runner():
 
 def test_several_processes_are_refused(monkeypatch):
     model = made(problem()[0])
-    monkeypatch.setattr(model.placement.processes, "count", 2)
-    assert model.placement.processes.several
+    monkeypatch.setattr(model.placement.processes, "world_size", 2)
+    assert model.placement.processes.is_distributed
     with pytest.raises(ValueError, match="one process, but 2 were launched; pass forward="):
         choose_evaluation_step(model.measurement_spec(), None, "val_", lambda: False)

@@ -419,7 +419,7 @@ def test_settings_change_from_fit_to_fit():
 def test_a_net_that_gives_nan_in_validation_is_told():
     x, y = binary()
     model = KerasModel(linear(), "mse", {"auc": "auc"}, still)
-    with pytest.warns(UserWarning, match="val_auc can't be told: it is nan where a class") as told:
+    with pytest.warns(UserWarning, match="val_auc is NaN because a class") as told:
         frame = model.fit((x, y), (x * math.nan, y), epochs=3, verbose=0)
     assert len(told) == 1  # once a fit
     assert math.isnan(frame["val_loss"][0])

@@ -758,7 +758,7 @@ def test_a_term_gives_way_to_a_metric_of_its_name():
 
 
 def test_a_metric_is_not_called_as_the_loss():
-    with pytest.raises(ValueError, match="a metric is called 'loss'"):
+    with pytest.raises(ValueError, match="a metric is named 'loss'"):
         KerasModel(linear(), "mse", {"loss": "mse"})
 
 
@@ -856,6 +856,6 @@ def test_a_metric_that_cant_be_computed_tells_the_stage(stage):
 
     train, val = (torch.randn(8, 2), torch.ones(8, 1)), (torch.randn(4, 2), torch.ones(4, 1))
     model = KerasModel(nn.Linear(2, 1), "bce_with_logits", {"m": whole_epoch(broken)})
-    with pytest.raises(MetricError, match="metric 'm' can't be computed: ") as told:
+    with pytest.raises(MetricError, match="metric 'm' cannot be computed: ") as told:
         model.fit(train, val, epochs=1, batch_size=3, verbose=0)
     assert told.value.__notes__ == [f"at the end of epoch 1, {stage}"]

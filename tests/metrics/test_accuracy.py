@@ -86,7 +86,7 @@ def test_more_samples_than_float32_can_count():
 
 @pytest.mark.parametrize("shape", [(5, 2), (4,), (5, 1, 2)])
 def test_shapes_that_cant_be_compared_are_refused(shape):
-    with pytest.raises(ValueError, match=r"accuracy of predictions of shape .*\(5, 3\)"):
+    with pytest.raises(ValueError, match=r"accuracy got predictions of shape .*\(5, 3\)"):
         accuracy(torch.randn(shape), torch.ones(5, 3))
 
 

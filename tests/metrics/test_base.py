@@ -98,7 +98,7 @@ def test_up_to_64_batches_are_handed_over_at_once_after_the_first(watched):
 
 
 def test_large_batches_are_handed_over_sooner(watched, monkeypatch):
-    monkeypatch.setattr(feeding, "_NUMBERS", 100)  # 25 samples of 4 numbers
+    monkeypatch.setattr(feeding, "_MAX_ELEMENTS", 100)  # 25 samples of 4 numbers
     metric_set = watching(watched)
     for pair in zip(CLASSES[0].split(10), CLASSES[1].split(10), strict=True):
         metric_set.update(*pair)
@@ -304,7 +304,7 @@ def test_a_metric_that_cant_be_computed_is_named():
         def compute(self):
             return 1 / 0
 
-    with pytest.raises(MetricError, match="metric 'm' can't be computed: division by zero"):
+    with pytest.raises(MetricError, match="metric 'm' cannot be computed: division by zero"):
         over_batches({"m": Broken()}, *VALUES, 40)
 
 
@@ -397,5 +397,5 @@ def test_a_metric_without_compute_is_refused():
         def update(self, y_pred, y_true):
             self.seen = True
 
-    with pytest.raises(TypeError, match="'m' is a Half with update alone; expected"):
+    with pytest.raises(TypeError, match="'m' is a Half that only has update; expected"):
         MetricSet({"m": Half()}, CPU)

@@ -67,7 +67,7 @@ def test_nothing_predicted_is_zero_and_no_samples_are_nan(kind, reference):
 
 @EACH
 def test_what_cant_be_compared_is_refused(kind, reference):
-    with pytest.raises(ValueError, match=r"can't be compared; expected \(N, C\) and \(N,\)"):
+    with pytest.raises(ValueError, match=r"do not match; expected \(N, C\) and \(N,\)"):
         kind().update(torch.randn(4, 3), torch.ones(5))
     with pytest.raises(ValueError, match="got class 7, but predictions have 3 classes"):
         kind().update(torch.randn(2, 3), torch.tensor([1, 7]))

@@ -167,7 +167,7 @@ def test_where_no_process_counted_anything_figures_are_nan():
 
 def test_a_metric_that_does_not_tell_how_it_is_merged():
     stages = [fed([LOGITS, BITS], chosen={"seen": Loner()}) for _ in range(2)]
-    with pytest.raises(MetricError, match=r"'seen' can't be merged: Loner .* merge_state\(other\)"):
+    with pytest.raises(MetricError, match=r"'seen' cannot be merged: Loner .* merge_state"):
         together(stages)
 
 
@@ -176,7 +176,7 @@ def test_first_batches_that_show_different_tasks():
         fed([torch.randn(9, classes), torch.arange(9) % 3], chosen={"acc": "f1"})
         for classes in (3, 4)
     ]
-    with pytest.raises(MetricError, match=r"'acc' can't be merged: .*first batches show different"):
+    with pytest.raises(MetricError, match=r"'acc' cannot be merged: .*first batches .* different"):
         together(stages)
 
 

@@ -157,7 +157,7 @@ def test_a_metric_that_does_not_go_with_the_task_is_refused(name, kind, words):
 
 def test_a_task_that_cant_be_told_is_refused():
     with pytest.raises(
-        MetricError, match=r"can't tell the task from .* \(90, 6\) and .* \(90, 3\)"
+        MetricError, match=r"cannot infer the task from .* \(90, 6\) and .* \(90, 3\)"
     ):
         over_batches({"m": "f1"}, (SCORES, LABELS), 90)
 

@@ -166,5 +166,5 @@ def test_what_has_no_order_gives_nan(kind, thresholds):
 
 
 def test_less_than_two_bins_are_refused():
-    with pytest.raises(ValueError, match="thresholds must be None or 2 and more, got 1"):
+    with pytest.raises(ValueError, match="thresholds must be None or at least 2, got 1"):
         AUC(thresholds=1)

@@ -122,7 +122,7 @@ def stored(state):
     return torch.load(file, weights_only=True)
 
 
-def feed(metric_set, data, first, last):
+def iterator(metric_set, data, first, last):
     for at in range(first * SIZE, last * SIZE, SIZE):
         metric_set.update(data[0][at : at + SIZE], data[1][at : at + SIZE])
 
@@ -144,12 +144,12 @@ def case(request):
 def test_a_metric_goes_on_with_the_same_bits(case):
     make, data = case
     expected = make()
-    feed(expected, data, 0, BATCHES)
+    iterator(expected, data, 0, BATCHES)
     for cut in (1, 40, 65, 130):  # before, between and behind what is handed over at once
         first, second = make(), make()
-        feed(first, data, 0, cut)
+        iterator(first, data, 0, cut)
         second.load_state_dict(stored(first.state_dict()))
-        feed(second, data, cut, BATCHES)
+        iterator(second, data, cut, BATCHES)
         assert equal(second.compute(), expected.compute()), cut
 
 
@@ -158,11 +158,11 @@ def test_a_metric_begins_the_next_epoch_with_the_same_bits(case):
     make, data = case
     expected, first, second = make(), make(), make()
     for metric_set in (expected, first):
-        feed(metric_set, data, 0, BATCHES)
+        iterator(metric_set, data, 0, BATCHES)
         metric_set.reset()
     second.load_state_dict(stored(first.state_dict()))
     for metric_set in (expected, second):
-        feed(metric_set, data, 0, BATCHES)
+        iterator(metric_set, data, 0, BATCHES)
     assert equal(second.compute(), expected.compute())
 
 
@@ -171,9 +171,9 @@ def test_a_metric_begins_the_next_epoch_with_the_same_bits(case):
 def test_looking_at_a_metric_does_not_change_its_bits(case):
     make, data = case
     expected, watched = make(), make()
-    feed(expected, data, 0, BATCHES)
+    iterator(expected, data, 0, BATCHES)
     for at in range(0, BATCHES, 10):
-        feed(watched, data, at, at + 10)
+        iterator(watched, data, at, at + 10)
         watched.compute()
     assert equal(watched.compute(), expected.compute())
 
@@ -183,9 +183,9 @@ def test_what_is_seen_halfway_is_what_was_counted(case):
     make, data = case
     for cut in (1, 40, 65):
         half, alone = make(), make()
-        feed(half, data, 0, cut)
+        iterator(half, data, 0, cut)
         half.compute()
-        feed(alone, data, 0, cut)
+        iterator(alone, data, 0, cut)
         assert equal(half.compute(), alone.compute())
 
 

@@ -476,7 +476,7 @@ PARTS = [
     ("fitorch.history.history.History", "load_state_dict"),
     ("fitorch.engine.state.Progress", "load_state_dict"),
     ("fitorch.engine.steps.updating.UpdatingStep", "load_state_dict"),
-    ("fitorch.data.epochs.Feed", "load_state_dict"),
+    ("fitorch.data.epochs.EpochIterator", "load_state_dict"),
     ("fitorch.callbacks.EMA", "load_state_dict"),
     ("fitorch.callbacks.GradientNorm", "load_state_dict"),
     ("fitorch.callbacks.EarlyStopping", "load_state_dict"),
@@ -532,7 +532,8 @@ def resolved(name):
 def test_after_a_load_that_failed_a_fit_trains_as_if_nothing_had_been_tried(run, monkeypatch):
     model, expected = make_model(), make_model()
     monkeypatch.setattr(
-        "fitorch.data.epochs.Feed.load_state_dict", lambda self, state: {}["broken on purpose"]
+        "fitorch.data.epochs.EpochIterator.load_state_dict",
+        lambda self, state: {}["broken on purpose"],
     )
     with pytest.raises(CheckpointMismatchError):
         resume(run, model)

@@ -105,13 +105,13 @@ def find_on_all_ranks(
         RankError: A rank does not see the folder, because its machine does not share it.
     """
     loaded, failure = None, None
-    if processes.main:
+    if processes.is_main:
         try:
             loaded = find(resume, folder)
         except CheckpointError as error:
             failure = error
     choice = (None if loaded is None else loaded.checkpoint.path, failure)
-    path, main_failure = processes.from_main(choice)
+    path, main_failure = processes.broadcast(choice)
     if main_failure is not None:
         raise failure or main_failure  # on all ranks: none waits for the others afterwards
     if path is None:

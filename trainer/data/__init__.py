@@ -1,1 +1,1 @@
-"""What users pass, as batches."""
+"""Data of any kind, turned into batches."""

@@ -21,16 +21,16 @@ from fitorch.tree import byte_count, map_tensors
 from .in_memory import smallest_batch
 from .indices import LoaderIndices
 from .loader import LoaderSource, length
-from .rank_split import ALONE, Extent, Share
+from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import Held, owners_of
 from .sampling import Order
 from .workers import (
     Pace,
     WorkerPool,
-    changed,
     held_by,
+    loader_options,
     may_share,
-    settings_of,
+    state_differs,
     usable_cpus,
 )
 
@@ -168,14 +168,14 @@ class UserLoaderSource(SampledSource):
         name: str,
         seed: int,
         floating: torch.dtype = torch.float32,
-        share: Share = ALONE,
+        share: RankShard = ALONE,
     ) -> None:
-        super().__init__(loader.dataset, name, seed, floating, settings_of(loader))
+        super().__init__(loader.dataset, name, seed, floating, loader_options(loader))
         self._user_loader = loader
         self._rank = share.rank
         self._indices = LoaderIndices(loader, share=share)
-        self.extent = Extent(length(loader), share.world)
-        self.steps = self.extent.rounds()
+        self.pass_length = PassLength(length(loader), share.world)
+        self.steps = self.pass_length.rounds()
         self.smallest_batch = share.smallest(smallest_batch(loader))
         self.samples = length(loader.dataset)
         self._pool.count = loader.num_workers
@@ -227,7 +227,7 @@ class DatasetSource(SampledSource):
     ) -> None:
         super().__init__(dataset, name, order.seed, floating)
         self.order, self._rank = order, order.rank
-        self.extent = Extent(order.samples, order.per_round)
+        self.pass_length = PassLength(order.samples, order.per_round)
         self.steps = len(order)
         self.samples, self.smallest_batch = order.samples, order.smallest_batch
         self._pool.count = workers if isinstance(workers, int) else 0
@@ -268,7 +268,7 @@ class DatasetSource(SampledSource):
             yield map_tensors(Tensor.pin_memory, batch) if self._pool.pinned else batch
             self._pace.add(read - began, perf_counter() - read)
             if held is not None:
-                self._decide(batch, quiet=not changed(held, held_by(self.loader)))
+                self._decide(batch, quiet=not state_differs(held, held_by(self.loader)))
             if self._pool.count:
                 rest = self._requests(pass_index, position + 1, behind)
                 yield from self._read_by_pool(rest)

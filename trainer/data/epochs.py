@@ -16,18 +16,20 @@ from fitorch.randomness import (
 )
 
 from .rank_split import padded
-from .rng_state import capture, restore
+from .rng_state import capture_generators, restore_generators
 from .sources import Source
 
 
 def opened(source: Source, processes: Processes) -> Iterator[Any]:
     """Begin a pass, in an order that is the same in every process."""
-    if processes.several and source.order_owners:  # else the order is ours, which draws nothing
+    if (
+        processes.is_distributed and source.order_owners
+    ):  # else the order is ours, which draws nothing
         seed_everything(derive_seed(0, "evaluation"))
     return (batch for batch in source.batches(0) if batch is not None)
 
 
-class Feed:
+class EpochIterator:
     """Training batches, epoch by epoch.
 
     An epoch is one pass over the source; with `steps_per_epoch` it is that many batches, and the
@@ -54,7 +56,7 @@ class Feed:
         self.pass_index = pass_index
         self.position = position
         self._processes = processes or Processes()
-        self.behind = 0  # what of this pass was seen in rounds of another size: see `Extent`
+        self.behind = 0  # what of this pass was seen in rounds of another size: see `PassLength`
         self.taken = 0  # batches of the epoch under way that were handed out
         self.remembers = False  # how each pass began, to go on with it elsewhere
         self._begun: dict[str, Any] | None = None
@@ -108,8 +110,8 @@ class Feed:
 
     def _padded(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Give as many as all processes do: None in a last round that has none for this one."""
-        rounds = self.source.extent.rounds(self.behind)
-        if not self._processes.several or rounds is None:
+        rounds = self.source.pass_length.rounds(self.behind)
+        if not self._processes.is_distributed or rounds is None:
             return batches
         return padded(batches, rounds - self.position)
 
@@ -117,21 +119,21 @@ class Feed:
         """Begin a pass; or one that was begun elsewhere, as it was begun there."""
         source, owners = self.source, self.source.order_owners
         if not self.position and not self.behind:
-            if self._processes.several:
+            if self._processes.is_distributed:
                 return self._open_together()
             if self.remembers and owners:
-                self._begun = {"random": random_state(), "order": capture(owners)}
+                self._begun = {"random": random_state(), "order": capture_generators(owners)}
             return source.batches(self.pass_index)
-        reading = capture(source.reading_owners)
+        reading = capture_generators(source.reading_owners)
         with undisturbed_randomness():
             if self._begun is not None:
                 set_random_state(self._begun["random"])
-                restore(owners, self._begun["order"])
+                restore_generators(owners, self._begun["order"])
             if self._own is not None:
                 source.rewind(self._own)
             batches = source.batches(self.pass_index, self.position, self.behind)
         self._own = None
-        restore(source.reading_owners, reading)
+        restore_generators(source.reading_owners, reading)
         return batches
 
     def _open_together(self) -> Iterator[Any]:
@@ -139,25 +141,25 @@ class Feed:
         source, owners = self.source, self.source.order_owners
         if not owners:
             return source.batches(self.pass_index)
-        begun = {"random": random_state(), "order": capture(owners)}
-        self._begun = begun = self._processes.from_main(begun)
-        if self._processes.main:
+        begun = {"random": random_state(), "order": capture_generators(owners)}
+        self._begun = begun = self._processes.broadcast(begun)
+        if self._processes.is_main:
             return source.batches(self.pass_index)
         with undisturbed_randomness():
             set_random_state(begun["random"])
-            restore(owners, begun["order"])
+            restore_generators(owners, begun["order"])
             return source.batches(self.pass_index)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the order of the samples depends on, beside the counters and the seed."""
         source = self.source
         if not self.position and not self.behind:
-            begun: Any = {"order": capture(source.order_owners)}
+            begun: Any = {"order": capture_generators(source.order_owners)}
         else:
             begun = self._begun
-        inside = source.stateful if self.position and not self._processes.several else None
+        inside = source.stateful if self.position and not self._processes.is_distributed else None
         own = None if inside is None else inside.state_dict()
-        reading = capture(source.reading_owners)
+        reading = capture_generators(source.reading_owners)
         return {"begun": begun, "reading": reading, "own": own, "behind": self.behind}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,8 +168,8 @@ class Feed:
         if self.position or self.behind:
             self._begun, self._own = begun, state["own"]
         elif begun is not None:
-            restore(source.order_owners, begun["order"])
-        restore(source.reading_owners, state["reading"])
+            restore_generators(source.order_owners, begun["order"])
+        restore_generators(source.reading_owners, state["reading"])
         self._batches = None
 
     def _exhausted(self) -> str:

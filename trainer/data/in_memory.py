@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Subset, TensorDataset, de
 from fitorch.tree import byte_count, leaves, map_tensors
 
 from .indices import LoaderIndices
-from .rank_split import ALONE, Extent, Share
+from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import owners_of
 from .sampling import Finish, Order, picking
 
@@ -41,7 +41,7 @@ class MemorySource:
         last: The sample numbers of the batch served last.
         device: Where batches go, None for where the tensors are.
         loader: The user's, whose samplers decide the order, or None.
-        extent: What a pass is counted in: see `Source`.
+        pass_length: What a pass is counted in: see `Source`.
     """
 
     tensors: Any
@@ -52,7 +52,7 @@ class MemorySource:
     last: Tensor | None = None
     device: torch.device | None = None
     loader: DataLoader[Any] | None = None
-    extent: Extent = Extent(None, 1)  # noqa: RUF009 - frozen
+    pass_length: PassLength = PassLength(None, 1)  # noqa: RUF009 - frozen
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Give the batches of a pass, from batch `start` on."""
@@ -128,8 +128,10 @@ class MemorySource:
 def own_source(tensors: Any, order: Order) -> MemorySource:
     """Serve `tensors` in an order of our own."""
     steps, smallest = len(order), order.smallest_batch
-    extent = Extent(order.samples, order.per_round)
-    return MemorySource(tensors, order.batches, steps, order.samples, smallest, extent=extent)
+    pass_length = PassLength(order.samples, order.per_round)
+    return MemorySource(
+        tensors, order.batches, steps, order.samples, smallest, pass_length=pass_length
+    )
 
 
 def dataset_source(dataset: Any, order: Order) -> MemorySource | None:
@@ -147,7 +149,7 @@ def dataset_source(dataset: Any, order: Order) -> MemorySource | None:
     return source
 
 
-def recognize(loader: DataLoader[Any], share: Share = ALONE) -> MemorySource | None:
+def recognize(loader: DataLoader[Any], share: RankShard = ALONE) -> MemorySource | None:
     """Return the fast path for a loader over in-memory tensors, None for any other loader.
 
     Recognized is what we know to the last detail: a plain `DataLoader` with the default collate and
@@ -173,7 +175,7 @@ def recognize(loader: DataLoader[Any], share: Share = ALONE) -> MemorySource | N
         samples,
         share.smallest(smallest_batch(loader)),
         loader=loader,
-        extent=Extent(steps, share.world),
+        pass_length=PassLength(steps, share.world),
     )
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import (
 from fitorch.internals.torch import has_begun
 from fitorch.randomness import draw_seed
 
-from .rank_split import ALONE, Share
+from .rank_split import ALONE, RankShard
 from .rng_state import set_epoch
 from .sampling import Finish, picking, split
 
@@ -41,7 +41,7 @@ class LoaderIndices:
     """
 
     def __init__(
-        self, loader: DataLoader[Any], subset: Tensor | None = None, share: Share = ALONE
+        self, loader: DataLoader[Any], subset: Tensor | None = None, share: RankShard = ALONE
     ) -> None:
         self._share = share
         self._loader = loader

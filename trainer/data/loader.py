@@ -19,7 +19,7 @@ from fitorch.tree import map_tensors
 
 from .arrays import array_leaves, as_batch
 from .in_memory import smallest_batch
-from .rank_split import ALONE, Extent, Share, in_step
+from .rank_split import ALONE, PassLength, RankShard, in_step
 from .rng_state import Held, has_state, owners_of, set_epoch, stateful
 
 
@@ -39,15 +39,15 @@ class LoaderSource:
         loader: Iterable[Any],
         name: str,
         floating: torch.dtype = torch.float32,
-        share: Share = ALONE,
+        share: RankShard = ALONE,
         seed: int = 0,
     ) -> None:
         self.loader = loader
         self.name = name
         self.floating = floating
         self._share, self._seed = share, seed
-        self.extent = Extent(length(loader), share.world)
-        self.steps = self.extent.rounds()
+        self.pass_length = PassLength(length(loader), share.world)
+        self.steps = self.pass_length.rounds()
         self.samples = length(getattr(loader, "dataset", None))
         smallest = smallest_batch(loader) if isinstance(loader, DataLoader) else None
         self.smallest_batch = share.smallest(smallest)

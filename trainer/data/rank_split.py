@@ -19,7 +19,7 @@ from fitorch.randomness import (
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RankShard:
     """The part of one of several processes.
 
     Batches are handed out in rounds, one to each process in their order. Of a last round with
@@ -79,7 +79,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class PassLength:
     """How long a pass is, in units that do not depend on how many processes there are.
 
     Args:
@@ -96,7 +96,7 @@ class Extent:
         return None if self.units is None else -(-(self.units - behind) // self.per_round)
 
 
-ALONE = Share()
+ALONE = RankShard()
 
 
 def padded(batches: Iterator[Any], count: int) -> Iterator[Any]:

@@ -19,7 +19,7 @@ _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.Ra
 _PLAIN = (bool, int, float, str)
 
 
-def capture(owners: Sequence[Any]) -> Streams:
+def capture_generators(owners: Sequence[Any]) -> Streams:
     """Return what the owners' next numbers depend on, beside the global generators.
 
     It is the states of all generators in their attributes, and in those of the objects there; of
@@ -29,7 +29,7 @@ def capture(owners: Sequence[Any]) -> Streams:
     return [_captured(owner) for owner in owners]
 
 
-def restore(owners: Sequence[Any], streams: Streams) -> None:
+def restore_generators(owners: Sequence[Any], streams: Streams) -> None:
     """Put back what `capture` returned, into owners that were built alike."""
     for owner, state in zip(owners, streams, strict=True):
         if "own" in state:

@@ -21,7 +21,7 @@ from .arrays import ROLES, as_columns, as_mapping, common_length, is_array, is_i
 from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
 from .in_memory import MemorySource, dataset_source, own_source, recognize
 from .loader import LoaderSource, length
-from .rank_split import ALONE, Extent, Share
+from .rank_split import ALONE, PassLength, RankShard
 from .sampling import Order
 
 
@@ -44,12 +44,12 @@ class Source(Protocol):
         ...
 
     @property
-    def extent(self) -> Extent:
+    def pass_length(self) -> PassLength:
         """How long a pass is, however many processes share it."""
         ...
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
-        """Give the batches of a pass, from batch `start` on, `behind` units of its extent."""
+        """Give the batches of a pass, from batch `start` on, `behind` units of its pass_length."""
         ...
 
     def to(self, device: torch.device) -> Source:
@@ -106,7 +106,7 @@ class Batching:
     seed: int = 0
     floating: torch.dtype = torch.float32
     num_workers: int | str = "auto"
-    share: Share = ALONE
+    share: RankShard = ALONE
 
     def order(self, samples: int) -> Order:
         """Return the order of `samples` samples."""
@@ -123,7 +123,7 @@ def as_source(data: Any, name: str, batching: Batching) -> Source:
     """
     source = _as_source(data, name, batching)
     if source.steps == 0 or source.samples == 0:
-        raise DataError(_empty(data, name, source, batching))
+        raise DataError(_empty_data(data, name, source, batching))
     return source
 
 
@@ -248,7 +248,7 @@ def _is_sequence_of_samples(data: Any) -> bool:
     return sized and not other and not is_sparse(data)
 
 
-def _empty(data: Any, name: str, source: Source, batching: Batching) -> str:
+def _empty_data(data: Any, name: str, source: Source, batching: Batching) -> str:
     role = {"train_data": "the training data", "val_data": "the validation data"}.get(name, "it")
     if isinstance(data, DataLoader):
         size, drop_last = data.batch_size, data.drop_last
@@ -267,7 +267,7 @@ def check_enough(source: Source, name: str, processes: int) -> None:
         DataError: It tells both numbers.
     """
     shares_samples = isinstance(source, (MemorySource, SampledSource))
-    parts = source.samples if shares_samples else source.extent.units
+    parts = source.samples if shares_samples else source.pass_length.units
     if parts is not None and parts < processes:
         kind = "samples" if shares_samples else "batches"
         message = (

@@ -113,7 +113,7 @@ class WorkerPool:
 
         They begin anew where the dataset was changed since: they hold a copy of it.
         """
-        if self._loader is not None and changed(self._held, held_by(self._reader.dataset)):
+        if self._loader is not None and state_differs(self._held, held_by(self._reader.dataset)):
             self.close()
         if self._loader is None:
             self._held = held_by(self._reader.dataset)
@@ -177,7 +177,7 @@ def _end_later(_number: int, _frame: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, _GRACE)  # SIGALRM ends the process
 
 
-def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
+def loader_options(loader: DataLoader[Any]) -> dict[str, Any]:
     """Return how a loader reads, beside what it reads in which order."""
     names = ["collate_fn", "pin_memory", "timeout", "pin_memory_device"]
     if loader.num_workers:
@@ -233,7 +233,7 @@ def held_by(dataset: Any) -> Held:
     return found
 
 
-def changed(before: Held, after: Held) -> bool:
+def state_differs(before: Held, after: Held) -> bool:
     """Say whether an attribute was set, or a container became longer or shorter."""
     return len(before) != len(after) or any(
         old is not new or length != now

@@ -1,1 +1,1 @@
-"""Training that DeepSpeed spreads over the processes: ZeRO-1 and ZeRO-2."""
+"""ZeRO-1 and ZeRO-2 by DeepSpeed."""

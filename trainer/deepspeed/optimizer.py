@@ -160,16 +160,16 @@ class ZeroOptimizer:
         for its group.
         """
         held: Any = self.optimizer.state
-        main = self._zero.processes.main
+        main = self._zero.processes.is_main
         groups: list[_Group] = []
         for told in self.optimizer.param_groups:
             trained = [p for p in told["params"] if p.requires_grad]
-            kept = [_described(held.get(p, {}), p) for p in trained] if main else None
+            kept = [_without_tensors(held.get(p, {}), p) for p in trained] if main else None
             alike: dict[str, _Group] = {}
             for parameter, state in zip(
-                trained, self._zero.processes.from_main(kept) or [], strict=True
+                trained, self._zero.processes.broadcast(kept) or [], strict=True
             ):
-                key = repr({name: _number(state[name]) for name in sorted(state)})
+                key = repr({name: _as_number(state[name]) for name in sorted(state)})
                 group = alike.setdefault(key, _Group(told, [], state))
                 group.parameters.append(parameter)
             groups += alike.values()
@@ -188,7 +188,7 @@ class ZeroOptimizer:
             part = parts[name] = torch.zeros_like(vector, dtype=value.dtype, requires_grad=False)
             for parameter in group.parameters:
                 whole = torch.empty(parameter.numel(), dtype=value.dtype, device=parameter.device)
-                if self._zero.processes.main:
+                if self._zero.processes.is_main:
                     whole.copy_(self.optimizer.state[parameter][name].reshape(-1))
                 distributed.broadcast(whole, 0)
                 if fragment := fragment_of(parameter):
@@ -206,10 +206,10 @@ class ZeroOptimizer:
                 state[parameter] = {
                     name: self._joined(value, parameter)
                     if isinstance(value, Tensor) and value.shape == vector.shape
-                    else _on_cpu(value)
+                    else _copied_to_cpu(value)
                     for name, value in held[vector].items()
                 }
-        return state if self._zero.processes.main else {}
+        return state if self._zero.processes.is_main else {}
 
     def _joined(self, vector: Tensor, parameter: nn.Parameter) -> Tensor | None:
         """Return what the processes have of a parameter, put together on the main one's CPU."""
@@ -218,7 +218,7 @@ class ZeroOptimizer:
             found = vector.narrow(0, fragment.start, fragment.size)
             whole.narrow(0, fragment.offset, fragment.size).copy_(found)
         distributed.reduce(whole, 0)
-        return whole.reshape(parameter.shape).cpu() if self._zero.processes.main else None
+        return whole.reshape(parameter.shape).cpu() if self._zero.processes.is_main else None
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class _Spread:
     dtype: torch.dtype
 
 
-def _described(state: Mapping[str, Any], parameter: nn.Parameter) -> State:
+def _without_tensors(state: Mapping[str, Any], parameter: nn.Parameter) -> State:
     """Return an optimizer's state of a parameter, with only a word for what is to be spread."""
     return {
         name: _Spread(value.dtype)
@@ -242,9 +242,9 @@ def _described(state: Mapping[str, Any], parameter: nn.Parameter) -> State:
     }
 
 
-def _on_cpu(value: Any) -> Any:
+def _copied_to_cpu(value: Any) -> Any:
     return value.to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
-def _number(value: Any) -> Any:
+def _as_number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value

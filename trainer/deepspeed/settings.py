@@ -67,7 +67,7 @@ class Zero:
         _import()
 
     def __str__(self) -> str:
-        return f"DeepSpeed's ZeRO-{self.stage} over {self.processes.count} processes"
+        return f"DeepSpeed's ZeRO-{self.stage} over {self.processes.world_size} processes"
 
     def _check_settings(self, precision: str) -> None:
         """Refuse settings that say otherwise than a fit does, rather than to overrule them.
@@ -75,23 +75,23 @@ class Zero:
         Raises:
             ValueError: It names the setting.
         """
-        told = self._settings
+        settings = self._settings
         for section in ("optimizer", "scheduler"):
-            if section in told:
+            if section in settings:
                 message = (
                     f"DeepSpeed's configuration has a section {section!r}; leave it out: "
                     f"KerasModel's own {'lr_' * (section == 'scheduler')}{section} is the one"
                 )
                 raise ValueError(message)
         for name in ("train_batch_size", "train_micro_batch_size_per_gpu"):
-            if self._told(name) is not None:
+            if self._setting(name) is not None:
                 message = (
-                    f"DeepSpeed's configuration says {name}: {told[name]}; write 'auto' there, and "
-                    "pass fit(batch_size=...), which is that of each process"
+                    f"DeepSpeed's configuration says {name}: {settings[name]}; write 'auto' "
+                    "there, and pass fit(batch_size=...), which is that of each process"
                 )
                 raise ValueError(message)
         for name in ("fp16", "bf16"):
-            if told.get(name, {}).get("enabled", False) is True and precision != name:
+            if settings.get(name, {}).get("enabled", False) is True and precision != name:
                 message = (
                     f"DeepSpeed's configuration has {name} enabled, but mixed_precision is "
                     f"{precision!r}; pass fit(mixed_precision={name!r}), or write 'auto' there"
@@ -157,15 +157,20 @@ class Zero:
                 "clips by the norm; use clip_grad_norm"
             )
             raise ValueError(message)
-        steps, clip = self._told("gradient_accumulation_steps"), self._told("gradient_clipping")
+        steps, clip = (
+            self._setting("gradient_accumulation_steps"),
+            self._setting("gradient_clipping"),
+        )
         if steps != 1:  # as accelerate fills it in
-            _compare("gradient_accumulation_steps", steps, "gradient_accumulation_steps", window)
+            _refuse_contradiction(
+                "gradient_accumulation_steps", steps, "gradient_accumulation_steps", window
+            )
         if norm is None:
             return clip or None
-        _compare("gradient_clipping", clip, "clip_grad_norm", norm)
+        _refuse_contradiction("gradient_clipping", clip, "clip_grad_norm", norm)
         return norm
 
-    def _told(self, name: str) -> Any:
+    def _setting(self, name: str) -> Any:
         """Return a setting, None where it is left to the fit."""
         value = self._settings.get(name, _AUTO)
         return None if value == _AUTO else value
@@ -179,10 +184,10 @@ class Zero:
             clip: Largest norm of the gradients, or None.
         """
         deepspeed = _import()
-        config = _plain(self._settings) | {
-            "train_batch_size": self.processes.count,
+        config = _without_auto(self._settings) | {
+            "train_batch_size": self.processes.world_size,
             "train_micro_batch_size_per_gpu": 1,  # it only counts them
-            "gradient_accumulation_steps": 1,  # it is told where a window ends
+            "gradient_accumulation_steps": 1,  # it is settings where a window ends
             "gradient_clipping": clip or 0.0,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -195,21 +200,21 @@ class Zero:
         return engine
 
 
-def _compare(name: str, told: Any, argument: str, given: float) -> None:
+def _refuse_contradiction(name: str, settings: Any, argument: str, given: float) -> None:
     """Refuse an argument of a fit that the configuration contradicts.
 
     Raises:
         ValueError: It tells both.
     """
-    if told is not None and told != given:
+    if settings is not None and settings != given:
         message = (
-            f"DeepSpeed's configuration says {name}: {told}, but the fit {argument}={given}; "
-            f"pass fit({argument}={told}), or write 'auto' there"
+            f"DeepSpeed's configuration says {name}: {settings}, but the fit {argument}={given}; "
+            f"pass fit({argument}={settings}), or write 'auto' there"
         )
         raise ValueError(message)
 
 
-def plugin_of(deepspeed: Any) -> Any:
+def deepspeed_plugin(deepspeed: Any) -> Any:
     """Return the plugin that an argument, or accelerate's configuration, asks for; or None.
 
     Where nothing is to be spread (ZeRO-0), there is none either.
@@ -224,20 +229,20 @@ def plugin_of(deepspeed: Any) -> Any:
     elif deepspeed is True:
         plugin = DeepSpeedPlugin(zero_stage=2)
     elif isinstance(deepspeed, (Mapping, str, Path)):
-        told = deepcopy(dict(deepspeed)) if isinstance(deepspeed, Mapping) else str(deepspeed)
-        plugin = DeepSpeedPlugin(hf_ds_config=told)
+        settings = deepcopy(dict(deepspeed)) if isinstance(deepspeed, Mapping) else str(deepspeed)
+        plugin = DeepSpeedPlugin(hf_ds_config=settings)
     return plugin if plugin.deepspeed_config["zero_optimization"]["stage"] else None
 
 
-def check_plugin(deepspeed: Any, fsdp: Any) -> None:
+def check_deepspeed(deepspeed: Any, fsdp: Any) -> None:
     """Refuse what says nothing about DeepSpeed, and two ways at once.
 
     Raises:
         TypeError: It tells what was expected.
         ValueError: FSDP is asked for too.
     """
-    told = deepspeed in (None, True, False) or isinstance(deepspeed, (Mapping, str, Path))
-    if not told and not hasattr(deepspeed, "deepspeed_config"):
+    settings = deepspeed in (None, True, False) or isinstance(deepspeed, (Mapping, str, Path))
+    if not settings and not hasattr(deepspeed, "deepspeed_config"):
         message = (
             f"deepspeed is {deepspeed!r}; expected True, False, DeepSpeed's configuration or its "
             "file, an accelerate.DeepSpeedPlugin, or None for what accelerate is configured to"
@@ -251,12 +256,12 @@ def check_plugin(deepspeed: Any, fsdp: Any) -> None:
 @contextmanager
 def unconfigured() -> Iterator[None]:
     """Keep accelerate from preparing DeepSpeed its own way, which `Accelerator()` does at once."""
-    told = os.environ.pop(ENVIRONMENT, None)
+    settings = os.environ.pop(ENVIRONMENT, None)
     try:
         yield
     finally:
-        if told is not None:
-            os.environ[ENVIRONMENT] = told
+        if settings is not None:
+            os.environ[ENVIRONMENT] = settings
 
 
 def _configured() -> bool:
@@ -284,10 +289,10 @@ def _import() -> Any:
     return deepspeed
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _without_auto(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of settings without those that are left to others, which have defaults."""
     return {
-        name: _plain(value) if isinstance(value, Mapping) else deepcopy(value)
+        name: _without_auto(value) if isinstance(value, Mapping) else deepcopy(value)
         for name, value in settings.items()
         if value != _AUTO
     }

@@ -1,1 +1,1 @@
-"""The processes that train together: launching, failing, sharding."""
+"""The processes that train together: launch, failures, sharding."""

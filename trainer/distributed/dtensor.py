@@ -35,19 +35,19 @@ def is_split(value: Any) -> bool:
     return hasattr(value, "full_tensor")  # to ask for its class would import it
 
 
-def local(tensor: Any) -> Tensor:
+def local_tensor(tensor: Any) -> Tensor:
     """Return the part of a tensor that this process holds: all of it, where it is not split."""
     part: Tensor = tensor.to_local() if is_split(tensor) else tensor
     return part
 
 
-def whole(tensor: Any) -> Tensor:
+def full_tensor(tensor: Any) -> Tensor:
     """Return all of a tensor; where it is split, every process must call this."""
     joined: Tensor = tensor.full_tensor() if is_split(tensor) else tensor
     return joined
 
 
-def joined(state: Any, *, keep: bool) -> Any:
+def gather_full(state: Any, *, keep: bool) -> Any:
     """Return a state with all of each tensor that is split, on the CPU; every process must call it.
 
     Args:
@@ -58,13 +58,13 @@ def joined(state: Any, *, keep: bool) -> Any:
     def join(value: Any, _path: Any) -> Any:
         if not is_split(value):
             return value
-        all_of_it = whole(value.detach())
+        all_of_it = full_tensor(value.detach())
         return all_of_it.cpu() if keep else None
 
     return map_leaves(state, join)
 
 
-def like(value: Any, own: Any) -> Any:
+def distribute_like(value: Any, own: Any) -> Any:
     """Return a tensor that all processes have, split as `own` is."""
     if not is_split(own) or is_split(value):
         return value

@@ -22,7 +22,7 @@ _GRACE = 3.0  # seconds in which processes that fail tell the others why
 _SETTLED = 0.5  # seconds in which the last one may be heard of, where it did not vanish
 
 
-class Board:
+class FailureStore:
     """What the processes have said in one call, in the store that also keeps their addresses.
 
     Args:
@@ -36,7 +36,7 @@ class Board:
         self._store: Any = default_store()
         self._prefix = f"fitorch/{call}"
 
-    def tell(self, error: BaseException) -> None:
+    def publish(self, error: BaseException) -> None:
         """Say why this process fails."""
         lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
         with suppress(RuntimeError):  # the store was kept by a process that is gone
@@ -49,7 +49,7 @@ class Board:
         except RuntimeError:
             return False
 
-    def why(self, where: str, error: BaseException) -> str:
+    def diagnose(self, where: str, error: BaseException) -> str:
         """Return why the others can't be reached.
 
         Args:
@@ -96,7 +96,7 @@ class Board:
             time.sleep(0.02)
 
 
-def of_transport(error: BaseException | None) -> bool:
+def is_transport_error(error: BaseException | None) -> bool:
     """Say whether torch raised an error because processes can't be reached."""
     while error is not None:
         if isinstance(error, distributed.DistError):
@@ -108,7 +108,7 @@ def of_transport(error: BaseException | None) -> bool:
     return False
 
 
-def tell_launcher(error: BaseException) -> None:
+def report_to_launcher(error: BaseException) -> None:
     """Have torchrun show an error in what it prints at the end, where it began this process."""
     if isinstance(error, Exception) and "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
@@ -120,7 +120,7 @@ def tell_launcher(error: BaseException) -> None:
 _SECONDS = 5.0  # that SIGTERM waits; torchrun kills after 30
 
 
-def await_last_words() -> None:
+def await_error_reports() -> None:
     """Have SIGTERM end this process some seconds later, so that its error can be raised and read.
 
     Only in the main thread, and only where nobody else handles it.
@@ -129,7 +129,7 @@ def await_last_words() -> None:
 
 
 def end_at_once() -> None:
-    """Take `await_last_words` back."""
+    """Take `await_error_reports` back."""
     _replace(end_later, signal.SIG_DFL)
 
 

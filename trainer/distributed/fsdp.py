@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from fitorch.errors import RankError
 from fitorch.internals.torch import BatchNorm
 
-from .dtensor import is_split, like, refuse_lazy
+from .dtensor import distribute_like, is_split, refuse_lazy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -95,7 +95,7 @@ class Sharding:
         named: list[tuple[str, Any]] = [*net.named_parameters()]
         refuse_lazy(net, "a sharded net")
         forms = {name: (tuple(p.shape), p.dtype) for name, p in named}
-        self._processes.check_alike({"weights of the net": len(forms), **forms})
+        self._processes.require_equal({"weights of the net": len(forms), **forms})
 
     def _agree(self, net: nn.Module) -> None:
         """Give parameters and buffers the main process' values, one after the other."""
@@ -125,7 +125,7 @@ class Sharding:
         return plugin
 
 
-def plugin_of(fsdp: Any, accelerator: Accelerator) -> Any:
+def fsdp_plugin(fsdp: Any, accelerator: Accelerator) -> Any:
     """Return what asks for a sharded net: an argument, or accelerate's configuration; or None."""
     if fsdp is not None:
         return fsdp or None
@@ -139,7 +139,7 @@ def plugin_of(fsdp: Any, accelerator: Accelerator) -> Any:
     return found
 
 
-def check_plugin(fsdp: Any) -> None:
+def check_fsdp(fsdp: Any) -> None:
     """Refuse what says nothing about sharding.
 
     Raises:
@@ -197,7 +197,7 @@ def follow(optimizer: Optimizer | None, moved: Moved) -> None:
 
 def _split(value: Any, parameter: nn.Parameter) -> Any:
     same = isinstance(value, torch.Tensor) and value.shape == parameter.shape
-    return like(value, parameter) if same else value
+    return distribute_like(value, parameter) if same else value
 
 
 def _blocks(net: nn.Module) -> list[str]:

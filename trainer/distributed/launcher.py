@@ -50,10 +50,10 @@ def launch(function: Callable[..., Any], arguments: Mapping[str, Any], count: in
         RankError: A process vanished, or several are at work already.
         Exception: What a process raised.
     """
-    _check(count)
+    _check_devices(count)
     with tempfile.TemporaryDirectory(prefix="fitorch-") as name:
         folder = Path(name)
-        folder.joinpath(PAYLOAD).write_bytes(_packed(function, arguments))
+        folder.joinpath(PAYLOAD).write_bytes(_pickled_call(function, arguments))
         # The port is found by whoever listens on it, so that nobody else can take it.
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         with _started(folder, count, store.port) as processes:
@@ -62,7 +62,7 @@ def launch(function: Callable[..., Any], arguments: Mapping[str, Any], count: in
         return pickle.loads(folder.joinpath(RESULT).read_bytes())
 
 
-def _check(count: int) -> None:
+def _check_devices(count: int) -> None:
     check_count("num_processes", count)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         message = (
@@ -76,7 +76,7 @@ def _check(count: int) -> None:
         raise ValueError(message)
 
 
-def _packed(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bytes:
+def _pickled_call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bytes:
     try:
         return cloudpickle.dumps((function, dict(arguments), sys.path))  # type: ignore[no-any-return]
     except Exception as error:
@@ -110,7 +110,7 @@ def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Po
         for rank in range(count):
             process = subprocess.Popen(
                 [sys.executable, "-m", "fitorch.distributed.worker", str(folder)],
-                env={**os.environ, **_environment(rank, count, port)},
+                env={**os.environ, **_rank_environment(rank, count, port)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if piped else None,
                 stderr=subprocess.STDOUT if piped else None,
@@ -133,7 +133,7 @@ def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Po
             reader.join(_PATIENCE)
 
 
-def _environment(rank: int, count: int, port: int) -> dict[str, str]:
+def _rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
     """Return what tells a process which one it is, as torchrun does."""
     threads = max(1, (os.cpu_count() or 1) // count)
     return {

@@ -18,7 +18,13 @@ from fitorch.errors import RankError
 from fitorch.randomness import derive_seed
 
 from .dtensor import is_split
-from .failures import Board, await_last_words, end_at_once, of_transport, tell_launcher
+from .failures import (
+    FailureStore,
+    await_error_reports,
+    end_at_once,
+    is_transport_error,
+    report_to_launcher,
+)
 
 _MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
 
@@ -42,46 +48,46 @@ class Processes:
     def __init__(self) -> None:
         together = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if together else 0
-        self.count = distributed.get_world_size() if together else 1
+        self.world_size = distributed.get_world_size() if together else 1
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes and draws."""
         return self.rank == 0
 
     @property
-    def several(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there are others."""
-        return self.count > 1
+        return self.world_size > 1
 
-    def own_seed(self, seed: int, *labels: int | str) -> int:
+    def rank_seed(self, seed: int, *labels: int | str) -> int:
         """Return a seed that differs between processes; that of the main one is the only one's."""
         return derive_seed(seed, *labels, *([self.rank] if self.rank else []))
 
     def gather(self, part: Any) -> list[Any]:
         """Return what each process passed, in their order."""
-        if not self.several:
+        if not self.is_distributed:
             return [part]
-        return [pickle.loads(each) for each in _exchanged(_packed(part), self.count)]
+        return [pickle.loads(each) for each in _exchanged(_pickled(part), self.world_size)]
 
     def gather_to_main(self, part: Any) -> list[Any] | None:
         """Return what each process passed, in their order, to the main one; None to the others."""
-        if not self.several:
+        if not self.is_distributed:
             return [part]
-        parts: list[Any] | None = [None] * self.count if self.main else None
-        distributed.gather_object(_packed(part), parts)
+        parts: list[Any] | None = [None] * self.world_size if self.is_main else None
+        distributed.gather_object(_pickled(part), parts)
         return None if parts is None else [pickle.loads(each) for each in parts]
 
-    def from_main(self, thing: Any) -> Any:
+    def broadcast(self, thing: Any) -> Any:
         """Return what the main process passed."""
-        if not self.several:
+        if not self.is_distributed:
             return thing
-        things = [_packed(thing) if self.main else b""]
+        things = [_pickled(thing) if self.is_main else b""]
         distributed.broadcast_object_list(things)
         return pickle.loads(things[0])
 
     @torch.no_grad()
-    def spread(self, module: nn.Module, *, parameters: bool = True) -> None:
+    def broadcast_module(self, module: nn.Module, *, parameters: bool = True) -> None:
         """Give a module's buffers, and its parameters, the values that they have in the main one.
 
         What is split stays: of that each process has a part of its own.
@@ -90,14 +96,14 @@ class Processes:
             module: It has the same parts everywhere.
             parameters: Whether parameters too.
         """
-        if not self.several:
+        if not self.is_distributed:
             return
         tensors = [*module.buffers(), *(module.parameters() if parameters else ())]
         for tensor in tensors:
             if not is_split(tensor):
                 distributed.broadcast(tensor.data, 0)
 
-    def check_alike(self, facts: dict[str, Any]) -> None:
+    def require_equal(self, facts: dict[str, Any]) -> None:
         """Refuse to begin where processes were asked for different things.
 
         Args:
@@ -106,7 +112,7 @@ class Processes:
         Raises:
             RankError: It tells what differs, and the value in each process.
         """
-        if not self.several:
+        if not self.is_distributed:
             return
         everywhere = self.gather(facts)
         apart = [
@@ -118,7 +124,7 @@ class Processes:
         # A name that differs for anybody must be told by everybody, or the others would wait.
         if any(self.gather(bool(apart))):
             listed = "\n".join(apart[:10]) or "  see the other processes"
-            message = f"the {self.count} processes were asked for different fits:\n{listed}"
+            message = f"the {self.world_size} processes were asked for different fits:\n{listed}"
             raise RankError(message)
 
 
@@ -142,7 +148,7 @@ def _rows(own: bytes, size: int, count: int) -> list[bytes]:
     return [each.cpu().numpy().tobytes() for each in rows]
 
 
-def _packed(thing: Any) -> bytes:
+def _pickled(thing: Any) -> bytes:
     """Pickle something, with classes and functions of a notebook in it."""
     return cloudpickle.dumps(thing)  # type: ignore[no-any-return]
 
@@ -166,7 +172,7 @@ def together(
         RankError: Another process failed or vanished; the message tells which and why.
     """
     global _calls
-    if not processes.several:
+    if not processes.is_distributed:
         yield
         return
     if not distributed.is_initialized():
@@ -175,20 +181,20 @@ def together(
         )
         raise RankError(message)
     _calls += 1
-    board = Board(processes.rank, processes.count, _calls)
+    store = FailureStore(processes.rank, processes.world_size, _calls)
     try:
         yield
     except BaseException as error:
-        await_last_words()
-        if of_transport(error):
+        await_error_reports()
+        if is_transport_error(error):
             leave()  # which tells those who wait for this one
             reached = "" if place is None else f"; this process was at {place()}"
-            lost = RankError(board.why(where, error) + reached)
-            tell_launcher(lost)
+            lost = RankError(store.diagnose(where, error) + reached)
+            report_to_launcher(lost)
             raise lost from error
-        board.tell(error)
-        tell_launcher(error)
-        if board.all_failed():
+        store.publish(error)
+        report_to_launcher(error)
+        if store.all_failed():
             end_at_once()
         else:
             leave()

@@ -107,7 +107,7 @@ class BaseModel(ABC):
     @property
     def is_main_process(self) -> bool:
         """Whether this process is the one that writes and prints; the only one is."""
-        return Processes().main
+        return Processes().is_main
 
     @property
     def accelerator(self) -> Accelerator:

@@ -52,8 +52,8 @@ def choose_training_step(
         chosen = RunnerTrainingStep if spec.runner.epoch_kind is None else EpochTrainingStep
         return chosen(spec, source, update, model, arguments)
     class_weights = _class_weights(model, arguments)
-    if coordinator.processes.several:
-        _refuse_compilation(model, f"{coordinator.processes.count} processes")
+    if coordinator.processes.is_distributed:
+        _refuse_compilation(model, f"{coordinator.processes.world_size} processes")
         measurement = TrainingMeasurement(
             spec,
             source,
@@ -105,7 +105,7 @@ def _choose_sync(
     if model.placement.sharding is not None:
         return FSDPSync(measurement, measure, update)
     if isinstance(update, ZeroUpdate):
-        count = measurement.processes.count
+        count = measurement.processes.world_size
         return ZeroSync(measurement.objective, measure, update, count)
     return DDPSync(measurement, measure, update, find_unused=arguments.find_unused_parameters)
 

@@ -57,7 +57,7 @@ class Coordinator:
     @property
     def stopped(self) -> bool:
         """Whether training is to stop."""
-        if self.processes.several:
+        if self.processes.is_distributed:
             return self._stopped
         return bool(self.model.stop_training)
 
@@ -69,12 +69,12 @@ class Coordinator:
     @property
     def pauses(self) -> bool:
         """Whether training stops for a reason that has nothing to do with it, as lack of time."""
-        return self._pauses if self.processes.several else self._pause_requested()
+        return self._pauses if self.processes.is_distributed else self._pause_requested()
 
     @property
     def reason(self) -> str:
         """Why training stops, "" where nobody told."""
-        return self._reason if self.processes.several else self._own_reason()
+        return self._reason if self.processes.is_distributed else self._own_reason()
 
     def synchronize(self, failure: NonFiniteError | None = None, part: Any = None) -> list[Any]:
         """Decide; every process must call this at the same moment.
@@ -89,7 +89,7 @@ class Coordinator:
         Raises:
             NonFiniteError: Something went wrong somewhere.
         """
-        if not self.processes.several:
+        if not self.processes.is_distributed:
             return [part]
         told = None if failure is None else str(failure)
         own = _Request(
@@ -119,11 +119,13 @@ class Coordinator:
 
     def begin(self) -> None:
         """Have the interrupt wait for meetings, and learn whether training is over already."""
-        self.signals.waits = self.processes.several
+        self.signals.waits = self.processes.is_distributed
         self.synchronize()
 
     def _pause_requested(self) -> bool:
-        interrupted = self.signals.pending if self.processes.several else self.signals.requested
+        interrupted = (
+            self.signals.pending if self.processes.is_distributed else self.signals.requested
+        )
         return interrupted or any(
             getattr(callback, "pauses", False) and callback.stopping_reason
             for callback in self.callbacks

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fitorch.data.loader import dead_worker, worker_died
-from fitorch.distributed.dtensor import local
+from fitorch.distributed.dtensor import local_tensor
 from fitorch.errors import DataError, NonFiniteError, ShapeError, annotate
 from fitorch.losses.shape_checks import MisfitError
 from fitorch.metrics.batching import MetricError
@@ -55,7 +55,9 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
 
 def circumstances(net: nn.Module, rates: list[float], updates: int, samples: list[int]) -> str:
     """Return what helps to find the cause of a loss that is not finite."""
-    broken = [name for name, p in net.named_parameters() if not local(p.detach()).isfinite().all()]
+    broken = [
+        name for name, p in net.named_parameters() if not local_tensor(p.detach()).isfinite().all()
+    ]
     listed = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
     weights = f"; weights that are not finite: {listed}" if broken else ""
     first = f"; first samples {samples}" if samples else ""

@@ -75,7 +75,9 @@ class Evaluation:
     def _measure(self, where: str) -> dict[str, float]:
         hooks, step, processes = self._hooks, self._step, self._step.processes
         step.begin()
-        processes.spread(self._net, parameters=False)  # in training each has buffers of its own
+        processes.broadcast_module(
+            self._net, parameters=False
+        )  # in training each has buffers of its own
         with inference(self._net, self._loss):
             taken = islice(opened(self._source, processes), self._steps)
             samples_in = partial(self._source.samples_in, 0)

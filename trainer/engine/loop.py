@@ -57,7 +57,7 @@ def train(run: Run, epoch: int) -> dict[str, float]:
         run.hooks.on_train_batch_begin,
         run.hooks.on_train_batch_end,
         f"epoch {epoch + 1}, training batch",
-        first=run.feed.taken,
+        first=run.iterator.taken,
     )
     run.pause()
     return run.figures()

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fitorch.deepspeed.settings import Zero, unconfigured
-from fitorch.deepspeed.settings import plugin_of as deepspeed_plugin_of
+from fitorch.deepspeed.settings import Zero, deepspeed_plugin, unconfigured
 from fitorch.distributed.failures import TIMEOUT
-from fitorch.distributed.fsdp import Moved, Sharding, plugin_of
+from fitorch.distributed.fsdp import Moved, Sharding, fsdp_plugin
 from fitorch.distributed.processes import Processes, check_launch, leave_at_exit
 from fitorch.distributed.rendezvous import meeting_point
 from fitorch.internals.accelerate import forget_settings
@@ -70,13 +69,13 @@ class Placement:
         if self.dtype is torch.float16 and self.scaler is None:  # accelerate has none for CPUs
             self.scaler = torch.amp.GradScaler(self.device.type)
         self.processes = Processes()
-        plugin = plugin_of(fsdp, self.accelerator) if self.processes.several else None
+        plugin = fsdp_plugin(fsdp, self.accelerator) if self.processes.is_distributed else None
         self.sharding: Sharding | None = None
         if plugin is not None:
             self.sharding = Sharding(plugin, self.accelerator, self.processes)
         self.zero: Zero | None = None
-        spreads = self.processes.several and self.sharding is None
-        spreading = deepspeed_plugin_of(deepspeed) if spreads else None
+        spreads = self.processes.is_distributed and self.sharding is None
+        spreading = deepspeed_plugin(deepspeed) if spreads else None
         if spreading is not None:
             self.zero = Zero(spreading, self.accelerator.mixed_precision, self.processes)
 
@@ -85,12 +84,12 @@ class Placement:
         if self.device.type == "cuda":
             name = f"{name} ({torch.cuda.get_device_name(self.device)})"
         name = name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
-        if not self.processes.several:
+        if not self.processes.is_distributed:
             return name
         if self.zero is not None:
             return f"{name}, {self.zero}"
         spread = "sharded over " if self.sharding is not None else ""
-        return f"{name}, {spread}{self.processes.count} processes"
+        return f"{name}, {spread}{self.processes.world_size} processes"
 
     def cast(self, net: Net) -> Net:
         """Return `net` run in the chosen precision and memory layout, its outputs in float32."""

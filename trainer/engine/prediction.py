@@ -69,7 +69,7 @@ class PredictionStep:
         return choose_call(self._call, features)(features)
 
 
-def predict(
+def run_prediction(
     net: nn.Module,
     step: PredictionStep,
     source: Source,
@@ -86,7 +86,7 @@ def predict(
         DataError: There was no batch, or the outputs' shapes differ.
     """
     try:
-        step.processes.spread(net, parameters=False)
+        step.processes.broadcast_module(net, parameters=False)
         emit(hooks.on_predict_begin, {})
         with inference(net):
             taken = islice(opened(source, step.processes), steps)
@@ -118,7 +118,7 @@ def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any]
         processes: Who predicted.
         gather: "all", or "main" for the main process alone, which gets them round by round.
     """
-    if not processes.several:
+    if not processes.is_distributed:
         return outputs
     joined: list[Any] = []
     rounds = max(processes.gather(len(outputs)))
@@ -131,7 +131,7 @@ def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any]
         else:
             parts = processes.gather(own)
         joined += [part for part in parts or () if part is not None]
-    return joined if gather == "all" or processes.main else None
+    return joined if gather == "all" or processes.is_main else None
 
 
 @contextmanager

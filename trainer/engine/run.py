@@ -10,7 +10,7 @@ from torch import nn
 
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.logs import EpochLogs
-from fitorch.data.epochs import Feed, reading
+from fitorch.data.epochs import EpochIterator, reading
 from fitorch.engine.steps.stage_values import StageValues
 from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.errors import NonFiniteError
@@ -64,7 +64,7 @@ class Run:
     def __post_init__(self) -> None:
         self.model.run = self
         if self.saver is not None:
-            self.saver.run, self.feed.remembers = self, True
+            self.saver.run, self.iterator.remembers = self, True
 
     @property
     def saver(self) -> Saver | None:
@@ -82,9 +82,9 @@ class Run:
         return self.state.progress
 
     @property
-    def feed(self) -> Feed:
+    def iterator(self) -> EpochIterator:
         """Where the training batches come from."""
-        return self.state.feed
+        return self.state.iterator
 
     @property
     def done(self) -> bool:
@@ -96,7 +96,7 @@ class Run:
         """Whether the training state is one between two updates, with all batches taken in."""
         trained = self.state.update.completed - self._first_update
         window = self.arguments.gradient_accumulation_steps
-        return self.step.at_boundary and trained == _windows(self.feed.taken, window)
+        return self.step.at_boundary and trained == _windows(self.iterator.taken, window)
 
     def begin_training(self) -> None:
         """Make ready for an epoch's training.
@@ -109,13 +109,13 @@ class Run:
         self.state.objective.begin_epoch(self.progress.epochs)
         self.step.begin_epoch()
         window = self.arguments.gradient_accumulation_steps
-        self._first_update = self.state.update.completed - _windows(self.feed.taken, window)
+        self._first_update = self.state.update.completed - _windows(self.iterator.taken, window)
 
     def pause(self) -> None:
         """Save where training stands, where it was told to stop within an epoch; honour signals."""
         if not self.coordinator.stopped:
             return
-        unfinished = self.feed.steps is None or self.feed.taken < self.feed.steps
+        unfinished = self.iterator.steps is None or self.iterator.taken < self.iterator.steps
         self.cut_short = unfinished and self.pauses
         self.shutdown.honor_signals(save=self.cut_short)
 
@@ -134,7 +134,7 @@ class Run:
     def end_epoch(self, logs: EpochLogs) -> None:
         """Count the epoch as completed."""
         self.step.reset()
-        self.feed.end_epoch()
+        self.iterator.end_epoch()
         self._first_update = self.state.update.completed
         self.progress.epochs += 1
         self.logs = logs
@@ -147,11 +147,11 @@ class Run:
     def batches(self) -> Iterator[Any]:
         """Give the batches of the next epoch, as the step takes them."""
         where = f"epoch {self.progress.epochs + 1}, training "
-        batches = reading(self.feed.epoch(), "train_data", where, self._samples_in_next)
-        return self.step.arranged(batches, self.feed.steps)
+        batches = reading(self.iterator.epoch(), "train_data", where, self._samples_in_next)
+        return self.step.arranged(batches, self.iterator.steps)
 
     def _samples_in_next(self, _number: int) -> list[int]:
-        return self.feed.source.samples_in(self.feed.pass_index, self.feed.position)
+        return self.iterator.source.samples_in(self.iterator.pass_index, self.iterator.position)
 
     def validation_in(self, epoch: int) -> Validation | None:
         """Return the validation where one is due in `epoch`, counted from 0."""
@@ -184,7 +184,7 @@ class Run:
         self.state.count()
         self.model.run = None
         self.state.update.close()
-        self.feed.close()
+        self.iterator.close()
         if self.validation is not None:
             self.validation.close()
 

@@ -9,7 +9,7 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fitorch.distributed.failures import await_last_words, end_later
+from fitorch.distributed.failures import await_error_reports, end_later
 from fitorch.distributed.processes import Processes
 from fitorch.errors import Preempted
 
@@ -45,7 +45,7 @@ class SignalHandler:
         self._signal: int | None = None
         self._model = model
         self._saves = saves
-        self._several = Processes().several
+        self._several = Processes().is_distributed
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -65,7 +65,7 @@ class SignalHandler:
         while self._previous:
             signal.signal(*self._previous.popitem())
         if self._several and isinstance(error, Exception):
-            await_last_words()
+            await_error_reports()
 
     @property
     def requested(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from fitorch.callbacks.callback_list import one_by_one
-from fitorch.data.epochs import Feed
+from fitorch.data.epochs import EpochIterator
 from fitorch.engine.steps.stage_values import StageValues
 from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.history.history import History
@@ -85,7 +85,7 @@ class FitState:
         update: Optimizer, scheduler and scaler.
         history: The figures of the completed epochs.
         callbacks: The callbacks; those without a state are left out.
-        feed: Where in the data the next batch is.
+        iterator: Where in the data the next batch is.
         sums: What was counted in the epoch that is under way.
     """
 
@@ -95,7 +95,7 @@ class FitState:
     update: Update
     history: History
     callbacks: list[Any]
-    feed: Feed
+    iterator: EpochIterator
     sums: UpdatingStep[StageValues]
 
     def parts(self) -> dict[str, Stateful]:
@@ -110,7 +110,7 @@ class FitState:
             "history": self.history,
             "progress": self.progress,
             "sums": self.sums,
-            "feed": self.feed,
+            "feed": self.iterator,
         }
         kinds: Counter[str] = Counter()
         for callback in one_by_one(self.callbacks):
@@ -149,7 +149,7 @@ class FitState:
         align_state(self.update.optimizer)
         set_random_state(state["random"])
 
-    def put_back(self, state: Mapping[str, Any]) -> list[str]:
+    def roll_back(self, state: Mapping[str, Any]) -> list[str]:
         """Put a state back that was taken out of this fit, after one that it could not take.
 
         Returns:
@@ -171,13 +171,19 @@ class FitState:
         return lost
 
     def _place(self) -> None:
-        """Tell the feed where in the data it is."""
+        """Tell the iterator where in the data it is."""
         progress = self.progress
-        self.feed.taken, self.feed.pass_index = progress.batches, progress.pass_index
-        self.feed.position = progress.position
+        self.iterator.taken, self.iterator.pass_index = (
+            progress.batches,
+            progress.pass_index,
+        )
+        self.iterator.position = progress.position
 
     def count(self) -> None:
         """Ask those who count as they go."""
         self.progress.updates = self.update.completed
-        self.progress.batches, self.progress.pass_index = self.feed.taken, self.feed.pass_index
-        self.progress.position = self.feed.position
+        self.progress.batches, self.progress.pass_index = (
+            self.iterator.taken,
+            self.iterator.pass_index,
+        )
+        self.progress.position = self.iterator.position

@@ -1,1 +1,1 @@
-"""From arguments to a fit: setup, callbacks, several processes."""
+"""Setting up a fit: arguments, data, callbacks, resume."""

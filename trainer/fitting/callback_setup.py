@@ -83,7 +83,7 @@ def set_up_callbacks(
         monitor,
         mode,
         Coordinator(processes, model, signals, every),
-        Shutdown(signals, saving, every, alone=not processes.several),
+        Shutdown(signals, saving, every, alone=not processes.is_distributed),
     )
 
 
@@ -134,7 +134,7 @@ def make_callbacks(
         progress = _display(arguments, monitor, mode)
         notes = [] if saving is None else saving.folder.notes
         callbacks += [Announcer(progress, [*callbacks, signals], notes), progress]
-    return callbacks if model.placement.processes.main else on_every_process(callbacks)
+    return callbacks if model.placement.processes.is_main else on_every_process(callbacks)
 
 
 def _display(arguments: FitArguments, monitor: str, mode: str) -> Progress:

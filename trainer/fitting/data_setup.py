@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
-from fitorch.data.rank_split import Share
+from fitorch.data.rank_split import RankShard
 from fitorch.data.sources import (
     Batching,
     Source,
@@ -63,7 +63,7 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
         arguments.seed,
         floating,
         arguments.num_workers,
-        Share(processes.rank, processes.count),
+        RankShard(processes.rank, processes.world_size),
     )
     train = as_source(train_data, "train_data", batching)
     in_order = replace(batching, shuffle=False)
@@ -73,6 +73,6 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
     }
     lengths = {"train_data": (train.samples, train.steps)}
     lengths |= {set_name(name): (s.samples, s.steps) for name, s in validation.items()}
-    processes.check_alike(lengths)
-    check_enough(train, "train_data", processes.count)
+    processes.require_equal(lengths)
+    check_enough(train, "train_data", processes.world_size)
     return FitData(train, validation, batch_size)

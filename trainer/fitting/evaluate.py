@@ -13,14 +13,13 @@ from fitorch.callbacks.display.notebook import NotebookProgress
 from fitorch.callbacks.display.progress import Progress as ProgressDisplay
 from fitorch.callbacks.hooks import Hooks, introduce, with_keras_hooks
 from fitorch.checks import check_choice, check_count, check_workers
-from fitorch.data.rank_split import Share
+from fitorch.data.rank_split import RankShard
 from fitorch.data.sources import Batching, Source, as_source, set_name, validation_sets
 from fitorch.distributed.processes import together
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.choose_step import choose_evaluation_step
 from fitorch.engine.evaluation import Evaluation, Validation
-from fitorch.engine.prediction import PredictionStep
-from fitorch.engine.prediction import predict as run_prediction
+from fitorch.engine.prediction import PredictionStep, run_prediction
 from fitorch.environment import in_notebook
 from fitorch.nets.precision import floating_dtype
 from fitorch.randomness import peek_seed
@@ -93,7 +92,7 @@ def open_source(
     device = model.placement.device
     floating = floating_dtype(model.net.parameters())
     processes = model.placement.processes
-    seed, share = processes.from_main(peek_seed()), Share(processes.rank, processes.count)
+    seed, share = processes.broadcast(peek_seed()), RankShard(processes.rank, processes.world_size)
     batching = Batching(batch_size, False, seed, floating, num_workers, share)
     return as_source(data, name, batching).to(device)
 
@@ -105,7 +104,7 @@ def collect_hooks(
     check_choice("verbose", verbose, ("auto", 0, 1, 2))
     found = [with_keras_hooks(callback) for callback in callbacks or ()]
     found = found if model.is_main_process else on_every_process(found)
-    if verbose != 0 and model.run is None and model.placement.processes.main:
+    if verbose != 0 and model.run is None and model.placement.processes.is_main:
         found.append(NotebookProgress() if in_notebook() else ProgressDisplay())
     introduce(found, model, {"epochs": 1, "steps": steps, "verbose": verbose})
     return Hooks.collect(found)

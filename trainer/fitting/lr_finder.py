@@ -85,7 +85,7 @@ def find_lr(
     """Train a copy of a model with a growing rate; see `KerasModel.find_lr`."""
     import pandas as pd
 
-    _check(model, train_data, start, end, steps)
+    _check_range(model, train_data, start, end, steps)
     ramp = _Ramp(np.geomspace(start, end, steps).tolist())
     with undisturbed_randomness(), _position_kept(train_data):
         _twin(model).fit(
@@ -100,12 +100,12 @@ def find_lr(
     rates = ramp.rates[: len(ramp.losses)]
     frame = pd.DataFrame({"lr": rates, "loss": ramp.losses, "smoothed": ramp.smoothed})
     frame.attrs["suggestion"] = _suggestion(frame)
-    if plot is not None and Processes().main:
-        _draw(frame, Path(plot))
+    if plot is not None and Processes().is_main:
+        _draw_losses(frame, Path(plot))
     return frame
 
 
-def _check(model: BaseModel, data: Any, start: float, end: float, steps: int) -> None:
+def _check_range(model: BaseModel, data: Any, start: float, end: float, steps: int) -> None:
     if not 0 < start < end < math.inf:
         message = f"start={start!r} and end={end!r}; expected rates with 0 < start < end"
         raise ValueError(message)
@@ -164,7 +164,7 @@ def _suggestion(frame: pd.DataFrame) -> float:
     return math.nan
 
 
-def _draw(frame: pd.DataFrame, path: Path) -> None:
+def _draw_losses(frame: pd.DataFrame, path: Path) -> None:
     """Draw loss over rate, with the suggestion."""
     figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()

@@ -27,7 +27,7 @@ def check_alike(model: BaseModel, arguments: FitArguments, processes: Processes)
     Raises:
         RankError: It tells what differs, and the value in each process.
     """
-    if not processes.several:
+    if not processes.is_distributed:
         return arguments
     facts: dict[str, Any] = {
         each.name: repr(getattr(arguments, each.name))
@@ -43,20 +43,20 @@ def check_alike(model: BaseModel, arguments: FitArguments, processes: Processes)
     facts["optimizer"] = type(model.optimizer).__name__
     facts["loss"] = repr(model.objective.name)
     facts["epochs behind"] = model.progress.epochs
-    processes.check_alike(facts)
-    model.run_id = processes.from_main(model.run_id)
-    return replace(arguments, seed=processes.from_main(arguments.seed))
+    processes.require_equal(facts)
+    model.run_id = processes.broadcast(model.run_id)
+    return replace(arguments, seed=processes.broadcast(arguments.seed))
 
 
 def share_results(model: BaseModel, processes: Processes) -> None:
     """Give all processes the main one's history, whose clock counts, and its weights."""
-    if not processes.several:
+    if not processes.is_distributed:
         return
-    history = processes.from_main(model.history.state_dict())
-    if not processes.main:
+    history = processes.broadcast(model.history.state_dict())
+    if not processes.is_main:
         model.history.load_state_dict(history)
-    processes.spread(model.net)
-    processes.spread(model.objective.module)
+    processes.broadcast_module(model.net)
+    processes.broadcast_module(model.objective.module)
 
 
 def _form(value: Any) -> Any:

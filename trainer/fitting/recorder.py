@@ -38,7 +38,7 @@ _TOLD = {
 }
 
 
-def settings_of(run: Run) -> dict[str, str]:
+def recorded_settings(run: Run) -> dict[str, str]:
     """Return what a fit that is about to begin was asked for."""
     model, arguments, update = run.model, run.arguments, run.state.update
     history, trained = model.history, _trained(run)
@@ -49,7 +49,7 @@ def settings_of(run: Run) -> dict[str, str]:
         "loss": written(model.objective.module),
         "metrics": ", ".join(_metrics(run))[:LONGEST] or "none",
         "optimizer": optimizer_of(update.optimizer),
-        "training data": _data(run),
+        "training data": _data_form(run),
         "epochs": f"up to epoch {run.last_epoch}",
         "monitor": f"{run.monitor}, the {better} the better",
         "seed": str(arguments.seed),
@@ -105,11 +105,11 @@ def _trained(run: Run) -> str:
     return text if trained == total else f"{text}, {trained:,} of them trained"
 
 
-def _data(run: Run) -> str:
+def _data_form(run: Run) -> str:
     """Write how much there is to train on, as far as it is known."""
-    source, size = run.feed.source, run.model.history.params.get("batch_size")
+    source, size = run.iterator.source, run.model.history.params.get("batch_size")
     samples = "" if source.samples is None else f"{source.samples:,} samples"
-    batches = "" if run.feed.steps is None else f"{run.feed.steps:,} batches"
+    batches = "" if run.iterator.steps is None else f"{run.iterator.steps:,} batches"
     return " in ".join(filter(None, (samples, batches))) + (f" of {size}" if size else "")
 
 
@@ -146,7 +146,7 @@ def record_of(run: Run) -> FitRecord:
     return FitRecord(
         net=type(run.net).__name__,
         parameters=sum(p.numel() for p in sized(run.net)),
-        settings=settings_of(run),
+        settings=recorded_settings(run),
         environment=environment_of(run),
         revision=revision(),
         first=len(run.model.history),

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from fitorch.callbacks.hooks import introduce
 from fitorch.checkpoint.run_folder import RunFolder
-from fitorch.data.epochs import Feed
+from fitorch.data.epochs import EpochIterator
 from fitorch.data.sources import (
     set_name,
 )
@@ -60,18 +60,20 @@ def prepare(
     callbacks = set_up_callbacks(model, arguments, list(data.validation), folder)
     _place_optimizer(model, optimizer)
     spec = model.measurement_spec()
-    feed = _training_batches(model, data, arguments, epochs.start)
+    iterator = _training_batches(model, data, arguments, epochs.start)
     validation = _validation(model, spec, data, callbacks, arguments)
     update = _update(model, optimizer, arguments)
     model.progress = Progress(arguments.seed, epochs.start, updates=update.completed)
     model.history.begin(
         callbacks.monitor, callbacks.mode, arguments.seed, sets=list(data.validation)
     )
-    introduce(callbacks.every, model, _params(data, feed, arguments, epochs))
+    introduce(callbacks.every, model, _params(data, iterator, arguments, epochs))
     # Callbacks may have drawn from the global generators; the net's random numbers, and those of
     # metrics and losses from here on, follow from the seed alone.
-    seed_everything(model.placement.processes.own_seed(arguments.seed, "model", epochs.start))
-    step = choose_training_step(model, spec, feed.source, update, arguments, callbacks.coordinator)
+    seed_everything(model.placement.processes.rank_seed(arguments.seed, "model", epochs.start))
+    step = choose_training_step(
+        model, spec, iterator.source, update, arguments, callbacks.coordinator
+    )
     return Run(
         model=model,
         state=FitState(
@@ -81,7 +83,7 @@ def prepare(
             update,
             model.history,
             callbacks.every,
-            feed,
+            iterator,
             step,
         ),
         step=step,
@@ -113,9 +115,9 @@ def _place_optimizer(model: BaseModel, optimizer: Optimizer) -> None:
 
 def _training_batches(
     model: BaseModel, data: FitData, arguments: FitArguments, first_pass: int
-) -> Feed:
+) -> EpochIterator:
     placement = model.placement
-    return Feed(
+    return EpochIterator(
         data.train.to(placement.device),
         arguments.steps_per_epoch,
         pass_index=first_pass,
@@ -123,11 +125,13 @@ def _training_batches(
     )
 
 
-def _params(data: FitData, feed: Feed, arguments: FitArguments, epochs: range) -> dict[str, Any]:
+def _params(
+    data: FitData, iterator: EpochIterator, arguments: FitArguments, epochs: range
+) -> dict[str, Any]:
     """Return what callbacks receive as `params`, with Keras' names."""
     return {
         "epochs": epochs.stop,
-        "steps": feed.steps,
+        "steps": iterator.steps,
         "validation_steps": data.validation_steps(arguments),
         "verbose": arguments.verbose,
         "batch_size": data.batch_size,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fitorch.distributed.dtensor import joined
+from fitorch.distributed.dtensor import gather_full
 from fitorch.distributed.launcher import launch
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.state import Progress
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def fit_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
     """Train in several processes; see `KerasModel.fit_ddp`."""
     arguments = {"model": model, "tidily": in_notebook(), **options}
-    made = launch(_fit, arguments, num_processes)
+    made = launch(_fit_in_process, arguments, num_processes)
     for name, part in _parts(model).items():
         part.load_state_dict(made["parts"][name])
     if model.optimizer is not None:
@@ -37,11 +37,13 @@ def fit_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> pd
 
 def evaluate_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
     """Measure in several processes; see `KerasModel.evaluate_ddp`."""
-    found: dict[str, float] = launch(_evaluate, {"model": model, **options}, num_processes)
+    found: dict[str, float] = launch(
+        _evaluate_in_process, {"model": model, **options}, num_processes
+    )
     return found
 
 
-def _fit(model: BaseModel, tidily: bool, **options: Any) -> dict[str, Any] | None:
+def _fit_in_process(model: BaseModel, tidily: bool, **options: Any) -> dict[str, Any] | None:
     """Train, as one of the processes; return what the model has become.
 
     Args:
@@ -57,7 +59,9 @@ def _fit(model: BaseModel, tidily: bool, **options: Any) -> dict[str, Any] | Non
             if not tidily:
                 raise
     main = model.is_main_process
-    states = joined({name: part.state_dict() for name, part in _parts(model).items()}, keep=main)
+    states = gather_full(
+        {name: part.state_dict() for name, part in _parts(model).items()}, keep=main
+    )
     if not main:
         return None
     told = ("ckpt_path", "metric_tasks", "run_id", "stop_training")
@@ -69,7 +73,7 @@ def _fit(model: BaseModel, tidily: bool, **options: Any) -> dict[str, Any] | Non
     }
 
 
-def _evaluate(model: BaseModel, **options: Any) -> dict[str, float]:
+def _evaluate_in_process(model: BaseModel, **options: Any) -> dict[str, float]:
     return model.evaluate(**options)
 
 

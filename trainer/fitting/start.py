@@ -26,7 +26,7 @@ def run_folder(
     """Return the folder that a fit writes into, where it was given one."""
     if arguments.folder is None:
         return nullcontext()
-    if not processes.main:
+    if not processes.is_main:
         return nullcontext(RunFolder(arguments.folder, arguments.keep))  # the main one writes
     backup = arguments.backup
     temporary = backup is not None and backup.delete_checkpoint
@@ -62,7 +62,7 @@ def start(
     except BaseException:
         model.progress, model.run = progress, None
         raise
-    if folder is not None and processes.main:
+    if folder is not None and processes.is_main:
         _make_way(folder, run, found)
         folder.notes += [] if found is None else [_story(run, found)]
     return run

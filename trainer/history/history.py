@@ -149,7 +149,7 @@ class History(Callback):
         figure = plot_history(self.frame, self.monitor, self.best.get("epoch"), metrics, self._sets)
         if figsize is not None:
             figure.set_size_inches(figsize)
-        if path is not None and Processes().main:
+        if path is not None and Processes().is_main:
             figure.savefig(path, dpi=150)
         return figure
 
@@ -171,7 +171,7 @@ class History(Callback):
         """
         from .report import write_report
 
-        if not Processes().main:
+        if not Processes().is_main:
             return Path(path)
         return write_report(self, path)
 

@@ -1,1 +1,1 @@
-"""Look at a net and at what it predicts."""
+"""Summaries, FLOPs, exports and evaluation plots of a net."""

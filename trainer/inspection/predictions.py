@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fitorch.engine.prediction import PredictionStep, predict
+from fitorch.engine.prediction import PredictionStep, run_prediction
 from fitorch.errors import DataError
 from fitorch.fitting.evaluate import collect_hooks, open_source
 from fitorch.fitting.foreign_arguments import refuse_unknown
@@ -68,7 +68,7 @@ class Reader:
         source = open_source(model, data=self.data, name="data", **_but(how, "verbose"))
         hooks = collect_hooks(model, None, how["verbose"], how["steps"] or source.steps)
         model.stop_predicting = False
-        return predict(model.net, step, source, hooks, how["steps"])
+        return run_prediction(model.net, step, source, hooks, how["steps"])
 
     def all(self) -> Pairs:
         """Return the pairs of all batches."""

@@ -1,1 +1,1 @@
-"""The private names of other libraries that fitorch depends on: one module per library."""
+"""Private names of other libraries, one module for each library."""

@@ -1,1 +1,1 @@
-"""A net by itself: how it is called, in which precision, its modes and its state."""
+"""Nets: how they are called, precision, modes and state dicts."""

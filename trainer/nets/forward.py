@@ -104,7 +104,7 @@ def _by_form(net: Net, batch: Any) -> Forward:
     if isinstance(batch, Mapping):
         return _mappings(net, weighted="sample_weight" in batch)
     call = choose_call(net, batch[0])
-    return _pairs(call) if len(batch) == 2 else _triples(call)
+    return _forward_of_pairs(call) if len(batch) == 2 else _triples(call)
 
 
 def _mappings(net: Net, *, weighted: bool) -> Forward:
@@ -129,7 +129,7 @@ def taking_logits(forward: Forward) -> Forward:
     return logits
 
 
-def _pairs(call: Net) -> Forward:
+def _forward_of_pairs(call: Net) -> Forward:
     def forward(batch: Any) -> Predicted:
         if len(batch) != 2:
             raise DataError(_changed(batch, 2))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fitorch.distributed.dtensor import like
+from fitorch.distributed.dtensor import distribute_like
 from fitorch.internals.torch import original_module
 
 
@@ -57,7 +57,9 @@ def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
     if all(name.startswith("module.") and name not in own for name in plain):
         plain = {name.removeprefix("module."): value for name, value in plain.items()}
     named = {own.get(name, name): value for name, value in plain.items()}
-    inner.load_state_dict({name: like(value, table.get(name)) for name, value in named.items()})
+    inner.load_state_dict(
+        {name: distribute_like(value, table.get(name)) for name, value in named.items()}
+    )
 
 
 class NetState:

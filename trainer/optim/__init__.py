@@ -1,1 +1,1 @@
-"""Optimizers, schedules, and the update that they make."""
+"""Optimizers, schedules and weight updates."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fitorch.distributed.dtensor import whole
+from fitorch.distributed.dtensor import full_tensor
 from fitorch.errors import NonFiniteError
 from fitorch.internals.torch import bare_step, mark_stepped
 from fitorch.losses.penalty_term import PenaltyTerm
@@ -104,7 +104,7 @@ class Update:
         largest_norm, largest = self.clipping
         norm = None
         if largest_norm is not None:
-            norm = whole(nn.utils.clip_grad_norm_(self.parameters, largest_norm))
+            norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters, largest_norm))
         if largest is not None:
             nn.utils.clip_grad_value_(self.parameters, largest)
         return norm

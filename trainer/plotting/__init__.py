@@ -1,1 +1,1 @@
-"""Pictures, of numbers alone."""
+"""Plots of histories and evaluations."""

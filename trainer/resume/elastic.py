@@ -28,7 +28,7 @@ def state_for(run: Run, loaded: LoadedCheckpoint) -> dict[str, Any]:
     processes = run.coordinator.processes
     saved = int(loaded.info["run_settings"]["processes"])
     state = state_of_rank(loaded.parts, min(processes.rank, saved - 1))
-    if not run.arguments.elastic or not changed(run, loaded):
+    if not run.arguments.elastic or not world_changed(run, loaded):
         return state
     # The ranks have consumed the data in rounds together, so one position stands for all; their
     # sums differ, and are added up.
@@ -41,24 +41,24 @@ def state_for(run: Run, loaded: LoadedCheckpoint) -> dict[str, Any]:
     return state
 
 
-def changed(run: Run, loaded: LoadedCheckpoint) -> bool:
+def world_changed(run: Run, loaded: LoadedCheckpoint) -> bool:
     """Return whether the processes together have other batches than in the checkpoint."""
     saved = loaded.info["run_settings"]
     sizes = (saved["batch_size"], run.arguments.batch_size)
-    return saved["processes"] != run.coordinator.processes.count or (
+    return saved["processes"] != run.coordinator.processes.world_size or (
         sizes[0] is not None and sizes[0] != sizes[1]
     )
 
 
 def _place(run: Run, loaded: LoadedCheckpoint, state: dict[str, Any]) -> None:
     """Convert the position in the pass to units that do not depend on the processes."""
-    progress, extent = dict(state["progress"]), run.feed.source.extent
+    progress, pass_length = dict(state["progress"]), run.iterator.source.pass_length
     saved = loaded.info["run_settings"]
     per_round = saved["processes"] * (saved["batch_size"] or 1)
     behind = state["feed"]["behind"] + progress["position"] * per_round
-    if extent.units is not None:
-        behind = min(behind, extent.units)
-    rounds, left = extent.rounds(), extent.rounds(behind)
+    if pass_length.units is not None:
+        behind = min(behind, pass_length.units)
+    rounds, left = pass_length.rounds(), pass_length.rounds(behind)
     if rounds is not None and left is not None and progress["batches"]:
         progress["batches"] = rounds - left
     progress["position"] = 0
@@ -68,13 +68,13 @@ def _place(run: Run, loaded: LoadedCheckpoint, state: dict[str, Any]) -> None:
 
 def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the sums of the epoch: those of all ranks in the main process, none in the others."""
-    if len(everywhere) == 1 and run.coordinator.processes.main:
+    if len(everywhere) == 1 and run.coordinator.processes.is_main:
         return everywhere[0]
     measurement: Any = copy.copy(run.step.measurement)
     measurement.losses = copy.deepcopy(measurement.losses)
     measurement.metrics = copy.deepcopy(measurement.metrics)
     measurement.reset()
-    if not run.coordinator.processes.main:
+    if not run.coordinator.processes.is_main:
         return dict(measurement.state_dict())
     counted: list[Any] = []
     losses: list[Any] = []

@@ -28,7 +28,7 @@ def fingerprint(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _of_run(run: Run) -> dict[str, Any]:
-    update, source, arguments = run.state.update, run.feed.source, run.arguments
+    update, source, arguments = run.state.update, run.iterator.source, run.arguments
     objective = run.state.objective
     ours = type(source).__name__ in ("DatasetSource", "MemorySource") and not source.order_owners
     return {
@@ -43,7 +43,7 @@ def _of_run(run: Run) -> dict[str, Any]:
         "shuffle": arguments.shuffle if ours else None,
         "steps_per_epoch": arguments.steps_per_epoch,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-        "processes": run.coordinator.processes.count,
+        "processes": run.coordinator.processes.world_size,
         "loss": objective.names or [objective.name],
         "metrics": [name for name, _, _ in flat(run.model.metrics_dict)],
     }

@@ -17,7 +17,7 @@ from fitorch.errors import CheckpointMismatchError, NotBitExactWarning
 from fitorch.nets.state import NetState, plain_state
 from fitorch.optim.state import align_state, keep_dtypes
 
-from .elastic import MAY_DIFFER, changed, state_for
+from .elastic import MAY_DIFFER, state_for, world_changed
 from .fingerprint import differences, fingerprint
 from .snapshot import state_of_rank
 
@@ -41,7 +41,7 @@ def restore(run: Run, loaded: LoadedCheckpoint) -> None:
     try:
         _load_state(run, _without_other_sums(run, loaded, state))
     except Exception as error:
-        lost = run.state.put_back(before)
+        lost = run.state.roll_back(before)
         keep_dtypes(run.state.update.optimizer, before["optimizer"])
         message = f"cannot restore this fit from {loaded.checkpoint.path}: {error}"
         message += f"; {', '.join(lost)} did not accept its earlier state either" if lost else ""
@@ -136,7 +136,7 @@ def _check_same_run(run: Run, loaded: LoadedCheckpoint, state: Mapping[str, Any]
     if run.arguments.seed != loaded.info["seed"]:
         different.append(f"seed: saved {loaded.info['seed']}, given {run.arguments.seed}")
     parts = {*run.state.parts(), "random"}
-    if not run.coordinator.processes.main:  # only that has the callbacks that write
+    if not run.coordinator.processes.is_main:  # only that has the callbacks that write
         state = {name: part for name, part in state.items() if not name.startswith("callbacks.")}
         parts = {name for name in parts if not name.startswith("callbacks.")}
     missing = sorted(parts - {*state})
@@ -145,7 +145,7 @@ def _check_same_run(run: Run, loaded: LoadedCheckpoint, state: Mapping[str, Any]
     reasons = [f"{name} has no saved state and starts fresh" for name in missing]
     reasons += [f"{name} is not in this fit" for name in sorted({*state} - parts)]
     reasons += differences(loaded.info["machine"], now["machine"])
-    if run.arguments.elastic and changed(run, loaded):
+    if run.arguments.elastic and world_changed(run, loaded):
         reasons.append("the batches differ (elastic=True)")
     if reasons:
         warnings.warn(

@@ -17,7 +17,7 @@ from fitorch.checkpoint.checkpoint import Checkpoint
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.checkpoint.store import CheckpointStore
 from fitorch.checkpoint.writers import AsyncWriter, SyncWriter
-from fitorch.distributed.dtensor import local
+from fitorch.distributed.dtensor import local_tensor
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.errors import CheckpointWriteError, NonFiniteError
 from fitorch.files import shown
@@ -67,7 +67,7 @@ class Saving(Callback):
         """Save, unless the fit stopped within the epoch and saves that position itself."""
         if not self.run.cut_short:
             self.save()
-        if self.run.coordinator.processes.main:
+        if self.run.coordinator.processes.is_main:
             self._attempt(lambda: self.folder.write_history(self.run.state.history.columns))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
@@ -113,12 +113,12 @@ class Saving(Callback):
         """
         self._attempt(self._writer.wait)  # a pending save may fail, and is then repeated
         due = self.newest is None or self._failures > 0 or self._saved != self._position()
-        if self.run.coordinator.processes.from_main(due):
+        if self.run.coordinator.processes.broadcast(due):
             self.save(wait=True)
 
     def _position(self) -> tuple[int, ...]:
         progress = self.run.progress
-        return self.run.state.update.completed, progress.epochs, self.run.feed.taken
+        return self.run.state.update.completed, progress.epochs, self.run.iterator.taken
 
     def try_encoding(self) -> None:
         """Check before the first step that a checkpoint can store all states.
@@ -183,9 +183,9 @@ class StepSaving(Saving):
         if self._interval is not None and not due:
             due = time.monotonic() - self._saved_at >= self._interval
         coordinator = self.run.coordinator
-        if due and coordinator.processes.several and step % (self._every or step + 1):
+        if due and coordinator.processes.is_distributed and step % (self._every or step + 1):
             coordinator.save_requested, due = (
-                coordinator.processes.main,
+                coordinator.processes.is_main,
                 False,
             )  # clocks differ: all decide
         if due or coordinator.save:
@@ -199,7 +199,7 @@ def save_to(path: str | Path, run: Run) -> Path:
     store = CheckpointStore(path, keep=1)
     snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
     saved = snapshot.write(store, run.state.update.completed, snapshot.packed(), info_of(run))
-    written = run.coordinator.processes.from_main(None if saved is None else saved.path)
+    written = run.coordinator.processes.broadcast(None if saved is None else saved.path)
     assert isinstance(written, Path)
     return written
 
@@ -232,7 +232,7 @@ def check_finite(run: Run) -> None:
     Raises:
         NonFiniteError: Weights are not finite; the message names the parameters.
     """
-    named = [(name, local(p)) for name, p in run.net.named_parameters() if p.requires_grad]
+    named = [(name, local_tensor(p)) for name, p in run.net.named_parameters() if p.requires_grad]
     wrong = [~p.isfinite().all() for _, p in named]
     names = []
     if wrong and bool(torch.stack(wrong).any()):

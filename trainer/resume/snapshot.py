@@ -74,7 +74,7 @@ class Snapshot:
         if not self.split:
             return None if self.parts is None else store.write(step, parts, info, protected)
         if self.parts is None:
-            folder = self.processes.from_main(None)
+            folder = self.processes.broadcast(None)
             if folder is not None:  # otherwise the main process has failed, and raises
                 shards.write_shards(folder, self.split, self.processes)
             return None
@@ -83,13 +83,13 @@ class Snapshot:
         def write_shards(folder: Path) -> dict[str, FileDigest]:
             nonlocal folder_sent
             folder_sent = True
-            return shards.write_shards(self.processes.from_main(folder), self.split, self.processes)
+            return shards.write_shards(self.processes.broadcast(folder), self.split, self.processes)
 
         try:
             return store.write(step, parts, info, protected, write_shards)
         finally:
             if not folder_sent:  # the other ranks wait for it
-                self.processes.from_main(None)
+                self.processes.broadcast(None)
 
 
 def state_of_rank(parts: dict[str, Any], rank: int = 0) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Watch(Callback):
 def digest(named):
     found = hashlib.sha256()
     for name, value in named:
-        own = fitorch.distributed.dtensor.local(value.detach())
+        own = fitorch.distributed.dtensor.local_tensor(value.detach())
         found.update(name.encode() + own.numpy().tobytes())
     return found.hexdigest()
 

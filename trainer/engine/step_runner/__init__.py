@@ -1,1 +1,1 @@
-"""Steps of a user's own `StepRunner`, torchkeras' extension point."""
+"""Steps of the user's own `StepRunner`, torchkeras' extension point."""

@@ -25,10 +25,10 @@ def check_one_process(spec: MeasurementSpec) -> None:
     Raises:
         ValueError: Several processes were launched.
     """
-    if spec.placement.processes.several:
+    if spec.placement.processes.is_distributed:
         message = (
             "a StepRunner works in one process, but "
-            f"{spec.placement.processes.count} were launched; pass forward= instead"
+            f"{spec.placement.processes.world_size} were launched; pass forward= instead"
         )
         raise ValueError(message)
 

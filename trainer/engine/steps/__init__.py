@@ -1,1 +1,1 @@
-"""What is done with a batch."""
+"""Steps: what happens to a batch of training or evaluation."""

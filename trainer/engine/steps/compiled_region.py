@@ -67,7 +67,7 @@ class CompiledRegion:
         update: Update,
         batch: Any,
     ) -> None:
-        _check(update)
+        _check_compilable(update)
         self.seconds = 0.0  # what compiling took
         self._signature = signature(batch)
         self._trained = [p for p in update.parameters if p.grad is not None]
@@ -123,7 +123,7 @@ class CompiledRegion:
                 warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about itself
                 outcome = self._compiled(batch)
         except self._refusal as error:
-            raise CannotCompileError(_reason(error)) from error
+            raise CannotCompileError(_first_lines(error)) from error
         self.seconds, self._ready = time.perf_counter() - start, True
         return outcome
 
@@ -139,7 +139,7 @@ def signature(tree: Any) -> Any:
     return tree
 
 
-def _check(update: Update) -> None:
+def _check_compilable(update: Update) -> None:
     """Refuse what would be left out of a compiled step.
 
     Raises:
@@ -201,7 +201,7 @@ def _compile(function: Callable[[Any], Outcome], *, graphs: bool) -> Callable[[A
     return torch.compile(function, fullgraph=True, backend=_BACKEND, options=options)
 
 
-def _reason(error: Exception) -> str:
+def _first_lines(error: Exception) -> str:
     """Return what torch says in its first lines, and where in the user's code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])

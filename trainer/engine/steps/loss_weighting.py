@@ -82,7 +82,7 @@ class LossWeighting:
                 count = share.to(torch.promote_types(value.dtype, torch.float32))
         assert self.reference is not None
         count = count / self.reference
-        factor = float(counts) * self._processes.count if self.sums else count
+        factor = float(counts) * self._processes.world_size if self.sums else count
         total = self._objective.total(parts)
         if isinstance(factor, float) and factor == 1.0:  # the most frequent case
             return total, count
@@ -96,7 +96,7 @@ class LossWeighting:
         distributed.all_reduce(totals)
         fractions = own / totals.clamp_min(torch.finfo(own.dtype).tiny)
         weighted: list[TermValue] = [
-            (value * (counts if summed else fraction) * processes.count, 1)
+            (value * (counts if summed else fraction) * processes.world_size, 1)
             for (value, _), fraction, summed in zip(
                 parts, fractions, self._objective.summed, strict=True
             )

@@ -144,7 +144,7 @@ class Measurement:
         """
         own = self.losses, self.metrics
         try:
-            if self.processes.several:
+            if self.processes.is_distributed:
                 self.losses, self.metrics = self._gathered()
             figures = self.figures()
         except MetricError as error:
@@ -153,7 +153,7 @@ class Measurement:
         finally:
             # The sums of this process are kept: the stage may go on after a look at its values.
             over_all, (self.losses, self.metrics) = self.metrics, own
-        if self.processes.main:
+        if self.processes.is_main:
             over_all.warn_of_nan(self._prefix)
         return figures
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fitorch.distributed.dtensor import local
+from fitorch.distributed.dtensor import local_tensor
 from fitorch.distributed.update_totals import UpdateTotals
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
 from fitorch.internals.torch import foreach_div_
@@ -33,7 +33,7 @@ class FSDPSync:
     ) -> None:
         self._net: Any = measurement.spec.net
         self._measure, self._update = measure, update
-        self._totals = UpdateTotals(measurement.processes.count)
+        self._totals = UpdateTotals(measurement.processes.world_size)
 
     def begin_epoch(self) -> None:
         """FSDP2 follows callbacks by itself."""
@@ -63,5 +63,5 @@ class FSDPSync:
 
     def divide(self, count: float | Tensor) -> None:
         """Divide the parts of the gradients that this process holds."""
-        gradients = [local(p.grad) for p in self._update.parameters if p.grad is not None]
+        gradients = [local_tensor(p.grad) for p in self._update.parameters if p.grad is not None]
         foreach_div_(gradients, count)
