@@ -62,7 +62,7 @@ class Encoder:
         kind = type(value)
         if kind is int and value.bit_length() > _MAX_BITS:
             return _tagged("int", hex(value))
-        if kind in _PLAIN:
+        if kind in _PLAIN:  # exact types: a subclass would be restored as its base
             return value
         if kind is float:
             return value if math.isfinite(value) else _tagged("float", repr(value))
@@ -98,6 +98,7 @@ class Encoder:
         return [self._encode(value, (*path, str(i))) for i, value in enumerate(values)]
 
     def _mapping(self, value: Mapping[Any, Any], path: tuple[str, ...]) -> Any:
+        # JSON keys are strings, and `_TAG` marks other types: all other dicts become pairs.
         if all(type(key) is str for key in value) and _TAG not in value:
             encoded = {key: self._encode(value[key], (*path, key)) for key in value}
             return _tagged("counter", list(encoded.items())) if _is_counter(value) else encoded

@@ -1,1 +1,1 @@
-"""The interface of torchkeras, for scripts written for it."""
+"""Support for scripts of torchkeras."""

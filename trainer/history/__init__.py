@@ -1,1 +1,1 @@
-"""The history of a run: its table, records of its fits, reports."""
+"""The history of a run: columns, records, report."""

@@ -220,6 +220,8 @@ class History(Callback):
 
     def _complete(self) -> dict[str, array[float]]:
         """Add the logs of the last epoch to the table, and return it."""
+        # Not at the end of the epoch: callbacks that run later add columns to its logs, and reading
+        # a value may wait for the GPU.
         if self._last is not None:
             row = self._row(self._last)
             self._last = None

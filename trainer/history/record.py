@@ -73,6 +73,7 @@ class FitRecord:
         self.rows = rows
         self.seconds = time.time() - self.began
         self.settings |= metrics
+        # An error that was being handled before the fit, in the caller's except block, is no end.
         error, handled = sys.exc_info()[1], self._handled
         self._handled = None  # its traceback would keep frames alive
         if error is not None and error is not handled:

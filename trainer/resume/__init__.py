@@ -1,1 +1,1 @@
-"""Save the training state, and resume fits from it."""
+"""Saving the training state, and resuming from it."""

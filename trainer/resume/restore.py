@@ -36,6 +36,7 @@ def restore(run: Run, loaded: LoadedCheckpoint) -> None:
     state = loaded.with_tensors(state_for(run, loaded), run.net)
     _check_epochs(run, loaded)
     _check_same_run(run, loaded, state)
+    # A part may reject its state after others have loaded theirs; then all get theirs back.
     before = copy.deepcopy(run.state.state_dict())
     try:
         _load_state(run, _without_other_sums(run, loaded, state))
@@ -63,6 +64,7 @@ def _load_state(run: Run, state: Mapping[str, Any]) -> None:
     history, sets = run.state.history, run.state.history.sets
     monitor, mode = history.monitor, history.mode
     run.state.load_state_dict(state, strict=False)  # callbacks and metrics may differ
+    # The state replaced these, but this fit's arguments decide.
     history.begin(monitor, mode, run.progress.seed, sets=sets)
     keep_dtypes(run.state.update.optimizer, state["optimizer"])
 

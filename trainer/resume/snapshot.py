@@ -39,7 +39,7 @@ class Snapshot:
         """Arrange a state: random state, sums and position of each rank, and what all share."""
         rest = dict(state)
         local = {name: rest.pop(name) for name in ("random", "sums", "feed")}
-        rest, split = shards.extract_tensors(rest)
+        rest, split = shards.extract_tensors(rest)  # on all ranks, which hold the other shards
         locals_of_ranks = processes.gather_to_main(local)
         if locals_of_ranks is None:
             return cls(None, split, processes)
