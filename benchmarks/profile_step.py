@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from workloads import WORKLOADS, Workload
 
 import fitorch
-from fitorch.optim.optimizers import bare_step
+from fitorch.internals.torch import bare_step
 
 loop: Any = importlib.import_module("fitorch.engine.loop")
 

@@ -10,11 +10,12 @@ import ast
 from collections import Counter
 from pathlib import Path
 
-from architecture import RANK, SIDE_FOLDERS, imports, modules, sizes, unit
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+
+from architecture import RANK, SIDE_FOLDERS, imports, modules, sizes, unit
 
 # The ground and the small modules of the root are drawn as one row each.
 GROUND = ("version", "errors", "tree", "randomness", "files", "checks", "environment")
@@ -87,7 +88,14 @@ def _draw_row(axes, place, row, count, arrows) -> None:  # noqa: ANN001 - of mat
             axes.scatter([x], [y + 0.02], s=1, color="#c8d0d8", lw=0)
     axes.scatter([left + side * place], [y + 0.02], s=14, marker="s", color=INK, lw=0)
     axes.text(
-        left + side * place, 0.2, name, color=PALE, fontsize=6.5, rotation=60, ha="left", va="bottom"
+        left + side * place,
+        0.2,
+        name,
+        color=PALE,
+        fontsize=6.5,
+        rotation=60,
+        ha="left",
+        va="bottom",
     )
 
 

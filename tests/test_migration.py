@@ -281,7 +281,7 @@ ELSEWHERE = {
     "StepRunner": "KerasModel.StepRunner",
     "VisMetric": "fit",
     "VisProgress": "fit",
-    "chat": "beside fitorch",
+    "chat": "install torchkeras too",
     "colorful": "print",
     "delete_object": "torch.cuda.empty_cache",
     "kerascallbacks": "fitorch.callbacks",
@@ -289,10 +289,10 @@ ELSEWHERE = {
     "plots": "plot_metric",
     "printlog": "print",
     "soup": "SWA",
-    "tabular": "beside fitorch",
+    "tabular": "install torchkeras too",
     "tools": "VLog",
     "utils": "seed_everything",
-    "vision": "beside fitorch",
+    "vision": "install torchkeras too",
 }
 
 

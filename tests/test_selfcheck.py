@@ -31,7 +31,7 @@ def test_everything_works_here_and_piped_it_is_plain(capsys, monkeypatch):
     shown = capsys.readouterr().out.splitlines()
     assert not any("\x1b" in line for line in shown)
     assert [line for line in shown if line.startswith("ok ")] == [f"ok      {n}" for n in NAMES]
-    assert re.fullmatch(r"everything works, checked in \d+\.\d s", shown[-1])
+    assert re.fullmatch(r"all checks passed in \d+\.\d s", shown[-1])
 
 
 def test_versions_and_devices_are_those_of_this_machine(capsys):
@@ -67,20 +67,23 @@ def test_a_step_that_is_not_the_loops_is_found(monkeypatch, capsys):
     assert re.search(
         r"^failed  SGD: .* bit for bit: 0.weight differs by up to", shown, re.MULTILINE
     )
-    assert re.search(r"^\d of the checks failed, checked in", shown, re.MULTILINE)
+    assert re.search(r"^\d checks failed in", shown, re.MULTILINE)
 
 
 def test_a_wrong_figure_is_found(monkeypatch):
     monkeypatch.setattr(nn.CrossEntropyLoss, "forward", lambda loss, y_pred, y_true: y_pred.sum())
     found = failures()
-    assert "val_loss is" in found["evaluate gives what the net gives"]
-    assert "val_loss is" in found["loss and accuracy are those of all samples at once"]
+    assert "val_loss is" in found["evaluate() equals the loss and accuracy of the net's outputs"]
+    assert "val_loss is" in found["loss and accuracy equal those of all samples at once"]
 
 
 def test_predictions_in_another_order_are_found(monkeypatch):
     predict = evaluating.predict
     monkeypatch.setattr(evaluating, "predict", lambda *given: predict(*given).flip(0))
-    assert "samples 0 to 49 came back as [49.0" in failures()["predict keeps the order"]
+    assert (
+        "samples 0 to 49 were returned as [49.0"
+        in failures()["predict() keeps the order of samples"]
+    )
 
 
 def test_a_resume_that_begins_afresh_is_found(monkeypatch):
@@ -90,12 +93,12 @@ def test_a_resume_that_begins_afresh_is_found(monkeypatch):
         return fit(model, *data, **{**options, "seed": 1 if resume else 0})
 
     monkeypatch.setattr(KerasModel, "fit", forgetful)
-    assert set(failures()) == {"a run that is resumed ends with the same bits"}
+    assert set(failures()) == {"a resumed run ends with the same bits"}
 
 
 def test_damage_that_nobody_sees_is_found(monkeypatch):
     monkeypatch.setattr(disk, "_compare", lambda *given: None)
-    assert "they are ['whole', 'whole']" in failures()["a damaged checkpoint is found"]
+    assert "their states are ['whole', 'whole']" in failures()["a damaged checkpoint is detected"]
 
 
 def test_an_error_is_a_failure_and_the_other_checks_still_run(monkeypatch):
@@ -105,13 +108,16 @@ def test_an_error_is_a_failure_and_the_other_checks_still_run(monkeypatch):
 
     monkeypatch.setattr(training.TrainingStep, "__call__", broken)
     found = failures()
-    assert found["SGD: the weights of a loop by hand, bit for bit"] == "RuntimeError: nothing works"
-    assert "predict keeps the order" not in found
+    assert (
+        found["SGD: same weights as a hand-written loop, bit for bit"]
+        == "RuntimeError: nothing works"
+    )
+    assert "predict() keeps the order of samples" not in found
 
 
 def test_a_device_that_does_not_learn_is_found(monkeypatch):
     monkeypatch.setattr(selfcheck, "devices", lambda: [torch.device("cpu")] * 2)
-    name = "a fit on cpu learns, and comes back to the CPU"
+    name = "a fit on cpu learns, and returns predictions on the CPU"
     assert name not in failures()
     monkeypatch.setattr(selfcheck, "_sgd", lambda p: torch.optim.SGD(p, lr=0.0))
     monkeypatch.setattr(selfcheck._model, "__defaults__", (selfcheck._sgd,))

@@ -6,8 +6,8 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from fitorch.checkpoint.listing import list_checkpoints
-from fitorch.compat.moved_names import look_up
 from fitorch.compat.torchkeras import Model
+from fitorch.compat.torchkeras_names import look_up
 from fitorch.history.history import History
 from fitorch.inspection.flops import flop_summary
 from fitorch.optim.schedules import WarmupCosine

@@ -1,6 +1,6 @@
-"""`python -m fitorch`: see what there is to train with, and check that it works.
+"""`python -m fitorch`: show versions and devices, and check that training works.
 
-With a command: look at checkpoints, verify them, take the weights out.
+Commands list checkpoints, verify them, and export their weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitorch.checkpoint.finding import checkpoint_at, read
+from fitorch.checkpoint.finding import checkpoint_at, load_checkpoint
 from fitorch.checkpoint.listing import list_checkpoints
 from fitorch.checkpoint.weights import save_weights
 
@@ -27,7 +27,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, or 1 where something is wrong."""
+    """Run a command; return the exit code: 0, or 1 on errors."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fitorch", description=__doc__)
-    parser.set_defaults(run=_check)
+    parser.set_defaults(run=_check_installation)
     commands = parser.add_subparsers(metavar="command")
     for name, run, text in (
         ("checkpoints", _show, "list the checkpoints of a run"),
-        ("verify", _verify, "compare every file with what was written; 1 where one differs"),
-        ("export", _export, "write the net's weights of a checkpoint to a file"),
+        ("verify", _verify, "compare every file with its digest; exit with 1 if one differs"),
+        ("export", _export, "write the weights in a checkpoint to a file"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("path", type=Path, help="the folder of a run, or a checkpoint")
@@ -53,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(_: argparse.Namespace) -> int:
-    """Print what there is to train with, and whether training works; 1 where it does not."""
+def _check_installation(_: argparse.Namespace) -> int:
+    """Print versions and devices, and whether training works; return 1 if it does not."""
     from rich.console import Console
 
     from .environment import hardware, versions
@@ -62,21 +62,21 @@ def _check(_: argparse.Namespace) -> int:
 
     console, failed = Console(highlight=False), 0
     for facts in (versions(), hardware()):
-        wide = max(map(len, facts))
-        _print_rows(console, [(f"{name:<{wide}}", value, "") for name, value in facts.items()])
-    begun = time.perf_counter()
+        width = max(map(len, facts))
+        _print_rows(console, [(f"{name:<{width}}", value, "") for name, value in facts.items()])
+    start = time.perf_counter()
     for outcome in outcomes():
         word, style = ("failed", "bold red") if outcome.error else ("ok", "green")
         text = f"{outcome.name}: {outcome.error}" if outcome.error else outcome.name
         _print_rows(console, [(f"{word:<6}", text, style)], end="")
         failed += bool(outcome.error)
-    told = f"{failed} of the checks failed" if failed else "everything works"
-    console.print(f"\n{told}, checked in {time.perf_counter() - begun:.1f} s")
+    result = f"{failed} checks failed" if failed else "all checks passed"
+    console.print(f"\n{result} in {time.perf_counter() - start:.1f} s")
     return int(failed > 0)
 
 
 def _print_rows(console: Console, rows: Sequence[tuple[str, str, str]], end: str = "\n") -> None:
-    """Print names and values; on a terminal, long values are folded under themselves."""
+    """Print names and values; on a terminal, long values are wrapped within their column."""
     from rich.table import Table
     from rich.text import Text
 
@@ -124,15 +124,15 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    found = read(checkpoint_at(options.path))
+    loaded = load_checkpoint(checkpoint_at(options.path))
     if options.target.is_dir() or options.target.suffix not in (".safetensors", ".pt", ".pth"):
         print(
-            f"fitorch: {options.target} is no file that ends in .safetensors, .pt or .pth",
+            f"fitorch: the name of {options.target} must end in .safetensors, .pt or .pth",
             file=sys.stderr,
         )
         return 1
-    facts = {name: str(found.info.get(name)) for name in ("epoch", "monitor", "value")}
-    print(save_weights(found.with_tensors(found.parts["model"]), options.target, facts))
+    facts = {name: str(loaded.info.get(name)) for name in ("epoch", "monitor", "value")}
+    print(save_weights(loaded.with_tensors(loaded.parts["model"]), options.target, facts))
     return 0
 
 
@@ -144,13 +144,12 @@ def _monitor(frame: pd.DataFrame) -> str:
 def _cells(row: dict[str, Any]) -> list[Any]:
     from rich.text import Text
 
-    whole = row["state"] == "whole"
-    known = [str(int(row["step"]))]
-    if not whole:
-        return [*known, "", "", "", "", "", Text(str(row["state"]), "red")]
+    step = str(int(row["step"]))
+    if row["state"] != "whole":
+        return [step, "", "", "", "", "", Text(str(row["state"]), "red")]
     value = "" if row["value"] is None or row["value"] != row["value"] else f"{row['value']:.4g}"
     counts = [str(int(row["epoch"])), str(int(row["batch"]))]
-    return [*known, *counts, value, _size(row["size"]), _age(row["age"]), Text("whole", "green")]
+    return [step, *counts, value, _size(row["size"]), _age(row["age"]), Text("whole", "green")]
 
 
 def _size(number: float) -> str:
@@ -162,8 +161,8 @@ def _size(number: float) -> str:
 
 
 def _age(seconds: float) -> str:
-    least, unit = next(((s, u) for s, u in _UNITS if seconds >= s), (1, "s"))
-    return f"{seconds / least:.0f} {unit}"
+    scale, unit = next(((s, u) for s, u in _UNITS if seconds >= s), (1, "s"))
+    return f"{seconds / scale:.0f} {unit}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Arguments that are no count, no flag, none of the choices: refused with what was expected."""
+"""Checks of arguments: counts, flags and choices."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def check_count(name: str, value: Any, *, least: int = 1, optional: bool = False) -> None:
-    """Refuse what is no whole number from `least` on.
+    """Raise an error unless `value` is an int >= `least`.
 
     Raises:
-        TypeError: `value` is no int.
+        TypeError: `value` is not an int.
         ValueError: `value` is below `least`.
     """
     if value is None and optional:
@@ -24,11 +24,11 @@ def check_count(name: str, value: Any, *, least: int = 1, optional: bool = False
 
 
 def check_workers(value: Any) -> None:
-    """Refuse what is no number of worker processes, and not "auto".
+    """Raise an error unless `value` is a number of worker processes, or "auto".
 
     Raises:
         TypeError: `value` is neither an int nor a str.
-        ValueError: `value` is below 0, or another str.
+        ValueError: `value` is negative, or another str.
     """
     if value == "auto":
         return
@@ -42,10 +42,10 @@ def check_workers(value: Any) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False.
+    """Raise an error unless `value` is True or False.
 
     Raises:
-        TypeError: It tells the value.
+        TypeError: `value` is not a bool.
     """
     if not isinstance(value, bool):
         message = f"{name} is {value!r}, a {type(value).__name__}; expected True or False"
@@ -53,10 +53,10 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Refuse a value that is not one of `allowed`.
+    """Raise an error unless `value` is one of `allowed`.
 
     Raises:
-        ValueError: It lists them.
+        ValueError: `value` is not allowed; the message lists the allowed values.
     """
     if isinstance(value, bool) or value not in allowed:
         message = f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}"

@@ -1,4 +1,4 @@
-"""Where the code runs: notebook or not, versions, devices, precisions, a compiler."""
+"""The environment: notebook or not, versions, devices, precisions, compilers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ import torch
 
 from .version import version_of
 
-
-def in_notebook() -> bool:
-    """Say whether this is a notebook's kernel, where an interrupt should end a cell tidily.
-
-    Jupyter's and VS Code's shell has that name; Colab's and others' are derived from it.
-    """
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)
-
-
 _PACKAGES = ("torch", "accelerate", "torchmetrics", "numpy", "pandas", "safetensors")
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
@@ -29,8 +19,17 @@ _COMPILERS = ("g++", "clang++", "c++", "cl")
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def in_notebook() -> bool:
+    """Return whether this is the kernel of a notebook.
+
+    The shell of Jupyter and VS Code has that name; those of Colab and others are derived from it.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return any(base.__name__ == "ZMQInteractiveShell" for base in type(shell).__mro__)
+
+
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on, by name."""
+    """Return the versions of packages that results depend on, by name."""
     return {
         "fitorch": version_of("fitorch") or "from its source",
         "python": platform.python_version(),
@@ -41,53 +40,53 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """Return devices with the precisions that they run, threads, and whether torch can compile."""
-    told = {str(device): _described(device) for device in devices()}
-    told["threads"] = f"{torch.get_num_threads()} of {os.cpu_count()} CPUs"
+    """Return devices with their precisions, threads, and the compilers of torch.compile."""
+    facts = {str(device): _described(device) for device in devices()}
+    facts["threads"] = f"{torch.get_num_threads()} of {os.cpu_count()} CPUs"
     if os.environ.get("OMP_NUM_THREADS"):
-        told["threads"] += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
-    told["torch.compile"] = _compiling()
-    return told
+        facts["threads"] += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    facts["torch.compile"] = _compilers()
+    return facts
 
 
 def devices() -> list[torch.device]:
-    """Return the devices that nets can be trained on, those that are preferred first."""
-    found = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    """Return the devices that can train nets, preferred ones first."""
+    accelerators = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        found.append(torch.device("mps"))
+        accelerators.append(torch.device("mps"))
     xpu = getattr(torch, "xpu", None)
     if xpu is not None and xpu.is_available():
-        found += [torch.device("xpu", number) for number in range(xpu.device_count())]
-    return [*found, torch.device("cpu")]
+        accelerators += [torch.device("xpu", number) for number in range(xpu.device_count())]
+    return [*accelerators, torch.device("cpu")]
 
 
 def runs_in(device: torch.device, dtype: torch.dtype) -> bool:
-    """Say whether a layer runs on a device in a precision, by running one."""
+    """Return whether a layer runs on a device in a precision, by running one."""
     try:
         with torch.no_grad(), torch.autocast(device.type, dtype):
             layer = torch.nn.Linear(8, 8, device=device)
             return bool(layer(torch.ones(2, 8, device=device)).dtype == dtype)
-    except (RuntimeError, TypeError, ValueError):  # how torch refuses depends on the device
+    except (RuntimeError, TypeError, ValueError):  # the error depends on the device
         return False
 
 
 def _described(device: torch.device) -> str:
     precisions = [name for name, dtype in _PRECISIONS.items() if runs_in(device, dtype)]
-    told = ["mixed_precision: " + (", ".join(f'"{name}"' for name in precisions) or "none")]
+    facts = ["mixed_precision: " + (", ".join(f'"{name}"' for name in precisions) or "none")]
     if device.type == "cuda":
-        facts = torch.cuda.get_device_properties(device)
-        told = [facts.name, f"{facts.total_memory / 2**30:.0f} GiB", *told]
-        if facts.major < 8 and "bf16" in precisions:
-            told.append("bf16 is slow on it")
-    return ", ".join(told)
+        properties = torch.cuda.get_device_properties(device)
+        facts = [properties.name, f"{properties.total_memory / 2**30:.0f} GiB", *facts]
+        if properties.major < 8 and "bf16" in precisions:  # before Ampere, in software
+            facts.append("bf16 is slow on it")
+    return ", ".join(facts)
 
 
-def _compiling() -> str:
-    """Say what torch.compile would compile with."""
-    given = os.environ.get("CXX")
-    found = next(filter(None, map(shutil.which, [given] if given else _COMPILERS)), None)
-    told = [f"on CPUs with {found}" if found else "not on CPUs: there is no C++ compiler (g++)"]
+def _compilers() -> str:
+    """Return the compilers that torch.compile uses."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else _COMPILERS
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    facts = [f"on CPUs with {compiler}" if compiler else "not on CPUs: no C++ compiler (g++)"]
     if torch.cuda.is_available():
         triton = find_spec("triton") is not None
-        told.append("on GPUs with triton" if triton else "not on GPUs: triton is not installed")
-    return ", ".join(told)
+        facts.append("on GPUs with triton" if triton else "not on GPUs: triton is not installed")
+    return ", ".join(facts)

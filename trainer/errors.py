@@ -1,27 +1,28 @@
-"""What can go wrong, by kind.
+"""The errors and warnings of fitorch.
 
 FitorchError
-  DataError           the data isn't what it is said to be (also a ValueError)
+  DataError           the data does not have the required form (also a ValueError)
     ShapeError        the net or the loss rejects a batch's shape (also a RuntimeError)
-  CheckpointError     a checkpoint can't be written or read (also a RuntimeError)
-    CheckpointNotFoundError   there is none (also a FileNotFoundError)
-    CheckpointCorruptedError  its files are not those that were written
+  CheckpointError     a checkpoint cannot be written or read (also a RuntimeError)
+    CheckpointNotFoundError   it does not exist (also a FileNotFoundError)
+    CheckpointCorruptedError  its files are damaged
     CheckpointMismatchError   it is of another net, optimizer or data (also a ValueError)
-    CheckpointVersionError    a newer fitorch wrote it
-    UnsafeCheckpointError     it holds pickle, or points out of its folder
-    CheckpointWriteError      it can't be written (also an OSError)
+    CheckpointVersionError    a newer version of fitorch wrote it
+    UnsafeCheckpointError     it contains pickle, or refers to files outside of its folder
+    CheckpointWriteError      it cannot be written (also an OSError)
   NonFiniteError      the training loss is NaN or infinite (also an ArithmeticError)
-  RankError           another of several processes failed, or was asked for something else
+  RankError           another process failed, or has other settings (also a RuntimeError)
+  ExportError         a net cannot be exported (also a RuntimeError)
 
 Preempted             a SystemExit, after SIGTERM and a checkpoint
-NotBitExactWarning    a fit is resumed elsewhere, or otherwise, than it was begun
+NotBitExactWarning    a fit resumes on another machine, or with other settings
 """
 
 from __future__ import annotations
 
 
 class FitorchError(Exception):
-    """Any error of fitorch's own; catch it to catch them all."""
+    """The base class of all errors of fitorch."""
 
 
 class DataError(FitorchError, ValueError):
@@ -33,15 +34,15 @@ class ShapeError(DataError, RuntimeError):
 
 
 class CheckpointError(FitorchError, RuntimeError):
-    """A checkpoint can't be written or read."""
+    """A checkpoint cannot be written or read."""
 
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
-    """There is no checkpoint where one was looked for."""
+    """The checkpoint does not exist."""
 
 
 class CheckpointCorruptedError(CheckpointError):
-    """The files of a checkpoint are not those that were written."""
+    """The files of a checkpoint are damaged."""
 
 
 class CheckpointMismatchError(CheckpointError, ValueError):
@@ -49,15 +50,15 @@ class CheckpointMismatchError(CheckpointError, ValueError):
 
 
 class CheckpointVersionError(CheckpointError):
-    """A checkpoint has a format that this version does not know."""
+    """A checkpoint has a format of a newer version."""
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A checkpoint holds pickled data, or points out of its folder."""
+    """A checkpoint contains pickled data, or refers to files outside of its folder."""
 
 
 class CheckpointWriteError(CheckpointError, OSError):
-    """A checkpoint can't be written; the original error is its cause."""
+    """A checkpoint cannot be written; the original error is its cause."""
 
 
 class NonFiniteError(FitorchError, ArithmeticError):
@@ -65,15 +66,15 @@ class NonFiniteError(FitorchError, ArithmeticError):
 
 
 class RankError(FitorchError, RuntimeError):
-    """Another of several processes failed, vanished, or was asked for something else."""
+    """Another process of the fit failed, disappeared, or has other settings."""
 
 
 class ExportError(FitorchError, RuntimeError):
-    """A net can't be exported; the original error is its cause."""
+    """A net cannot be exported; the original error is its cause."""
 
 
 class Preempted(SystemExit):
-    """The process was told to end (SIGTERM); a checkpoint was written. The exit code is 143."""
+    """The process received SIGTERM and wrote a checkpoint. The exit code is 143."""
 
     def __init__(self, message: str) -> None:
         super().__init__(143)
@@ -84,11 +85,11 @@ class Preempted(SystemExit):
 
 
 class NotBitExactWarning(UserWarning):
-    """A fit goes on, but what follows may differ from a run without interruption."""
+    """A resumed fit may differ from a run without interruption."""
 
 
 def annotate(error: BaseException, note: str) -> None:
-    """Add `note` to an error's text, which keeps its type and its traceback."""
+    """Add `note` to the text of an error, which keeps its type and its traceback."""
     if hasattr(error, "add_note"):
         error.add_note(note)
     else:  # Python 3.10

@@ -1,4 +1,4 @@
-"""Seeds and random streams: everything random in a fit follows from its seed."""
+"""Seeds and the state of random generators: a fit's seed determines all its random numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 
 def derive_seed(seed: int, *labels: int | str) -> int:
-    """Return a seed in [0, 2**63), a function of `seed` and `labels` alone.
+    """Return a seed in [0, 2**63) that depends only on `seed` and `labels`.
 
     Example:
         >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1)
@@ -27,12 +27,12 @@ def derive_seed(seed: int, *labels: int | str) -> int:
 
 
 def draw_seed() -> int:
-    """Draw a seed from torch's global generator, so that `torch.manual_seed` governs."""
+    """Draw a seed from torch's global generator, so that `torch.manual_seed` determines it."""
     return int(torch.empty((), dtype=torch.int64).random_().item())
 
 
 def peek_seed() -> int:
-    """Return the seed that `draw_seed` would draw now, and draw nothing."""
+    """Return the seed that `draw_seed` would draw, without changing the generator."""
     generator = torch.Generator().set_state(torch.get_rng_state())
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
@@ -48,12 +48,12 @@ def seed_everything(seed: int = 42) -> int:
 def random_state() -> dict[str, Any]:
     """Return the state of the global generators of Python, NumPy, torch and its devices.
 
-    It holds tensors and plain values alone, which `torch.load(weights_only=True)` takes.
+    It consists of tensors and plain values, which `torch.load(weights_only=True)` supports.
     """
-    kind, keys, *rest = np.random.get_state()
+    algorithm, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
+        "numpy": (algorithm, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -64,10 +64,10 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned."""
+    """Restore a state of `random_state`."""
     random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    algorithm, keys, *rest = state["numpy"]
+    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state:
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -77,7 +77,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def undisturbed_randomness() -> Iterator[None]:
-    """Put the global generators back at the end, as if nothing had been drawn."""
+    """Restore the global generators when the block ends."""
     state = random_state()
     try:
         yield
@@ -87,14 +87,14 @@ def undisturbed_randomness() -> Iterator[None]:
 
 @contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Have torch use algorithms that give the same bits each time, where that is wanted.
+    """Let torch use deterministic algorithms if `wanted`, until the block ends.
 
-    On CPUs they do anyway. Where an operation has none on a GPU, torch raises an error.
+    On CPUs all are. If an operation has no deterministic algorithm on a GPU, torch raises an error.
     """
     if not wanted:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it on GPUs
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch requires it on GPUs
     mode = torch.get_deterministic_debug_mode()
     cudnn: Any = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark

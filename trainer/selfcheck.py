@@ -1,4 +1,4 @@
-"""A few seconds of training here, compared with loops by hand: `python -m fitorch`."""
+"""Checks of this installation: short fits, compared with hand-written training loops."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _SAMPLES, _BATCH, _EPOCHS = 50, 16, 3  # the last batch is shorter
 
 
 class CheckFailed(Exception):
-    """Something is not as it must be; the message says what."""
+    """A check failed; the message describes the difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a check ended.
+    """The result of a check.
 
     Args:
-        name: What must hold.
-        error: Why it does not, "" where it does.
-        seconds: How long that took.
+        name: The property that was checked.
+        error: The reason if the check failed, otherwise "".
+        seconds: The duration.
     """
 
     name: str
@@ -46,37 +46,40 @@ Check = tuple[str, Callable[[], None]]
 
 
 def outcomes(checks: Sequence[Check] | None = None) -> Iterator[Outcome]:
-    """Run checks one by one; the global random generators stay as they were.
+    """Run checks one by one; the global random generators do not change.
 
     Args:
-        checks: What must hold, and what raises where it does not; None is all of ours.
+        checks: Names, and functions that raise an error if the check fails; None for all checks.
     """
     for name, check in all_checks() if checks is None else checks:
-        begun, error = time.perf_counter(), ""
+        start, error = time.perf_counter(), ""
         try:
             with undisturbed_randomness():
                 torch.manual_seed(0)
                 check()
         except Exception as failure:
-            error = _told(failure)
-        yield Outcome(name, error, time.perf_counter() - begun)
+            error = _reason(failure)
+        yield Outcome(name, error, time.perf_counter() - start)
 
 
 def all_checks() -> list[Check]:
-    """Return the checks for this machine."""
+    """Return the checks that this machine supports."""
     trained: list[Check] = [
-        (f"a fit on {device} learns, and comes back to the CPU", partial(_learns_on, device))
+        (
+            f"a fit on {device} learns, and returns predictions on the CPU",
+            partial(_learns_on, device),
+        )
         for device in devices()[:-1]
     ]
     return [
-        ("SGD: the weights of a loop by hand, bit for bit", partial(_loop, _sgd, 1)),
-        ("Adam: the weights of a loop by hand, bit for bit", partial(_loop, _adam, 1)),
-        ("accumulation: the weights of a loop by hand, bit for bit", partial(_loop, _sgd, 2)),
-        ("loss and accuracy are those of all samples at once", _figures),
-        ("evaluate gives what the net gives", _evaluates),
-        ("predict keeps the order", _predicts),
-        ("a run that is resumed ends with the same bits", _resumes),
-        ("a damaged checkpoint is found", _finds_damage),
+        ("SGD: same weights as a hand-written loop, bit for bit", partial(_loop, _sgd, 1)),
+        ("Adam: same weights as a hand-written loop, bit for bit", partial(_loop, _adam, 1)),
+        ("accumulation: same weights as a hand-written loop", partial(_loop, _sgd, 2)),
+        ("loss and accuracy equal those of all samples at once", _metrics),
+        ("evaluate() equals the loss and accuracy of the net's outputs", _evaluates),
+        ("predict() keeps the order of samples", _predicts),
+        ("a resumed run ends with the same bits", _resumes),
+        ("a damaged checkpoint is detected", _detects_damage),
         *trained,
     ]
 
@@ -87,8 +90,8 @@ def _net() -> nn.Sequential:
 
 
 def _data() -> tuple[Tensor, Tensor]:
-    own = torch.Generator().manual_seed(2)
-    x = torch.randn(_SAMPLES, 4, generator=own)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(_SAMPLES, 4, generator=generator)
     return x, x[:, :3].argmax(1)
 
 
@@ -110,26 +113,26 @@ def _fit(model: KerasModel, **options: Any) -> Any:
 
 
 def _loop(optimizer: Any, window: int) -> None:
-    """Compare a fit with the loop that everybody writes.
+    """Compare a fit with a hand-written loop.
 
-    With windows of several batches, each is trained on as if it were one batch.
+    A window of several batches has the gradient of one large batch.
     """
     model = _model(optimizer)
     _fit(model, shuffle=False, gradient_accumulation_steps=window)
     net, (x, y) = _net(), _data()
     steps = optimizer(net.parameters())
     for _ in range(_EPOCHS):
-        for begin in range(0, _SAMPLES, _BATCH * window):
+        for start in range(0, _SAMPLES, _BATCH * window):
             steps.zero_grad()
-            chosen = torch.arange(begin, min(begin + _BATCH * window, _SAMPLES))
-            for part in chosen.split(_BATCH):
-                share = len(part) / len(chosen) if window > 1 else 1.0
-                (functional.cross_entropy(net(x[part]), y[part]) * share).backward()
+            indices = torch.arange(start, min(start + _BATCH * window, _SAMPLES))
+            for batch in indices.split(_BATCH):
+                fraction = len(batch) / len(indices) if window > 1 else 1.0
+                (functional.cross_entropy(net(x[batch]), y[batch]) * fraction).backward()
             steps.step()
-    _compare(model, net)
+    _compare_weights(model, net)
 
 
-def _figures() -> None:
+def _metrics() -> None:
     model = _model()
     row = _fit(model, epochs=1, val_data=_data()).iloc[-1]
     with torch.no_grad():
@@ -141,36 +144,36 @@ def _figures() -> None:
 def _evaluates() -> None:
     model = _model()
     model.place(cpu=True)
-    found = model.evaluate(_data(), batch_size=7, verbose=0)
+    values = model.evaluate(_data(), batch_size=7, verbose=0)
     with torch.no_grad():
         output, y = _net()(_data()[0]), _data()[1]
-    _near("val_loss", found["val_loss"], functional.cross_entropy(output, y))
-    _near("val_acc", found["val_acc"], (output.argmax(1) == y).double().mean())
+    _near("val_loss", values["val_loss"], functional.cross_entropy(output, y))
+    _near("val_acc", values["val_acc"], (output.argmax(1) == y).double().mean())
 
 
 def _predicts() -> None:
     model = KerasModel(nn.Identity())
     model.place(cpu=True)
     numbers = torch.arange(_SAMPLES, dtype=torch.float32)[:, None]
-    found = model.predict(numbers, batch_size=7, verbose=0)
-    if not torch.equal(found, numbers):
-        message = f"samples 0 to {_SAMPLES - 1} came back as {found.flatten().tolist()}"
+    predictions = model.predict(numbers, batch_size=7, verbose=0)
+    if not torch.equal(predictions, numbers):
+        message = f"samples 0 to {_SAMPLES - 1} were returned as {predictions.flatten().tolist()}"
         raise CheckFailed(message)
 
 
 def _resumes() -> None:
-    whole, resumed = _model(_adam), _model(_adam)
+    uninterrupted, resumed = _model(_adam), _model(_adam)
     with tempfile.TemporaryDirectory() as folder:
-        _fit(whole, ckpt_path=f"{folder}/whole")
+        _fit(uninterrupted, ckpt_path=f"{folder}/uninterrupted")
         _fit(_model(_adam), epochs=1, ckpt_path=f"{folder}/resumed")
         _fit(resumed, ckpt_path=f"{folder}/resumed", resume=True)
     if len(resumed.history) != _EPOCHS:
-        message = f"it has {len(resumed.history)} epochs instead of {_EPOCHS}"
+        message = f"the resumed run has {len(resumed.history)} epochs instead of {_EPOCHS}"
         raise CheckFailed(message)
-    _compare(resumed, whole.net)
+    _compare_weights(resumed, uninterrupted.net)
 
 
-def _finds_damage() -> None:
+def _detects_damage() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _fit(_model(), epochs=2, ckpt_path=folder)
         newest = Path(list_checkpoints(folder)["path"][0]) / "model.safetensors"
@@ -179,7 +182,7 @@ def _finds_damage() -> None:
         newest.write_bytes(content)
         states = list_checkpoints(folder)["state"].tolist()
     if states[0] == "whole" or states[1] != "whole":
-        message = f"after one bit of the newest of two checkpoints changed, they are {states}"
+        message = f"after a bit of the newer of two checkpoints changed, their states are {states}"
         raise CheckFailed(message)
 
 
@@ -187,29 +190,29 @@ def _learns_on(device: torch.device) -> None:
     model = _model()
     frame = _fit(model, cpu=False, epochs=5)
     losses = frame["train_loss"].tolist()
-    where = {parameter.device.type for parameter in model.parameters()}
-    if where != {device.type} or not losses[-1] < losses[0]:
-        message = f"the net is on {where}, its losses were {losses}"
+    device_types = {parameter.device.type for parameter in model.parameters()}
+    if device_types != {device.type} or not losses[-1] < losses[0]:
+        message = f"the net is on {device_types}, its losses were {losses}"
         raise CheckFailed(message)
     if model.predict(_data()[0], verbose=0).device.type != "cpu":
         message = "predictions stayed on the device"
         raise CheckFailed(message)
 
 
-def _compare(model: KerasModel, net: nn.Module) -> None:
-    for (name, found), true in zip(model.named_parameters(), net.parameters(), strict=True):
-        if not torch.equal(found.cpu(), true):
-            apart = (found.cpu() - true).abs().max()
-            message = f"{name} differs by up to {apart:.3g}"
+def _compare_weights(model: KerasModel, net: nn.Module) -> None:
+    for (name, actual), expected in zip(model.named_parameters(), net.parameters(), strict=True):
+        if not torch.equal(actual.cpu(), expected):
+            difference = (actual.cpu() - expected).abs().max()
+            message = f"{name} differs by up to {difference:.3g}"
             raise CheckFailed(message)
 
 
-def _near(name: str, found: float, true: Tensor) -> None:
-    if not abs(found - float(true)) < 1e-6:
-        message = f"{name} is {found}, by hand {float(true)}"
+def _near(name: str, actual: float, expected: Tensor) -> None:
+    if not abs(actual - float(expected)) < 1e-6:
+        message = f"{name} is {actual}, expected {float(expected)}"
         raise CheckFailed(message)
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, CheckFailed) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""The display of `fit` in anybody's own loop."""
+"""The display of `fit` for training loops written by the user."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 class VLog:
-    """Shows the progress of a loop of your own, in a terminal or a notebook, and keeps its history.
+    """Shows the progress of your own training loop in a terminal or a notebook, and its history.
 
-    torchkeras' class of that name: a hand-written loop, scikit-learn's `partial_fit`, the callbacks
-    of LightGBM and the like. In a notebook it draws a live plot.
+    It has the interface of torchkeras' `VLog`, and works with hand-written loops, scikit-learn's
+    `partial_fit`, callbacks of LightGBM and the like. In a notebook it draws a live plot.
 
     Args:
-        epochs: How many epochs there will be, or None.
-        monitor_metric: The figure whose best value is marked.
-        monitor_mode: "min" or "max", what is best.
-        save_path: Where to draw the history at the end; None draws nothing.
-        figsize: Width and height of that in inches; None for what it needs.
+        epochs: The number of epochs, or None.
+        monitor_metric: The metric whose best value is marked.
+        monitor_mode: Whether "min" or "max" is best.
+        save_path: The file for a plot of the history at the end; None for no plot.
+        figsize: Width and height of the plot in inches; None for a size that fits.
         bar: Whether to show batches too, not only epochs.
-        steps: Batches in an epoch, or None.
+        steps: The number of batches in an epoch, or None.
 
     Attributes:
         history: The `History`: `.frame`, `.best`, `.plot()`.
@@ -75,11 +75,11 @@ class VLog:
         self._display = self._make_display(monitor_metric, monitor_mode, bar)
         self._epoch = 0
         self._batch = 0
-        self._open = False  # whether an epoch is under way
+        self._open = False  # whether an epoch is running
         self._validating = False
 
     def log_start(self) -> None:
-        """Begin, or begin anew."""
+        """Start, or restart."""
         params = {"epochs": self._epochs, "steps": self._steps, "verbose": 1}
         self._display.set_params(params)
         model: Any = SimpleNamespace(history=self.history)  # all that a display reads of it
@@ -90,8 +90,8 @@ class VLog:
         """Show a batch.
 
         Args:
-            info: Its figures, or those of the epoch so far, by name.
-            training: Whether it is one to train on, or one to validate on.
+            info: The metrics of the batch, or of the epoch so far, by name.
+            training: Whether the batch is for training, otherwise for validation.
         """
         self._begin_epoch()
         if self._validating == training:
@@ -103,10 +103,10 @@ class VLog:
         self._batch += 1
 
     def log_epoch(self, info: Mapping[str, Any]) -> None:
-        """Keep and show an epoch.
+        """Record and show an epoch.
 
         Args:
-            info: Its figures by name, as `{"train_loss": 0.3, "val_loss": 0.4}`.
+            info: The metrics of the epoch by name, as `{"train_loss": 0.3, "val_loss": 0.4}`.
         """
         self._begin_epoch()
         if self._validating:
@@ -118,7 +118,7 @@ class VLog:
         self._open = self._validating = False
 
     def log_end(self) -> pd.DataFrame:
-        """End; return the history, and draw it where that was asked for."""
+        """End the display, save the plot if there is a `save_path`, and return the history."""
         self._display.on_train_end()
         if self.save_path is not None:
             plot = HistoryPlot(Path(self.save_path), self.figsize)

@@ -1,1 +1,1 @@
-"""What people see while they wait: terminal and notebook."""
+"""The display of progress in terminals, files and notebooks."""

@@ -1,4 +1,4 @@
-"""How progress writes figures: short, and as many as one line holds."""
+"""Short text for numbers, times and paces, and the choice of what fits on a line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 
 
 def number(value: Any) -> str:
-    """Write `value` with four significant digits; NaN, which means not measured, as a dash.
+    """Return `value` with four significant digits; NaN, which is not measured, as a dash.
 
     Example:
         >>> [number(value) for value in (0.25, 1234, 2.5e-5, float("nan"))]
@@ -18,13 +18,13 @@ def number(value: Any) -> str:
     """
     try:
         figure = float(value)
-    except (TypeError, ValueError, RuntimeError):  # a log that is no number
+    except (TypeError, ValueError, RuntimeError):  # not a number
         return " ".join(str(value).split())
     return "-" if math.isnan(figure) else f"{figure:#.4g}".rstrip(".")
 
 
 def learning_rate(value: Any) -> str:
-    """Write `value` with at most four significant digits.
+    """Return `value` with at most four significant digits.
 
     Example:
         >>> [learning_rate(value) for value in (0.001, 3e-4, 0.00012345)]
@@ -37,7 +37,7 @@ def learning_rate(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as people say it.
+    """Return a duration in seconds, minutes or hours.
 
     Example:
         >>> [duration(seconds) for seconds in (0.413, 12.34, 83, 3723)]
@@ -49,7 +49,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Write a time as minutes and seconds, from an hour on with hours.
+    """Return a duration as minutes and seconds, from one hour on with hours.
 
     Example:
         >>> clock(7.2)
@@ -61,7 +61,7 @@ def clock(seconds: float) -> str:
 
 
 def pace(seconds: float) -> str:
-    """Write how long a step takes.
+    """Return the time per step.
 
     Example:
         >>> [pace(seconds) for seconds in (0.00035, 0.0421, 1.25)]
@@ -71,22 +71,22 @@ def pace(seconds: float) -> str:
 
 
 def clip(text: str, width: int, ellipsis: str = "…") -> str:
-    """Shorten `text` to `width` columns of a terminal, with an ellipsis where something is lost."""
+    """Return `text`, cut to `width` columns of a terminal, with an ellipsis if it is cut."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - cell_len(ellipsis)) + ellipsis
 
 
 def fold(widths: Sequence[int], ranks: Sequence[int], room: int) -> list[int]:
-    """Choose which of several things to show in `room` columns: the most important that fit.
+    """Choose the most important items that fit into `room` columns.
 
     Args:
-        widths: Columns that each one takes, with its distance from its neighbour.
-        ranks: How important each one is; 0 is shown in any case.
-        room: Columns there are.
+        widths: The columns of each item, including the gap to its neighbour.
+        ranks: The rank of each item: the lowest is the most important, 0 is always shown.
+        room: The available columns.
 
     Returns:
-        The positions of those that are shown, in their order.
+        The positions of the chosen items, in ascending order.
     """
     chosen = []
     for position in sorted(range(len(widths)), key=ranks.__getitem__):

@@ -1,4 +1,4 @@
-"""What people see while they wait: a live line, and a line for each epoch."""
+"""The progress of a fit: a live line, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from .screen import Screen
 from .stage import Stage
 from .table import Table
 
-_LONGEST_PAUSE = 1.0  # where reading the figures takes long
+_MAX_PAUSE = 1.0  # seconds between two refreshes, if reading the metrics is slow
 
-_SHARE = 0.01  # of the time may be spent on the display
+_SHARE = 0.01  # of the time for the display, at most
 
-_SLOW = 0.5  # seconds; an epoch that took this long gets its line at once,
+_SLOW = 0.5  # seconds; the line of a longer epoch is written at once
 
-_SLOW_FOR_A_FILE = 0.005  # in a file, where what callbacks print should stand in its place
+_SLOW_FOR_A_FILE = 0.005  # seconds; in a file, lines keep their order with other output
 
 
 class Progress(Callback):
-    """Shows how training, evaluation and prediction get on.
+    """Shows the progress of training, evaluation and prediction.
 
-    On a terminal, one live line tells batches, speed, time left and the running figures; each
-    epoch leaves a row in a table. In a file, and in CI, each epoch leaves one plain line. A step
-    costs a counter and a look at the clock. At most ten times a second, and less often where the
-    figures are slow to come by, they are read and what has gathered is written.
+    On a terminal, a live line shows batches, pace, time left and the running metrics, and each
+    epoch adds a row to a table. In a file, and in CI, each epoch adds one plain line. A step costs
+    a counter and a call of the clock. At most ten times a second, and less often if the metrics are
+    slow to read, the display is refreshed.
 
     Args:
-        verbose: 1 for the live line where there is a terminal, 2 for plain lines anywhere.
-        monitor: The figure whose best value so far is marked, such as `"val_acc"`; None marks none.
-        mode: `"min"` or `"max"`, what is best.
-        console: Where to write; None is standard output.
+        verbose: 1 for a live line on terminals, 2 for plain lines everywhere.
+        monitor: The metric whose best value so far is marked, such as `"val_acc"`; None for none.
+        mode: Whether `"min"` or `"max"` is best.
+        console: The output; None is standard output.
 
     Attributes:
-        best: What the best value of the marked figure was before the fit that begins, or None.
-        stopping: Who counts epochs without improvement, as EarlyStopping, or None.
-        directions: "min" or "max" for each figure of which that is known: on a terminal an arrow
-            tells where it went since the epoch before.
+        best: The best value of the monitored metric before this fit, or None.
+        stopping: The callback that counts epochs without improvement, or None.
+        directions: "min" or "max" for each metric for which it is known: on a terminal, an arrow
+            shows the change since the last epoch.
 
     Raises:
-        ValueError: `verbose` or `mode` is none of these.
+        ValueError: `verbose` or `mode` is not one of these.
     """
 
     main_process_only: ClassVar[bool] = True
@@ -78,7 +78,7 @@ class Progress(Callback):
         self._console = console
         self._fitting = False
         self._validation_steps: int | None = None
-        self._rows: list[EpochRow] = []  # not written yet
+        self._rows: list[EpochRow] = []  # not yet written
         self._open()
 
     @cached_property
@@ -92,7 +92,7 @@ class Progress(Callback):
         return Table(self._screen, epochs, self._monitor, self._mode, self.best, directions)
 
     def say(self, text: str) -> None:
-        """Write `text` on lines of its own, after the epochs so far and above the live line."""
+        """Write `text` on separate lines, after the epochs so far and above the live line."""
         self._screen.insert([*self._take_lines(), *self._screen.fold(text)])
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -102,7 +102,7 @@ class Progress(Callback):
         self._validation_steps = self.params.get("validation_steps")
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Write what is left and take the live line away."""
+        """Write the pending lines, and erase the live line."""
         self._screen.write(self._take_lines())
         self._fitting = False
 
@@ -113,7 +113,7 @@ class Progress(Callback):
         self._begin("", self.params.get("steps"))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Keep an epoch's figures for the next refresh; write them now if the epoch was slow."""
+        """Add an epoch to the next refresh, or write it now if it was slow."""
         figures = dict(logs or {})
         seconds = figures.pop("seconds", perf_counter() - self._epoch_began)
         self._rows.append(EpochRow(epoch + 1, figures, seconds))
@@ -122,7 +122,7 @@ class Progress(Callback):
             self._due = 0.0  # show the next epoch's line at once, too
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Count, and refresh when it is time."""
+        """Count the batch, and refresh if a refresh is due."""
         self._count += 1
         if perf_counter() >= self._due:
             self._refresh(batch + 1, logs)
@@ -131,7 +131,7 @@ class Progress(Callback):
     on_predict_batch_end = on_train_batch_end
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Start the live line of a validation or of an evaluation."""
+        """Start the live line of a validation or an evaluation."""
         if self._fitting:
             self._begin("validating", self._validation_steps)
         else:
@@ -139,7 +139,7 @@ class Progress(Callback):
             self._begin("evaluating", self.params.get("steps"))
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """Take an evaluation's live line away; remember how many batches a validation has."""
+        """Erase the live line of an evaluation; record the number of validation batches."""
         if self._fitting:
             self._validation_steps = self._count
         else:
@@ -151,17 +151,17 @@ class Progress(Callback):
         self._begin("predicting", self.params.get("steps"))
 
     def on_predict_end(self, logs: Logs | None = None) -> None:
-        """Take the live line away."""
+        """Erase the live line."""
         self._screen.write()
 
     def _open(self) -> None:
-        """Forget what was before, and look at the output: it may have changed."""
+        """Reset the display, and check the output again: it may have been redirected."""
         for name in ("_screen", "_table"):
             self.__dict__.pop(name, None)
         self._rows.clear()
         self._epoch = 0
         self._epoch_began = perf_counter()
-        self._due = 0.0  # when to refresh next
+        self._due = 0.0  # the time of the next refresh
 
     def _begin(self, verb: str, steps: int | None) -> None:
         now = perf_counter()
@@ -172,14 +172,14 @@ class Progress(Callback):
             self._refresh(0, None)
 
     def _patience(self) -> str:
-        """Tell how much patience is left, once some of it is used up."""
+        """Return the remaining patience, "" while every epoch improves."""
         stopping = self.stopping if self._fitting else None
         if stopping is None or not 0 < stopping.wait <= stopping.patience:
             return ""
         return f"patience {stopping.patience - stopping.wait}/{stopping.patience}"
 
     def _refresh(self, done: int, logs: Logs | None) -> None:
-        """Write what has gathered, and decide when to look again."""
+        """Write the pending lines and the live line, and set the time of the next refresh."""
         if self._screen.broken:
             self._due = math.inf
             return
@@ -187,7 +187,7 @@ class Progress(Callback):
         line = self._live_line(done, now, logs or {}) if self._screen.live else ""
         self._screen.write(self._take_lines(), line)
         end = perf_counter()
-        self._due = end + min(max((end - now) / _SHARE, self.pause), _LONGEST_PAUSE)
+        self._due = end + min(max((end - now) / _SHARE, self.pause), _MAX_PAUSE)
 
     def _live_line(self, done: int, now: float, logs: Logs) -> str:
         return self._stage.line(done, self._count, now, logs, self._screen)

@@ -1,4 +1,4 @@
-"""Epochs as cells: how each figure reads, whether it is the best so far, where it went."""
+"""Format epochs as cells: the text of each metric, and its marks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import number_format as figures
+from . import number_format
 
-_SMALL = 5e-4  # of a figure: a change that its four digits hardly show
+_SMALL = 5e-4  # relative change that four digits hardly show
 
 STAR, DOWN, UP = "★", "↓", "↑"
 
 
 class EpochRow(NamedTuple):
-    """An epoch that is over: its number, from 1, its figures and how long it took."""
+    """A finished epoch: its number, from 1, its metrics and its duration."""
 
     epoch: int
     logs: dict[str, Any]
@@ -22,10 +22,10 @@ class EpochRow(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A figure of an epoch: its column, what to write, and a mark behind it with its colour.
+    """A metric of an epoch: its column, its text, and a mark with its colour.
 
-    The mark is a star for the best value so far, an arrow for where the figure went since the epoch
-    before, green where that is better and red where it is worse, or "".
+    The mark is a star for the best value so far, or an arrow for the change since the last epoch,
+    green for better and red for worse, or "".
     """
 
     name: str
@@ -35,18 +35,18 @@ class Cell(NamedTuple):
 
 
 class EpochCells:
-    """Turns one epoch after the other into cells.
+    """Formats one epoch after the other as cells.
 
     Args:
-        epochs: The number of the last epoch, if there is one.
-        monitor: The figure whose best value so far is marked.
-        mode: `"min"` or `"max"`, what is best.
-        best: What it was before the first row, None where there was none.
-        directions: "min" or "max" for each figure of which that is known: they get arrows.
+        epochs: The number of the last epoch, None if it is not known.
+        monitor: The metric whose best value so far is marked.
+        mode: Whether `"min"` or `"max"` is best.
+        best: The best value before the first row, or None.
+        directions: "min" or "max" for each metric that gets arrows.
 
     Attributes:
-        names: Every column there is, in its order.
-        monitored: The column whose best value is marked, "" as long as there is none.
+        names: All columns in their order.
+        monitored: The column whose best value is marked, "" if there is none yet.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class EpochCells:
         self._monitor = monitor
         self._sign = -1 if mode == "min" else 1
         self._best = -math.inf if best is None else self._sign * best
-        self._before: dict[str, Any] = {}  # what each figure was when it was measured last
+        self._before: dict[str, Any] = {}  # the last measured value of each metric
 
     def title(self, epoch: int) -> str:
-        """Write which epoch it is: `" 3/20"`."""
+        """Return the number of an epoch: `" 3/20"`."""
         if self._epochs is None:
             return str(epoch)
         return f"{epoch:>{len(str(self._epochs))}}/{self._epochs}"
@@ -77,8 +77,8 @@ class EpochCells:
         added = [name for name in row.logs if name not in self.names]
         if added:
             self.names[-1:-1] = added
-            meant = (self._monitor, f"train_{self._monitor}")  # Keras leaves out the prefix
-            self.monitored = next((name for name in meant if name in self.names), "")
+            candidates = (self._monitor, f"train_{self._monitor}")  # Keras omits the prefix
+            self.monitored = next((name for name in candidates if name in self.names), "")
         best = self._is_best(row)
         cells = [self._cell(row, name, best and name == self.monitored) for name in self.names]
         self._before |= {name: value for name, value in row.logs.items() if value == value}
@@ -89,7 +89,7 @@ class EpochCells:
             value = self._sign * float(row.logs[self.monitored])
         except (KeyError, TypeError, ValueError, RuntimeError):
             return False
-        if not value > self._best:  # NaN never is
+        if not value > self._best:  # NaN is never the best
             return False
         self._best = value
         return True
@@ -98,9 +98,9 @@ class EpochCells:
         if name == "epoch":
             return Cell(name, self.title(row.epoch), "", "")
         if name == "seconds":
-            return Cell(name, figures.duration(row.seconds), "", "")
+            return Cell(name, number_format.duration(row.seconds), "", "")
         rate = name == "lr" or name.endswith("_weight")
-        write = figures.learning_rate if rate else figures.number
+        write = number_format.learning_rate if rate else number_format.number
         text = write(row.logs.get(name, math.nan))
         return (
             Cell(name, text, STAR, "green") if best else Cell(name, text, *self._trend(row, name))
@@ -118,6 +118,6 @@ class EpochCells:
 
 
 def plain_line(cells: Sequence[Cell]) -> str:
-    """Write an epoch as plain text, each figure with its name."""
-    shown = [f"{cell.name} {cell.text}{' *' * (cell.mark == STAR)}" for cell in cells[:-1]]
-    return "  ".join([*shown, cells[-1].text])
+    """Return an epoch as plain text, each metric with its name."""
+    texts = [f"{cell.name} {cell.text}{' *' * (cell.mark == STAR)}" for cell in cells[:-1]]
+    return "  ".join([*texts, cells[-1].text])

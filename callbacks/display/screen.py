@@ -1,4 +1,4 @@
-"""Where progress is written: lines that stay and, on a terminal, one live line below them."""
+"""The output of progress: permanent lines and, on a terminal, one live line below them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _TIED = "\xa0"
 class Screen:
     """Standard output, or any console of rich's.
 
-    The cursor rests on an empty line above the live line. So what others print meanwhile has a line
-    of its own, a resized terminal leaves nothing behind, and the cursor need not be hidden.
+    The cursor stays on an empty line above the live line. So the output of other code gets its own
+    line, a resized terminal shows no remains of the live line, and the cursor is not hidden.
 
-    Once the output is closed or broken, all writing is over and training goes on.
+    Once writing has failed, nothing more is written, and training continues.
 
     Args:
-        console: Where to write; None is standard output, plain unless a person looks at it.
-        live: False asks for plain lines on a terminal too.
+        console: The console; None is standard output, with plain lines unless it is a terminal.
+        live: Whether to use a live line and colours on a terminal.
 
     Attributes:
-        live: Whether there are a live line, colours and a width to keep to.
+        live: Whether there is a live line, with colours and a limited width.
         broken: Whether writing has failed.
-        ascii_only: Whether the output's encoding knows no more than that.
+        ascii_only: Whether the encoding of the output is limited to ASCII.
     """
 
     def __init__(self, console: Console | None = None, *, live: bool = True) -> None:
@@ -55,11 +55,11 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """Columns to write on: all but the last, after which some terminals begin a new line."""
+        """The usable columns: all but the last, after which some terminals start a new line."""
         return self._console.width - 1
 
     def paint(self, text: str, style: str) -> str:
-        """Give `text` one of rich's styles, as far as the terminal has it."""
+        """Return `text` in one of rich's styles, as far as the terminal supports it."""
         if not (self.live and style):
             return text
         if style not in self._codes:
@@ -68,20 +68,20 @@ class Screen:
         return f"{before}{text}{after}"
 
     def fold(self, sentence: str) -> list[str]:
-        """Break a sentence between words, where a terminal would break it anywhere."""
+        """Return a sentence as lines, broken between words: terminals break them anywhere."""
         if not self.live:
             return [sentence]
         lines = textwrap.wrap(
             _SECONDS.sub(_TIED, sentence),
             max(self.width, 20),
             subsequent_indent="  ",
-            break_long_words=False,  # a path can be copied
+            break_long_words=False,  # so that paths can be copied
             break_on_hyphens=False,
         )
         return [line.replace(_TIED, " ") for line in lines]
 
     def write(self, lines: Iterable[str] = (), live_line: str = "") -> None:
-        """Write `lines` above the live line and put `live_line` in its place, in one go."""
+        """Write `lines` above the live line, and replace it by `live_line`, in one write."""
         text = "".join(f"{line}\n" for line in lines)
         if self.live:
             erase = _ERASE if self._live_line else ""
@@ -91,11 +91,11 @@ class Screen:
             self._put(text)
 
     def insert(self, lines: Iterable[str]) -> None:
-        """Write `lines` above the live line, which stays as it is."""
+        """Write `lines` above the live line, which does not change."""
         self.write(lines, self._live_line)
 
     def _put(self, text: str) -> None:
-        """Write past rich, which ends the program when a pipe breaks."""
+        """Write to the file itself: rich exits the program if a pipe breaks."""
         file = self._console.file
         try:
             try:
@@ -109,19 +109,21 @@ class Screen:
 
 
 def _codes(console: Console, style: str) -> tuple[str, str]:
-    """Return what to write before and after a text of that style."""
+    """Return the escape codes before and after a text in that style."""
     system = COLOR_SYSTEMS.get(console.color_system or "")
-    meant = Style.parse(style)
-    rendered = (meant.without_color if console.no_color else meant).render("|", color_system=system)
+    parsed = Style.parse(style)
+    if console.no_color:
+        parsed = parsed.without_color
+    rendered = parsed.render("|", color_system=system)
     before, _, after = rendered.partition("|")
     return before, after
 
 
 def _is_watched(file: IO[str]) -> bool:
-    """Say whether a person looks at `file` as it is written: it is a terminal, and not CI's."""
+    """Return whether `file` is a terminal, and not that of a CI job."""
     if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
         return False
     try:
         return file.isatty()
-    except (AttributeError, OSError, ValueError):  # somebody's own file, or a closed one
+    except (AttributeError, OSError, ValueError):  # a user's file object, or a closed file
         return False

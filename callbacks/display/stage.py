@@ -1,4 +1,4 @@
-"""A stage of the work as its live line shows it: what, how far, how fast, how well."""
+"""The live line of a stage: its title, progress, pace, time left and metrics."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from rich.cells import cell_len
 
-from . import number_format as figures
+from . import number_format
 from .screen import Screen
 
-_RECENT = 30  # refreshes over which the pace is measured, so that a slow first step is forgotten
+_RECENT = 30  # refreshes for the pace, so that a slow first step does not count for long
 
 Part = list[tuple[str, str]]  # texts and their styles
 
@@ -20,14 +20,14 @@ class Stage:
     """An epoch's training or validation, an evaluation or a prediction.
 
     Args:
-        title: What the stage belongs to, such as "epoch 3/20", or "".
-        verb: What is going on, such as "validating", or "".
-        steps: Batches in all, where that is known.
+        title: The epoch of the stage, such as "epoch 3/20", or "".
+        verb: The activity, such as "validating", or "".
+        steps: The number of batches, None if it is not known.
         now: The time, in seconds.
-        note: What else there is to know, such as "patience 2/3".
+        note: A note at the end, such as "patience 2/3".
 
     Attributes:
-        verb: What is going on, or "".
+        verb: The activity, or "".
     """
 
     def __init__(
@@ -42,38 +42,38 @@ class Stage:
     def line(
         self, done: int, count: int, now: float, logs: Mapping[str, float], screen: Screen
     ) -> str:
-        """Write the live line.
+        """Return the live line.
 
         Args:
-            done: Batches behind us.
-            count: Those of them that were seen here; fewer when an epoch was resumed in its middle.
+            done: The number of finished batches.
+            count: Those since the start of the stage; fewer than `done` in a resumed epoch.
             now: The time, in seconds.
-            logs: The running figures. This reads them.
-            screen: Where the line will stand.
+            logs: The running metrics, which are read here.
+            screen: The output.
         """
         seconds = self._seconds_per_step(count, now)
         values: list[Part] = [
-            [(f"{name} ", "dim"), (figures.number(value), "")] for name, value in logs.items()
+            [(f"{name} ", "dim"), (number_format.number(value), "")] for name, value in logs.items()
         ]
         ranked: list[tuple[int, Part]] = [
             (0, [(self._title, "bold")]),
             (4, self._bar(done, screen)),
             (0, [(self._progress(done), "")]),
-            (5, [(figures.pace(seconds), "dim")] if seconds else []),
+            (5, [(number_format.pace(seconds), "dim")] if seconds else []),
             (3, [(self._remaining(done, seconds), "dim")]),
             *((2 if position == 0 else 6, part) for position, part in enumerate(values)),
             (4, [(self._note, "yellow")]),
         ]
         ranked = [(rank, part) for rank, part in ranked if _width(part)]
         widths = [_width(part) + 2 for _, part in ranked]
-        shown = figures.fold(widths, [rank for rank, _ in ranked], screen.width + 2)
+        shown = number_format.fold(widths, [rank for rank, _ in ranked], screen.width + 2)
         return "  ".join(
             "".join(screen.paint(text, style) for text, style in ranked[position][1])
             for position in shown
         )
 
     def _seconds_per_step(self, count: int, now: float) -> float:
-        """Return the recent pace, 0 where it is not known yet."""
+        """Return the recent pace, 0 if it is not known yet."""
         if count > self._recent[-1][1]:
             self._recent.append((now, count))
         (start, before), (end, after) = self._recent[0], self._recent[-1]
@@ -88,7 +88,7 @@ class Stage:
     def _remaining(self, done: int, seconds: float) -> str:
         if self._steps is None or not seconds:
             return ""
-        return f"ETA {figures.clock(math.ceil(max(self._steps - done, 0) * seconds))}"
+        return f"ETA {number_format.clock(math.ceil(max(self._steps - done, 0) * seconds))}"
 
     def _bar(self, done: int, screen: Screen) -> Part:
         if not self._steps:

@@ -1,4 +1,4 @@
-"""Epochs as lines of text: a table on a terminal, one plain line each in a file."""
+"""Format epochs as lines of text: a table on a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
-from . import number_format as figures
+from . import number_format
 from .rows import STAR, Cell, EpochCells, EpochRow, plain_line
 from .screen import Screen
 
-_WIDEST_NUMBER = 9  # 2.314e-05; a minus sign stands in the gap before it
+_WIDEST_NUMBER = 9  # 2.314e-05; a minus sign is in the gap before it
 
 _GAP = 2
 
-_ROOM = 2  # columns for the mark beside a best figure
+_STAR_WIDTH = 2  # columns for the mark of a best value
 
 
 class Column(NamedTuple):
-    """A column of the table: whose figures, under which head, how wide with the gap before it.
+    """A column of the table: its metric, its head, its width with the gap before it.
 
-    Behind it there is room for marks: an arrow, or a star.
+    `marks` columns after it are for marks: an arrow, or a star.
     """
 
     name: str
@@ -33,18 +33,18 @@ class Column(NamedTuple):
 class Table:
     """Formats one epoch after the other.
 
-    On a terminal, columns fold when they do not fit: the epoch, the monitored figure and the
-    training loss stay longest. The header comes again when figures come to it, or when the terminal
-    changes its width. An arrow behind a figure tells where it went since the epoch before, green
-    where that is better and red where it is worse.
+    On a terminal, columns that do not fit are left out: the epoch, the monitored metric and the
+    training loss are kept longest. The header is repeated when a metric is added, or when the width
+    of the terminal changes. An arrow after a value shows its change since the last epoch, green for
+    better and red for worse.
 
     Args:
-        screen: Where the lines will be written.
-        epochs: The number of the last epoch, if there is one.
-        monitor: The figure whose best value so far is marked.
-        mode: `"min"` or `"max"`, what is best.
-        best: What it was before the first row, None where there was none.
-        directions: "min" or "max" for each figure of which that is known: they get arrows.
+        screen: The output.
+        epochs: The number of the last epoch, None if it is not known.
+        monitor: The metric whose best value so far is marked.
+        mode: Whether `"min"` or `"max"` is best.
+        best: The best value before the first row, or None.
+        directions: "min" or "max" for each metric that gets arrows.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class Table:
         self._rows = EpochCells(epochs, monitor, mode, best, known)
         self._star = STAR if screen.live and not screen.ascii_only else "*"
         self._ellipsis = ".." if screen.ascii_only else "…"
-        self._columns: list[Column] = []  # those that are shown
+        self._columns: list[Column] = []  # the shown ones
         self._width = 0  # of the terminal when the header was written
 
     def title(self, epoch: int) -> str:
-        """Write which epoch it is: `" 3/20"`."""
+        """Return the number of an epoch: `" 3/20"`."""
         return self._rows.title(epoch)
 
     def lines(self, row: EpochRow) -> list[str]:
-        """Write an epoch's line, after the header where that is needed."""
+        """Return the line of an epoch, after a header if one is due."""
         known = len(self._rows.names)
         cells = self._rows.take(row)
         if not self._screen.live:
@@ -81,8 +81,8 @@ class Table:
         return [*header, line]
 
     def _padded(self, cell: Cell, column: Column) -> str:
-        """Write a cell to the right of its column."""
-        text = figures.clip(cell.text, column.width - 1, self._ellipsis)
+        """Return a cell, aligned to the right of its column."""
+        text = number_format.clip(cell.text, column.width - 1, self._ellipsis)
         pad = " " * (column.width - cell_len(text))
         if cell.mark == STAR:
             return pad + self._screen.paint(f"{text} {self._star}", "bold green")
@@ -91,14 +91,14 @@ class Table:
         return pad + painted + self._screen.paint(cell.mark, cell.color) + rest
 
     def _header(self) -> list[str]:
-        """Choose the columns that fit, and write their heads above a rule."""
+        """Choose the columns that fit; return their heads and a rule."""
         self._width = self._screen.width
         columns = [self._column(name) for name in self._rows.names]
         widths = [column.width + column.marks for column in columns]
         ranks = [self._rank(name) for name in self._rows.names]
-        if sum(widths) > self._width:  # then tell how many are left out
+        if sum(widths) > self._width:  # the number of columns left out is shown too
             widths, ranks = [*widths, len(f"  +{len(columns)}")], [*ranks, self._rank("+")]
-        chosen = figures.fold(widths, ranks, self._width)
+        chosen = number_format.fold(widths, ranks, self._width)
         self._columns = [columns[at] for at in chosen if at < len(columns)]
         heads = "".join(
             " " * (column.width - cell_len(column.head)) + column.head + " " * column.marks
@@ -114,13 +114,13 @@ class Table:
             return Column(name, name, max(len(self.title(0)), len(name)) + 1, 0)
         if name == "seconds":
             return Column(name, "time", len("59.9 s") + _GAP, 0)
-        head = figures.clip(name, max(_WIDEST_NUMBER, self._width // 3), self._ellipsis)
+        head = number_format.clip(name, max(_WIDEST_NUMBER, self._width // 3), self._ellipsis)
         width = max(_WIDEST_NUMBER, cell_len(head)) + _GAP
         arrow = int(name in self._rows.directions)
-        return Column(name, head, width, _ROOM if name == self._rows.monitored else arrow)
+        return Column(name, head, width, _STAR_WIDTH if name == self._rows.monitored else arrow)
 
     def _rank(self, name: str) -> int:
-        """Return how soon a column goes when the terminal gets narrow; 0 never does."""
+        """Return how early a column is left out on narrow terminals; 0 for never."""
         twin = f"train_{self._rows.monitored.removeprefix('val_')}"
         first = ("epoch", self._rows.monitored, "train_loss", "+", "val_loss", "seconds", twin)
         if name in first:

@@ -119,7 +119,7 @@ def test_the_command_tells_errors_in_a_line(tmp_path, capsys):
 def test_a_file_to_export_to_has_a_known_suffix(run, tmp_path, capsys):
     folder, _ = run
     assert main(["export", str(folder), str(tmp_path / "net.onnx")]) == 1
-    assert "net.onnx is no file that ends in .safetensors" in capsys.readouterr().err
+    assert "net.onnx must end in .safetensors" in capsys.readouterr().err
 
 
 def test_it_is_a_command_of_python(run):

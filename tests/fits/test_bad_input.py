@@ -479,7 +479,7 @@ def test_a_checkpoint_folder_that_is_a_file_is_refused_before_training(tmp_path)
     path.write_text("mine")
     net = mlp()
     before = copy.deepcopy(net.state_dict())
-    with pytest.raises(CheckpointWriteError, match=r"runs.*a file of that name"):
+    with pytest.raises(CheckpointWriteError, match=r"runs.*a file has that name"):
         KerasModel(net, "bce_with_logits").fit((X, Y), ckpt_path=path, verbose=0)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 

@@ -200,7 +200,7 @@ def test_an_empty_history_cant_be_drawn():
 
 
 def test_an_unknown_figure_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"no figure 'acc'; it has \['loss'\]"):
+    with pytest.raises(ValueError, match=r"no metric 'acc'; it has \['loss'\]"):
         plot_history(make_history(*losses(1.0)).frame, "val_loss", None, ["acc"])
 
 

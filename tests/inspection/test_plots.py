@@ -419,7 +419,7 @@ def test_what_fit_returns_is_drawn(tmp_path):
 
 
 def test_what_cant_be_drawn_is_refused():
-    with pytest.raises(ValueError, match=r"no figure 'acc'; it has \['loss', 'auc'\]"):
+    with pytest.raises(ValueError, match=r"no metric 'acc'; it has \['loss', 'auc'\]"):
         plot_metric(HISTORY, "acc")
     with pytest.raises(TypeError, match="dfhistory is a dict; expected the DataFrame"):
         plot_metric({"epoch": [1]}, "auc")

@@ -361,12 +361,16 @@ def test_a_random_state_leaves_the_global_generators_alone(iris):
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [
-        ({"hidden": 3}, TypeError, "'hidden'; what is for the net begins with net__"),
+        ({"hidden": 3}, TypeError, "'hidden'; arguments for the net begin with net__"),
         ({"net": 3}, TypeError, "net is 3; expected a function or class"),
-        ({"net": mlp(4, 3), "net__hidden": 3}, TypeError, "built already, which net__hidden can't"),
+        (
+            {"net": mlp(4, 3), "net__hidden": 3},
+            TypeError,
+            "so net__hidden has no effect",
+        ),
         ({"net": lambda: 3}, TypeError, "net is a int; expected a torch.nn.Module"),
-        ({"net": one_logit}, DataError, "gives 1 outputs for 3 classes; expected 3"),
-        ({"net": nn.Identity()}, DataError, "gives 4 outputs for 3 classes"),
+        ({"net": one_logit}, DataError, "returns 1 outputs for 3 classes, expected 3"),
+        ({"net": nn.Identity()}, DataError, "returns 4 outputs for 3 classes"),
         ({"net": lambda: nn.LSTM(4, 3)}, DataError, "needs a tensor of shape"),
         ({"optimizer": "adm"}, ValueError, "did you mean 'adam'"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, TypeError, "optimizer__lr=0.01"),
@@ -379,7 +383,7 @@ def test_what_is_wrong_is_told_before_training(change, error, told, iris):
 
 
 def test_a_regressor_tells_how_many_outputs_it_needs():
-    with pytest.raises(DataError, match="gives 1 outputs for 2 targets"):
+    with pytest.raises(DataError, match="returns 1 outputs for 2 targets"):
         KerasRegressor(one_logit).fit(np.ones((4, 3)), np.ones((4, 2)))
 
 

@@ -109,6 +109,8 @@ class Checkpoint:
             disk.check(self.path / name, files[name])
 
     def _part(self, name: str, files: Mapping[str, FileDigest]) -> Any:
+        # The bytes that were compared are those that are decoded: nothing is read twice, so that a
+        # file that changes in between is noticed.
         tensors: dict[str, Tensor] = {}
         path = self.path / f"{name}.safetensors"
         if path.name in files:

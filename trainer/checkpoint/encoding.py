@@ -62,7 +62,7 @@ class Encoder:
         kind = type(value)
         if kind is int and value.bit_length() > _MAX_BITS:
             return _tagged("int", hex(value))
-        if kind in _PLAIN:
+        if kind in _PLAIN:  # exact types: a subclass would be restored as its base
             return value
         if kind is float:
             return value if math.isfinite(value) else _tagged("float", repr(value))
@@ -98,9 +98,10 @@ class Encoder:
         return [self._encode(value, (*path, str(i))) for i, value in enumerate(values)]
 
     def _mapping(self, value: Mapping[Any, Any], path: tuple[str, ...]) -> Any:
+        # JSON keys are strings, and `_TAG` marks other types: all other dicts become pairs.
         if all(type(key) is str for key in value) and _TAG not in value:
             encoded = {key: self._encode(value[key], (*path, key)) for key in value}
-            return _tagged("counter", list(encoded.items())) if _counts(value) else encoded
+            return _tagged("counter", list(encoded.items())) if _is_counter(value) else encoded
         pairs = [
             [
                 self._encode(key, (*path, f"key {_label(key)}")),
@@ -108,7 +109,7 @@ class Encoder:
             ]
             for key in value
         ]
-        return _tagged("counter" if _counts(value) else "dict", pairs)
+        return _tagged("counter" if _is_counter(value) else "dict", pairs)
 
     def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> Any:
         unsupported = _unsupported(tensor)
@@ -175,7 +176,7 @@ def _pairs(value: Any, tensors: Mapping[str, Tensor]) -> dict[Any, Any]:
     return {_decode(key, tensors): _decode(item, tensors) for key, item in value}
 
 
-def _number(value: Any, _tensors: Mapping[str, Tensor]) -> float:
+def _nonfinite_float(value: Any, _tensors: Mapping[str, Tensor]) -> float:
     return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[value]
 
 
@@ -191,7 +192,7 @@ _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "complex": lambda value, tensors: torch.view_as_complex(tensors[value]),
     "counter": lambda value, tensors: Counter(_pairs(value, tensors)),
     "dict": _pairs,
-    "float": _number,
+    "float": _nonfinite_float,
     "frozenset": lambda value, tensors: frozenset(_decode(value, tensors)),
     "int": lambda value, _: int(value, 16),
     "shard": lambda value, _: Shard(str(value)),
@@ -223,7 +224,7 @@ def as_tensor(name: str) -> dict[str, Any]:
     return _tagged("tensor", name)
 
 
-def _counts(value: Any) -> bool:
+def _is_counter(value: Any) -> bool:
     return type(value) is Counter
 
 

@@ -91,8 +91,8 @@ def find(resume: bool | str | Path, folder: RunFolder | None) -> LoadedCheckpoin
         return None
     if resume is True:
         assert folder is not None
-        return read(folder.store.newest_good()) if folder.store.list() else None
-    return read(checkpoint_at(resume))
+        return load_checkpoint(folder.store.newest_good()) if folder.store.list() else None
+    return load_checkpoint(checkpoint_at(resume))
 
 
 def find_on_all_ranks(
@@ -124,10 +124,10 @@ def find_on_all_ranks(
             "folder; copy it to all machines, or use a shared file system"
         )
         raise RankError(message)
-    return loaded or read(Checkpoint(path), verified=True)
+    return loaded or load_checkpoint(Checkpoint(path), verified=True)
 
 
-def read(checkpoint: Checkpoint, *, verified: bool = False) -> LoadedCheckpoint:
+def load_checkpoint(checkpoint: Checkpoint, *, verified: bool = False) -> LoadedCheckpoint:
     """Return a checkpoint of a fit, verified; sharded tensors are not read yet.
 
     Args:

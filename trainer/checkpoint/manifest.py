@@ -65,6 +65,7 @@ class Manifest:
         except (TypeError, ValueError) as error:
             message = f"the info of a checkpoint must consist of plain values: {error}"
             raise CheckpointError(message) from error
+        # The text itself is signed, not its values: a reader compares it before it parses it.
         digest = hashlib.sha256(body.encode()).hexdigest()
         content = json.dumps({"body": body, "sha256": digest}).encode()
         if len(content) > _MAX_BYTES:
@@ -127,6 +128,7 @@ def _check_folder(folder: Path) -> None:
     if folder.is_file():
         with folder.open("rb") as file:
             refuse_pickle(file.read(512), folder)
+    # A folder without a manifest is a save that did not finish: the manifest is written last.
     path = folder / MANIFEST
     if not path.is_symlink() and not path.exists():
         message = f"{folder} has no {MANIFEST}: saving did not finish, or fitorch did not write it"

@@ -50,7 +50,7 @@ def pack(parts: Mapping[str, Any]) -> dict[str, Part]:
             raise CheckpointError(message)
         encoder = Encoder()
         tree = encoder.encode(state, name)
-        packed[name] = Part(None if _is_plain(tree) else tree, encoder.tensors)
+        packed[name] = Part(None if _has_only_tensors(tree) else tree, encoder.tensors)
     return packed
 
 
@@ -70,7 +70,7 @@ def size_of_parts(parts: Mapping[str, Part]) -> int:
     return byte_count([part.tensors for part in parts.values()])
 
 
-def _is_plain(tree: Any) -> bool:
+def _has_only_tensors(tree: Any) -> bool:
     """Return whether a state consists only of named tensors, as that of most nets."""
     return isinstance(tree, dict) and all(tree[name] == as_tensor(name) for name in tree)
 

@@ -59,7 +59,7 @@ class RunFolder:
         self.notes: list[str] = []
 
     def __enter__(self) -> RunFolder:
-        check_writable(self.path)
+        check_writable(self.path)  # before the lock, for an error that names ckpt_path
         self._lock = FolderLock(self.path)
         self._lock.__enter__()
         if self._lock.taken_from:
@@ -79,6 +79,7 @@ class RunFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Files first, then the lock: the next owner must not find files that are about to go.
         if self.complete and self._temporary:
             self._clear()
         self._lock.__exit__(kind, error, traceback)
@@ -142,7 +143,7 @@ class RunFolder:
     def _clear(self) -> None:
         for checkpoint in self.store.list():
             disk.remove(checkpoint.path)
-        with suppress(OSError):
+        with suppress(OSError):  # leftovers of a save, which the next fit sweeps
             self.store.folder.rmdir()
         (self.path / HISTORY).unlink(missing_ok=True)
 

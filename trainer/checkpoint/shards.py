@@ -56,7 +56,9 @@ def extract_tensors(state: Any) -> tuple[Any, dict[str, Tensor]]:
     return map_leaves(state, extract), tensors
 
 
-def write(folder: Path, tensors: dict[str, Tensor], processes: Processes) -> dict[str, FileDigest]:
+def write_shards(
+    folder: Path, tensors: dict[str, Tensor], processes: Processes
+) -> dict[str, FileDigest]:
     """Write the shards of this rank into a new folder; return the digests of all ranks' files.
 
     Every rank must call this.

@@ -97,6 +97,7 @@ def _load(path: Path) -> Any:
     except SafetensorError:
         if path.suffix == ".safetensors":
             raise
+    # Any other name may be torch's format; weights_only refuses pickled code.
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -121,7 +122,7 @@ def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         tensor = value.detach().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
+        storage = tensor.untyped_storage().data_ptr()  # a tied weight has that of another
         tensors[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     return tensors

@@ -49,6 +49,7 @@ class AsyncWriter:
         if self._thread is None:
             return
         self._thread.join()
+        # Cleared before the error is raised, so that a second call does not raise it again.
         self._thread, result, self._result = None, self._result, None
         if isinstance(result, BaseException):
             raise result
@@ -57,5 +58,5 @@ class AsyncWriter:
     def _work(self, write: Callable[[], Checkpoint | None]) -> None:
         try:
             self._result = write()
-        except BaseException as error:
+        except BaseException as error:  # a thread would only print it
             self._result = error

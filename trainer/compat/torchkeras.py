@@ -1,4 +1,4 @@
-"""Model: the API of torchkeras 2, for scripts that subclass it. New code takes KerasModel."""
+"""Model: the API of torchkeras 2, for scripts that subclass it. New code uses KerasModel."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Model(nn.Module):
     """A module with the `compile`, `fit`, `evaluate` and `predict` of torchkeras 2.
 
     Subclass it and define `forward`, or wrap a module: `Model(net)`. A `KerasModel` does the work.
-    Figures are exact means over the samples, where torchkeras averaged batches.
+    Metrics are exact means over the samples; torchkeras averages batches.
 
     Args:
-        net: The module to call, where `forward` is not defined in a subclass.
+        net: The module to call, unless a subclass defines `forward`.
 
     Example:
         >>> import torch
@@ -43,10 +43,10 @@ class Model(nn.Module):
         self.net = net
 
     def forward(self, x: Any) -> Any:
-        """Call the net; a subclass has its own.
+        """Call the net; a subclass may override this.
 
         Raises:
-            NotImplementedError: There is neither a net nor a `forward` of a subclass.
+            NotImplementedError: There is no net, and no subclass overrides `forward`.
         """
         if self.net is None:
             message = f"{type(self).__name__} has no forward; define it, or pass Model(net)"
@@ -60,16 +60,16 @@ class Model(nn.Module):
         metrics_dict: Mapping[str, Callable[[Any, Any], Any]] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """Say what to train with.
+        """Set loss, optimizer and metrics.
 
         Args:
             loss_func: Maps `(y_pred, y_true)` to a scalar.
             optimizer: Over the model's parameters; None is `Adam(lr=1e-3)`.
-            metrics_dict: Name to function `(y_pred, y_true) -> scalar`, or what `KerasModel` takes.
-            device: "cpu" to stay there; else accelerate decides.
+            metrics_dict: Functions `(y_pred, y_true) -> scalar` by name, or as for `KerasModel`.
+            device: "cpu" for the CPU; otherwise accelerate decides.
 
         Raises:
-            ValueError: A certain GPU is asked for.
+            ValueError: `device` is a GPU with a number.
         """
         if device is not None and torch.device(device).index:
             message = f"device is {device}; choose the GPU with CUDA_VISIBLE_DEVICES"
@@ -88,14 +88,14 @@ class Model(nn.Module):
     def fit(
         self, epochs: int, dl_train: Any, dl_val: Any = None, log_step_freq: int = 1, **options: Any
     ) -> pd.DataFrame:
-        """Train; return the history of all fits since `compile`, a row for each epoch.
+        """Train; return the history of all fits since `compile`, one row per epoch.
 
         Args:
-            epochs: How many epochs to train.
-            dl_train: What to train on: a DataLoader, or what else `KerasModel.fit` takes.
-            dl_val: What to validate on, or None.
-            log_step_freq: Kept for old scripts: the live line is written by the clock.
-            options: What else `KerasModel.fit` takes.
+            epochs: The number of epochs.
+            dl_train: The training data: a DataLoader, or other data that `KerasModel.fit` takes.
+            dl_val: The validation data, or None.
+            log_step_freq: Accepted for old scripts and ignored: the clock updates the live line.
+            options: Other arguments of `KerasModel.fit`.
 
         Returns:
             The columns loss, <metric>, val_loss and val_<metric>.

@@ -1,4 +1,4 @@
-"""The figures of every epoch, as a rectangular table."""
+"""The metrics of every epoch, as a rectangular table."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_FITS = 50  # whose records are kept
+_MAX_RECORDS = 50  # of fits
 
 
 class History(Callback):
     """One row per epoch: `epoch` (from 1), `train_*`, `lr`, `val_*`, `seconds`.
 
     It grows over all fits of a model. Numbers that callbacks add to the logs of `on_epoch_end` are
-    columns too. Values are kept in plain arrays of 8 bytes each; pandas is
-    imported when somebody asks for the frame.
+    columns too. Values are stored in arrays of 8 bytes each; pandas is imported at the first use of
+    `frame`.
 
     Attributes:
         monitor: The column that decides which epoch is best.
         mode: "min" or "max".
-        seed: What everything random in the last fit followed from; also in `frame.attrs`.
-        params: What the last fit was about to do, as other callbacks get it; Keras' name.
-        fits: What is known about the fits of this process, the last of them at least.
+        seed: The seed of the last fit; also in `frame.attrs`.
+        params: The settings of the last fit, as for other callbacks; Keras' name.
+        fits: The records of the last fits of this process.
     """
 
     def __init__(self) -> None:
@@ -50,12 +50,12 @@ class History(Callback):
         self._sets: Sequence[str] = ()
         self._columns: dict[str, array[float]] = {}
         self._rows = 0
-        self._last: Logs | None = None  # read once it is complete: callbacks may add to it
+        self._last: Logs | None = None  # of the last epoch: callbacks may still add to them
         self._seconds = 0.0
-        self._began = 0.0
+        self._started = 0.0
         self._in_epoch = False
-        self._before = 0.0  # seconds of an epoch, before the checkpoint that it goes on from
-        self.fits: deque[FitRecord] = deque(maxlen=_FITS)
+        self._before = 0.0  # seconds of a resumed epoch before its checkpoint
+        self.fits: deque[FitRecord] = deque(maxlen=_MAX_RECORDS)
 
     def __len__(self) -> int:
         return self._rows + (self._last is not None)
@@ -70,7 +70,7 @@ class History(Callback):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The table as a DataFrame, NaN where nothing was measured."""
+        """The table as a DataFrame, with NaN if a metric was not measured."""
         import pandas as pd
 
         columns = self._complete()
@@ -80,10 +80,10 @@ class History(Callback):
 
     @property
     def history(self) -> KerasNames[list[float]]:
-        """Each figure as a list with a float for each epoch, as in Keras; a copy.
+        """Each metric as a list with one float per epoch, as in Keras; a copy.
 
-        `history["loss"]` is `history["train_loss"]`. Keras' lists grow ragged where an epoch
-        measures less than another; here it has NaN there.
+        `history["loss"]` is `history["train_loss"]`. If an epoch does not measure a metric, Keras'
+        list is shorter; here it has NaN.
         """
         columns = self._complete()
         return KerasNames({name: [*columns[name]] for name in columns if name != "epoch"})
@@ -97,7 +97,7 @@ class History(Callback):
     def best(self) -> dict[str, float]:
         """The row of the best epoch by `monitor`; an empty dict before the first epoch.
 
-        NaN is never best; the earliest of equals is.
+        NaN is never best; of equal values the earliest is.
         """
         columns = self._complete()
         values = columns.get(self.monitor, array("d"))
@@ -120,7 +120,7 @@ class History(Callback):
 
     @property
     def sets(self) -> Sequence[str]:
-        """What the figures of each validation set begin with."""
+        """The prefix of the metrics of each validation set."""
         return self._sets
 
     def plot(
@@ -131,18 +131,18 @@ class History(Callback):
     ) -> Figure:
         """Draw loss and metrics over the epochs, training and validation together.
 
-        The axis is logarithmic where that shows more; see `plot_history`.
+        The axis is logarithmic if that shows more; see `plot_history`.
 
         Args:
-            path: Where to save the picture; its suffix decides the format.
-            metrics: Which figures to draw, as ["loss", "acc"]; all by default.
-            figsize: Width and height in inches; None for what the panels need.
+            path: The image file; its suffix decides the format.
+            metrics: The metrics to draw, as ["loss", "acc"]; all by default.
+            figsize: Width and height in inches; None for a size that fits the plots.
 
         Returns:
             The matplotlib figure.
 
         Raises:
-            ValueError: There is nothing to draw yet, or a metric is unknown.
+            ValueError: The history is empty, or a metric is unknown.
         """
         from fitorch.plotting.history import plot_history
 
@@ -154,20 +154,20 @@ class History(Callback):
         return figure
 
     def to_html(self, path: str | Path) -> Path:
-        """Write a report of the run: one HTML file that needs nothing else, nor a network.
+        """Write a report of the run: one HTML file that needs no other files and no network.
 
-        What is best, how training ended, settings, environment, plots, and the table. Of a history
-        out of a checkpoint the settings of the fits before are not known, and left out.
+        It shows the best epoch, how training ended, settings, environment, plots, and the table. If
+        the history comes from a checkpoint, the settings of earlier fits are not known.
 
         Args:
-            path: The file, which is replaced; its folder is made where there is none.
+            path: The file, which is replaced; its folder is created if necessary.
 
         Returns:
             The path.
 
         Raises:
             ValueError: The history is empty.
-            OSError: The file can't be written.
+            OSError: The file is not writable.
         """
         from .report import write_report
 
@@ -176,39 +176,39 @@ class History(Callback):
         return write_report(self, path)
 
     def begin(self, monitor: str, mode: str, seed: int, *, sets: Sequence[str]) -> None:
-        """Receive what a fit is about to measure, so that the first row has all columns.
+        """Prepare for a fit, so that its first row has all columns.
 
         Args:
             monitor: The column that decides which epoch is best.
             mode: "min" or "max".
-            seed: What everything random in the fit follows from.
-            sets: What the figures of each validation set begin with: `["val_"]`.
+            seed: The seed of the fit.
+            sets: The prefix of the metrics of each validation set: `["val_"]`.
         """
         self.monitor, self.mode, self.seed, self._sets = monitor, mode, seed, sets
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Start the clock, where it has not run before a checkpoint already."""
+        """Start the clock, at the seconds before the checkpoint if the epoch is resumed."""
         self._complete()
-        self._in_epoch, self._began = True, time.perf_counter() - self._before
+        self._in_epoch, self._started = True, time.perf_counter() - self._before
         self._before = 0.0
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add a row."""
         self._complete()
-        self._in_epoch, self._seconds = False, time.perf_counter() - self._began
+        self._in_epoch, self._seconds = False, time.perf_counter() - self._started
         self._last = logs if logs is not None else {}
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the table, its columns as tensors of 64 bits, and the clock."""
+        """Return the table with its columns as float64 tensors, and the clock."""
         table = self._complete()
         columns = {name: torch.tensor(table[name], dtype=torch.float64) for name in table}
-        how = {"monitor": self.monitor, "mode": self.mode, "seed": self.seed}
-        seconds = time.perf_counter() - self._began if self._in_epoch else 0.0
-        return {"columns": columns, "seconds": seconds, **how}
+        settings = {"monitor": self.monitor, "mode": self.mode, "seed": self.seed}
+        seconds = time.perf_counter() - self._started if self._in_epoch else 0.0
+        return {"columns": columns, "seconds": seconds, **settings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put a table back, of which it is not known which fits made it."""
+        """Restore a table; the records of its fits are not in the state."""
         self._last = None
         self.fits.clear()
         self._columns = {
@@ -219,7 +219,9 @@ class History(Callback):
         self.monitor, self.mode, self.seed = state["monitor"], state["mode"], state["seed"]
 
     def _complete(self) -> dict[str, array[float]]:
-        """Take the last epoch's logs into the table, and return it."""
+        """Add the logs of the last epoch to the table, and return it."""
+        # Not at the end of the epoch: callbacks that run later add columns to its logs, and reading
+        # a value may wait for the GPU.
         if self._last is not None:
             row = self._row(self._last)
             self._last = None
@@ -231,7 +233,7 @@ class History(Callback):
         return self._columns
 
     def _row(self, logs: Logs) -> dict[str, float]:
-        """Return a row with all its columns, NaN for a validation that was not due."""
+        """Return a row with all columns, NaN for a validation that was not due."""
         numbers = {name: number for name in logs if (number := _number(logs[name])) is not None}
         row = {"epoch": self._epoch + 1, **numbers}
         trained = [name.removeprefix("train_") for name in logs if name.startswith("train_")]
@@ -241,7 +243,7 @@ class History(Callback):
 
 
 def _number(value: Any) -> float | None:
-    """Return a log as a float, None where a callback added something else."""
+    """Return a log as a float, None if it is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):

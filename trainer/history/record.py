@@ -1,4 +1,4 @@
-"""A fit in words: what it was asked for, where it ran, how it ended."""
+"""The record of a fit: its settings, its environment, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ RUNNING, COMPLETE, STOPPED = "in training", "complete", "stopped early"
 
 INTERRUPTED, FAILED = "interrupted", "failed"
 
-_LONGEST = 4000  # characters of an error's message
+_MAX_LENGTH = 4000  # characters of an error's message
 
 
 @dataclass(slots=True)
 class FitRecord:
-    """A fit, as somebody reads about it later; it holds text and numbers alone.
+    """The facts about a fit, for reports: text and numbers only.
 
     Attributes:
         net: The class of the net.
-        parameters: How many the net has.
-        settings: What was asked for, by name.
-        environment: Where it ran, by name.
-        revision: What git had checked out when it began, or None.
-        first: The rows of the history before it.
-        began: When it began, in seconds since 1970.
-        rows: The rows of the history at its end.
-        seconds: How long it took.
+        parameters: The number of its parameters.
+        settings: The requested settings, by name.
+        environment: Versions and devices, by name.
+        revision: The git revision at the start, or None.
+        first: The number of rows in the history before the fit.
+        began: The start, in seconds since 1970.
+        rows: The number of rows in the history at the end.
+        seconds: The duration.
         status: "in training", "complete", "stopped early", "interrupted" or "failed".
-        reason: Why it ended, in a sentence.
-        error: The message of the error that ended it, or "".
-        run_id: Which run it belongs to.
+        reason: Why the fit ended, in a sentence.
+        error: The message of the error that ended the fit, or "".
+        run_id: The run that the fit belongs to.
         checkpoint: The newest checkpoint, or None.
-        best_file: Where weights of the best epoch may be, or None.
-        last_epoch: The number of the last epoch that was asked for.
-        restored: The epoch, from 1, whose weights the net got at the end, or None.
+        best_file: The file for the weights of the best epoch, or None.
+        last_epoch: The number of the last requested epoch.
+        restored: The epoch, from 1, whose weights the net has after the fit, or None.
     """
 
     net: str
@@ -63,26 +63,27 @@ class FitRecord:
     _handled: BaseException | None = field(default=None, repr=False)
 
     def end(self, rows: int, metrics: dict[str, str], ending: tuple[str, str]) -> None:
-        """Keep how the fit ended: for an error's sake while that is under way.
+        """Record how the fit ended; an error that is being handled is the reason.
 
         Args:
-            rows: The rows of the history.
-            metrics: The metrics, now that their tasks are known.
-            ending: Status and reason, where no error is under way.
+            rows: The number of rows in the history.
+            metrics: The metrics with their tasks, which are known by now.
+            ending: Status and reason if there is no error.
         """
         self.rows = rows
         self.seconds = time.time() - self.began
         self.settings |= metrics
+        # An error that was being handled before the fit, in the caller's except block, is no end.
         error, handled = sys.exc_info()[1], self._handled
-        self._handled = None  # it would keep frames alive
+        self._handled = None  # its traceback would keep frames alive
         if error is not None and error is not handled:
             self._fail(error)
         else:
             self.status, self.reason = ending
 
     def saved(self, path: Path) -> None:
-        """Keep where the newest checkpoint is."""
-        self.checkpoint = path.absolute()  # should the process go elsewhere in between
+        """Record the newest checkpoint."""
+        self.checkpoint = path.absolute()  # the working directory may change
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt | Preempted):
@@ -91,11 +92,11 @@ class FitRecord:
             return
         self.status, self.reason = FAILED, f"{type(error).__name__} was raised"
         notes = [str(note) for note in getattr(error, "__notes__", ())]
-        self.error = "\n".join([f"{type(error).__name__}: {_text(error)}", *notes])[:_LONGEST]
+        self.error = "\n".join([f"{type(error).__name__}: {_text(error)}", *notes])[:_MAX_LENGTH]
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # somebody's own class
+    except Exception:  # a user's class with a broken __str__
         return ""

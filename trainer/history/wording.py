@@ -1,4 +1,4 @@
-"""Objects in words, for reports: an optimizer with its rates, a value on one line."""
+"""Descriptions of objects for reports: optimizers with their settings, values on one line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 LONGEST = 600  # characters of a setting
 
-_HOW = ("foreach", "fused", "capturable", "differentiable", "maximize")  # speed, mostly
+_NOT_SHOWN = ("foreach", "fused", "capturable", "differentiable", "maximize")
 
 
 def optimizer_of(optimizer: Optimizer) -> str:
-    """Write an optimizer: its learning rates, and what is not as its class has it.
+    """Return an optimizer's class, its learning rates, and settings that are not the defaults.
 
     Example:
         >>> import torch
@@ -24,35 +24,36 @@ def optimizer_of(optimizer: Optimizer) -> str:
     """
     parameters = inspect.signature(type(optimizer)).parameters
     groups = optimizer.param_groups
-    told = []
+    settings = []
     for name in dict.fromkeys(["lr", *parameters]):
         values = [_plain(group[name]) for group in groups if name in group]
         plain = all(_is_plain(value) for value in values)
-        if not values or not plain or name in _HOW:
+        if not values or not plain or name in _NOT_SHOWN:
             continue
         default = parameters[name].default if name in parameters else inspect.Parameter.empty
-        apart = list(dict.fromkeys(values))
-        if name == "lr" or apart != [default]:
-            told.append(f"{name}={apart[0]!r}" if len(apart) == 1 else f"{name}={values!r}")
-    return f"{type(optimizer).__name__}({', '.join(told)})"[:LONGEST]
+        distinct = list(dict.fromkeys(values))
+        if name == "lr" or distinct != [default]:
+            value = distinct[0] if len(distinct) == 1 else values
+            settings.append(f"{name}={value!r}")
+    return f"{type(optimizer).__name__}({', '.join(settings)})"[:LONGEST]
 
 
 def written(value: Any) -> str:
-    """Write a value on one line, whatever its class makes of that."""
+    """Return the `repr` of a value on one line, or its class if `repr` fails."""
     try:
         return " ".join(repr(value).split())[:LONGEST]
-    except Exception:  # somebody's own class
+    except Exception:  # a user's class with a broken __repr__
         return type(value).__name__
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list):  # what was a tuple before it was in a checkpoint
+    if isinstance(value, list):  # a checkpoint may store a tuple so
         return tuple(value)
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def sized(net: nn.Module) -> list[Any]:
-    """Return the parameters of a net, without lazy ones that have no size yet."""
+    """Return the parameters of a net, except lazy ones, which have no size yet."""
     parameters: list[Any] = [*net.parameters()]
     return [p for p in parameters if not is_lazy(p)]
 

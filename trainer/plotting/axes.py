@@ -1,4 +1,4 @@
-"""Figures and axes in one look, and pictures of them."""
+"""Matplotlib figures and axes in a common style, and PNGs of them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+INK = "#24292f"
+
+
 def save_figure(figure: Figure, path: str | Path | None) -> Figure:
-    """Save a figure where it is wanted in a file."""
+    """Save a figure if there is a path; return the figure."""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     return figure
 
 
-INK = "#24292f"
-
-
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, that no window shows, but a notebook does."""
+    """Return an empty figure of a size in inches: without a window, but shown in notebooks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -43,11 +43,11 @@ def _png(figure: Figure) -> bytes:
 
 
 def small_png(figure: Figure, dpi: int) -> bytes:
-    """Return a picture of a history as a PNG that is quick to make and small: 64 colours.
+    """Return a small PNG of a history with 64 colours, quickly.
 
     Args:
-        figure: Panels side by side, as `plot_history` makes them.
-        dpi: Dots an inch.
+        figure: A figure with axes side by side, as of `plot_history`.
+        dpi: The resolution, in dots per inch.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -55,13 +55,13 @@ def small_png(figure: Figure, dpi: int) -> bytes:
 
     width, height = figure.get_size_inches()
     panels = len(figure.axes)
-    figure.set_layout_engine("none")  # to measure all labels takes as long as to draw them
+    figure.set_layout_engine("none")  # measuring all labels takes as long as drawing them
     for place, axes in enumerate(figure.axes):
         left = width / panels * place + 0.7
         box = (left / width, 0.52 / height, 1 / panels - 0.85 / width, 1 - 0.9 / height)
         axes.set_position(box)
     figure.set_dpi(dpi)
-    canvas: Any = FigureCanvasAgg(figure)  # parts of it have no types
+    canvas: Any = FigureCanvasAgg(figure)  # it is partly untyped
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = BytesIO()
@@ -72,7 +72,7 @@ def small_png(figure: Figure, dpi: int) -> bytes:
 
 
 def dress_axes(axes: Axes, title: str, x_label: str) -> None:
-    """Give a panel with labelled lines its title, its legend and our looks."""
+    """Set title, label, legend and style of axes whose lines are labelled."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.set_xlabel(x_label, color=INK)
     axes.grid(axis="y", color="#d8dce1", linewidth=0.7)

@@ -1,6 +1,6 @@
-"""Panels of pictures: a confusion matrix, a ROC curve, predictions over targets, residuals.
+"""Plots of an evaluation: confusion matrix, ROC curves, predictions over targets, residuals.
 
-Lines are told apart by colour, and without colour by their dashes.
+Lines differ in colour, and for readers without colour in their dashes.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _DASHES: tuple[Any, ...] = (
     (0, (6, 2, 1.5, 2, 1.5, 2)),
 )
 
-_IN_LEGEND = 12  # curves with a label of their own
+_IN_LEGEND = 12  # curves, at most
 
-_DOTS = 20_000  # of a scatter plot, at most
+_MAX_DOTS = 20_000  # of a scatter plot
 
-_NUMBERED = 30  # classes, at most, whose counts are written into a matrix
+_NUMBERED = 30  # classes, at most, of a matrix with numbers in its cells
 
 _SHARES = {"true": "share of the true class", "pred": "share of the prediction", "all": "share"}
 
@@ -46,17 +46,17 @@ def draw_matrix(
     """Draw a confusion matrix.
 
     Args:
-        axes: Where.
-        counts: Samples of each true class (rows) taken for each class (columns), (C, C).
+        axes: The axes to draw into.
+        counts: The samples by true class (rows) and predicted class (columns), (C, C).
         names: The classes.
-        normalize: None for counts; shares of "true" (rows), "pred" (columns) or "all".
-        cell: How wide a class is, in points.
+        normalize: None for counts; fractions of "true" (rows), "pred" (columns) or "all".
+        cell: The width of a cell, in points.
     """
     shown = (counts if normalize is None else _shares(counts, normalize)).numpy()
     top = max(1, shown.max()) if normalize is None else 1
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=top)
     if len(names) <= _NUMBERED:
-        texts = [[_cell(value, normalize) for value in row] for row in shown]
+        texts = [[_cell_text(value, normalize) for value in row] for row in shown]
         widest = max(len(text) for row in texts for text in row)
         size = min(12.0, cell / (0.9 * max(3, widest)))
         for row, column in np.ndindex(shown.shape):
@@ -92,11 +92,11 @@ def draw_curve(
     """Draw a ROC curve, with its exact area in the legend.
 
     Args:
-        axes: Where.
-        scores: Of the samples, (N,).
-        positive: Whether they are of the class, (N,).
-        weight: Of the samples, (N,), or None.
-        number: Of the curve, which decides colour and dashes.
+        axes: The axes to draw into.
+        scores: The score of each sample, (N,).
+        positive: Whether each sample is of the class, (N,).
+        weight: The weight of each sample, (N,), or None.
+        number: The number of the curve, which decides colour and dashes.
         name: The class, or "".
     """
     from fitorch.metrics.ranking import AUC
@@ -121,7 +121,7 @@ def draw_curve(
 
 
 def draw_chance(axes: Axes, title: str) -> None:
-    """Finish a panel of ROC curves: the diagonal, axes and legend."""
+    """Complete axes of ROC curves: the diagonal, the limits and the legend."""
     lines = [line for line in axes.get_lines() if str(line.get_label()).startswith("_")]
     if lines:
         axes.plot([], [], " ", label=f"and {len(lines)} more")
@@ -133,8 +133,8 @@ def draw_chance(axes: Axes, title: str) -> None:
 
 
 def draw_scatter(axes: Axes, y_true: Tensor, y_pred: Tensor, name: str) -> None:
-    """Draw predictions over targets, both (N,), with the line where they are equal."""
-    step = -(-len(y_true) // _DOTS)
+    """Draw predictions over targets, both (N,), with a diagonal line."""
+    step = -(-len(y_true) // _MAX_DOTS)
     label = "samples" if step == 1 else f"every {step}th of {len(y_true):,} samples"
     size, alpha = (26.0, 0.55) if len(y_true) <= 300 else (10.0, 0.3)
     axes.scatter(
@@ -156,7 +156,7 @@ def draw_scatter(axes: Axes, y_true: Tensor, y_pred: Tensor, name: str) -> None:
 
 
 def draw_histogram(axes: Axes, residuals: Tensor) -> None:
-    """Draw how often which residual, prediction - target, is met; (N,)."""
+    """Draw a histogram of the residuals, prediction - target, (N,)."""
     bins = min(60, max(8, round(2 * len(residuals) ** (1 / 3))))
     heights, _, _ = axes.hist(
         residuals.numpy(), bins=bins, color="#5b9bdc", edgecolor="white", linewidth=0.6
@@ -170,7 +170,7 @@ def draw_histogram(axes: Axes, residuals: Tensor) -> None:
     axes.set_ylabel("samples", color=INK)
 
 
-def _cell(value: Any, normalize: str | None) -> str:
+def _cell_text(value: Any, normalize: str | None) -> str:
     return f"{value:,}" if normalize is None else f"{value:.2f}"
 
 
@@ -180,7 +180,7 @@ def _shares(counts: Tensor, normalize: str) -> Tensor:
 
 
 def _corners(false: Tensor, true: Tensor) -> Tensor:
-    """Return rates of a curve, (2, K), without points in the middle of straight lines."""
+    """Return the rates of a curve, (2, K), without points on straight segments."""
     points = torch.stack([torch.cat([part.new_zeros(1), part]) for part in (false, true)]).double()
     steps = points.diff(dim=1)
     turns = steps[0, :-1] * steps[1, 1:] != steps[1, :-1] * steps[0, 1:]

@@ -1,4 +1,4 @@
-"""Pictures of a history: training and validation over the epochs."""
+"""Plots of a history: training and validation over the epochs."""
 
 from __future__ import annotations
 
@@ -22,25 +22,41 @@ if TYPE_CHECKING:
 
 _MODES = ("auto", "min", "max")
 
+_TRAIN, _BEST = "#8a8f98", "#d9480f"
+
+_VAL = ("#0b6bcb", "#1a7f64", "#8250df", "#a8780a", "#b8336a")  # of each validation set
+
+_DASHED: Any = (0, (4, 2))
+
+_SOLID: Any = "solid"
+
+_PER_ROW = 3  # axes, at most
+
+_MIN_VALUES = 8  # before the scale is chosen by their distribution
+
+_MIN_RATIO = 30  # of the largest to the smallest value: one and a half decades
+
+_CROWDED = 0.1  # of the range, which contains half of a line
+
 
 def plot_metric(
     dfhistory: pd.DataFrame, metric: str, mode: str = "auto", path: str | Path | None = None
 ) -> Figure:
-    """Draw one figure of a history over the epochs, training and validation; the best is starred.
+    """Draw a metric of a history over the epochs, training and validation, with a star at the best.
 
     Args:
-        dfhistory: What `fit` returned.
-        metric: The figure: "loss", "auc"; "val_auc" is the same.
-        mode: "min" or "max" is best; "auto" knows it for losses and for metrics that have names,
-            and stars nothing where it does not.
-        path: Where to save the picture; its suffix decides the format.
+        dfhistory: The DataFrame that `fit` returned.
+        metric: The metric: "loss", "auc"; "val_auc" is the same.
+        mode: Whether "min" or "max" is best; "auto" knows it for losses and for named metrics, and
+            draws no star for others.
+        path: The image file; its suffix decides the format.
 
     Returns:
-        The matplotlib figure; a notebook shows it where it is what a cell gives.
+        The matplotlib figure; a notebook shows it as the result of a cell.
 
     Raises:
-        ValueError: The history has no such figure, or `mode` is none of the three.
-        TypeError: `dfhistory` is no DataFrame.
+        ValueError: The history does not have the metric, or `mode` is unknown.
+        TypeError: `dfhistory` is not a DataFrame.
 
     Example:
         >>> import pandas as pd
@@ -60,21 +76,21 @@ def plot_metric(
     columns = [str(column) for column in dfhistory]
     name = metric.removeprefix("train_").removeprefix("val_")
     sets = _sets(columns, name)
-    watched = f"{sets[0]}{name}" if sets else f"train_{name}"
-    best = _best_epoch(dfhistory, watched, name, mode)
-    return save_figure(plot_history(dfhistory, watched, best, [name], sets or ("val_",)), path)
+    monitor = f"{sets[0]}{name}" if sets else f"train_{name}"
+    best = _best_epoch(dfhistory, monitor, name, mode)
+    return save_figure(plot_history(dfhistory, monitor, best, [name], sets or ("val_",)), path)
 
 
 def _sets(columns: list[str], name: str) -> list[str]:
-    """Return what the columns of a figure begin with, by validation set: "val_", "val_clean_"."""
+    """Return the prefixes of a metric's validation columns: "val_", "val_clean_"."""
     trained = {column.removeprefix("train_") for column in columns if column.startswith("train_")}
-    others = {f"val_{each}" for each in trained if each != name}
-    found = [c for c in columns if c.startswith("val_") and c.endswith(f"_{name}")]
-    return [column.removesuffix(name) for column in found if column not in others]
+    others = {f"val_{metric}" for metric in trained if metric != name}
+    validated = [c for c in columns if c.startswith("val_") and c.endswith(f"_{name}")]
+    return [column.removesuffix(name) for column in validated if column not in others]
 
 
 def _best_epoch(frame: pd.DataFrame, column: str, name: str, mode: str) -> float | None:
-    """Return the epoch of the best value, None where there is none or nobody told what is best."""
+    """Return the epoch of the best value, None if there is none or `mode` is not known."""
     if mode == "auto":
         entry = METRICS.get(name)
         loss = name == "loss" or name.endswith("_loss")
@@ -86,25 +102,8 @@ def _best_epoch(frame: pd.DataFrame, column: str, name: str, mode: str) -> float
     return float(frame["epoch"].to_numpy()[row])
 
 
-_TRAIN, _BEST = "#8a8f98", "#d9480f"
-
-_VAL = ("#0b6bcb", "#1a7f64", "#8250df", "#a8780a", "#b8336a")  # of each validation set
-
-_DASHED: Any = (0, (4, 2))
-
-_SOLID: Any = "solid"
-
-_IN_A_ROW = 3  # panels, at most
-
-_ENOUGH = 8  # values, before anything is said about how they lie
-
-_SPREAD = 30  # the largest by the smallest: one and a half decades
-
-_CROWDED = 0.1  # of the range: below that lies half of a line
-
-
 class Line(NamedTuple):
-    """A line of a panel: its column, its label in the legend, its colour and dashes."""
+    """A line of a plot: its column, its label in the legend, its colour and its dashes."""
 
     column: str
     label: str
@@ -120,29 +119,29 @@ def plot_history(
     sets: Sequence[str] = ("val_",),
     running: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Figure:
-    """Draw each figure of a history in a panel of its own, training and validation together.
+    """Draw each metric of a history in its own axes, training and validation together.
 
-    Panels stand in rows of three at most. The axis of a panel is logarithmic where that shows more:
-    all its values are positive, the largest is 30 times the smallest or more, and half of a line
-    lies in the lowest tenth of the range. Once that was so after some epoch, it stays.
+    Axes are in rows of at most three. An axis is logarithmic if that shows more: all values are
+    positive, the largest is at least 30 times the smallest, and half of a line is in the lowest
+    tenth of the range. Once that holds after some epoch, the axis stays logarithmic.
 
     Args:
         frame: The history.
         monitor: The column that decides which epoch is best.
         best: The best epoch, counted from 1, or None.
-        metrics: Which figures, as ["loss", "acc"]; None for all.
-        sets: What the figures of each validation set begin with.
-        running: Figures within an epoch, by column: how many epochs were over, and the value.
+        metrics: The metrics, as ["loss", "acc"]; None for all.
+        sets: The prefix of the metrics of each validation set.
+        running: Values within the running epoch, by column: completed epochs, and the value.
 
     Raises:
-        ValueError: There is nothing to draw, or a metric is unknown.
+        ValueError: The history is empty, or a metric is unknown.
     """
     from matplotlib.ticker import MaxNLocator
 
     running = running or {}
     lines = _lines(dict.fromkeys([*map(str, frame), *running]), sets or ("val_",))
     names = _names(lines, metrics)
-    rows = math.ceil(len(names) / _IN_A_ROW)
+    rows = math.ceil(len(names) / _PER_ROW)
     columns = math.ceil(len(names) / rows)
     figure = new_figure(4.8 * columns, 3.6 * rows)
     for place, name in enumerate(names, start=1):
@@ -157,16 +156,16 @@ def plot_history(
 
 
 def _lines(columns: Iterable[str], sets: Sequence[str]) -> dict[str, list[Line]]:
-    """Return for each figure its lines: training, then each validation set."""
+    """Return the lines of each metric: training, then each validation set."""
     stages = [("train_", "train", _TRAIN, _DASHED)]
     for number, prefix in enumerate(sets):
         label = prefix.removeprefix("val_").removesuffix("_") or "validation"
         stages.append((prefix, label, _VAL[number % len(_VAL)], _SOLID))
     lines: dict[str, list[Line]] = {}
     for column in columns:
-        found = [stage for stage in stages if column.startswith(stage[0])]
-        if found:  # of two sets, one's name may begin like the other's
-            prefix, label, color, style = max(found, key=lambda stage: len(stage[0]))
+        matching = [stage for stage in stages if column.startswith(stage[0])]
+        if matching:  # the prefix of one set may be the start of another's
+            prefix, label, color, style = max(matching, key=lambda stage: len(stage[0]))
             line = Line(column, label, color, style)
             lines.setdefault(column.removeprefix(prefix), []).append(line)
     return lines
@@ -179,7 +178,7 @@ def _names(lines: dict[str, list[Line]], metrics: list[str] | None) -> list[str]
         raise ValueError(message)
     for name in metrics or ():
         if name not in known:
-            message = f"the history has no figure {name!r}; it has {known}"
+            message = f"the history has no metric {name!r}; it has {known}"
             raise ValueError(message)
     return list(metrics or known)
 
@@ -214,7 +213,7 @@ def _draw_running(
     lines: list[Line],
     running: Mapping[str, Sequence[tuple[float, float]]],
 ) -> None:
-    """Draw how a figure got on within an epoch, fainter than what was measured at its end."""
+    """Draw the values within the running epoch, fainter than those of finished epochs."""
     for line in lines:
         points = running.get(line.column, ())
         if points:
@@ -244,17 +243,17 @@ def _scale(axes: Axes, frame: pd.DataFrame, lines: list[Line]) -> None:
 
 
 def _is_crowded(columns: Sequence[Iterable[float]]) -> bool:
-    """Say whether, after some epoch, a line lay mostly far below the largest value of all."""
+    """Return whether, after some epoch, most of a line is far below the largest value."""
     ordered: list[list[float]] = [[] for _ in columns]
     for row in zip(*columns, strict=True):
         for values, value in zip(ordered, row, strict=True):
             if math.isfinite(value):
                 insort(values, value)
         lines = [values for values in ordered if values]
-        if sum(map(len, lines)) < _ENOUGH:
+        if sum(map(len, lines)) < _MIN_VALUES:
             continue
         low, high = min(values[0] for values in lines), max(values[-1] for values in lines)
         middle = min(values[len(values) // 2] for values in lines)
-        if high >= _SPREAD * low and middle - low <= _CROWDED * (high - low):
+        if high >= _MIN_RATIO * low and middle - low <= _CROWDED * (high - low):
             return True
     return False

@@ -30,6 +30,8 @@ def state_for(run: Run, loaded: LoadedCheckpoint) -> dict[str, Any]:
     state = state_of_rank(loaded.parts, min(processes.rank, saved - 1))
     if not run.arguments.elastic or not world_changed(run, loaded):
         return state
+    # The ranks have consumed the data in rounds together, so one position stands for all; their
+    # sums differ, and are added up.
     ranks = [loaded.parts[f"rank-{rank:05d}"] for rank in range(saved)]
     state["sums"] = _sums(run, [each["sums"] for each in ranks])
     state["feed"] = {**ranks[0]["feed"], "own": None}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from fitorch.checkpoint.finding import LoadedCheckpoint, checkpoint_at, read
+from fitorch.checkpoint.finding import LoadedCheckpoint, checkpoint_at, load_checkpoint
 from fitorch.engine.state import Progress
 from fitorch.errors import CheckpointMismatchError, NotBitExactWarning
 from fitorch.nets.state import NetState, plain_state
@@ -36,6 +36,7 @@ def restore(run: Run, loaded: LoadedCheckpoint) -> None:
     state = loaded.with_tensors(state_for(run, loaded), run.net)
     _check_epochs(run, loaded)
     _check_same_run(run, loaded, state)
+    # A part may reject its state after others have loaded theirs; then all get theirs back.
     before = copy.deepcopy(run.state.state_dict())
     try:
         _load_state(run, _without_other_sums(run, loaded, state))
@@ -63,13 +64,14 @@ def _load_state(run: Run, state: Mapping[str, Any]) -> None:
     history, sets = run.state.history, run.state.history.sets
     monitor, mode = history.monitor, history.mode
     run.state.load_state_dict(state, strict=False)  # callbacks and metrics may differ
+    # The state replaced these, but this fit's arguments decide.
     history.begin(monitor, mode, run.progress.seed, sets=sets)
     keep_dtypes(run.state.update.optimizer, state["optimizer"])
 
 
 def restore_model(model: BaseModel, path: str | Path) -> Path:
     """Restore a model that is not in a fit; see `KerasModel.restore`."""
-    loaded = read(checkpoint_at(path))
+    loaded = load_checkpoint(checkpoint_at(path))
     state = loaded.with_tensors(state_of_rank(loaded.parts), model.net)
     different = _weight_differences(state["net"], plain_state(model.net))
     owners = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}

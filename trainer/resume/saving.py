@@ -90,11 +90,12 @@ class Saving(Callback):
         snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
         self._saved = self._position()
         parts, writer = snapshot.packed(), self._writer
-        if isinstance(writer, AsyncWriter):
+        if isinstance(writer, AsyncWriter):  # training changes the tensors while the thread writes
             parts = {name: part.copied() for name, part in parts.items()}
         if snapshot.split or snapshot.parts is None:  # only the main thread may use collectives
             writer = SyncWriter(self._written)
         step, info = run.state.update.completed, info_of(run)
+        # The resumed checkpoint stays until the fit ends: it is the last that is known to work.
         protected = [path for path in (self.resumed_from,) if path is not None]
 
         def write() -> Checkpoint | None:
@@ -110,7 +111,7 @@ class Saving(Callback):
         Raises:
             CheckpointError, NonFiniteError: See `save`.
         """
-        self._attempt(self._writer.wait)
+        self._attempt(self._writer.wait)  # a pending save may fail, and is then repeated
         due = self.newest is None or self._failures > 0 or self._saved != self._position()
         if self.run.coordinator.processes.broadcast(due):
             self.save(wait=True)
@@ -175,7 +176,7 @@ class StepSaving(Saving):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Save if a save is due."""
         step = self.run.state.update.completed
-        if step == self._seen:
+        if step == self._seen:  # within an accumulation window
             return
         self._seen = step
         due = self._every is not None and not step % self._every

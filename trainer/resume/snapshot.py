@@ -39,7 +39,7 @@ class Snapshot:
         """Arrange a state: random state, sums and position of each rank, and what all share."""
         rest = dict(state)
         local = {name: rest.pop(name) for name in ("random", "sums", "feed")}
-        rest, split = shards.extract_tensors(rest)
+        rest, split = shards.extract_tensors(rest)  # on all ranks, which hold the other shards
         locals_of_ranks = processes.gather_to_main(local)
         if locals_of_ranks is None:
             return cls(None, split, processes)
@@ -76,14 +76,14 @@ class Snapshot:
         if self.parts is None:
             folder = self.processes.broadcast(None)
             if folder is not None:  # otherwise the main process has failed, and raises
-                shards.write(folder, self.split, self.processes)
+                shards.write_shards(folder, self.split, self.processes)
             return None
         folder_sent = False
 
         def write_shards(folder: Path) -> dict[str, FileDigest]:
             nonlocal folder_sent
             folder_sent = True
-            return shards.write(self.processes.broadcast(folder), self.split, self.processes)
+            return shards.write_shards(self.processes.broadcast(folder), self.split, self.processes)
 
         try:
             return store.write(step, parts, info, protected, write_shards)

@@ -1,4 +1,4 @@
-"""Nets as scikit-learn's estimators: in pipelines, in searches, in cross-validation."""
+"""Nets as scikit-learn estimators, for pipelines, searches and cross-validation."""
 
 from __future__ import annotations
 

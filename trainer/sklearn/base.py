@@ -1,4 +1,4 @@
-"""What a classifier and a regressor share: parameters, checked data, a model for each fit."""
+"""The base of classifier and regressor: parameters, checks of data, a model for each fit."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _PASSED_ON = (
 
 
 class KerasEstimator(BaseEstimator):  # type: ignore[misc]
-    """A net with what it is trained with; see `KerasClassifier` for the arguments."""
+    """A net with the settings of its training; see `KerasClassifier` for the arguments."""
 
     n_features_in_: int
 
-    def __init__(  # noqa: PLR0913 - scikit-learn wants each by its name
+    def __init__(  # noqa: PLR0913 - scikit-learn reads the signature
         self,
         net: Factory,
         loss_fn: Any = None,
@@ -93,10 +93,10 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         self.__dict__.update(prefixed)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return all parameters by name, those for net and optimizer among them.
+        """Return all parameters by name, including those for net and optimizer.
 
         Args:
-            deep: Whether to ask parameters that are estimators for theirs.
+            deep: Whether to include the parameters of estimators among the parameters.
         """
         own = vars(self).items()
         chosen = {name: value for name, value in own if name.startswith(estimator.PREFIXES)}
@@ -121,44 +121,43 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
             This estimator.
 
         Raises:
-            ValueError: Features or targets are not what they should be; a DataError where they do
-                not go with the net.
+            ValueError: Features or targets are not valid; a DataError if they do not match the net.
         """
         X, y = self._checked(X, y, reset=True)
         self._build(X, y)
         train, val = self._split(self._data(X, y, sample_weight), y)
-        watched = {name: getattr(self, name) for name in ("patience", "monitor", "mode")}
-        self._train(train, y, val_data=val, epochs=self.epochs, **watched)
+        monitoring = {name: getattr(self, name) for name in ("patience", "monitor", "mode")}
+        self._train(train, y, val_data=val, epochs=self.epochs, **monitoring)
         return self
 
     @property
     def history_(self) -> pd.DataFrame:
-        """The figures of each epoch."""
+        """The metrics of each epoch."""
         check_is_fitted(self, "model_")
         return self.model_.history.frame
 
     @abstractmethod
     def _check_targets(self, y: Any) -> np.ndarray:
-        """Return targets as an array, unless they are none."""
+        """Return targets as an array, or raise an error if they are not valid."""
 
     @abstractmethod
     def _learn(self, y: np.ndarray) -> int:
-        """Learn from the targets what there is to learn; return how many outputs that takes."""
+        """Set the attributes that depend on the targets; return the number of outputs."""
 
     @abstractmethod
     def _targets(self, y: np.ndarray) -> np.ndarray:
-        """Return targets in the form that goes with the net's outputs."""
+        """Return targets in the form that matches the net's outputs."""
 
     @abstractmethod
     def _weights(self, y: np.ndarray) -> dict[int, float] | None:
-        """Return the weights of classes, by their numbers."""
+        """Return the weights of classes by their indices."""
 
     @abstractmethod
     def _loss(self) -> str:
-        """Return the loss where the user chose none."""
+        """Return the default loss."""
 
-    def _go_on(self, X: Any, y: Any, weight: Any, classes: Any = None) -> None:
-        """Train one more epoch, a new net where there is none."""
+    def _train_one_epoch(self, X: Any, y: Any, weight: Any, classes: Any = None) -> None:
+        """Train one more epoch, of a new net at the first call."""
         first = not hasattr(self, "model_")
         X, y = self._checked(X, y, reset=first)
         if first:
@@ -175,7 +174,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         return X, y
 
     def _build(self, X: np.ndarray, targets: np.ndarray) -> None:
-        """Make a net and a model for the data."""
+        """Build a net and a model for the data."""
         sizes = {"n_features": self.n_features_in_, "n_outputs": self._learn(targets)}
         own = vars(self)
         self._seed = _seed_of(self.random_state)
@@ -200,7 +199,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         return data if weight is None else [*data, _check_sample_weight(weight, X)]
 
     def _split(self, data: list[np.ndarray], y: np.ndarray) -> tuple[Any, Any]:
-        """Return what to train and what to validate on."""
+        """Return training and validation data."""
         if not self.validation_split:
             return tuple(data), None
         parts = train_test_split(
@@ -218,7 +217,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         self.model_.fit(train, **{**chosen, **estimator.prefixed(vars(self), "fit__")})
 
     def _outputs(self, X: Any) -> Tensor:
-        """Return what the net gives."""
+        """Return the net's outputs."""
         check_is_fitted(self, "model_")
         X = validate_data(self, X, reset=False, allow_nd=True)
         features = self._features(X, self.model_.net)
@@ -227,7 +226,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 def _seed_of(random_state: Any) -> int | None:
-    """Return an int as it is, a draw from a RandomState, None for torch's global generator."""
+    """Return an int as it is, a draw from a RandomState, or None for torch's global generator."""
     if random_state is None or isinstance(random_state, int):
         return random_state
     return int(check_random_state(random_state).randint(2**31 - 1))

@@ -1,4 +1,4 @@
-"""A net that tells classes, as an estimator of scikit-learn."""
+"""A net for classification, as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -19,42 +19,43 @@ from .base import Factory, KerasEstimator
 
 
 class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
-    """A net that tells classes, as an estimator of scikit-learn.
+    """A net for classification, as a scikit-learn estimator.
 
     Args:
-        net: A function or class that returns a net, called with keywords: `n_features` and
-            `n_outputs` (the number of classes) where it has such parameters, and what is given here
-            as `net__hidden=32`. Or a module, which is copied for each fit with the weights it has.
-            For two classes it may give one logit as well as two.
-        loss_fn: What `KerasModel` takes; a module is copied for each fit. None is the cross entropy
-            of logits, for one logit the binary one.
-        metrics_dict: What `KerasModel` takes.
-        optimizer: A name, a class (with `optimizer__lr=0.01` and the like), a function
-            `params -> Optimizer`, or None for Adam; no instance, since each fit makes a net.
+        net: A function or class that returns a net, called with `n_features` and `n_outputs` (the
+            number of classes) if it has such parameters, and with arguments that are passed here
+            as `net__hidden=32`. Or a module, which is copied for each fit with its weights. For two
+            classes the net may return one or two logits.
+        loss_fn: As for `KerasModel`; a module is copied for each fit. None is the cross entropy of
+            logits, for one logit the binary one.
+        metrics_dict: As for `KerasModel`.
+        optimizer: A name, a class (with arguments such as `optimizer__lr=0.01`), a function
+            `params -> Optimizer`, or None for Adam. Not an instance, because each fit has a new
+            net.
         lr_scheduler: A function `optimizer -> scheduler`, or None.
-        epochs: As for `KerasModel.fit`, likewise those that follow.
-        batch_size: Samples in a batch, in predictions too.
-        shuffle: Draw a new order for each epoch.
+        epochs: As for `KerasModel.fit`, like the following arguments.
+        batch_size: The number of samples in a batch, also for predictions.
+        shuffle: Whether to draw a new order for each epoch.
         patience: Stop after so many epochs without improvement.
-        validation_split: The fraction to validate on, drawn at random with the same share of each
-            class, as scikit-learn's own estimators do it.
-        monitor: The figure that decides what is best; without validation `train_loss`.
+        validation_split: The fraction for validation, drawn at random and stratified by class, as
+            scikit-learn's estimators do.
+        monitor: The metric that decides which epoch is best; without validation `train_loss`.
         mode: "min", "max" or "auto".
         callbacks: Objects with Keras' hooks; they are copied for each fit.
-        class_weight: Class to weight in the training loss, by the label as it is in `y`; or
-            "balanced" for weights that make up for how often each class occurs.
+        class_weight: The weight of each class in the training loss, by the label in `y`; or
+            "balanced" for weights inversely proportional to the frequency of the class.
         clip_grad_norm: Scale gradients down to this 2-norm.
         max_time: Stop after so many seconds.
         mixed_precision: "no", "fp16" or "bf16".
-        cpu: Train on the CPU whatever there is.
-        dtype: What features become; None is the net's own precision, also for whole numbers. A net
-            that begins with an embedding wants "int64".
+        cpu: Whether to train on the CPU even if there is a GPU.
+        dtype: The type of features; None is the net's precision, also for integers. A net whose
+            first layer is an embedding needs "int64".
         verbose: 0 silent, 1 a live line, 2 a line per epoch.
-        random_state: An int, from which weights, order and all else random follow, as of
-            `torch.manual_seed(s)` before the net is made, and `fit(seed=s)`; a RandomState; or None
+        random_state: An int that determines initial weights, order and all other random numbers, as
+            `torch.manual_seed(s)` before the net is built and `fit(seed=s)`; a RandomState; or None
             for torch's global generator.
-        prefixed: What begins with `net__`, `optimizer__` or `fit__` (what else `KerasModel.fit`
-            takes).
+        prefixed: Arguments with the prefixes `net__`, `optimizer__` and `fit__` (for other
+            arguments of `KerasModel.fit`).
 
     Attributes:
         classes_: The labels, sorted.
@@ -83,7 +84,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
 
     classes_: np.ndarray
 
-    def __init__(  # noqa: PLR0913 - scikit-learn wants each by its name
+    def __init__(  # noqa: PLR0913 - scikit-learn reads the signature
         self,
         net: Factory,
         loss_fn: Any = None,
@@ -146,22 +147,22 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         Args:
             X: The features.
             y: The labels.
-            classes: All labels that there will be; the first call needs them where `y` lacks some.
+            classes: All labels; the first call needs them if `y` does not contain all.
             sample_weight: The weight of each sample, (N,).
 
         Returns:
             This estimator.
 
         Raises:
-            ValueError: A label is none of `classes`, or `class_weight` is "balanced".
+            ValueError: A label is not in `classes`, or `class_weight` is "balanced".
         """
         if self.class_weight == "balanced":
             message = (
-                "class_weight='balanced' needs all labels, which partial_fit has not; pass weights "
-                "by class"
+                "class_weight='balanced' needs all labels, which partial_fit does not have; pass "
+                "weights by class"
             )
             raise ValueError(message)
-        self._go_on(X, y, sample_weight, classes)
+        self._train_one_epoch(X, y, sample_weight, classes)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -177,8 +178,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, (N, C), in the order of `classes_`.
 
-        It is the softmax or sigmoid of what the net gives, unless the loss says that these are
-        probabilities already.
+        It is the softmax or sigmoid of the net's outputs, unless the loss expects probabilities.
 
         Args:
             X: The features.
@@ -187,7 +187,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return estimator.probabilities(outputs, self.model_.objective.prediction_kind()).numpy()
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return the logit of each class, (N, C); of two classes that of the second, (N,).
+        """Return the logit of each class, (N, C); for two classes that of the second, (N,).
 
         Args:
             X: The features.
@@ -210,10 +210,10 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return len(self.classes_)
 
     def _targets(self, y: np.ndarray) -> np.ndarray:
-        foreign = np.setdiff1d(y, self.classes_)
-        if len(foreign):
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
             message = (
-                f"y has {foreign.tolist()[0]!r}, which is none of the classes "
+                f"y has {unknown.tolist()[0]!r}, which is not one of the classes "
                 f"{self.classes_.tolist()}; pass all to the first partial_fit: classes=..."
             )
             raise ValueError(message)

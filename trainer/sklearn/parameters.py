@@ -1,4 +1,4 @@
-"""From the parameters of a scikit-learn estimator to a net and what trains it."""
+"""Build nets, optimizers and targets from the parameters of an estimator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PREFIXES = ("net__", "optimizer__", "fit__")
 
 
 def prefixed(parameters: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return the parameters that begin with `prefix`, without it."""
+    """Return the parameters whose names begin with `prefix`, without the prefix."""
     return {
         name.removeprefix(prefix): value
         for name, value in parameters.items()
@@ -35,16 +35,16 @@ def prefixed(parameters: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def check_prefixes(parameters: Mapping[str, Any], kind: str) -> None:
-    """Refuse parameters that are for nobody.
+    """Raise an error for parameters without a known prefix.
 
     Raises:
-        TypeError: There is one; it tells the prefixes.
+        TypeError: There is such a parameter; the message lists the prefixes.
     """
-    odd = next((name for name in parameters if not name.startswith(PREFIXES)), None)
-    if odd is not None:
+    unknown = next((name for name in parameters if not name.startswith(PREFIXES)), None)
+    if unknown is not None:
         message = (
-            f"{kind} got an unexpected argument {odd!r}; what is for the net begins with net__, "
-            "for the optimizer with optimizer__, and what else fit takes with fit__"
+            f"{kind} got an unexpected argument {unknown!r}; arguments for the net begin with "
+            "net__, those for the optimizer with optimizer__, and other arguments of fit with fit__"
         )
         raise TypeError(message)
 
@@ -53,49 +53,48 @@ def make_net(net: Any, sizes: Mapping[str, int], options: Mapping[str, Any]) -> 
     """Return a new net.
 
     Args:
-        net: A function or class, called with `options` and those of `sizes` that it has parameters
-            for; or a module, which is copied.
-        sizes: What the data says, by name: `n_features`, `n_outputs`.
-        options: What the user chose.
+        net: A function or class, called with `options` and with those of `sizes` that are among its
+            parameters; or a module, which is copied.
+        sizes: The sizes of the data by name: `n_features`, `n_outputs`.
+        options: The user's arguments.
 
     Raises:
-        TypeError: It gives no module, or a module is to be given options.
+        TypeError: The function does not return a module, or there are options for a module.
     """
     if isinstance(net, nn.Module):
         if options:
             message = (
-                f"net is a {type(net).__name__} that is built already, which net__"
-                f"{next(iter(options))} can't change; pass the class, or a function"
+                f"net is a {type(net).__name__} that is built already, so net__"
+                f"{next(iter(options))} has no effect; pass the class, or a function"
             )
             raise TypeError(message)
         return copy.deepcopy(net)
     if not callable(net):
-        message = f"net is {net!r}; expected a function or class that gives a net, or a module"
+        message = f"net is {net!r}; expected a function or class that returns a net, or a module"
         raise TypeError(message)
-    known = inspect.signature(net).parameters
-    wanted = {name: size for name, size in sizes.items() if name in known}
-    made: Any = net(**{**wanted, **options})
-    check_module(made)
-    return made  # type: ignore[no-any-return]
+    accepted = inspect.signature(net).parameters
+    sizes = {name: size for name, size in sizes.items() if name in accepted}
+    module: Any = net(**{**sizes, **options})
+    check_module(module)
+    return module  # type: ignore[no-any-return]
 
 
 def optimizer_for(net: nn.Module, optimizer: Any, options: Mapping[str, Any]) -> Any:
-    """Return what `KerasModel` takes as an optimizer.
+    """Return an optimizer in a form that `KerasModel` takes.
 
     Args:
         net: The net.
         optimizer: A name or a class of torch.optim, a function `params -> Optimizer`, or None.
-        options: What else to call it with, as `lr`.
+        options: Other arguments of it, as `lr`.
 
     Raises:
-        TypeError: It is an instance, which has the parameters of another net.
+        TypeError: It is an instance, whose parameters are those of another net.
         ValueError: The name is unknown.
     """
     if isinstance(optimizer, torch.optim.Optimizer):
         message = (
-            f"optimizer is a {type(optimizer).__name__}, which has the parameters of another net "
-            "than a fit will make; pass a name with optimizer__lr=0.01, or a function "
-            "params -> Optimizer"
+            f"optimizer is a {type(optimizer).__name__}, but each fit needs one for its new net; "
+            "pass a name with optimizer__lr=0.01, or a function params -> Optimizer"
         )
         raise TypeError(message)
     if not options:
@@ -106,17 +105,17 @@ def optimizer_for(net: nn.Module, optimizer: Any, options: Mapping[str, Any]) ->
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         fused = isinstance(kind, type) and can_fuse(kind, net, parameters)
-        made: torch.optim.Optimizer = kind(
+        built: torch.optim.Optimizer = kind(
             parameters, **{"fused": True} | dict(options) if fused else options
         )
-        return made
+        return built
 
     return build
 
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Let all that is drawn within follow from a seed, and the global generators stay as they are.
+    """Seed the global generators within the block, and restore them at its end.
 
     Args:
         seed: The seed; None draws from the global generators.
@@ -130,37 +129,37 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def output_shape(net: nn.Module, rows: np.ndarray) -> tuple[int, ...]:
-    """Return the shape that a net gives for a sample, () or (C,); it stays as it was.
+    """Return the shape of a net's output for a sample, () or (C,); the net does not change.
 
     Raises:
-        DataError: It gives something else.
+        DataError: The output has another form.
     """
     with undisturbed(net), torch.no_grad():
         features = features_from_data(net, rows)
         output = choose_call(net, features)(features)
     if not isinstance(output, Tensor) or output.dim() not in (1, 2) or len(output) != len(rows):
         message = (
-            f"{type(net).__name__} gives {describe(output)} for {len(rows)} samples; an estimator "
-            "needs a tensor of shape (N,) or (N, C)"
+            f"{type(net).__name__} returns {describe(output)} for {len(rows)} samples; an "
+            "estimator needs a tensor of shape (N,) or (N, C)"
         )
         raise DataError(message)
     return tuple(output.shape[1:])
 
 
 def class_targets(shape: tuple[int, ...], codes: np.ndarray, classes: int) -> np.ndarray:
-    """Return the targets of classes in the form that goes with the net's outputs.
+    """Return the targets of classes in the form that matches the net's outputs.
 
     Args:
-        shape: What the net gives for a sample: () or (C,).
-        codes: The number of each sample's class, (N,).
-        classes: How many there are.
+        shape: The shape of the net's output for a sample: () or (C,).
+        codes: The class index of each sample, (N,).
+        classes: The number of classes.
 
     Returns:
-        Class numbers (N,) for outputs (N, C); for one logit of two classes 0.0 and 1.0, in the
-        outputs' shape.
+        Class indices (N,) for outputs (N, C); for one logit of two classes 0.0 and 1.0, in the
+        shape of the outputs.
 
     Raises:
-        DataError: There are not as many outputs as classes.
+        DataError: The numbers of outputs and classes differ.
     """
     width = shape[0] if shape else 1
     if width == 1 and classes == 2:
@@ -168,8 +167,8 @@ def class_targets(shape: tuple[int, ...], codes: np.ndarray, classes: int) -> np
     if width != classes:
         allowed = "2, or 1 logit" if classes == 2 else f"{classes}"
         message = (
-            f"the net gives {width} outputs for {classes} classes; expected {allowed}: give its "
-            "factory a parameter n_outputs, and the last layer as many"
+            f"the net returns {width} outputs for {classes} classes, expected {allowed}; add a "
+            "parameter n_outputs to its function, and use it for the last layer"
         )
         raise DataError(message)
     return codes.astype(np.int64)
@@ -179,48 +178,48 @@ def number_targets(shape: tuple[int, ...], y: np.ndarray) -> np.ndarray:
     """Return the targets of a regression in the shape of the net's outputs.
 
     Args:
-        shape: What the net gives for a sample: () or (C,).
+        shape: The shape of the net's output for a sample: () or (C,).
         y: The targets, (N,) or (N, C).
 
     Raises:
-        DataError: There are not as many outputs as targets.
+        DataError: The numbers of outputs and targets differ.
     """
     wide = y.reshape(len(y), -1)
     width = shape[0] if shape else 1
     if width != wide.shape[1]:
         message = (
-            f"the net gives {width} outputs for {wide.shape[1]} targets; give its factory a "
-            "parameter n_outputs, and the last layer as many"
+            f"the net returns {width} outputs for {wide.shape[1]} targets; add a parameter "
+            "n_outputs to its function, and use it for the last layer"
         )
         raise DataError(message)
     return wide.reshape(-1, *shape)
 
 
-def probabilities(logits: Tensor, scale: PredictionKind) -> Tensor:
-    """Return the probability of each class in 64 bits, (N, C).
+def probabilities(logits: Tensor, prediction_kind: PredictionKind) -> Tensor:
+    """Return the probability of each class as float64, (N, C).
 
     Args:
-        logits: What the net gives, (N,) or (N, C).
-        scale: What the loss takes that for; what it does not tell passes for logits.
+        logits: The net's outputs, (N,) or (N, C).
+        prediction_kind: The form of outputs that the loss expects; if it is not known, logits.
     """
     wide = logits.reshape(len(logits), -1).double()
-    if scale == "probabilities":
+    if prediction_kind == "probabilities":
         return torch.cat([1 - wide, wide], 1) if wide.shape[1] == 1 else wide
     return torch.cat([-wide, wide], 1).sigmoid() if wide.shape[1] == 1 else wide.softmax(1)
 
 
-def decisions(logits: Tensor, scale: PredictionKind) -> Tensor:
-    """Return the score of each class in 64 bits: its logit, or the logarithm of its probability.
+def decisions(logits: Tensor, prediction_kind: PredictionKind) -> Tensor:
+    """Return the score of each class as float64: its logit, or the logarithm of its probability.
 
     Args:
-        logits: What the net gives, (N,) or (N, C).
-        scale: What the loss takes that for.
+        logits: The net's outputs, (N,) or (N, C).
+        prediction_kind: The form of outputs that the loss expects.
 
     Returns:
-        (N, C); of two classes (N,), how much more the second one has than the first.
+        (N, C); for two classes (N,), the score of the second minus that of the first.
     """
     wide = logits.reshape(len(logits), -1).double()
-    if scale == "probabilities":
+    if prediction_kind == "probabilities":
         wide = wide.logit() if wide.shape[1] == 1 else wide.log()
     if wide.shape[1] == 2:
         wide = wide[:, 1:] - wide[:, :1]

@@ -1,4 +1,4 @@
-"""A net that tells numbers, as an estimator of scikit-learn."""
+"""A net for regression, as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .base import KerasEstimator
 
 
 class KerasRegressor(RegressorMixin, KerasEstimator):  # type: ignore[misc]
-    """A net that tells numbers, as an estimator of scikit-learn.
+    """A net for regression, as a scikit-learn estimator.
 
     Args:
         net: As for `KerasClassifier`; `n_outputs` is the number of targets.
-        loss_fn: What `KerasModel` takes; None is the mean squared error.
-        metrics_dict: As for `KerasClassifier`, likewise all else.
+        loss_fn: As for `KerasModel`; None is the mean squared error.
+        metrics_dict: As for `KerasClassifier`, like all other arguments.
 
     Attributes:
         n_outputs_: The number of targets.
@@ -42,7 +42,7 @@ class KerasRegressor(RegressorMixin, KerasEstimator):  # type: ignore[misc]
     n_outputs_: int
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> KerasRegressor:
-        """Train for one more epoch, on this data alone and without validation.
+        """Train for one more epoch on this data, without validation.
 
         Args:
             X: The features.
@@ -52,11 +52,11 @@ class KerasRegressor(RegressorMixin, KerasEstimator):  # type: ignore[misc]
         Returns:
             This estimator.
         """
-        self._go_on(X, y, sample_weight)
+        self._train_one_epoch(X, y, sample_weight)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return what is expected for each sample: (N,), or (N, C) where `y` had two dimensions.
+        """Return the prediction for each sample: (N,), or (N, C) if `y` had two dimensions.
 
         Args:
             X: The features.
@@ -65,7 +65,7 @@ class KerasRegressor(RegressorMixin, KerasEstimator):  # type: ignore[misc]
         return np.asarray(outputs.reshape(len(outputs), *self._target_shape))
 
     def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn what this can do."""
+        """Return the capabilities of the estimator."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

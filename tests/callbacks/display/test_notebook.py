@@ -161,7 +161,7 @@ def test_an_epoch_that_lasts_is_drawn_while_it_runs(outputs, monkeypatch):
 def test_short_epochs_are_drawn_only_once_they_are_over(outputs, monkeypatch):
     drawn = []
     monkeypatch.setattr(module, "_picture", lambda *given: drawn.append(given) or "")
-    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    monkeypatch.setattr(module, "_MIN_PAUSE", 0.0)
     monkeypatch.setattr(module, "_SHARE", 1e9)
     monkeypatch.setattr(NotebookProgress, "pause", 0.0)
     make_model().fit(DATA, epochs=3, batch_size=4)

@@ -1,4 +1,4 @@
-"""torchkeras' names that fitorch has not: each told with what to use instead."""
+"""torchkeras names that fitorch does not provide, with their replacements."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _CALLBACKS = "from fitorch.callbacks import EpochCheckpoint, VisDisplay, WandbCa
 
 _DISPLAY = "fit shows progress and, in a notebook, a live plot itself: fit(verbose=..., plot=...)"
 
-_BESIDE = "it is no part of training; torchkeras can be installed beside fitorch"
+_NOT_TRAINING = "it is not part of training; install torchkeras too"
 
-MOVED = {
+REPLACEMENTS = {
     "EpochRunner": "write the class and set KerasModel.EpochRunner beside StepRunner",
     "HugModel": "KerasModel(net) takes a Hugging Face model and its batches as they are",
     "LightModel": "KerasModel trains by itself, without Lightning",
@@ -19,11 +19,11 @@ MOVED = {
     "VisDisplay": "from fitorch.callbacks import VisDisplay",
     "VisMetric": _DISPLAY,
     "VisProgress": _DISPLAY,
-    "chat": _BESIDE,
+    "chat": _NOT_TRAINING,
     "colorful": "print(...)",
     "delete_object": "del, and torch.cuda.empty_cache()",
-    "eda": _BESIDE,
-    "email": _BESIDE,
+    "eda": _NOT_TRAINING,
+    "email": _NOT_TRAINING,
     "hugmodel": "KerasModel(net) takes a Hugging Face model and its batches as they are",
     "kerascallbacks": _CALLBACKS,
     "kerasmodel": "from fitorch import KerasModel",
@@ -32,45 +32,45 @@ MOVED = {
     "plots": "from fitorch import plot_metric",
     "printlog": "print(...)",
     "soup": "fitorch.callbacks.SWA and EMA average weights",
-    "stacker": _BESIDE,
-    "tabular": _BESIDE,
+    "stacker": _NOT_TRAINING,
+    "tabular": _NOT_TRAINING,
     "tools": "fitorch.VLog shows a loop of your own",
     "utils": "from fitorch import seed_everything, summary",
-    "vision": _BESIDE,
+    "vision": _NOT_TRAINING,
 }
 
 
 def look_up(name: str) -> Any:
-    """Refuse a name that the package has not.
+    """Raise an error for a name that fitorch does not have.
 
     Raises:
-        ImportError: It is one of torchkeras', and the message has ours; `from fitorch import name`
-            would put a message of its own in place of an AttributeError's.
-        AttributeError: It is nobody's.
+        ImportError: torchkeras has the name, and the message names the replacement. An
+            AttributeError would lose its message in `from fitorch import name`.
+        AttributeError: torchkeras does not have the name either.
     """
-    if name in MOVED:
-        raise ImportError(_told(name), name=f"fitorch.{name}")
+    if name in REPLACEMENTS:
+        raise ImportError(_message(name), name=f"fitorch.{name}")
     message = f"module 'fitorch' has no attribute {name!r}"
     raise AttributeError(message)
 
 
-class MovedModules:
-    """Refuses `import fitorch.kerascallbacks` as `look_up` does; asked where all others failed."""
+class TorchkerasModules:
+    """Raises the error of `look_up` for `import fitorch.kerascallbacks`; the last finder."""
 
     @staticmethod
     def find_spec(fullname: str, path: Any = None, target: Any = None) -> None:
-        """Find nothing.
+        """Return None: this finder finds no modules.
 
         Raises:
-            ModuleNotFoundError: The module is one of torchkeras'.
+            ModuleNotFoundError: torchkeras has a module of that name.
         """
         package, _, name = fullname.partition(".")
-        if package == "fitorch" and name in MOVED:
-            raise ModuleNotFoundError(_told(name), name=fullname)
+        if package == "fitorch" and name in REPLACEMENTS:
+            raise ModuleNotFoundError(_message(name), name=fullname)
 
 
-def _told(name: str) -> str:
-    return f"fitorch has no {name!r}, which torchkeras has; instead: {MOVED[name]}"
+def _message(name: str) -> str:
+    return f"fitorch does not have torchkeras' {name!r}; instead: {REPLACEMENTS[name]}"
 
 
-sys.meta_path.append(MovedModules)
+sys.meta_path.append(TorchkerasModules)
