@@ -56,9 +56,8 @@ class EMA(Callback):
         self._average = AveragedWeights(buffers=True)
         self._restored = False
         self._in_fit = False
-        self._external_runs = (
-            0  # evaluations and predictions that somebody else began, or is about to
-        )
+        # Evaluations and predictions in this fit that it did not start itself.
+        self._external_runs = 0
         self._restore_at_end = False  # whether the end of a validation restores the weights
         self._last_update = 0
 

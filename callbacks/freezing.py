@@ -189,13 +189,13 @@ class GradualUnfreeze(Freezing):
         """Find the first epoch of each parameter."""
         self._first_epochs = {}
         for epoch in sorted(self.schedule, reverse=True):
-            found = find_parameters(
+            selected = find_parameters(
                 net, self.schedule[epoch], f"GradualUnfreeze, for epoch {epoch},"
             )
-            self._first_epochs |= dict.fromkeys(found, epoch)
-        held = {id(p) for group in groups_of(self.model) for p in group["params"]}
+            self._first_epochs |= dict.fromkeys(selected, epoch)
+        optimized = {id(p) for group in groups_of(self.model) for p in group["params"]}
         for name, parameter in net.named_parameters():
-            if id(parameter) in self._first_epochs and id(parameter) not in held:
+            if id(parameter) in self._first_epochs and id(parameter) not in optimized:
                 message = (
                     f"GradualUnfreeze names {name!r}, which the optimizer does not have; build the "
                     "optimizer from all parameters, frozen or not: net.parameters()"
@@ -212,37 +212,40 @@ class GradualUnfreeze(Freezing):
         return epoch < self._first_epochs.get(parameter, math.inf)
 
 
-def find_parameters(net: nn.Module, chosen: Any, who: str) -> set[int]:
+def find_parameters(net: nn.Module, selection: Any, who: str) -> set[int]:
     """Return the ids of the selected parameters; shared ones match by any of their names.
 
     Args:
         net: The net.
-        chosen: A pattern, a list of patterns, or a predicate.
+        selection: A pattern, a list of patterns, or a predicate.
         who: The callback, for messages.
 
     Raises:
         ValueError: A pattern does not match any parameter.
     """
     named = [(plain_name(n), p) for n, p in net.named_parameters(remove_duplicate=False)]
-    found: set[int] = set()
-    for each in chosen if chosen and isinstance(chosen, (list, tuple)) else [chosen]:
-        matches = predicate(each, "pattern")
+    selected: set[int] = set()
+    is_list = selection and isinstance(selection, (list, tuple))
+    for pattern in selection if is_list else [selection]:
+        matches = predicate(pattern, "pattern")
         matched = {id(parameter) for name, parameter in named if matches(name, parameter)}
         if not matched:
-            raise ValueError(_no_match_message(each, net, [name for name, _ in named], who))
-        found |= matched
-    return found
+            raise ValueError(_no_match_message(pattern, net, [name for name, _ in named], who))
+        selected |= matched
+    return selected
 
 
 def _no_match_message(pattern: Any, net: nn.Module, names: list[str], who: str) -> str:
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    kind = type(net).__name__
+    net_type = type(net).__name__
     if not isinstance(pattern, str):
-        return f"{who} chooses none of the parameters of {kind}: {listed or 'it has none'}"
+        return f"{who} selects none of the parameters of {net_type}: {listed or 'it has none'}"
     modules = [plain_name(name) for name, _ in net.named_modules() if name]
     close = difflib.get_close_matches(pattern.rstrip("*").rstrip("."), [*modules, *names], n=2)
     hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-    return f"{who} finds nothing named {pattern!r}{hint} in {kind}, whose parameters are {listed}"
+    return (
+        f"{who} finds nothing named {pattern!r}{hint} in {net_type}, whose parameters are {listed}"
+    )
 
 
 def _norms_with_parameters(net: nn.Module) -> Iterable[tuple[nn.Module, set[int]]]:

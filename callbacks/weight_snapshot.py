@@ -25,7 +25,7 @@ class WeightSnapshot:
     def take(self, model: TrainedModel) -> None:
         """Copy the weights, into the memory of the previous copy if there is one."""
         states = {name: plain_state(module) for name, module in _modules(model).items()}
-        if self.states is None or _parameter_names(self.states) != _parameter_names(states):
+        if self.states is None or _state_keys(self.states) != _state_keys(states):
             self.states = _copy_states(states)
             return
         for name, state in states.items():
@@ -50,7 +50,7 @@ def _modules(model: TrainedModel) -> dict[str, nn.Module]:
     return {"net": model.net, "loss": model.objective.module}
 
 
-def _parameter_names(states: States) -> dict[str, list[str]]:
+def _state_keys(states: States) -> dict[str, list[str]]:
     return {name: list(state) for name, state in states.items()}
 
 

@@ -91,7 +91,9 @@ class RankingMetric(Score):
         index = (probability.nan_to_num() * bins).long().clamp(0, bins - 1)
         self.unordered = self.unordered + probability.isnan().sum()
         for name, mask in (("positive_bins", positive), ("negative_bins", ~positive)):
-            counts = mask.long() if weight is None else weight.to(_wide(weight.device)) * mask
+            counts = (
+                mask.long() if weight is None else weight.to(_count_dtype(weight.device)) * mask
+            )
             total = getattr(self, name)
             setattr(
                 self,
@@ -105,14 +107,14 @@ class RankingMetric(Score):
         Both are NaN if a score is NaN.
         """
         if self.thresholds is not None:
-            wide = _wide(self.positive_bins.device)
+            wide = _count_dtype(self.positive_bins.device)
             counts = torch.stack([self.positive_bins, self.negative_bins]).to(wide)
             positives, negatives = counts.where(self.unordered == 0, torch.nan)
             return positives, negatives
         if not len(self.scores):
             return torch.zeros(0), torch.zeros(0)
         scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.positives)
-        wide = _wide(scores.device)
+        wide = _count_dtype(scores.device)
         weight = dim_zero_cat(self.weights).to(wide) if len(self.weights) else None
         order = scores.argsort()
         scores, positive = scores[order], positive[order].to(wide)
@@ -192,6 +194,6 @@ class KS(RankingMetric):
         return distance.abs().max().float()
 
 
-def _wide(device: torch.device) -> torch.dtype:
+def _count_dtype(device: torch.device) -> torch.dtype:
     """Return the dtype for counts: MPS does not support float64."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -212,8 +212,8 @@ def test_shared_parameters_go_by_any_of_their_names():
         (Freeze("boddy"), r"finds nothing named 'boddy' \(did you mean 'body'"),
         (Freeze("boddy.*"), r"finds nothing named 'boddy\.\*' \(did you mean 'body'"),
         (Freeze(["head", "tail"]), r"Freeze finds nothing named 'tail'.* parameters are body\.0\."),
-        (Freeze(lambda name, p: False), "Freeze chooses none of the parameters of Net"),
-        (Freeze([]), "Freeze chooses none of the parameters of Net"),
+        (Freeze(lambda name, p: False), "Freeze selects none of the parameters of Net"),
+        (Freeze([]), "Freeze selects none of the parameters of Net"),
         (
             GradualUnfreeze({0: "head", 9: "hed"}),
             r"GradualUnfreeze, for epoch 9, finds nothing named 'hed' \(did you mean 'head'",

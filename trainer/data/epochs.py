@@ -22,9 +22,8 @@ from .sources import Source
 
 def opened(source: Source, processes: Processes) -> Iterator[Any]:
     """Return the batches of a pass in an order that is the same in every process."""
-    if (
-        processes.is_distributed and source.order_owners
-    ):  # else the order is ours, which draws nothing
+    # Only user samplers draw from the global generators; an `Order` has its own seed.
+    if processes.is_distributed and source.order_owners:
         seed_everything(derive_seed(0, "evaluation"))
     return (batch for batch in source.batches(0) if batch is not None)
 

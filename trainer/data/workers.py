@@ -218,7 +218,7 @@ def can_use_workers(dataset: Any, batch: Any, count: int) -> bool:
         return False
     shared_memory = Path("/dev/shm")
     room = shutil.disk_usage(shared_memory).free if shared_memory.is_dir() else math.inf
-    return 2 * (_PREFETCH + 1) * count * byte_count(batch) <= room and _can_be_copied(dataset)
+    return 2 * (_PREFETCH + 1) * count * byte_count(batch) <= room and _survives_copy(dataset)
 
 
 def attributes_of(dataset: Any) -> Attributes:
@@ -286,7 +286,7 @@ class _Sink:
         return len(data)
 
 
-def _can_be_copied(dataset: Any) -> bool:
+def _survives_copy(dataset: Any) -> bool:
     try:
         _Inspector(_Sink()).dump(dataset)
     except Exception:  # any error means that the dataset cannot be copied

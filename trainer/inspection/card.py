@@ -26,13 +26,13 @@ def card(model: BaseModel) -> dict[str, Any]:
         "metrics": [name for name, _, _ in flat(model.metrics_dict)],
         "optimizer": None if model.optimizer is None else optimizer_of(model.optimizer),
         "epochs": history.epoch[-1] + 1 if len(history) else 0,
-        "best": _best_epoch(model),
+        "best": _best_values(model),
         "seed": history.seed,
     }
     return contents | (_of_fit(last) if last else {})
 
 
-def _best_epoch(model: BaseModel) -> dict[str, Any] | None:
+def _best_values(model: BaseModel) -> dict[str, Any] | None:
     """Return the best epoch, the monitored value and all other values; None if there is none."""
     history, row = model.history, model.history.best
     if not row:
@@ -51,7 +51,7 @@ def _of_fit(fit: FitRecord) -> dict[str, Any]:
         "data": settings.get("training data"),
         "settings": settings,
         "environment": dict(fit.environment),
-        "git": _git(fit),
+        "git": _git_commit(fit),
         "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(fit.began)),
         "seconds": round(fit.seconds, 3),
         "status": fit.status,
@@ -60,7 +60,7 @@ def _of_fit(fit: FitRecord) -> dict[str, Any]:
     }
 
 
-def _git(fit: FitRecord) -> dict[str, Any] | None:
+def _git_commit(fit: FitRecord) -> dict[str, Any] | None:
     """Return the commit of a fit, and whether files differ from it if it is still checked out."""
     recorded = fit.revision
     if recorded is None:

@@ -73,10 +73,10 @@ def _locate_error(error: Exception, net: nn.Module, failed: Call | None) -> None
     if is_shape_error(error):
         message = f"{error} [in {where}]"
         raise ShapeError(message) from error
-    annotate(error, f"in {where}{_dtype_hint(failed)}")
+    annotate(error, f"in {where}{_embedding_hint(failed)}")
 
 
-def _dtype_hint(failed: Call) -> str:
+def _embedding_hint(failed: Call) -> str:
     is_embedding = isinstance(failed.module, (nn.Embedding, nn.EmbeddingBag))
     if is_embedding and failed.inputs.startswith(("float", "bfloat")):
         return "; an embedding expects integers: pass them, or input_dtype=torch.long"
