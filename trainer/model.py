@@ -22,7 +22,7 @@ from fitorch.fitting import evaluate as evaluating
 from fitorch.fitting import lr_finder as range_test
 from fitorch.fitting import spawn as launches
 from fitorch.fitting.foreign_arguments import refuse_unknown
-from fitorch.fitting.rank_consistency import check_alike, share_results
+from fitorch.fitting.rank_consistency import broadcast_results, check_rank_consistency
 from fitorch.fitting.start import run_folder, start
 from fitorch.inspection import plots as pictures
 from fitorch.nets.state import check_module, plain_state
@@ -259,7 +259,7 @@ class KerasModel(BaseModel):
         self.ckpt_path = arguments.ckpt_path
         processes = self.place(arguments.mixed_precision, arguments.cpu).processes
         with together(processes, "fit"):
-            arguments = check_alike(self, arguments, processes)
+            arguments = check_rank_consistency(self, arguments, processes)
         going = together(processes, "fit", self.reached)
         with going, run_folder(arguments, processes) as folder:
             run = start(self, train_data, val_data, arguments, folder)
@@ -272,7 +272,7 @@ class KerasModel(BaseModel):
                     raise
             finally:
                 run.close()
-            share_results(self, processes)
+            broadcast_results(self, processes)
 
     def evaluate(
         self,

@@ -331,7 +331,9 @@ class Centers(nn.Module):
 
 def with_a_loss_that_learns():
     model = KerasModel(Net(), Centers(), None, "sgd", fsdp=True)
-    with pytest.raises(ValueError, match="which a sharded net's optimizer can't train") as caught:
+    with pytest.raises(
+        ValueError, match="which the optimizer of a sharded net cannot train"
+    ) as caught:
         model.fit(samples(), verbose=0)
     return str(caught.value)
 

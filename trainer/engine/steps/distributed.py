@@ -94,7 +94,7 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
 
     def _marked(self, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
         for window in windows(batches, self._window):
-            yield from ((each, n == len(window)) for n, each in enumerate(window, 1))
+            yield from ((batch, n == len(window)) for n, batch in enumerate(window, 1))
 
     def _finish(self) -> None:
         """Divide the gradients by the counts of all processes; synchronize if one asks for it.
