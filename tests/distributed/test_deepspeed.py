@@ -348,7 +348,7 @@ def refusals():
 def test_what_deepspeed_cannot_do_is_refused(two):
     expected = (
         "ZeRO-3 is asked for, which spreads the weights too: fitorch does so with FSDP2",
-        "0.weight, 0.bias get their shapes with the first batch, which DeepSpeed can't wait for",
+        "0.weight, 0.bias get their shapes only from the first batch, but DeepSpeed needs them",
         "(torch.float64)",
         "scale are single numbers without a dimension, which DeepSpeed can't send",
         "Adagrad can't be used with DeepSpeed",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fitorch.callbacks.hooks import Hooks, emit, emit_all
 from fitorch.data.epochs import opened, reading
 from fitorch.data.sources import Source
-from fitorch.distributed.fsdp import let_go
+from fitorch.distributed.fsdp import release_gathered
 from fitorch.distributed.processes import Processes
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import DataError
@@ -146,4 +146,4 @@ def inference(*modules: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module in modules:
-                let_go(module)
+                release_gathered(module)
