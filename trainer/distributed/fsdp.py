@@ -65,7 +65,7 @@ class Sharding:
             message = "mixed_precision is 'fp16', which sharded nets do not support; use 'bf16'"
             raise ValueError(message)
 
-    def spread(self, net: nn.Module) -> Moved:
+    def shard(self, net: nn.Module) -> Moved:
         """Shard a net that is not sharded yet; all processes start with the weights of rank 0.
 
         Returns:

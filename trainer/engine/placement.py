@@ -116,7 +116,7 @@ class Placement:
         if self.channels_last:
             lay_out(net)
         if self.sharding is not None:
-            return self.sharding.spread(net)
+            return self.sharding.shard(net)
         if self.zero is not None:
             self.zero.check_net(net)
         net.to(self.device)

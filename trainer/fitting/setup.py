@@ -197,7 +197,7 @@ def _update(model: BaseModel, optimizer: Optimizer, arguments: FitArguments) -> 
         module = LossModule(model.net, model.objective.module)
         window = arguments.gradient_accumulation_steps
         clip = placement.zero.clipping(arguments.clip_grad_norm, arguments.clip_grad_value, window)
-        spread = ZeroOptimizer(placement.zero, optimizer, module, clip)
-        update = ZeroUpdate(spread, *settings)
+        zero_optimizer = ZeroOptimizer(placement.zero, optimizer, module, clip)
+        update = ZeroUpdate(zero_optimizer, *settings)
     update.completed = model.progress.updates
     return update

@@ -1,4 +1,4 @@
-"""A step of training in one of several processes, however the net is spread over them."""
+"""The training step in one of several processes, for any `GradientSync`."""
 
 from __future__ import annotations
 

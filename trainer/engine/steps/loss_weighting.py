@@ -1,4 +1,4 @@
-"""How much the loss of each process counts in that of all."""
+"""Weight the loss of each process by the samples or weights that it is a mean over."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ class Measurement:
 
 
 def _check_scalars(named: Iterable[tuple[str, Any]]) -> None:
-    """Refuse losses and penalties that are not scalars.
+    """Raise an error for losses and penalties that are not scalars.
 
     Raises:
         ValueError: A value is not a scalar tensor; the message names its term.
