@@ -383,6 +383,7 @@ class KerasModel(BaseModel):
     ) -> Path:
         """Write the state dicts "net" and "loss" as `save_ckpt` does."""
         main = self.is_main_process
+        # All ranks take part, though only one writes: gathering sharded tensors needs them.
         states = {name: gather_full(state, keep=main) for name, state in states.items()}
         if not main:
             return file_of(path)

@@ -28,6 +28,7 @@ def fit(run: Run) -> None:
                 raise
         finally:
             emit_all(run.hooks.on_train_end, run.logs)
+        # A collective with DeepSpeed, so not in `finally`: after an error others may not take part.
         run.state.update.collect()
         run.shutdown.raise_signal()
 

@@ -64,6 +64,7 @@ def _fit_in_process(
             if not keep_interrupted:
                 raise
     main = model.is_main_process
+    # All ranks take part, also those that return nothing: gathering sharded tensors needs them.
     states = gather_full(
         {name: part.state_dict() for name, part in _parts(model).items()}, keep=main
     )
