@@ -9,7 +9,7 @@ NOT_FOLLOWED = {
     "callbacks/logs.py: name": "a KeyError of a mapping",
     "trainer/checkpoint/store.py: errno.ENOSPC": "the system's own words",
     "trainer/files.py: message": "what `write_error` is given, which is followed",
-    "trainer/engine/signals.py: what": "Ctrl-C and SIGTERM: where training stands",
+    "trainer/engine/signals.py: what": "Ctrl-C and SIGTERM: the training state",
     "trainer/engine/steps/compiled_region.py: _first_lines(error)": "torch's reason, in a warning",
     "trainer/engine/steps/compiled_region.py: reason": "likewise",
     "trainer/history/report.py: error.errno": "the system's number, before the message",

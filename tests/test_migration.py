@@ -355,18 +355,18 @@ PEERS = {
     ("ours", "theirs"), [(ours, theirs) for ours in PEERS for theirs in PEERS[ours]]
 )
 def test_fit_tells_our_name_for_each_peers(ours, theirs, model, loaders):
-    with pytest.raises(TypeError, match=f"fit has no argument '{theirs}'; ours is .*{ours}"):
+    with pytest.raises(TypeError, match=rf"fit\(\) has no argument '{theirs}'; use .*{ours}"):
         model.fit(loaders[0], **{theirs: 1})
 
 
 @pytest.mark.parametrize("theirs", PEERS["loss_fn"])
 def test_keras_model_tells_our_name_for_the_loss(theirs):
-    with pytest.raises(TypeError, match=f"'{theirs}'; ours is loss_fn"):
+    with pytest.raises(TypeError, match=f"'{theirs}'; use loss_fn"):
         KerasModel(nn.Linear(1, 1), **{theirs: nn.MSELoss()})
 
 
 def test_evaluate_tells_our_name_for_quiet(model, loaders):
-    with pytest.raises(TypeError, match="'quiet'; ours is verbose=0"):
+    with pytest.raises(TypeError, match="'quiet'; use verbose=0"):
         model.evaluate(loaders[1], quiet=True)
 
 

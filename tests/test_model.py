@@ -129,7 +129,7 @@ def test_predict_says_when_outputs_cannot_be_joined():
         def forward(self, x):
             return x[:, : 1 + len(x) % 3]
 
-    with pytest.raises(DataError, match="can't be joined along dimension 0"):
+    with pytest.raises(DataError, match="cannot be joined along dimension 0"):
         KerasModel(Ragged()).predict(X, batch_size=4, verbose=0)
 
 

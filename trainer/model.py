@@ -1,4 +1,4 @@
-"""KerasModel: fit, evaluate and predict around any torch.nn.Module, and what else users call."""
+"""KerasModel: train, evaluate, run, save and plot any torch.nn.Module."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from fitorch.distributed.processes import together
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.loop import fit
-from fitorch.fitting import evaluate as evaluating
-from fitorch.fitting import lr_finder as range_test
-from fitorch.fitting import spawn as launches
+from fitorch.fitting import evaluate as evaluation
+from fitorch.fitting import lr_finder, spawn
 from fitorch.fitting.foreign_arguments import refuse_unknown
-from fitorch.fitting.rank_consistency import check_alike, share_results
+from fitorch.fitting.rank_consistency import broadcast_results, check_rank_consistency
 from fitorch.fitting.start import run_folder, start
-from fitorch.inspection import plots as pictures
+from fitorch.inspection import plots
 from fitorch.nets.state import check_module, plain_state
 from fitorch.optim.optimizers import OptimizerLike
 from fitorch.resume.restore import restore_model
@@ -45,45 +44,47 @@ class KerasModel(BaseModel):
     """Train, evaluate and run any `nn.Module`.
 
     Args:
-        net: The module. It is trained in place, and stays usable by itself.
-        loss_fn: Maps `(y_pred, y_true)` to a scalar: a loss of torch.nn, a function, a name as
-            "cross_entropy", or a formula, `FocalLoss() + 1e-3 * L2()`, whose terms get columns of
-            their own; a mapping or list of these for a net of several outputs. None where the net's
-            own output carries a `.loss` (Hugging Face).
+        net: The module. It is trained in place, and remains usable without fitorch.
+        loss_fn: Maps `(y_pred, y_true)` to a scalar: a loss of torch.nn, a function, a name such as
+            "cross_entropy", or a formula, `FocalLoss() + 1e-3 * L2()`, whose terms get separate
+            columns; a mapping or list of these for a net with several outputs. None if the output
+            of the net has a `.loss` (Hugging Face).
         metrics_dict: Name to metric: a torchmetrics object, a function `(y_pred, y_true) -> scalar`
-            (averaged by samples), or a name as "acc". Columns are `train_<name>`, `val_<name>`.
-            Several outputs may have such a mapping each: `{"sex": {"acc": "acc"}}`.
+            (averaged over samples), or a name such as "acc". Columns are `train_<name>` and
+            `val_<name>`. For several outputs, a mapping for each: `{"sex": {"acc": "acc"}}`.
         optimizer: An instance over the net's parameters, a function `params -> Optimizer`, or a
-            name as "adamw"; None is `Adam(lr=3e-4)`. One that is built here is fused where it can.
+            name such as "adamw"; None is `Adam(lr=3e-4)`. fitorch builds fused optimizers if
+            possible.
         lr_scheduler: An instance, a function `optimizer -> scheduler`, or None.
-        forward: For batches of a form of your own: `forward(net, batch) -> (predictions, targets)`.
+        forward: For batches of any other form: `forward(net, batch) -> (predictions, targets)`.
         jit_compile: Compile whole training steps with torch.compile, which takes seconds to minutes
-            before it pays; where that can't be, a warning says why, and training goes on without.
+            before it pays off. If a step cannot be compiled, a warning gives the reason, and
+            training continues uncompiled.
         channels_last: Keep images (N, C, H, W), and weights of convolutions, in channels-last
-            memory, which is faster for most convolutional nets; figures differ by rounding.
-        fsdp: Of several processes: True spreads the net over them, a part of each weight in each
-            (FSDP2), for nets that one device can't hold; or an accelerate
-            `FullyShardedDataParallelPlugin` that says how. None is as accelerate is configured.
-        deepspeed: Of several processes: True has DeepSpeed spread gradients and the optimizer's
-            state over them (ZeRO-2), the net staying whole in each; or DeepSpeed's configuration,
-            its file, or an accelerate `DeepSpeedPlugin`. None is as accelerate is configured.
+            memory, which is faster for most convolutional nets; results differ by rounding.
+        fsdp: With several processes, True shards each weight of the net over them (FSDP2), for nets
+            that do not fit on one device; or an accelerate `FullyShardedDataParallelPlugin` with
+            options. None is accelerate's configuration.
+        deepspeed: With several processes, True lets DeepSpeed partition gradients and optimizer
+            state (ZeRO-2), while each process holds the whole net; or DeepSpeed's configuration,
+            its file, or an accelerate `DeepSpeedPlugin`. None is accelerate's configuration.
 
     Attributes:
-        net: What was passed; of several processes with `fsdp`, spread over them.
-        optimizer: What was passed, or made of it.
+        net: The net; with `fsdp` and several processes it is sharded.
+        optimizer: The optimizer that was passed or built.
         history: The `History` of all fits: `.frame`, `.best`, `.plot()`, `.to_html()`.
         ckpt_path: The folder with the best weights of the last fit, or None.
-        metric_tasks: What metrics given by name turned out to measure, as "multiclass, 10 classes".
+        metric_tasks: The task of each metric that was passed by name, as "multiclass, 10 classes".
         stop_training: Set it to True in a callback to stop after the current batch; likewise
             `stop_evaluating` and `stop_predicting`.
-        StepRunner: torchkeras' extension point, a class that does all of a step; None, unless set
-            on the class or a subclass. It gets keyword arguments that are unknown here.
-        EpochRunner: Likewise, a class that goes over the batches of an epoch with a step runner.
+        StepRunner: torchkeras' extension point, a class that runs a whole step; None unless it is
+            set on the class or a subclass. Other keyword arguments of KerasModel are passed to it.
+        EpochRunner: Likewise, a class that iterates over the batches of an epoch.
 
     Raises:
-        TypeError: An argument is not what it should be.
-        ValueError: The optimizer is another net's, a name is unknown, or both fsdp and deepspeed
-            are asked for.
+        TypeError: An argument is of the wrong type.
+        ValueError: The optimizer belongs to another net, a name is unknown, or both fsdp and
+            deepspeed are requested.
 
     Example:
         >>> import torch
@@ -178,75 +179,77 @@ class KerasModel(BaseModel):
     ) -> pd.DataFrame:
         """Train the net; return the history of all fits, one row per epoch.
 
-        A second call goes on where the first stopped: same optimizer state, epochs count on.
+        A second call continues training, with the same optimizer state and epoch count.
 
         Args:
             train_data: A DataLoader, a Dataset, `(x, y)` or `(x, y, sample_weight)` of tensors,
                 arrays, DataFrames or dicts of them, or any iterable of batches.
             val_data: The same, for validation after each epoch; several sets by name, as
-                `{"clean": ..., "noisy": ...}`, give figures such as `val_clean_loss`.
-            epochs: How many epochs to train; with `initial_epoch` or `resume` the number of the
-                last.
+                `{"clean": ..., "noisy": ...}`, add columns such as `val_clean_loss`.
+            epochs: The number of epochs to train; with `initial_epoch` or `resume`, the number of
+                the last epoch.
             ckpt_path: A folder for `best.safetensors`, the weights of the best epoch, for
                 `history.csv`, and for a checkpoint after each epoch, to resume from. An earlier
-                run that is there is moved to `<ckpt_path>.previous`.
-            patience: Stop after this many epochs without improvement of `monitor`; None never.
-            monitor: The figure that decides what is best; without validation `train_loss`.
-            mode: "min", "max", or "auto": min for losses, else what the metric tells.
+                run in this folder is moved to `<ckpt_path>.previous`.
+            patience: Stop after this many epochs without improvement of `monitor`; None for never.
+            monitor: The value that decides which epoch is best; `train_loss` without validation.
+            mode: "min", "max", or "auto": "min" for losses, else the direction of the metric.
             callbacks: Objects with Keras' hooks.
-            plot: True writes `history.png` beside the checkpoint; a path says where.
-            wandb: True, or a project's name: `WandbCallback(project)` behind the other callbacks.
-            batch_size: Samples in a batch, where batches are ours to make.
-            shuffle: Draw a new order for each epoch, where batches are ours to make.
+            plot: True writes `history.png` to `ckpt_path`; a path writes to that file.
+            wandb: True or the name of a project adds `WandbCallback(project)` after the other
+                callbacks.
+            batch_size: Samples in a batch, if the data does not consist of batches.
+            shuffle: Draw a new order for each epoch, if the data does not consist of batches.
             validation_split: The fraction of `(x, y)` to validate on: the last, before shuffling.
-            validation_freq: Validate every so many epochs.
-            steps_per_epoch: Batches in an epoch; the next goes on where it stopped.
+            validation_freq: The number of epochs between two validations.
+            steps_per_epoch: Batches in an epoch; the next epoch continues with the next batch.
             validation_steps: Batches to validate on, always from the first.
             initial_epoch: Epochs to count as completed.
             class_weight: Class number to weight, in the training loss.
-            verbose: 0 silent, 1 a live line and a table, 2 a line per epoch; "auto": 1 or, where
-                there is no terminal, 2.
-            mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
-            cpu: Train on the CPU whatever there is.
+            verbose: 0 for silent, 1 for a live line and a table, 2 for a line per epoch; "auto" is
+                1, or 2 without a terminal.
+            mixed_precision: "no", "fp16" or "bf16"; None is accelerate's configuration.
+            cpu: Train on the CPU even if there is an accelerator.
             gradient_accumulation_steps: Batches per update.
-            seed: What everything random in this fit follows from; None draws one from torch's
-                global generator. The global generators are put back afterwards.
+            seed: The seed of all random numbers in this fit; None draws one from torch's global
+                generator. The global generators are restored afterwards.
             max_time: Stop after a timedelta, seconds, or "HH:MM:SS".
             clip_grad_norm: Scale gradients down to this 2-norm before an update.
             clip_grad_value: Clamp each gradient to [-value, value] before an update.
-            scheduler_step: When the schedule goes on: "update", "epoch", "validation", or "auto".
+            scheduler_step: When the schedule steps: "update", "epoch", "validation", or "auto".
             train_metrics: Whether to measure the metrics in training too; the loss always is.
-            num_workers: Processes that read samples out of a Dataset; "auto": none until they pay.
-            resume: True goes on with the newest whole checkpoint in `ckpt_path`, also in the middle
-                of an epoch, and ends with the same bits as a run without interruption; it begins
-                afresh where there is none, and returns the history of a run that is complete. A
-                path goes on with that checkpoint, or that run.
-            save_every_n_steps: Save a checkpoint every so many updates too.
-            save_every_minutes: Save a checkpoint every so many minutes too.
-            keep: How many checkpoints to keep.
-            async_save: Write checkpoints in a thread while training goes on.
-            on_save_error: "raise", or "warn" where a full disk should not end training; the third
-                failure in a row does.
-            elastic: Let `resume` go on with another number of processes, or another batch size.
-            sync_batchnorm: Of several processes: normalize over the batches of all.
-            find_unused_parameters: Of several processes: allow parameters that a step's loss does
-                not depend on, which costs a look for them in each.
-            deterministic: On a GPU, the same bits each time: torch's deterministic algorithms, for
-                this fit. They are slower, and torch raises an error where there is none.
+            num_workers: Processes that read samples of a Dataset; "auto" starts them if reading is
+                slow.
+            resume: True resumes the newest intact checkpoint in `ckpt_path`, also in the middle of
+                an epoch, and ends with the same bits as an uninterrupted run. Without a checkpoint
+                it starts a new run; if the run is complete, it returns its history. A path resumes
+                that checkpoint or that run.
+            save_every_n_steps: Also save a checkpoint after this many updates.
+            save_every_minutes: Also save a checkpoint after this many minutes.
+            keep: The number of checkpoints to keep.
+            async_save: Write checkpoints in a thread while training continues.
+            on_save_error: "raise", or "warn" to continue training on a full disk; the third failure
+                in a row raises an error.
+            elastic: Allow `resume` with another number of processes, or another batch size.
+            sync_batchnorm: With several processes, normalize over the batches of all of them.
+            find_unused_parameters: With several processes, allow parameters that the loss of a step
+                does not depend on; looking for them costs time in each step.
+            deterministic: On a GPU, use torch's deterministic algorithms in this fit, so that each
+                run has the same bits. They are slower, and torch raises an error if there is none.
 
         Returns:
             The columns epoch (from 1), train_loss, train_<metric>, train_<term of the objective>,
-            lr, the same for val_, and seconds; NaN where nothing was measured.
+            lr, the same with val_, and seconds; NaN for values that were not measured.
 
         Raises:
-            DataError: The data is empty or malformed; a batch's shape does not fit net or loss.
+            DataError: The data is empty or malformed, or a batch does not fit the net or the loss.
             NonFiniteError: The training loss became NaN or infinite.
-            ValueError: An argument is out of range or does not go with the others.
+            ValueError: An argument is out of range or contradicts another one.
             TypeError: An argument is unknown or of the wrong type.
-            CheckpointError: A checkpoint can't be written, or is not one of this run.
-            KeyboardInterrupt: Ctrl-C, after a checkpoint was saved where there is a `ckpt_path`,
-                and history and best weights were put in order.
-            Preempted: SIGTERM, likewise; a SystemExit with code 143.
+            CheckpointError: A checkpoint cannot be written, or belongs to a different run.
+            KeyboardInterrupt: Ctrl-C was received. If there is a `ckpt_path`, a checkpoint was
+                saved; history and best weights are up to date.
+            Preempted: SIGTERM was received, likewise; a SystemExit with code 143.
         """
         refuse_unknown(unknown, "fit")
         arguments = FitArguments.of_call(locals())
@@ -258,10 +261,11 @@ class KerasModel(BaseModel):
         self.stop_training = False
         self.ckpt_path = arguments.ckpt_path
         processes = self.place(arguments.mixed_precision, arguments.cpu).processes
+        # Checked before the folder is opened, so that processes that differ change nothing on disk.
         with together(processes, "fit"):
-            arguments = check_alike(self, arguments, processes)
-        going = together(processes, "fit", self.reached)
-        with going, run_folder(arguments, processes) as folder:
+            arguments = check_rank_consistency(self, arguments, processes)
+        shared_failure = together(processes, "fit", self.reached)
+        with shared_failure, run_folder(arguments, processes) as folder:
             run = start(self, train_data, val_data, arguments, folder)
             try:
                 fit(run)
@@ -272,7 +276,7 @@ class KerasModel(BaseModel):
                     raise
             finally:
                 run.close()
-            share_results(self, processes)
+            broadcast_results(self, processes)
 
     def evaluate(
         self,
@@ -285,13 +289,13 @@ class KerasModel(BaseModel):
         num_workers: int | str = "auto",
         **unknown: Any,
     ) -> dict[str, float]:
-        """Measure loss and metrics over `val_data`; disturb nothing, also from within a callback.
+        """Measure loss and metrics over `val_data`, without side effects, also in a callback.
 
         Args:
-            val_data: As for `fit`, several sets by name included.
-            batch_size: Samples in a batch, where batches are ours to make.
-            steps: Batches to take; None for all.
-            verbose: 0 silent, else a live line on a terminal.
+            val_data: As for `fit`, including several sets by name.
+            batch_size: Samples in a batch, if the data does not consist of batches.
+            steps: The number of batches to measure; None for all.
+            verbose: 0 for silent, else a live line on a terminal.
             callbacks: Objects with Keras' `on_test_*` hooks.
             num_workers: As for `fit`.
 
@@ -303,7 +307,7 @@ class KerasModel(BaseModel):
             DataError: The data is empty or malformed.
         """
         refuse_unknown(unknown, "evaluate")
-        return evaluating.evaluate(
+        return evaluation.evaluate(
             self, val_data, batch_size, steps, verbose, callbacks, num_workers
         )
 
@@ -323,24 +327,24 @@ class KerasModel(BaseModel):
 
         Args:
             data: Features: a tensor, an array, a DataFrame, a dict for nets with named inputs; or
-                anything `fit` takes, whose targets are left out. A tuple is `(x, y)`; for several
-                inputs pass `((x1, x2),)`.
-            batch_size: Samples in a batch, where batches are ours to make.
-            steps: Batches to take; None for all.
-            verbose: 0 silent, else a live line on a terminal.
+                anything that `fit` takes, whose targets are ignored. A tuple is `(x, y)`; for
+                several inputs pass `((x1, x2),)`.
+            batch_size: Samples in a batch, if the data does not consist of batches.
+            steps: The number of batches to predict; None for all.
+            verbose: 0 for silent, else a live line on a terminal.
             callbacks: Objects with Keras' `on_predict_*` hooks.
             num_workers: As for `fit`.
-            gather: Of several processes: "all" to return everything in each, "main" to return it in
-                the main process alone, and None in the others, which need no memory for it.
+            gather: With several processes, "all" returns all outputs in each of them; "main"
+                returns them only in the main process and None in the others, which saves memory.
 
         Returns:
-            The net's own output structure, its tensors joined along dimension 0.
+            The outputs in the structure that the net returns, concatenated along dimension 0.
 
         Raises:
-            DataError: The data is empty, or outputs can't be joined.
+            DataError: The data is empty, or the outputs cannot be concatenated.
         """
         refuse_unknown(unknown, "predict")
-        return evaluating.predict(
+        return evaluation.predict(
             self, data, batch_size, steps, verbose, callbacks, num_workers, gather
         )
 
@@ -355,20 +359,20 @@ class KerasModel(BaseModel):
     def save_ckpt(
         self, ckpt_path: str | Path | None = None, metadata: Mapping[str, str] | None = None
     ) -> Path:
-        """Write the net's weights to a file, replaced only once all is written.
+        """Write the net's weights to a file, which is replaced atomically.
 
         Args:
             ckpt_path: A file: safetensors, or torch's format for `.pt`, `.pth` and `.bin`; or a
-                folder, which gets a `best.safetensors`. Both load in plain torch, without fitorch.
+                folder, for a file `best.safetensors` in it. Both load in torch without fitorch.
                 None is the folder of the last fit.
-            metadata: Strings to keep in a safetensors file.
+            metadata: Strings to store in a safetensors file.
 
         Returns:
-            The file. Where the loss has parameters of its own, they are beside it:
-            `best.loss.safetensors`. Of several processes the main one writes.
+            The file. Trainable parameters of the loss are written to a second file beside it,
+            `best.loss.safetensors`. With several processes, only the main one writes.
 
         Raises:
-            ValueError: There is no path, and no fit had one.
+            ValueError: No path was passed, and no fit had a `ckpt_path`.
         """
         path = self._path_or_last(ckpt_path)
         states = {"net": plain_state(self.net), "loss": self.objective.module.state_dict()}
@@ -377,8 +381,9 @@ class KerasModel(BaseModel):
     def save_states(
         self, states: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None
     ) -> Path:
-        """Write weights as `save_ckpt` does, given as state dicts of "net" and "loss"."""
+        """Write the state dicts "net" and "loss" as `save_ckpt` does."""
         main = self.is_main_process
+        # All ranks take part, though only one writes: gathering sharded tensors needs them.
         states = {name: gather_full(state, keep=main) for name, state in states.items()}
         if not main:
             return file_of(path)
@@ -388,18 +393,18 @@ class KerasModel(BaseModel):
         return file
 
     def load_ckpt(self, ckpt_path: str | Path | None = None) -> Path:
-        """Load weights that `save_ckpt`, `fit(ckpt_path=...)` or `torch.save` wrote.
+        """Load weights that `save_ckpt`, `fit(ckpt_path=...)` or `torch.save` has written.
 
-        Parameters of the loss, where it has some, come from the file beside it.
+        Trainable parameters of the loss are loaded from the second file beside it.
 
         Args:
             ckpt_path: The file, or a folder with a `best.safetensors`; None is the folder of the
                 last fit.
 
         Raises:
-            ValueError: There is no path, and no fit had one.
-            FileNotFoundError: There is no such file.
-            RuntimeError: Names or shapes differ from the net's.
+            ValueError: No path was passed, and no fit had a `ckpt_path`.
+            FileNotFoundError: The file does not exist.
+            RuntimeError: Names or shapes differ from those of the net.
         """
         file = load_weights(self.net, self._path_or_last(ckpt_path))
         if self._loss_learns:
@@ -409,7 +414,7 @@ class KerasModel(BaseModel):
     def _path_or_last(self, path: str | Path | None) -> str | Path:
         last = self.ckpt_path if path is None else path
         if last is None:
-            message = "there is no path, and no fit of this model had a ckpt_path; pass one"
+            message = "no path was passed, and no fit of this model had a ckpt_path; pass a path"
             raise ValueError(message)
         return last
 
@@ -418,84 +423,89 @@ class KerasModel(BaseModel):
             load_weights(self.objective.module, file)
         else:
             warnings.warn(
-                f"there are no parameters of the loss at {file}; it keeps those it has",
+                f"the file {file} with the parameters of the loss does not exist; the loss keeps "
+                "its current parameters",
                 stacklevel=3,
             )
 
     def restore(self, path: str | Path) -> Path:
-        """Put a checkpoint into the model: weights, optimizer, schedule, history, counters.
+        """Restore weights, optimizer, schedule, history and counters from a checkpoint.
 
-        The next `fit` goes on after the epochs that are completed there. To go on in the middle of
-        an epoch, and with the same random numbers, use `fit(resume=path)`.
+        The next `fit` continues after the completed epochs of the checkpoint. To resume in the
+        middle of an epoch, with the same random numbers, use `fit(resume=path)`.
 
         Args:
-            path: A checkpoint, or the folder of a run, whose newest is taken.
+            path: A checkpoint, or the folder of a run, whose newest checkpoint is restored.
 
         Returns:
             The checkpoint.
 
         Raises:
-            CheckpointError: There is none, it is broken, or it is of another net or optimizer.
+            CheckpointError: There is no checkpoint, it is damaged, or it belongs to another net or
+                optimizer.
         """
         return restore_model(self, path)
 
     def save_state(self, path: str | Path) -> Path:
-        """Save all of the state of the fit that is under way, from within a callback.
+        """Save the training state of the current fit; call it in a callback.
 
         Args:
-            path: A folder of its own, to go on with: `fit(resume=path)`.
+            path: A separate folder, from which `fit(resume=path)` resumes.
 
         Returns:
-            The checkpoint, a folder in it.
+            The checkpoint, a folder in `path`.
 
         Raises:
-            RuntimeError: There is no fit under way, or it is between the batches of one update.
-            CheckpointError: It can't be written, or a state can't be stored.
+            RuntimeError: No fit is running, or an update is incomplete.
+            CheckpointError: The checkpoint cannot be written, or a state cannot be stored.
         """
         if self.run is None or self.within_update:
-            where = "no fit is under way" if self.run is None else "an update is under way"
-            message = f"save_state saves a fit between two updates, but {where}"
+            reason = "no fit is running" if self.run is None else "an update is incomplete"
+            message = (
+                f"save_state needs a fit between two updates, but {reason}; call it in a callback, "
+                "after an update"
+            )
             raise RuntimeError(message)
         return save_to(path, self.run)
 
     def fit_ddp(
         self, num_processes: int, train_data: Any, val_data: Any = None, **options: Any
     ) -> pd.DataFrame:
-        """Train in several new processes, one for each device; then the net here is trained.
+        """Train in several new processes, one for each device; this model is updated afterwards.
 
-        It starts them from a notebook or a plain script, which needs no `if __name__ ==
-        "__main__"`. Model, data and callbacks are copied to them; what callbacks learn stays there.
+        It works in a notebook or a plain script, without `if __name__ == "__main__"`. Model, data
+        and callbacks are copied to the processes; the attributes of callbacks are not copied back.
 
         Args:
-            num_processes: How many: the number of GPUs, or any number on CPUs. `batch_size` is for
-                each of them.
+            num_processes: The number of processes: at most one for each GPU, or any number on CPUs.
+                Each has batches of `batch_size`.
             train_data: As for `fit`.
             val_data: As for `fit`.
-            options: What else `fit` takes.
+            options: The other arguments of `fit`.
 
         Returns:
-            What `fit` returns; net, optimizer and history are as after a fit here.
+            The history, as from `fit`; net, optimizer and history are those after training.
 
         Raises:
-            TypeError: Something can't be copied to another process.
+            TypeError: An argument cannot be copied to another process.
             ValueError: There are fewer devices than processes.
-            RankError: A process vanished. What else a process raised is raised here.
+            RankError: A process vanished. Other errors of a process are raised as they are.
         """
         data = {"train_data": train_data, "val_data": val_data}
-        return launches.fit_ddp(self, num_processes, {**data, **options})
+        return spawn.fit_ddp(self, num_processes, {**data, **options})
 
     def evaluate_ddp(self, num_processes: int, val_data: Any, **options: Any) -> dict[str, float]:
-        """Measure in several new processes, each a part of the data; see `fit_ddp`.
+        """Evaluate in several new processes, each on a part of the data; see `fit_ddp`.
 
         Args:
-            num_processes: How many.
+            num_processes: The number of processes.
             val_data: As for `evaluate`.
-            options: What else `evaluate` takes.
+            options: The other arguments of `evaluate`.
 
         Returns:
-            What `evaluate` returns: the same figures as in one process.
+            The values, as from `evaluate`; they do not depend on the number of processes.
         """
-        return launches.evaluate_ddp(self, num_processes, {"val_data": val_data, **options})
+        return spawn.evaluate_ddp(self, num_processes, {"val_data": val_data, **options})
 
     def find_lr(
         self,
@@ -508,46 +518,46 @@ class KerasModel(BaseModel):
         seed: int | None = None,
         plot: str | Path | None = None,
     ) -> pd.DataFrame:
-        """Find a learning rate: train a copy with a rate that grows from batch to batch.
+        """Find a learning rate: train a copy of the model while the rate grows with each batch.
 
-        Model, optimizer, random generators and the data's own generators stay as they are. The test
-        ends early where the loss explodes.
+        Model, optimizer, random generators and those of the data do not change. The test stops
+        early if the loss explodes.
 
         Args:
-            train_data: As for `fit`, but for generators, which can be read only once.
+            train_data: As for `fit`, except generators, which can be read only once.
             start: The first rate.
             end: The last rate.
-            steps: Batches to train on, each with a rate of its own on a logarithmic scale.
-            batch_size: Samples in a batch, where batches are ours to make.
-            seed: What everything random in the test follows from.
-            plot: Where to draw loss over rate, or None.
+            steps: Batches to train on; their rates are spaced evenly on a logarithmic scale.
+            batch_size: Samples in a batch, if the data does not consist of batches.
+            seed: The seed of all random numbers in the test.
+            plot: A file for the plot of the loss over the rate, or None.
 
         Returns:
-            The columns lr, loss (of the batch) and smoothed (its exponential mean); a tenth of the
-            rate at which the latter is least is `frame.attrs["suggestion"]`.
+            The columns lr, loss (of the batch) and smoothed (its exponential mean). A tenth of the
+            rate at which the smoothed loss is least is `frame.attrs["suggestion"]`.
 
         Raises:
             ValueError: An argument is out of range.
             TypeError: `train_data` is a generator.
-            RuntimeError: The net is spread over processes (`fsdp`) by an earlier fit.
+            RuntimeError: An earlier fit has sharded the net over processes (`fsdp`).
 
         Source: Smith, 2017, Cyclical learning rates for training neural networks, section 3.3.
         """
-        return range_test.find_lr(self, train_data, start, end, steps, batch_size, seed, plot)
+        return lr_finder.find_lr(self, train_data, start, end, steps, batch_size, seed, plot)
 
     def summary(self, features: Any = None, **how: Any) -> Summary:
-        """Show the net's layers: what each gives for a batch, parameters, memory.
+        """Show the layers of the net: output shapes, numbers of parameters, and memory.
 
         Args:
-            features: A batch of features, or a DataLoader or Dataset, whose first batch is taken.
-            how: What else `fitorch.summary` takes: `input_shape=(3, 32, 32)`, `input_dtype`,
+            features: A batch of features, or a DataLoader or Dataset, whose first batch is used.
+            how: The other arguments of `fitorch.summary`: `input_shape=(3, 32, 32)`, `input_dtype`,
                 `batch_size`, `depth`, `verbose`.
 
         Returns:
-            The table: `str` is its text, a notebook shows it as it is.
+            The table: `str` returns its text, a notebook displays it.
 
         Raises:
-            ShapeError: A layer rejects the shape of what it gets; the layers up to it are printed.
+            ShapeError: A layer rejects the shape of its input; the layers before it are printed.
         """
         from .summary import summary
 
@@ -562,24 +572,24 @@ class KerasModel(BaseModel):
         path: str | Path | None = None,
         **reading: Any,
     ) -> Figure:
-        """Draw how often samples of each class were taken for which.
+        """Plot the confusion matrix: the counts of predicted classes for each true class.
 
         Args:
             data: As for `evaluate`; it is read batch by batch.
-            labels: What the classes are called; their numbers by default.
-            normalize: None draws counts; "true", "pred" or "all" the shares of each row, of each
+            labels: The names of the classes; by default their numbers.
+            normalize: None for counts; "true", "pred" or "all" for fractions of each row, of each
                 column, or of all samples.
-            path: Where to save the picture; its suffix decides the format.
+            path: The file for the plot; its suffix decides the format.
             reading: `batch_size`, `steps`, `verbose` and `num_workers` as for `predict`; `output`
-                names one of several outputs.
+                is the name of one of several outputs.
 
         Returns:
-            The matplotlib figure; a notebook shows it where it is what a cell gives.
+            The matplotlib figure; a notebook displays it as the result of a cell.
 
         Raises:
-            ValueError: The problem has no classes, or `labels` are not as many as these.
+            ValueError: The task is not a classification, or the number of `labels` differs.
         """
-        return pictures.plot_confusion_matrix(self, data, labels, normalize, path, **reading)
+        return plots.plot_confusion_matrix(self, data, labels, normalize, path, **reading)
 
     def plot_roc(
         self,
@@ -589,21 +599,21 @@ class KerasModel(BaseModel):
         path: str | Path | None = None,
         **reading: Any,
     ) -> Figure:
-        """Draw the ROC curve, of several classes one each against the rest, with the exact AUC.
+        """Plot the ROC curve, with several classes each against the rest, and the exact AUC.
 
         Args:
             data: As for `evaluate`; sample weights count.
-            labels: What the classes are called; their numbers by default.
-            path: Where to save the picture; its suffix decides the format.
+            labels: The names of the classes; by default their numbers.
+            path: The file for the plot; its suffix decides the format.
             reading: As for `plot_confusion_matrix`.
 
         Returns:
-            The matplotlib figure; a notebook shows it where it is what a cell gives.
+            The matplotlib figure; a notebook displays it as the result of a cell.
 
         Raises:
-            ValueError: The problem has no classes, or a prediction is NaN.
+            ValueError: The task is not a classification, or a prediction is NaN.
         """
-        return pictures.plot_roc(self, data, labels, path, **reading)
+        return plots.plot_roc(self, data, labels, path, **reading)
 
     def plot_residuals(
         self,
@@ -613,44 +623,44 @@ class KerasModel(BaseModel):
         path: str | Path | None = None,
         **reading: Any,
     ) -> Figure:
-        """Draw predictions over targets, with R2, and how the differences are spread.
+        """Plot predictions over targets, with R2, and the distribution of the residuals.
 
         Args:
             data: As for `evaluate`.
-            labels: What the targets are called, where there are several.
-            path: Where to save the picture; its suffix decides the format.
+            labels: The names of the targets, if there are several.
+            path: The file for the plot; its suffix decides the format.
             reading: As for `plot_confusion_matrix`.
 
         Returns:
-            The matplotlib figure; a notebook shows it where it is what a cell gives.
+            The matplotlib figure; a notebook displays it as the result of a cell.
 
         Raises:
-            ValueError: The problem is one of classes.
+            ValueError: The task is a classification.
         """
-        return pictures.plot_residuals(self, data, labels, path, **reading)
+        return plots.plot_residuals(self, data, labels, path, **reading)
 
     def export(self, path: str | Path, features: Any = None) -> Path:
-        """Write the net to a file that runs without its code, for any number of samples.
+        """Export the net to a file that runs without its code, for any number of samples.
 
-        It is followed through one batch, in eval mode and on the CPU; modes and device are as
-        before afterwards. The file is replaced only once all is written.
+        The net is traced with one batch, in eval mode and on the CPU; modes and device are restored
+        afterwards. The file is replaced atomically.
 
         Args:
-            path: A file. `.pt2` is torch's own (`torch.export.load(path).module()(x)`), `.onnx`
-                runs anywhere (needs onnx and onnxscript), `.safetensors` holds the weights alone,
-                as `save_ckpt` writes them.
+            path: A file. `.pt2` is torch's format (`torch.export.load(path).module()(x)`), `.onnx`
+                runs in other runtimes (needs onnx and onnxscript), `.safetensors` contains only
+                the weights, as `save_ckpt` writes them.
             features: A batch of features as the net takes them: a tensor, an array, a tuple or list
                 for several inputs, a mapping for named ones; or a DataLoader or Dataset, whose
-                first batch is taken. Weights need none.
+                first batch is used. It is not needed for weights.
 
         Returns:
-            The file. Of several processes the main one writes.
+            The file. With several processes, only the main one writes.
 
         Raises:
             ValueError: The suffix is none of these, or there are no features.
-            ImportError: A package is missing; it says which.
-            ExportError: The net can't be followed, as where its code looks at values; a
-                RuntimeError that says why.
+            ImportError: A package is missing; the message contains its name.
+            ExportError: The net cannot be traced, for instance because its code depends on values;
+                a RuntimeError whose message contains the reason.
         """
         if Path(path).suffix == ".safetensors":
             return self.save_ckpt(path)
@@ -659,13 +669,14 @@ class KerasModel(BaseModel):
         return export(self, path, features)
 
     def card(self) -> dict[str, Any]:
-        """Return what a model card needs: net, objective, figures, data, settings, versions.
+        """Return the content of a model card: net, objective, results, data, settings, versions.
 
         Returns:
-            Plain values that json takes: net, parameters, trainable_parameters, loss, metrics,
-            optimizer, epochs, best (monitor, mode, epoch, value, figures) and seed; after a fit of
-            this process also data, settings, environment (versions, device), git (commit, branch,
-            changed), trained (when it began, UTC), seconds, status, reason and weights_of_epoch.
+            Values that can be written as JSON: net, parameters, trainable_parameters, loss,
+            metrics, optimizer, epochs, best (monitor, mode, epoch, value, figures) and seed; after
+            a fit in this process also data, settings, environment (versions, device), git (commit,
+            branch, changed), trained (its beginning, UTC), seconds, status, reason and
+            weights_of_epoch.
         """
         from fitorch.inspection.card import card
 
@@ -673,5 +684,5 @@ class KerasModel(BaseModel):
 
 
 def _beside(file: Path) -> Path:
-    """Return the file for the loss' own parameters: best.loss.safetensors."""
+    """Return the file for the parameters of the loss: best.loss.safetensors."""
     return file.with_name(f"{file.stem}.loss{file.suffix}")

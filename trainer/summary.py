@@ -1,4 +1,4 @@
-"""What a net is made of: its layers, what comes out of each, parameters and memory."""
+"""The summary of a net: its layers with output shapes, numbers of parameters, and memory."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class Summary(LayerTable):
     """The layers of a net; `str(summary)` is the table.
 
     Args:
-        root: The net.
-        features: What it was called with.
-        samples: How many that were.
-        batch: What stands for them in a shape.
-        depth: How deep layers are shown, or None.
-        complete: Whether the call came to its end.
-        ours: Whether the number of samples was our choice.
+        root: The net, as the root of its layers.
+        features: The features that the net was called with.
+        samples: The number of samples in the features.
+        batch: The batch size that shapes show.
+        depth: The number of levels of layers to show, None for all.
+        complete: Whether the call of the net was successful.
+        chosen_batch: Whether fitorch chose the number of samples.
 
     Attributes:
-        total_params: Numbers in all parameters, shared ones counted once.
-        trainable_params: Those among them that are not frozen.
-        buffers: Numbers in all buffers.
-        param_bytes: The memory of parameters.
-        buffer_bytes: The memory of buffers.
+        total_params: The number of elements in all parameters; shared ones count once.
+        trainable_params: The number of elements in parameters that are not frozen.
+        buffers: The number of elements in all buffers.
+        param_bytes: The memory of the parameters.
+        buffer_bytes: The memory of the buffers.
         input_bytes: The memory of the features.
-        pass_bytes: The memory of what the innermost layers give, and of its gradients.
+        pass_bytes: The memory of the outputs of the innermost layers, and of their gradients.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Summary(LayerTable):
         depth: int | None,
         *,
         complete: bool = True,
-        ours: bool = False,
+        chosen_batch: bool = False,
     ) -> None:
         parameters, buffers = root.parameters(), list(root.module.buffers())
         self.total_params = size(parameters)
@@ -80,7 +80,7 @@ class Summary(LayerTable):
             for branch, below, layer in branches(root, depth, complete=complete)
         ]
         totals = [self._parameters()]
-        totals += [self._memory(samples, ours or samples == 1)] if complete else []
+        totals += [self._memory(samples, chosen_batch or samples == 1)] if complete else []
         caption = f"Summary of {root.kind}: {self.total_params:,} parameters"
         super().__init__(["Layer (type)", "Output Shape", "Param #"], rows, totals, caption)
 
@@ -95,11 +95,11 @@ class Summary(LayerTable):
 
     def _memory(self, samples: int, of_one: bool) -> Totals:
         fixed = self.param_bytes + self.buffer_bytes
-        one = [self.input_bytes / samples, self.pass_bytes / samples, fixed]
-        all_of_it = [self.input_bytes, self.pass_bytes, fixed]
+        sample = [self.input_bytes / samples, self.pass_bytes / samples, fixed]
+        batch = [self.input_bytes, self.pass_bytes, fixed]
         label = "Params and buffers" if self.buffers else "Params"
         labels = ["Input", "Forward/backward pass", label, "Estimated total"]
-        columns = [[*each, sum(each)] for each in (one, all_of_it)]
+        columns = [[*column, sum(column)] for column in (sample, batch)]
         heads = ("Memory in MB", "of a sample", f"of a batch of {samples}")
         shown = 1 if of_one else 2
         lines = [
@@ -121,35 +121,36 @@ def summary(
     depth: int | None = None,
     verbose: int = 1,
 ) -> Summary:
-    """Show the layers of a net: what each gives for a batch, parameters, memory.
+    """Show the layers of a net: output shapes, numbers of parameters, and memory.
 
     The net is called once, in eval mode and without gradients. Modes, buffers, random generators
-    and hooks are afterwards as they were before, also where the call fails; only lazy layers keep
-    the parameters that their first batch gave them. Parameters that layers share are counted once.
+    and hooks are restored afterwards, even if the call fails; only lazy layers keep the parameters
+    that the call has initialized. Parameters that layers share are counted once.
 
     Args:
         net: The net.
         input_data: A batch of features, for `net(x)`; a tuple or list for `net(*x)`, a mapping for
-            `net(**x)`; or a DataLoader or Dataset, whose first batch's features are taken. They are
-            moved to the net's device, and floats get its precision.
+            `net(**x)`; or a DataLoader or Dataset, for the features of its first batch. They are
+            moved to the net's device, and floats are converted to its precision.
         input_data_args: Several inputs, as a sequence.
-        input_shape: Instead: the shape of an input without the batch dimension, as (3, 32, 32); a
-            list of such for several inputs, a mapping for named ones.
-        input_dtype: With `input_shape`: its type, as torch.long; or one for each input.
-        batch_size: With `input_shape`: samples, which shapes then show instead of -1.
+        input_shape: Instead of features, the shape of an input without the batch dimension, as
+            (3, 32, 32); a list of shapes for several inputs, a mapping for named ones.
+        input_dtype: With `input_shape`, the type of the input, as torch.long; or one for each.
+        batch_size: With `input_shape`, the number of samples, which shapes show instead of -1.
         features: The same as `input_data`.
-        depth: How many levels of layers to show; what lies deeper is counted in. None shows all.
+        depth: The number of levels of layers to show; the numbers of deeper layers are included in
+            those above. None shows all.
         verbose: 0 prints nothing.
 
     Returns:
-        The table: `str` is its text, a notebook shows it as it is; `total_params` and other figures
-        are attributes. MB are 2**20 bytes. The forward/backward pass counts what the innermost
-        layers give, twice for the gradients; it knows nothing of what functions in between keep.
+        The table: `str` returns its text, a notebook displays it; `total_params` and other numbers
+        are attributes. An MB is 2**20 bytes. The forward/backward pass counts the outputs of the
+        innermost layers, twice for the gradients, without tensors that functions between them keep.
 
     Raises:
-        TypeError: `net` is no module, or `features` no batch.
-        ValueError: There are no features, or there are two kinds.
-        ShapeError: A layer rejects the shape of what it gets; the layers up to it are printed.
+        TypeError: `net` is not a module, or `features` are not a batch.
+        ValueError: There are no features, or both features and `input_shape`.
+        ShapeError: A layer rejects the shape of its input; the layers before it are printed.
 
     Example:
         >>> import torch
@@ -161,20 +162,20 @@ def summary(
         17
     """
     net = original_net(net)
-    given = [each for each in (input_data, input_data_args, features) if each is not None]
-    batch_of = features_for(net, given, input_shape, input_dtype, batch_size)
-    samples, tracer = max(1, sample_count(batch_of, default=1)), ModuleTracer(net)
+    inputs = [data for data in (input_data, input_data_args, features) if data is not None]
+    batch = features_for(net, inputs, input_shape, input_dtype, batch_size)
+    samples, tracer = max(1, sample_count(batch, default=1)), ModuleTracer(net)
     shown = batch_size if input_shape is not None and batch_size > 0 else -1
     try:
         with undisturbed(net), torch.no_grad():
-            dry_run(net, batch_of, tracer)
+            dry_run(net, batch, tracer)
     except Exception:
         if verbose and tracer.active:
             root = layer_tree(net, tracer.calls)
-            Summary(root, batch_of, samples, shown, depth, complete=False).show()
+            Summary(root, batch, samples, shown, depth, complete=False).show()
         raise
-    root, ours = layer_tree(net, tracer.calls), input_shape is not None and shown == -1
-    table = Summary(root, batch_of, samples, shown, depth, ours=ours)
+    root, chosen_batch = layer_tree(net, tracer.calls), input_shape is not None and shown == -1
+    table = Summary(root, batch, samples, shown, depth, chosen_batch=chosen_batch)
     if verbose:
         table.show()
     return table

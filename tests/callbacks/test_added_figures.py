@@ -152,7 +152,7 @@ def test_what_is_in_a_list_learns_the_direction_of_a_metric():
 def test_the_direction_must_be_told_also_where_a_metrics_name_begins_alike():
     lift = Lift(name="mae_gap")
     lift.adds = ("mae_gap",)
-    match = "whether a higher 'mae_gap' is better can't be told; pass mode='max' or mode='min'"
+    match = "cannot tell whether a higher 'mae_gap' is better; pass mode='max' or mode='min'"
     for options in ({"monitor": "mae_gap"}, {"callbacks": [lift, EarlyStopping("mae_gap")]}):
         model = model_of({"mae": "mae"})
         with pytest.raises(ValueError, match=match):
@@ -165,8 +165,8 @@ def test_who_watches_before_the_figure_is_added_is_refused_before_training(wrap)
     model = model_of()
     callbacks = wrap([EarlyStopping("lift", mode="max"), Lift()])
     match = (
-        "EarlyStopping monitors 'lift', which Lift adds to the logs after EarlyStopping has looked "
-        "at them; put Lift before EarlyStopping in callbacks"
+        "EarlyStopping monitors 'lift', which Lift adds to the logs only afterwards; "
+        "put Lift before EarlyStopping in callbacks"
     )
     with pytest.raises(ValueError, match=match):
         fit(*callbacks, model=model)
@@ -186,7 +186,7 @@ def test_a_figure_that_nobody_declares_says_how_to():
 
 def test_a_schedule_of_torchs_that_comes_too_early_is_refused():
     model = model_of(lr_scheduler=lambda o: optim.lr_scheduler.ReduceLROnPlateau(o))
-    with pytest.raises(ValueError, match=r"goes on before .* pass fitorch.callbacks.ReduceLROn"):
+    with pytest.raises(ValueError, match=r"steps before .* pass fitorch.callbacks.ReduceLROn"):
         fit(Lift(), model=model, monitor="lift", mode="max")
     model = model_of(lr_scheduler=lambda o: optim.lr_scheduler.StepLR(o, 1))
     assert len(fit(Lift(), model=model, monitor="lift", mode="max", patience=2).history) == 4

@@ -155,5 +155,5 @@ def test_a_whole_checkpoint_is_refused_as_weights_only():
 
 
 def test_all_state_can_be_saved_only_while_a_fit_is_under_way(tmp_path):
-    with pytest.raises(RuntimeError, match="no fit is under way"):
+    with pytest.raises(RuntimeError, match="no fit is running"):
         make_model().save_state(tmp_path)

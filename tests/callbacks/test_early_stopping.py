@@ -204,7 +204,9 @@ def test_a_direction_that_nobody_knows_is_asked_for():
     def odd(y_pred, y_true):
         return (y_pred - y_true).mean()
 
-    with pytest.raises(ValueError, match=r"'val_odd' is better can't be told; pass mode='max'"):
+    with pytest.raises(
+        ValueError, match=r"cannot tell whether a higher 'val_odd' is better; pass mode='max'"
+    ):
         fit([EarlyStopping("val_odd")], metrics={"odd": odd})
     fit([EarlyStopping("val_odd", mode="min")], epochs=1, metrics={"odd": odd})
 

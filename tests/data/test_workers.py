@@ -595,7 +595,7 @@ def test_refuses_what_is_no_number_of_workers(given, kind):
         model.evaluate(Samples(), num_workers=given)
     with pytest.raises(kind, match=expected):
         model.predict(Samples(), num_workers=given)
-    with pytest.raises(TypeError, match="ours is num_workers"):
+    with pytest.raises(TypeError, match="use num_workers"):
         model.fit(Samples(), workers=2)
 
 

@@ -166,7 +166,7 @@ class Held(Callback):
     """Note how many numbers the optimizer keeps in this process."""
 
     def on_train_batch_end(self, batch, logs=None):
-        state = self.model.run.state.update.spread.engine.optimizer.optimizer.state
+        state = self.model.run.state.update.zero_optimizer.engine.optimizer.optimizer.state
         self.numbers = sum(
             value.numel() for each in state.values() for value in each.values() if value.dim()
         )
@@ -347,20 +347,20 @@ def refusals():
 
 def test_what_deepspeed_cannot_do_is_refused(two):
     expected = (
-        "ZeRO-3 is asked for, which spreads the weights too: fitorch does so with FSDP2",
-        "0.weight, 0.bias get their shapes with the first batch, which DeepSpeed can't wait for",
+        "ZeRO-3 is requested, but fitorch supports zero_stage 1 and 2",
+        "0.weight, 0.bias get their shapes only from the first batch, but DeepSpeed needs them",
         "(torch.float64)",
-        "scale are single numbers without a dimension, which DeepSpeed can't send",
-        "Adagrad can't be used with DeepSpeed",
-        "mixed_precision is 'fp16', which fitorch can't do with DeepSpeed; use 'bf16'",
+        "scale are scalars without a dimension, which DeepSpeed cannot send",
+        "Adagrad does not work with DeepSpeed",
+        "mixed_precision is 'fp16', which fitorch does not support with DeepSpeed; use 'bf16'",
         "has bf16 enabled, but mixed_precision is 'no'",
-        "clip_grad_value=0.5 can't be used with DeepSpeed",
+        "clip_grad_value=0.5 does not work with DeepSpeed",
         "GradientNorm cannot read gradients that DeepSpeed partitions",
-        "says train_batch_size: 64; write 'auto' there, and pass fit(batch_size=...)",
-        "a section 'optimizer'; leave it out: KerasModel's own optimizer is the one",
-        "a section 'scheduler'; leave it out: KerasModel's own lr_scheduler is the one",
-        "gradient_accumulation_steps: 4, but the fit gradient_accumulation_steps=1",
-        "gradient_clipping: 0.5, but the fit clip_grad_norm=1.0",
+        "has train_batch_size: 64; write 'auto' there, and pass fit(batch_size=...)",
+        "a section 'optimizer'; remove it, and pass KerasModel(optimizer=...)",
+        "a section 'scheduler'; remove it, and pass KerasModel(lr_scheduler=...)",
+        "gradient_accumulation_steps: 4, but the fit has gradient_accumulation_steps=1",
+        "gradient_clipping: 0.5, but the fit has clip_grad_norm=1.0",
     )
     for told in two.run(refusals):
         for message, part in zip(told, expected, strict=True):
@@ -370,7 +370,7 @@ def test_what_deepspeed_cannot_do_is_refused(two):
 def test_deepspeed_is_told_what_it_is_not():
     with pytest.raises(TypeError, match="deepspeed is 2; expected True, False, DeepSpeed's"):
         KerasModel(nn.Linear(2, 1), "mse", deepspeed=2)
-    with pytest.raises(ValueError, match="two ways to spread one net; choose one"):
+    with pytest.raises(ValueError, match="fsdp and deepspeed cannot be used together"):
         KerasModel(nn.Linear(2, 1), "mse", deepspeed=True, fsdp=True)
 
 
@@ -378,7 +378,7 @@ def without_deepspeed():
     model = model_of(deepspeed=True)
     path, sys.modules["deepspeed"] = sys.modules.pop("deepspeed", None), None
     try:
-        with pytest.raises(ImportError, match="pip install deepspeed; or use FSDP2"):
+        with pytest.raises(ImportError, match="run pip install deepspeed, or pass"):
             model.fit(samples(), verbose=0)
     finally:
         del sys.modules["deepspeed"]
@@ -439,7 +439,10 @@ def test_half_precision_is_that_of_processes_without_it(two):
 def failed():
     model = model_of(deepspeed=zero())
     model.fit(samples(), epochs=1, verbose=0)
-    with pytest.raises(ZeroDivisionError), pytest.warns(UserWarning, match="state was lost"):
+    with (
+        pytest.raises(ZeroDivisionError),
+        pytest.warns(UserWarning, match="lost the state of the optimizer"),
+    ):
         model.fit(samples(), epochs=2, verbose=0, callbacks=[Cut(3)])
     model.fit(samples(), epochs=1, verbose=0)
     return outcome(model, model.history.frame)[0]

@@ -124,7 +124,7 @@ def test_g30_the_others_tell_which_process_was_killed(failed, key):
         assert found["error"] == "RankError"
         told = f"process {rank} of {count} vanished"
         assert told in found["message"]
-        assert f"heard from {', '.join(others)}" in found["message"]
+        assert f"{', '.join(others)} responded" in found["message"]
         assert re.search(r"was at epoch \d+, with \d+ updates completed$", found["message"])
         assert told in launched.printed(number).splitlines()[-1]  # though it was told to end
     assert_soon(launched.wait())

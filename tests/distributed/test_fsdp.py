@@ -270,7 +270,7 @@ def refusals():
 
 def test_what_cannot_be_sharded_is_refused(two):
     for lazy, half in two.run(refusals):
-        assert "0.weight, 0.bias get their shapes with the first batch" in lazy
+        assert "0.weight, 0.bias get their shapes only from the first batch" in lazy
         assert "use 'bf16'" in half
 
 
@@ -316,7 +316,7 @@ def configured():
 
 def test_accelerates_configuration_is_followed(two):
     for old, new, refused in two.run(configured):
-        assert old.startswith("FSDP 1 is asked for, but fitorch shards nets with FSDP2")
+        assert old.startswith("FSDP 1 is requested, but fitorch shards nets with FSDP2")
         assert (new, refused) == (True, False)
 
 
@@ -331,7 +331,9 @@ class Centers(nn.Module):
 
 def with_a_loss_that_learns():
     model = KerasModel(Net(), Centers(), None, "sgd", fsdp=True)
-    with pytest.raises(ValueError, match="which a sharded net's optimizer can't train") as caught:
+    with pytest.raises(
+        ValueError, match="which the optimizer of a sharded net cannot train"
+    ) as caught:
         model.fit(samples(), verbose=0)
     return str(caught.value)
 

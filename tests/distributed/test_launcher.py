@@ -178,15 +178,15 @@ def test_more_processes_than_devices_are_refused(monkeypatch):
 def test_what_can_not_be_copied_is_named():
     callback = Callback()
     callback.lock = threading.Lock()
-    with pytest.raises(TypeError, match=r"callbacks \(list\) can't be copied.*torchrun"):
+    with pytest.raises(TypeError, match=r"callbacks \(list\) cannot be copied.*torchrun"):
         fitted(make(), 2, callbacks=[callback])
-    with pytest.raises(TypeError, match=r"train_data \(generator\) can't be copied"):
+    with pytest.raises(TypeError, match=r"train_data \(generator\) cannot be copied"):
         make().fit_ddp(2, (each for each in [data()]))
 
 
 def test_one_of_several_processes_starts_no_others(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RankError, match="one of several processes already"):
+    with pytest.raises(RankError, match="this process is already one of several"):
         fitted(make(), 2)
 
 

@@ -153,4 +153,4 @@ def take(net, batch, count):
 
 def test_terms_that_begin_to_count_differently_are_told(two):
     for message in two.run(counted_otherwise_later):
-        assert "counted alike in the first batch, but in this one 8, 5" in message
+        assert "over equal numbers in the first batch, but over 8, 5 in this one" in message

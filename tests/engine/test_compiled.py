@@ -360,7 +360,7 @@ REFUSED["a value that is read"] = ({"net": Undecided()}, "item|data-dependent")
 
 @pytest.mark.parametrize(("options", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_compiled_is_told_once_and_trained_as_without(traced, options, reason):
-    with pytest.warns(UserWarning, match=rf"jit_compile: .* runs as without: .*({reason})") as told:
+    with pytest.warns(UserWarning, match=rf"jit_compile: .* runs uncompiled: .*({reason})") as told:
         compiled = fitted(True, **options)
     assert len(told) == 1
     model, frame = compiled
@@ -372,7 +372,7 @@ def test_what_cannot_be_compiled_is_told_once_and_trained_as_without(traced, opt
 
 def test_torch_that_is_too_old_is_told_and_trains_as_without(monkeypatch):
     monkeypatch.delattr(torch._dynamo.config, "trace_autograd_ops", raising=False)
-    with pytest.warns(UserWarning, match=r"runs as without: torch .*, older than 2\.13"):
+    with pytest.warns(UserWarning, match=r"runs uncompiled: torch .*, older than 2\.13"):
         _, frame = fitted(True)
     assert frame.equals(fitted(False)[1])
 

@@ -347,7 +347,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_weight": {0: 2.0}}, "class_weight.*weigh the loss in it"),
+        ({"class_weight": {0: 2.0}}, "class_weight.*weight the loss in it"),
         ({"clip_grad_norm": 1.0}, "clip_grad_norm.*self.accelerator.clip_grad_norm_"),
         ({"clip_grad_value": 1.0}, "clip_grad_value.*self.accelerator.clip_grad_value_"),
         ({"scheduler_step": "epoch"}, "scheduler_step.*self.lr_scheduler.step"),
@@ -409,7 +409,9 @@ def test_a_class_with_other_arguments_is_refused():
 
     net, loader, _, _ = problem()
     kind = type("Model", (KerasModel,), {"StepRunner": Bare})
-    with pytest.raises(TypeError, match=r"Bare can't be made: .*expected StepRunner\(net, loss_fn"):
+    with pytest.raises(
+        TypeError, match=r"Bare cannot be created: .*expected StepRunner\(net, loss_fn"
+    ):
         made(net, kind).fit(loader, epochs=1, verbose=0)
 
 
@@ -493,14 +495,16 @@ def epochs_with(kind, **options):
 
 
 def test_an_epoch_runner_that_cannot_be_used_is_told():
-    with pytest.raises(ValueError, match=r"EpochRunner is set, but no StepRunner.*callbacks"):
+    with pytest.raises(ValueError, match=r"EpochRunner is set without the StepRunner.*callbacks"):
         epochs_with({"EpochRunner": EpochRunner, "StepRunner": None})
-    with pytest.raises(TypeError, match=r"can't be made: .*expected EpochRunner\(step_runner"):
+    with pytest.raises(TypeError, match=r"cannot be created: .*expected EpochRunner\(step_runner"):
         epochs_with({"EpochRunner": type("Odd", (), {"__init__": lambda self: None})})
     nothing = type("Nothing", (EpochRunner,), {"__call__": lambda self, batches: None})
     with pytest.raises(TypeError, match="must return a dict of floats by name; it returned None"):
         epochs_with({"EpochRunner": nothing})
-    with pytest.raises(ValueError, match="gradient_accumulation_steps can't go with EpochRunner"):
+    with pytest.raises(
+        ValueError, match="gradient_accumulation_steps does not work with EpochRunner"
+    ):
         epochs_with({"EpochRunner": EpochRunner}, gradient_accumulation_steps=2)
 
 

@@ -142,9 +142,7 @@ def test_penalties_alone_need_a_net_with_a_loss():
     net = torch.nn.Linear(2, 1)
     model = KerasModel(net, 1e-2 * L2())
     before = net.weight.detach().clone()
-    message = (
-        r"made with penalties alone, and the net's output \(float32 \(8, 1\)\) carries no .loss"
-    )
+    message = r"has only penalties, and the net's output \(float32 \(8, 1\)\) does not have a .loss"
     with pytest.raises(TypeError, match=message):
         model.fit((torch.randn(8, 2), torch.randn(8, 1)), verbose=0)
     assert torch.equal(net.weight, before)

@@ -329,7 +329,7 @@ def test_an_error_that_was_there_before_the_fit_did_not_end_it(tmp_path, undrawn
     except LookupError:
         fit(model)
     page = read(model.history, tmp_path / "report.html")
-    assert page.facts["reason"] == "all epochs that were asked for are trained"
+    assert page.facts["reason"] == "all requested epochs are trained"
 
 
 def test_a_loss_that_is_no_number_and_forgiven_is_a_reason_to_stop(tmp_path, undrawn):
@@ -365,9 +365,9 @@ def test_several_fits_are_told_one_by_one(tmp_path, undrawn):
     page = read(model.history, tmp_path / "report.html")
     start = page.rows.index(["epochs", "status", "why it ended", "time"])
     assert [row[:3] for row in page.rows[start + 1 :]] == [
-        ["1 to 2", "complete", "all epochs that were asked for are trained"],
+        ["1 to 2", "complete", "all requested epochs are trained"],
         ["3", "failed", "ZeroDivisionError was raised"],
-        ["4", "complete", "all epochs that were asked for are trained"],
+        ["4", "complete", "all requested epochs are trained"],
     ]
     assert page.facts["seed"] == "5"
     assert "Settings of the last fit" in page.text

@@ -180,13 +180,13 @@ def hints_of(net, capsys, **options):
 
 @pytest.fixture
 def nothing_hinted(monkeypatch):
-    monkeypatch.setattr(hints, "_given", set())
-    monkeypatch.setattr(announce, "_LONG", 0.0)
+    monkeypatch.setattr(hints, "_printed_hints", set())
+    monkeypatch.setattr(announce, "_HINTS_AFTER", 0.0)
 
 
 @pytest.mark.usefixtures("nothing_hinted")
 def test_a_short_training_is_not_bothered(capsys, monkeypatch):
-    monkeypatch.setattr(announce, "_LONG", 60.0)
+    monkeypatch.setattr(announce, "_HINTS_AFTER", 60.0)
     net = net_of_images()
     assert hints_of(net, capsys, optimizer=optim.Adam(net.parameters())) == []
 
@@ -196,7 +196,7 @@ def test_what_would_be_faster_is_said_once(capsys):
     net = net_of_images()
     adam = optim.Adam(net.parameters())
     assert hints_of(net, capsys, optimizer=adam) == [
-        "hint: Adam(..., fused=True) takes less time for an update",
+        "hint: Adam(..., fused=True) makes updates faster",
         "hint: KerasModel(..., channels_last=True) is often faster for a net with convolutions",
     ]
     assert hints_of(net, capsys, optimizer=adam) == []

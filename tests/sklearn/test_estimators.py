@@ -374,7 +374,7 @@ def test_a_random_state_leaves_the_global_generators_alone(iris):
         ({"net": lambda: nn.LSTM(4, 3)}, DataError, "needs a tensor of shape"),
         ({"optimizer": "adm"}, ValueError, "did you mean 'adam'"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, TypeError, "optimizer__lr=0.01"),
-        ({"fit__loss": 3}, TypeError, "fit has no argument 'loss'"),
+        ({"fit__loss": 3}, TypeError, r"fit\(\) has no argument 'loss'"),
     ],
 )
 def test_what_is_wrong_is_told_before_training(change, error, told, iris):

@@ -1,4 +1,4 @@
-"""An optimizer that DeepSpeed spreads over the processes, and its state as of one process."""
+"""An optimizer whose state DeepSpeed partitions (ZeRO), with a state dict as of one process."""
 
 from __future__ import annotations
 
@@ -17,36 +17,47 @@ from fitorch.internals.deepspeed import fragment_of, gradient_norm
 from .loss_module import LossModule
 from .settings import Zero
 
-State = dict[str, Any]  # what an optimizer keeps of one parameter
+State = dict[str, Any]  # the optimizer state of one parameter
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Parameters that DeepSpeed joins to one vector.
+    """Parameters that DeepSpeed flattens into one vector.
 
     Args:
-        told: The user's group, whose learning rate and other settings hold.
+        user_group: The parameter group of the user's optimizer, with learning rate and settings.
         parameters: The parameters.
-        state: What the optimizer keeps of the first of them; all have kept it for as many updates.
+        state: The optimizer state of the first parameter; all have had as many updates.
     """
 
-    told: dict[str, Any]
+    user_group: dict[str, Any]
     parameters: list[nn.Parameter]
     state: State
 
 
-class ZeroOptimizer:
-    """The user's optimizer, run by DeepSpeed while a fit trains.
-
-    DeepSpeed gets a copy of it, whose state is spread. Schedules change the learning rates of the
-    user's own, which are taken over before each update. In files, and after the fit, the state is
-    the ordinary one: of each parameter, whole, in the main process, on the CPU.
+@dataclass(frozen=True)
+class _Partitioned:
+    """Stands for a tensor of the optimizer state that has the shape of its parameter.
 
     Args:
-        zero: How to spread it.
-        optimizer: The user's.
-        module: What holds all that is trained.
-        clip: Largest norm of the gradients, or None.
+        dtype: The type of the tensor.
+    """
+
+    dtype: torch.dtype
+
+
+class ZeroOptimizer:
+    """The user's optimizer, run by DeepSpeed during a fit.
+
+    DeepSpeed receives a copy, whose state it partitions. Schedules change the learning rates of the
+    user's optimizer, which are copied before each update. In checkpoints, and after the fit, the
+    state has torch's usual form: whole tensors for each parameter, on rank 0, on the CPU.
+
+    Args:
+        zero: Creates DeepSpeed's engine.
+        optimizer: The user's optimizer.
+        module: The module with all parameters that are trained.
+        clip: The largest norm of the gradients, or None.
     """
 
     def __init__(
@@ -58,31 +69,32 @@ class ZeroOptimizer:
         self._zero, self._clip = zero, clip
         self._trained: list[nn.Parameter] = []
         self._groups: list[_Group] = []
-        self._marks: dict[nn.Parameter, set[str]] = {}
+        self._attributes: dict[nn.Parameter, set[str]] = {}  # before DeepSpeed added its own
 
     def follow(self) -> None:
-        """Have DeepSpeed train what is to be trained, which callbacks may have changed."""
+        """Create a new engine if callbacks have frozen or unfrozen parameters."""
         trained = [parameter for parameter in self._parameters() if parameter.requires_grad]
         unchanged = len(trained) == len(self._trained) and all(
             a is b for a, b in zip(trained, self._trained, strict=True)
         )
         if self.engine is None or not unchanged:
             self.collect()
-            self._spread()
+            self._partition()
             self._trained = trained
-            for parameter in trained:  # DeepSpeed has it now
+            for parameter in trained:  # DeepSpeed holds the state; a second copy costs memory
                 self.optimizer.state.pop(parameter, None)
 
     def step(self, divisor: float) -> None:
-        """Change the weights by the gradients, divided.
+        """Update the weights by the gradients, divided by `divisor`.
 
         Raises:
             NonFiniteError: The gradients are not finite; nothing is changed.
         """
         zero = self.engine.optimizer
-        zero.refresh_fp32_params()  # what others did to the weights holds
-        for own, group in zip(self._own_groups(), self._groups, strict=True):
-            own |= {name: value for name, value in group.told.items() if name != "params"}
+        zero.refresh_fp32_params()  # callbacks may have changed the weights
+        for zero_group, group in zip(self._zero_groups(), self._groups, strict=True):
+            settings = group.user_group.items()
+            zero_group |= {name: value for name, value in settings if name != "params"}
         zero.loss_scale = divisor
         self.engine.step()
         zero.loss_scale = 1.0
@@ -91,151 +103,148 @@ class ZeroOptimizer:
             raise NonFiniteError(message)
 
     def collect(self) -> None:
-        """Take the state back from DeepSpeed, and let go of it."""
+        """Gather the state from DeepSpeed into the user's optimizer, and close the engine."""
         if self.engine is not None:
-            for parameter, state in self._whole().items():
+            for parameter, state in self._gathered().items():
                 self.optimizer.state[parameter] = state
             self.close()
 
     def close(self) -> None:
-        """Let go of DeepSpeed, and of a state that was not collected before."""
+        """Close the engine; a state that was not collected before is lost."""
         if self.engine is None:
             return
         self.engine.destroy()
         self.engine, self._trained = None, []
-        for parameter, before in self._marks.items():  # what DeepSpeed hung on them can't be copied
+        # Attributes that DeepSpeed has added to parameters would make them impossible to copy.
+        for parameter, before in self._attributes.items():
             for name in set(vars(parameter)) - before:
                 delattr(parameter, name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the ordinary state, in the main process; all must call this."""
-        held: dict[Any, State] = dict(self.optimizer.state)
+        """Return the state in torch's form on rank 0; all processes must call this."""
+        states: dict[Any, State] = dict(self.optimizer.state)
         if self.engine is not None:
-            held |= self._whole()
+            states |= self._gathered()
         parameters = enumerate(self._parameters())
-        state = {number: held[parameter] for number, parameter in parameters if parameter in held}
-        return {**self.optimizer.state_dict(), "state": state}
+        by_number = {number: states[p] for number, p in parameters if p in states}
+        return {**self.optimizer.state_dict(), "state": by_number}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put an ordinary state back; what the main process is given holds."""
+        """Restore a state in torch's form; only that of rank 0 is used."""
         self.close()
         self.optimizer.load_state_dict({**state, "state": {}})
         parameters = self._parameters()
-        for number, each in state["state"].items():  # as it is, not on the device
-            self.optimizer.state[parameters[number]] = dict(each)
+        # Assigned directly: torch's method would move the whole state to the device.
+        for number, parameter_state in state["state"].items():
+            self.optimizer.state[parameters[number]] = dict(parameter_state)
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def _own_groups(self) -> list[dict[str, Any]]:
-        """Return the groups that DeepSpeed made of ours."""
+    def _zero_groups(self) -> list[dict[str, Any]]:
+        """Return DeepSpeed's parameter groups, in the order of `self._groups`."""
         groups: list[dict[str, Any]] = self.engine.optimizer.optimizer.param_groups
         return groups
 
     @property
     def holds(self) -> bool:
-        """Whether DeepSpeed has a state that nobody else has."""
+        """Whether DeepSpeed holds optimizer state that was not collected."""
         return self.engine is not None and bool(self.engine.optimizer.optimizer.state)
 
-    def _spread(self) -> None:
-        """Give DeepSpeed a copy of the optimizer, and each process its part of the state."""
+    def _partition(self) -> None:
+        """Create an engine with a copy of the optimizer, and fill this process' part of the state.
+
+        All processes must call this.
+        """
         self._groups = self._grouped()
-        own = object.__new__(type(self.optimizer))
-        own.__dict__.update(self.optimizer.__dict__)
-        own.__dict__.pop("step", None)  # a schedule counts the user's own steps
-        own.state = defaultdict(dict)
-        own.param_groups = [{**each.told, "params": each.parameters} for each in self._groups]
-        self._marks = {p: set(vars(p)) for p in self.module.parameters()}
-        self.engine = self._zero.engine(self.module, own, self._clip)
-        for made, group in zip(self._own_groups(), self._groups, strict=True):
-            (vector,) = made["params"]
+        copied = object.__new__(type(self.optimizer))
+        copied.__dict__.update(self.optimizer.__dict__)
+        copied.__dict__.pop("step", None)  # a schedule wraps it to count the user's steps
+        copied.state = defaultdict(dict)
+        copied.param_groups = [{**g.user_group, "params": g.parameters} for g in self._groups]
+        self._attributes = {p: set(vars(p)) for p in self.module.parameters()}
+        self.engine = self._zero.engine(self.module, copied, self._clip)
+        for zero_group, group in zip(self._zero_groups(), self._groups, strict=True):
+            (vector,) = zero_group["params"]
             if group.state:
-                own_state = self.engine.optimizer.optimizer.state
-                own_state[vector] = self._parts(vector, group)
+                zero_state = self.engine.optimizer.optimizer.state
+                zero_state[vector] = self._parts(vector, group)
 
     def _grouped(self) -> list[_Group]:
-        """Return the trained parameters by their groups, and by what is kept of them.
+        """Return the trained parameters by parameter group and by number of updates.
 
-        One that was freed later than others has been updated less often, which an optimizer counts
-        for its group.
+        DeepSpeed keeps one count of updates for each of its groups. Parameters that were unfrozen
+        later have had fewer updates, so they need a group of their own.
         """
-        held: Any = self.optimizer.state
-        main = self._zero.processes.is_main
+        states: Any = self.optimizer.state
+        is_main = self._zero.processes.is_main
         groups: list[_Group] = []
-        for told in self.optimizer.param_groups:
-            trained = [p for p in told["params"] if p.requires_grad]
-            kept = [_without_tensors(held.get(p, {}), p) for p in trained] if main else None
-            alike: dict[str, _Group] = {}
-            for parameter, state in zip(
-                trained, self._zero.processes.broadcast(kept) or [], strict=True
+        for user_group in self.optimizer.param_groups:
+            trained = [p for p in user_group["params"] if p.requires_grad]
+            # Only rank 0 has the state; all processes must group parameters in the same way.
+            outlines = [_outline(states.get(p, {}), p) for p in trained] if is_main else None
+            by_counts: dict[str, _Group] = {}
+            for parameter, outline in zip(
+                trained, self._zero.processes.broadcast(outlines) or [], strict=True
             ):
-                key = repr({name: _as_number(state[name]) for name in sorted(state)})
-                group = alike.setdefault(key, _Group(told, [], state))
+                key = repr({name: _as_number(outline[name]) for name in sorted(outline)})
+                group = by_counts.setdefault(key, _Group(user_group, [], outline))
                 group.parameters.append(parameter)
-            groups += alike.values()
+            groups += by_counts.values()
         return groups
 
     def _parts(self, vector: Tensor, group: _Group) -> State:
-        """Return this process' part of a group's state, out of the main process' whole one."""
+        """Return this process' part of the state of a group, from the whole state of rank 0."""
         parts: State = {}
-        on_device = group.told.get("fused") or group.told.get("capturable")
+        on_device = group.user_group.get("fused") or group.user_group.get("capturable")
         for name, value in group.state.items():
-            if not isinstance(value, _Spread):
+            if not isinstance(value, _Partitioned):
                 parts[name] = value
                 if isinstance(value, Tensor):  # counts of updates
                     parts[name] = value.to(vector.device if on_device else "cpu", copy=True)
                 continue
             part = parts[name] = torch.zeros_like(vector, dtype=value.dtype, requires_grad=False)
             for parameter in group.parameters:
+                # One parameter at a time: the whole state might not fit on the device.
                 whole = torch.empty(parameter.numel(), dtype=value.dtype, device=parameter.device)
                 if self._zero.processes.is_main:
                     whole.copy_(self.optimizer.state[parameter][name].reshape(-1))
                 distributed.broadcast(whole, 0)
                 if fragment := fragment_of(parameter):
-                    found = whole.narrow(0, fragment.offset, fragment.size)
-                    part.narrow(0, fragment.start, fragment.size).copy_(found)
+                    local = whole.narrow(0, fragment.offset, fragment.size)
+                    part.narrow(0, fragment.start, fragment.size).copy_(local)
         return parts
 
-    def _whole(self) -> dict[nn.Parameter, State]:
-        """Return the ordinary state, in the main process; elsewhere nothing."""
-        state: dict[nn.Parameter, State] = {}
-        held = self.engine.optimizer.optimizer.state
-        for made, group in zip(self._own_groups(), self._groups, strict=True):
-            (vector,) = made["params"]
-            for parameter in group.parameters if vector in held else ():
-                state[parameter] = {
+    def _gathered(self) -> dict[nn.Parameter, State]:
+        """Return the whole state on rank 0, an empty one in the others; all must call this."""
+        states: dict[nn.Parameter, State] = {}
+        zero_state = self.engine.optimizer.optimizer.state
+        for zero_group, group in zip(self._zero_groups(), self._groups, strict=True):
+            (vector,) = zero_group["params"]
+            for parameter in group.parameters if vector in zero_state else ():
+                states[parameter] = {
                     name: self._joined(value, parameter)
                     if isinstance(value, Tensor) and value.shape == vector.shape
                     else _copied_to_cpu(value)
-                    for name, value in held[vector].items()
+                    for name, value in zero_state[vector].items()
                 }
-        return state if self._zero.processes.is_main else {}
+        return states if self._zero.processes.is_main else {}
 
     def _joined(self, vector: Tensor, parameter: nn.Parameter) -> Tensor | None:
-        """Return what the processes have of a parameter, put together on the main one's CPU."""
+        """Join the parts of a parameter's state from all processes, on the CPU of rank 0."""
         whole = torch.zeros(parameter.numel(), dtype=vector.dtype, device=parameter.device)
         if fragment := fragment_of(parameter):
-            found = vector.narrow(0, fragment.start, fragment.size)
-            whole.narrow(0, fragment.offset, fragment.size).copy_(found)
+            local = vector.narrow(0, fragment.start, fragment.size)
+            whole.narrow(0, fragment.offset, fragment.size).copy_(local)
+        # Each number is nonzero in one process only, so the sum has the same bits.
         distributed.reduce(whole, 0)
         return whole.reshape(parameter.shape).cpu() if self._zero.processes.is_main else None
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """A tensor of an optimizer's state that has a number for each of a parameter.
-
-    Args:
-        dtype: Its type.
-    """
-
-    dtype: torch.dtype
-
-
-def _without_tensors(state: Mapping[str, Any], parameter: nn.Parameter) -> State:
-    """Return an optimizer's state of a parameter, with only a word for what is to be spread."""
+def _outline(state: Mapping[str, Any], parameter: nn.Parameter) -> State:
+    """Return the optimizer state of a parameter with placeholders for its large tensors."""
     return {
-        name: _Spread(value.dtype)
+        name: _Partitioned(value.dtype)
         if isinstance(value, Tensor) and value.shape == parameter.shape
         else value
         for name, value in state.items()

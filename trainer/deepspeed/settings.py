@@ -1,7 +1,7 @@
-"""Training that DeepSpeed spreads over the processes (ZeRO): whether, how, and with what settings.
+"""DeepSpeed's ZeRO: its configuration, checks of it, and the creation of its engine.
 
-Each process has the whole net; of gradients and of the optimizer's state it has a part.
-accelerate's plugin says how, DeepSpeed's engine does it.
+Each process holds the whole net, and a part of the gradients and of the optimizer state. The
+settings come from accelerate's plugin.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     from fitorch.distributed.processes import Processes
 
 
-ENVIRONMENT = "ACCELERATE_USE_DEEPSPEED"  # what accelerate launch sets where it is configured so
+ENVIRONMENT = "ACCELERATE_USE_DEEPSPEED"  # set by accelerate launch if DeepSpeed is configured
 
-# DeepSpeed gives an optimizer one long vector, in which it can't see single weights; Adagrad it
-# makes anew, all groups in one.
+# DeepSpeed passes an optimizer one flat vector, in which single weights cannot be settings apart.
+# It creates Adagrad again, with all parameter groups merged into one.
 _NEED_WHOLE_WEIGHTS = ("Adafactor", "Adagrad", "LAMB", "LARS", "Lamb", "Muon", "SparseAdam")
 
 _AUTO = "auto"
 
 
 class Zero:
-    """How DeepSpeed spreads training over processes.
+    """The settings of DeepSpeed, with their checks; it creates the engine.
 
     Args:
         plugin: accelerate's `DeepSpeedPlugin`.
         precision: accelerate's mixed precision: "no", "fp16" or "bf16".
-        processes: Those that train together.
+        processes: The processes that train together.
 
     Attributes:
-        stage: 1, where the optimizer's state is spread, or 2, where gradients are too.
+        stage: 1 if the optimizer state is partitioned, 2 if the gradients are as well.
 
     Raises:
         ImportError: DeepSpeed is not installed.
-        RankError: The plugin asks for ZeRO-3.
-        ValueError: It asks for what fitorch decides, or for a precision that can't be had.
+        RankError: The plugin requests ZeRO-3.
+        ValueError: The plugin contains settings of the fit, or an unsupported precision.
     """
 
     def __init__(self, plugin: Any, precision: str, processes: Processes) -> None:
@@ -58,9 +58,9 @@ class Zero:
         self.stage: int = self._settings["zero_optimization"]["stage"]
         if self.stage > 2:
             message = (
-                f"DeepSpeed's ZeRO-{self.stage} is asked for, which spreads the weights too: "
-                "fitorch does so with FSDP2; pass KerasModel(..., fsdp=True), or choose FSDP with "
-                "version 2 in accelerate config. Of DeepSpeed it runs zero_stage 1 and 2"
+                f"DeepSpeed's ZeRO-{self.stage} is requested, but fitorch supports zero_stage 1 "
+                "and 2; to shard weights too, pass KerasModel(..., fsdp=True), or choose FSDP with "
+                "version 2 in accelerate config"
             )
             raise RankError(message)
         self._check_settings(precision)
@@ -70,24 +70,24 @@ class Zero:
         return f"DeepSpeed's ZeRO-{self.stage} over {self.processes.world_size} processes"
 
     def _check_settings(self, precision: str) -> None:
-        """Refuse settings that say otherwise than a fit does, rather than to overrule them.
+        """Raise an error for settings that a fit would override.
 
         Raises:
-            ValueError: It names the setting.
+            ValueError: There is such a setting; the message contains its name.
         """
         settings = self._settings
         for section in ("optimizer", "scheduler"):
             if section in settings:
                 message = (
-                    f"DeepSpeed's configuration has a section {section!r}; leave it out: "
-                    f"KerasModel's own {'lr_' * (section == 'scheduler')}{section} is the one"
+                    f"DeepSpeed's configuration has a section {section!r}; remove it, and pass "
+                    f"KerasModel({'lr_' * (section == 'scheduler')}{section}=...)"
                 )
                 raise ValueError(message)
         for name in ("train_batch_size", "train_micro_batch_size_per_gpu"):
             if self._setting(name) is not None:
                 message = (
-                    f"DeepSpeed's configuration says {name}: {settings[name]}; write 'auto' "
-                    "there, and pass fit(batch_size=...), which is that of each process"
+                    f"DeepSpeed's configuration has {name}: {settings[name]}; write 'auto' there, "
+                    "and pass fit(batch_size=...), the batch size of each process"
                 )
                 raise ValueError(message)
         for name in ("fp16", "bf16"):
@@ -98,50 +98,53 @@ class Zero:
                 )
                 raise ValueError(message)
         if precision == "fp16":
-            message = "mixed_precision is 'fp16', which fitorch can't do with DeepSpeed; use 'bf16'"
+            message = (
+                "mixed_precision is 'fp16', which fitorch does not support with DeepSpeed; use "
+                "'bf16'"
+            )
             raise ValueError(message)
 
     def check_net(self, net: nn.Module) -> None:
-        """Refuse nets that DeepSpeed can't spread.
+        """Check that DeepSpeed can train a net.
 
         Raises:
-            ValueError: There are lazy layers, weights that are not float32, or numbers without a
-                dimension.
+            ValueError: The net has lazy layers, weights that are not float32, or parameters without
+                a dimension.
         """
         named: list[tuple[str, Any]] = [*net.named_parameters()]
         refuse_lazy(net, "DeepSpeed")
-        others = {name: p.dtype for name, p in named if p.requires_grad}
-        odd = [f"{name} ({dtype})" for name, dtype in others.items() if dtype != torch.float32]
-        if odd:
+        dtypes = {name: p.dtype for name, p in named if p.requires_grad}
+        wrong = [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype != torch.float32]
+        if wrong:
             message = (
-                f"{', '.join(odd[:5])}: with DeepSpeed, weights must be float32, in which it "
-                "updates them; use net.float(), and mixed_precision='bf16' for speed"
+                f"{', '.join(wrong[:5])}: DeepSpeed needs float32 weights; use net.float(), and "
+                "mixed_precision='bf16' for speed"
             )
             raise ValueError(message)
-        bare = [name for name, parameter in named if not parameter.dim()]
-        if bare:
+        scalars = [name for name, parameter in named if not parameter.dim()]
+        if scalars:
             message = (
-                f"{', '.join(bare[:5])} are single numbers without a dimension, which DeepSpeed "
-                "can't send; give them the shape (1,), or pass deepspeed=False"
+                f"{', '.join(scalars[:5])} are scalars without a dimension, which DeepSpeed cannot "
+                "send; change their shape to (1,), or pass deepspeed=False"
             )
             raise ValueError(message)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Refuse optimizers that need to know which numbers are a weight.
+        """Raise an error for optimizers that need whole weights.
 
         Raises:
-            ValueError: It is one of them.
+            ValueError: The optimizer is one of them.
         """
-        kind = type(optimizer).__name__
-        if kind in _NEED_WHOLE_WEIGHTS:
+        name = type(optimizer).__name__
+        if name in _NEED_WHOLE_WEIGHTS:
             message = (
-                f"{kind} can't be used with DeepSpeed, which gives an optimizer a part of all "
-                "weights as one vector; use AdamW or SGD, or fsdp=True"
+                f"{name} does not work with DeepSpeed, which passes an optimizer parts of weights "
+                "in one vector; use AdamW or SGD, or fsdp=True"
             )
             raise ValueError(message)
 
     def clipping(self, norm: float | None, value: float | None, window: int) -> float | None:
-        """Return the largest norm of gradients: what a fit says, or else the configuration.
+        """Return the largest norm of gradients, from the fit or from the configuration.
 
         Args:
             norm: `clip_grad_norm` of the fit.
@@ -149,19 +152,19 @@ class Zero:
             window: `gradient_accumulation_steps` of the fit.
 
         Raises:
-            ValueError: A fit asks for what DeepSpeed can't do, or is configured otherwise.
+            ValueError: DeepSpeed does not support the arguments, or its configuration differs.
         """
         if value is not None:
             message = (
-                f"clip_grad_value={value} can't be used with DeepSpeed, which "
-                "clips by the norm; use clip_grad_norm"
+                f"clip_grad_value={value} does not work with DeepSpeed, which clips only by the "
+                "norm; use clip_grad_norm"
             )
             raise ValueError(message)
         steps, clip = (
             self._setting("gradient_accumulation_steps"),
             self._setting("gradient_clipping"),
         )
-        if steps != 1:  # as accelerate fills it in
+        if steps != 1:  # accelerate's default, which is not the user's choice
             _refuse_contradiction(
                 "gradient_accumulation_steps", steps, "gradient_accumulation_steps", window
             )
@@ -171,23 +174,23 @@ class Zero:
         return norm
 
     def _setting(self, name: str) -> Any:
-        """Return a setting, None where it is left to the fit."""
+        """Return a setting, None if it is "auto" or missing."""
         value = self._settings.get(name, _AUTO)
         return None if value == _AUTO else value
 
     def engine(self, module: nn.Module, optimizer: Optimizer, clip: float | None) -> Any:
-        """Return a DeepSpeedEngine, which spreads `optimizer` over the processes from now on.
+        """Return a new DeepSpeedEngine, which partitions the state of `optimizer`.
 
         Args:
-            module: What is trained; it gets the main process' weights.
-            optimizer: Of the module's parameters; DeepSpeed puts its own in their place.
-            clip: Largest norm of the gradients, or None.
+            module: The module to train; DeepSpeed broadcasts its weights from rank 0.
+            optimizer: The optimizer, whose parameters DeepSpeed replaces by flat vectors.
+            clip: The largest norm of the gradients, or None.
         """
         deepspeed = _import()
         config = _without_auto(self._settings) | {
             "train_batch_size": self.processes.world_size,
-            "train_micro_batch_size_per_gpu": 1,  # it only counts them
-            "gradient_accumulation_steps": 1,  # it is settings where a window ends
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed uses it only for counting
+            "gradient_accumulation_steps": 1,  # ZeroSync sets the boundaries of windows
             "gradient_clipping": clip or 0.0,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -200,24 +203,24 @@ class Zero:
         return engine
 
 
-def _refuse_contradiction(name: str, settings: Any, argument: str, given: float) -> None:
-    """Refuse an argument of a fit that the configuration contradicts.
+def _refuse_contradiction(name: str, setting: Any, argument: str, value: float) -> None:
+    """Raise an error if the configuration and an argument of a fit differ.
 
     Raises:
-        ValueError: It tells both.
+        ValueError: They differ; the message contains both values.
     """
-    if settings is not None and settings != given:
+    if setting is not None and setting != value:
         message = (
-            f"DeepSpeed's configuration says {name}: {settings}, but the fit {argument}={given}; "
-            f"pass fit({argument}={settings}), or write 'auto' there"
+            f"DeepSpeed's configuration has {name}: {setting}, but the fit has {argument}={value}; "
+            f"pass fit({argument}={setting}), or write 'auto' in the configuration"
         )
         raise ValueError(message)
 
 
 def deepspeed_plugin(deepspeed: Any) -> Any:
-    """Return the plugin that an argument, or accelerate's configuration, asks for; or None.
+    """Return the plugin if an argument or accelerate's configuration requests DeepSpeed.
 
-    Where nothing is to be spread (ZeRO-0), there is none either.
+    It is None for ZeRO-0 too, which partitions nothing.
     """
     if deepspeed is False or (deepspeed is None and not _configured()):
         return None
@@ -235,33 +238,33 @@ def deepspeed_plugin(deepspeed: Any) -> Any:
 
 
 def check_deepspeed(deepspeed: Any, fsdp: Any) -> None:
-    """Refuse what says nothing about DeepSpeed, and two ways at once.
+    """Check the type of the argument `deepspeed`, and that only one of it and `fsdp` is set.
 
     Raises:
-        TypeError: It tells what was expected.
-        ValueError: FSDP is asked for too.
+        TypeError: It is neither a flag, nor a configuration, nor a plugin, nor None.
+        ValueError: FSDP is requested too.
     """
-    settings = deepspeed in (None, True, False) or isinstance(deepspeed, (Mapping, str, Path))
-    if not settings and not hasattr(deepspeed, "deepspeed_config"):
+    is_known = deepspeed in (None, True, False) or isinstance(deepspeed, (Mapping, str, Path))
+    if not is_known and not hasattr(deepspeed, "deepspeed_config"):
         message = (
             f"deepspeed is {deepspeed!r}; expected True, False, DeepSpeed's configuration or its "
-            "file, an accelerate.DeepSpeedPlugin, or None for what accelerate is configured to"
+            "file, an accelerate.DeepSpeedPlugin, or None for accelerate's configuration"
         )
         raise TypeError(message)
     if fsdp and deepspeed:
-        message = "fsdp and deepspeed are two ways to spread one net; choose one"
+        message = "fsdp and deepspeed cannot be used together; pass one of them"
         raise ValueError(message)
 
 
 @contextmanager
 def unconfigured() -> Iterator[None]:
-    """Keep accelerate from preparing DeepSpeed its own way, which `Accelerator()` does at once."""
-    settings = os.environ.pop(ENVIRONMENT, None)
+    """Hide accelerate's DeepSpeed configuration, so that `Accelerator()` does not set it up."""
+    value = os.environ.pop(ENVIRONMENT, None)
     try:
         yield
     finally:
-        if settings is not None:
-            os.environ[ENVIRONMENT] = settings
+        if value is not None:
+            os.environ[ENVIRONMENT] = value
 
 
 def _configured() -> bool:
@@ -269,28 +272,28 @@ def _configured() -> bool:
 
 
 def _import() -> Any:
-    """Return DeepSpeed, which otherwise tells its whole configuration.
+    """Import DeepSpeed, without its log of the whole configuration.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: DeepSpeed is not installed.
     """
     try:
         import deepspeed
     except ImportError as error:
         message = (
-            "DeepSpeed is asked for, but not installed: pip install deepspeed; or use FSDP2, which "
-            "torch has: KerasModel(..., fsdp=True)"
+            "DeepSpeed is requested, but not installed; run pip install deepspeed, or pass "
+            "KerasModel(..., fsdp=True)"
         )
         raise ImportError(message) from error
     if deepspeed.utils.logger.level == logging.INFO:
         deepspeed.utils.logger.setLevel(logging.WARNING)
-    # It calls torch's collectives by names that torch has given others.
+    # DeepSpeed calls collectives by names that torch has deprecated.
     warnings.filterwarnings("ignore", ".*(all_gather_into|reduce_scatter)_tensor", FutureWarning)
     return deepspeed
 
 
 def _without_auto(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of settings without those that are left to others, which have defaults."""
+    """Return a copy of the settings without those that are "auto"."""
     return {
         name: _without_auto(value) if isinstance(value, Mapping) else deepcopy(value)
         for name, value in settings.items()

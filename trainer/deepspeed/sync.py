@@ -17,9 +17,9 @@ from .update import ZeroUpdate
 
 
 class ZeroSync:
-    """Synchronizes gradients with DeepSpeed's engine, which keeps what each process updates.
+    """Synchronizes gradients with DeepSpeed's engine, which keeps the part that a process updates.
 
-    Nobody can change gradients afterwards. So penalties are part of the loss here, and the update
+    Gradients cannot be changed afterwards. So penalties are part of the loss here, and the update
     divides the gradients of means.
 
     Args:
@@ -44,9 +44,9 @@ class ZeroSync:
         self._closes = True
 
     def begin_epoch(self) -> None:
-        """Let DeepSpeed train what callbacks have left to be trained."""
-        self._update.spread.follow()
-        self._update.spread.module.measure = self._measure
+        """Create a new engine if callbacks have frozen or unfrozen parameters."""
+        self._update.zero_optimizer.follow()
+        self._update.zero_optimizer.module.measure = self._measure
 
     def begin_update(self, batch: Any) -> None:
         """Start an update; DeepSpeed clears the gradients itself."""
@@ -54,14 +54,14 @@ class ZeroSync:
         self._update.divisor = 1.0
 
     def scope(self, *, closes: bool) -> AbstractContextManager[Any]:
-        """Tell the engine whether a batch closes the update."""
+        """Set on the engine whether a batch closes the update."""
         self._closes = closes
-        self._update.spread.engine.set_gradient_accumulation_boundary(closes)
+        self._update.zero_optimizer.engine.set_gradient_accumulation_boundary(closes)
         return nullcontext()
 
     def forward(self, batch: Any) -> list[TermValue]:
         """Measure a batch through the engine."""
-        parts: list[TermValue] = self._update.spread.engine(batch)
+        parts: list[TermValue] = self._update.zero_optimizer.engine(batch)
         return parts
 
     def backward(self, total: Tensor, request: float, count: Any) -> None:

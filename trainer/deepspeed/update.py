@@ -1,4 +1,4 @@
-"""The update that DeepSpeed makes, of which each process makes a part."""
+"""The update of the weights by DeepSpeed, of which each process computes a part."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ class ZeroUpdate(Update):
     """An update by DeepSpeed's engine.
 
     Args:
-        spread: The optimizer, whose state DeepSpeed spreads over the processes.
+        zero_optimizer: The optimizer, whose state DeepSpeed partitions over the processes.
         *args: As for `Update`, without its optimizer.
 
     Attributes:
-        divisor: What the gradients of this update are divided by.
+        divisor: The number that divides the gradients of this update.
     """
 
     divisor: float = 1.0
 
-    def __init__(self, spread: ZeroOptimizer, *args: Any) -> None:
-        super().__init__(spread.optimizer, *args)
-        self.stored = self.spread = spread
-        self._step = self._spread_step
+    def __init__(self, zero_optimizer: ZeroOptimizer, *args: Any) -> None:
+        super().__init__(zero_optimizer.optimizer, *args)
+        self.stored = self.zero_optimizer = zero_optimizer
+        self._step = self._zero_step
 
     def backward(self, loss: Tensor) -> None:
         """Let DeepSpeed add the gradients of `loss` to the accumulated ones."""
-        self.spread.engine.backward(loss)
+        self.zero_optimizer.engine.backward(loss)
 
     def collect(self) -> None:
         """Collect the optimizer's state from the processes; all of them must call this."""
-        self.spread.collect()
+        self.zero_optimizer.collect()
 
     def close(self) -> None:
-        """Release DeepSpeed; after an error the processes cannot put its state together."""
+        """Close the engine; after an error the processes cannot gather the optimizer state."""
         super().close()
-        if self.spread.holds:
+        if self.zero_optimizer.holds:
             warnings.warn(
-                f"the optimizer's state was lost with the fit that failed after {self.completed} "
-                "updates, since DeepSpeed had spread it over the processes; another fit begins "
-                "with a new one, and resume=True goes on from a checkpoint",
+                f"the fit failed after {self.completed} updates, and lost the state of the "
+                "optimizer, which DeepSpeed had partitioned; the next fit starts with a new state, "
+                "or resumes a checkpoint with resume=True",
                 stacklevel=2,
             )
-        self.spread.close()
+        self.zero_optimizer.close()
 
-    def _spread_step(self) -> None:
-        self.spread.step(self.divisor)
+    def _zero_step(self) -> None:
+        self.zero_optimizer.step(self.divisor)
         mark_stepped(self.optimizer)

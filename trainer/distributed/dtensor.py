@@ -1,4 +1,4 @@
-"""Tensors of which each process holds a part, torch's DTensors: whole, local, joined."""
+"""Sharded tensors, torch's DTensors: gather them, shard them, and access the local part."""
 
 from __future__ import annotations
 
@@ -10,78 +10,80 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 
-def refuse_lazy(net: nn.Module, waiting: str) -> None:
-    """Refuse a net whose layers get their shapes only with the first batch.
+def refuse_lazy(net: nn.Module, reason: str) -> None:
+    """Raise an error if the net has lazy layers, whose shapes are unknown before the first batch.
 
     Args:
         net: The net.
-        waiting: What can't wait for that, for the message.
+        reason: What needs the shapes earlier, for the message.
 
     Raises:
-        ValueError: It names the parameters.
+        ValueError: There are lazy parameters; the message contains their names.
     """
     named: list[tuple[str, Any]] = [*net.named_parameters()]
     lazy = [name for name, parameter in named if is_lazy(parameter)]
     if lazy:
         message = (
-            f"{', '.join(lazy[:5])} get their shapes with the first batch, which {waiting} can't "
-            "wait for; give them their sizes, or call the net once before"
+            f"{', '.join(lazy[:5])} get their shapes only from the first batch, but {reason} needs "
+            "them earlier; use layers with fixed sizes, or call the net once before"
         )
         raise ValueError(message)
 
 
 def is_split(value: Any) -> bool:
-    """Say whether each process holds a part of a tensor."""
-    return hasattr(value, "full_tensor")  # to ask for its class would import it
+    """Return whether a tensor is sharded, so that each process holds a part of it."""
+    return hasattr(value, "full_tensor")  # isinstance would import torch.distributed.tensor
 
 
 def local_tensor(tensor: Any) -> Tensor:
-    """Return the part of a tensor that this process holds: all of it, where it is not split."""
+    """Return the part of a tensor that this process holds; if it is not sharded, all of it."""
     part: Tensor = tensor.to_local() if is_split(tensor) else tensor
     return part
 
 
 def full_tensor(tensor: Any) -> Tensor:
-    """Return all of a tensor; where it is split, every process must call this."""
-    joined: Tensor = tensor.full_tensor() if is_split(tensor) else tensor
-    return joined
+    """Return the whole tensor; if it is sharded, all processes must call this."""
+    whole: Tensor = tensor.full_tensor() if is_split(tensor) else tensor
+    return whole
 
 
 def gather_full(state: Any, *, keep: bool) -> Any:
-    """Return a state with all of each tensor that is split, on the CPU; every process must call it.
+    """Return a state whose sharded tensors are gathered on the CPU; all processes must call this.
 
     Args:
         state: The state.
-        keep: Whether this process wants them; where not, each is let go of once it is whole.
+        keep: Whether to keep the gathered tensors in this process; otherwise each is None, and its
+            memory is released before the next one is gathered.
     """
 
-    def join(value: Any, _path: Any) -> Any:
+    def gather(value: Any, _path: Any) -> Any:
         if not is_split(value):
             return value
-        all_of_it = full_tensor(value.detach())
-        return all_of_it.cpu() if keep else None
+        whole = full_tensor(value.detach())
+        return whole.cpu() if keep else None
 
-    return map_leaves(state, join)
+    return map_leaves(state, gather)
 
 
-def distribute_like(value: Any, own: Any) -> Any:
-    """Return a tensor that all processes have, split as `own` is."""
-    if not is_split(own) or is_split(value):
+def distribute_like(value: Any, like: Any) -> Any:
+    """Return a tensor that all processes hold, sharded in the same way as `like`."""
+    if not is_split(like) or is_split(value):
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    placed = value.to(own.device, own.dtype)
-    return distribute_tensor(placed, own.device_mesh, own.placements, src_data_rank=None)
+    placed = value.to(like.device, like.dtype)
+    # Without a source rank each process takes its part from its own copy: nothing is sent.
+    return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def map_leaves(
     value: Any, change: Callable[[Any, tuple[str, ...]], Any], path: tuple[str, ...] = ()
 ) -> Any:
-    """Return dicts, lists and tuples anew, with each of their leaves changed."""
+    """Return a copy of nested dicts, lists and tuples, with `change(leaf, path)` for each leaf."""
     if type(value) in (dict, OrderedDict):
-        return {key: map_leaves(each, change, (*path, str(key))) for key, each in value.items()}
+        return {key: map_leaves(part, change, (*path, str(key))) for key, part in value.items()}
     if type(value) in (list, tuple):
         return type(value)(
-            map_leaves(each, change, (*path, str(i))) for i, each in enumerate(value)
+            map_leaves(part, change, (*path, str(i))) for i, part in enumerate(value)
         )
     return change(value, path)

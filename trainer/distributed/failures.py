@@ -1,4 +1,4 @@
-"""How a process that fails tells the others why, and gets to say it before it is ended."""
+"""Shared store in which a failing rank records its error for the other ranks."""
 
 from __future__ import annotations
 
@@ -15,89 +15,93 @@ from torch import distributed
 
 from fitorch.internals.torch import default_store
 
-TIMEOUT = timedelta(minutes=10)  # that a process waits for the others, torch's own being 30
+TIMEOUT = timedelta(minutes=10)  # of a collective; torch's default is 30 for gloo
 
-_GRACE = 3.0  # seconds in which processes that fail tell the others why
+_GRACE = 3.0  # seconds to wait for the records of all ranks
 
-_SETTLED = 0.5  # seconds in which the last one may be heard of, where it did not vanish
+_GRACE_OF_LAST = 0.5  # seconds to wait for the last rank, which has probably vanished
+
+_SIGTERM_DELAY = 5.0  # seconds; torchrun kills after 30
 
 
 class FailureStore:
-    """What the processes have said in one call, in the store that also keeps their addresses.
+    """The errors of all ranks in one call, kept in the store of torch's process group.
 
     Args:
-        rank: The number of this process.
-        count: How many there are.
-        call: The number of the call that they are in.
+        rank: The rank of this process.
+        world_size: The number of processes.
+        call: The number of the call, the same in all processes; it separates the keys of calls.
     """
 
-    def __init__(self, rank: int, count: int, call: int) -> None:
-        self._rank, self._count = rank, count
+    def __init__(self, rank: int, world_size: int, call: int) -> None:
+        self._rank, self._world_size = rank, world_size
         self._store: Any = default_store()
         self._prefix = f"fitorch/{call}"
 
     def publish(self, error: BaseException) -> None:
-        """Say why this process fails."""
+        """Record the error of this process."""
         lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
-        with suppress(RuntimeError):  # the store was kept by a process that is gone
+        with suppress(RuntimeError):  # the process that hosted the store is gone
             self._store.set(f"{self._prefix}/failed/{self._rank}", "\n".join(lines))
 
     def all_failed(self) -> bool:
-        """Wait a moment for the others to fail too; say whether all did."""
+        """Return whether all ranks have recorded an error, after waiting for them a moment."""
         try:
-            return len(self._heard("failed", settled=_GRACE)) == self._count
+            return len(self._read("failed", grace_of_last=_GRACE)) == self._world_size
         except RuntimeError:
             return False
 
     def diagnose(self, where: str, error: BaseException) -> str:
-        """Return why the others can't be reached.
+        """Return the reason why the other processes cannot be reached, for a message.
 
         Args:
-            where: What the processes were at.
-            error: What torch says of it.
+            where: The call that the processes are in, as "fit".
+            error: The error of torch's collective.
         """
         try:
-            self._store.set(f"{self._prefix}/heard/{self._rank}", "")
-            heard = self._heard("heard", "failed", settled=_SETTLED)
+            self._store.set(f"{self._prefix}/alive/{self._rank}", "")
+            records = self._read("alive", "failed", grace_of_last=_GRACE_OF_LAST)
         except RuntimeError:
             return (
-                f"{where}: process {self._rank} has lost the others, among them the one that kept "
-                f"their addresses: {error}"
+                f"{where}: process {self._rank} lost contact with the others, including the one "
+                f"that hosts the shared store: {error}"
             )
-        if failed := {rank: text for rank, text in heard.items() if text}:
+        if failed := {rank: text for rank, text in records.items() if text}:
             return "; ".join(f"{where} failed in process {n}: {t}" for n, t in failed.items())
-        if lost := [str(rank) for rank in range(self._count) if rank not in heard]:
+        if lost := [str(rank) for rank in range(self._world_size) if rank not in records]:
             return (
-                f"{where}: process {', '.join(lost)} of {self._count} vanished (killed, or out of "
-                f"memory?); heard from {', '.join(map(str, sorted(heard)))}"
+                f"{where}: process {', '.join(lost)} of {self._world_size} vanished (killed, or "
+                f"out of memory?); {', '.join(map(str, sorted(records)))} responded"
             )
         return (
-            f"{where}: the processes have lost each other, or one kept the others waiting for more "
-            f"than {TIMEOUT.total_seconds():.0f} s: {error}"
+            f"{where}: the processes lost contact, or one did not respond within "
+            f"{TIMEOUT.total_seconds():.0f} s: {error}"
         )
 
-    def _heard(self, *kinds: str, settled: float) -> dict[int, str]:
-        """Return what each process has said.
+    def _read(self, *categories: str, grace_of_last: float) -> dict[int, str]:
+        """Return the record of each rank, waiting a moment for missing ones.
 
-        Wait a moment for all of them; less, from when only one is missing.
+        Args:
+            categories: The categories of records to read: "alive" (an empty text), "failed".
+            grace_of_last: The seconds to wait once only one rank is missing.
         """
-        found: dict[int, str] = {}
+        records: dict[int, str] = {}
         end = time.monotonic() + _GRACE
         while True:
-            for rank in range(self._count):
-                for kind in kinds:
-                    key = f"{self._prefix}/{kind}/{rank}"
-                    if not found.get(rank) and self._store.check([key]):
-                        found[rank] = self._store.get(key).decode()
-            if len(found) == self._count or time.monotonic() > end:
-                return found
-            if len(found) == self._count - 1:
-                end, settled = min(end, time.monotonic() + settled), _GRACE
+            for rank in range(self._world_size):
+                for category in categories:
+                    key = f"{self._prefix}/{category}/{rank}"
+                    if not records.get(rank) and self._store.check([key]):
+                        records[rank] = self._store.get(key).decode()
+            if len(records) == self._world_size or time.monotonic() > end:
+                return records
+            if len(records) == self._world_size - 1:
+                end, grace_of_last = min(end, time.monotonic() + grace_of_last), _GRACE
             time.sleep(0.02)
 
 
 def is_transport_error(error: BaseException | None) -> bool:
-    """Say whether torch raised an error because processes can't be reached."""
+    """Return whether torch raised an error because other processes cannot be reached."""
     while error is not None:
         if isinstance(error, distributed.DistError):
             return True
@@ -109,7 +113,7 @@ def is_transport_error(error: BaseException | None) -> bool:
 
 
 def report_to_launcher(error: BaseException) -> None:
-    """Have torchrun show an error in what it prints at the end, where it began this process."""
+    """Record an error for torchrun's final report, if torchrun started this process."""
     if isinstance(error, Exception) and "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -117,31 +121,29 @@ def report_to_launcher(error: BaseException) -> None:
             get_error_handler().record_exception(error)
 
 
-_SECONDS = 5.0  # that SIGTERM waits; torchrun kills after 30
-
-
 def await_error_reports() -> None:
-    """Have SIGTERM end this process some seconds later, so that its error can be raised and read.
+    """Delay the effect of SIGTERM some seconds, so that this process can raise its error.
 
-    Only in the main thread, and only where nobody else handles it.
+    A launcher sends SIGTERM to all processes once one has failed. Nothing is changed outside the
+    main thread, or if SIGTERM already has a handler.
     """
     _replace(signal.SIG_DFL, end_later)
 
 
 def end_at_once() -> None:
-    """Take `await_error_reports` back."""
+    """Undo `await_error_reports`."""
     _replace(end_later, signal.SIG_DFL)
 
 
 def end_later(number: int, _frame: FrameType | None) -> None:
-    """End by the signal, but not yet; a second one ends at once."""
+    """Handle a signal: end this process by it after a delay, or at once by a second one."""
     signal.signal(number, signal.SIG_DFL)
-    timer = threading.Timer(_SECONDS, os.kill, (os.getpid(), number))
+    timer = threading.Timer(_SIGTERM_DELAY, os.kill, (os.getpid(), number))
     timer.daemon = True
     timer.start()
 
 
 def _replace(before: Any, after: Any) -> None:
-    main = threading.current_thread() is threading.main_thread()
-    if main and signal.getsignal(signal.SIGTERM) is before:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is before:
         signal.signal(signal.SIGTERM, after)

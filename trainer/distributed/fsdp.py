@@ -1,6 +1,6 @@
-"""A net that is spread over the processes, each of which keeps a part of every weight (FSDP2).
+"""Shard a net over the processes, each of which keeps a part of every weight (FSDP2).
 
-accelerate's plugin says how; `torch.distributed.fsdp.fully_shard` does it, in place.
+accelerate's plugin holds the options; `torch.distributed.fsdp.fully_shard` shards in place.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from .processes import Processes
 
 
-ENVIRONMENT = "ACCELERATE_USE_FSDP"  # what accelerate launch sets where it is configured so
+ENVIRONMENT = "ACCELERATE_USE_FSDP"  # set by accelerate launch if FSDP is configured
 
-Moved = dict[nn.Parameter, nn.Parameter]  # what became of each parameter
+Moved = dict[nn.Parameter, nn.Parameter]  # the old parameters, with the new ones
 
 
 class Sharding:
-    """How nets are spread over processes.
+    """Shards nets over processes.
 
     Args:
-        plugin: accelerate's `FullyShardedDataParallelPlugin`; True for one that gives each block
-            that comes several times, as the layers of a transformer, messages of its own.
-        accelerator: What placed this process.
-        processes: Those that share the nets.
+        plugin: accelerate's `FullyShardedDataParallelPlugin`; True for one that wraps each repeated
+            block, as the layers of a transformer, separately.
+        accelerator: The accelerator of this process.
+        processes: The processes that share the nets.
 
     Raises:
-        RankError: The plugin asks for FSDP1, or torch is too old.
-        ValueError: fp16 is asked for.
+        RankError: The plugin requests FSDP1, or torch is too old.
+        ValueError: The precision is fp16.
     """
 
     def __init__(self, plugin: Any, accelerator: Accelerator, processes: Processes) -> None:
@@ -51,25 +51,25 @@ class Sharding:
         version = 2 if plugin is True else plugin.fsdp_version
         if version != 2:
             message = (
-                f"FSDP {version} is asked for, but fitorch shards nets with FSDP2; set "
+                f"FSDP {version} is requested, but fitorch shards nets with FSDP2; set "
                 "fsdp_version: 2 in accelerate's configuration (FSDP_VERSION=2), or pass "
                 "FullyShardedDataParallelPlugin(fsdp_version=2)"
             )
             raise RankError(message)
         if not can_shard():
             message = (
-                f"torch {torch.__version__} can't shard a net so that it can be stored; 2.13 can"
+                f"torch {torch.__version__} cannot save sharded nets; install torch 2.13 or later"
             )
             raise RankError(message)
         if accelerator.mixed_precision == "fp16":
-            message = "mixed_precision is 'fp16', which a sharded net can't have; use 'bf16'"
+            message = "mixed_precision is 'fp16', which sharded nets do not support; use 'bf16'"
             raise ValueError(message)
 
-    def spread(self, net: nn.Module) -> Moved:
-        """Spread a net, unless it is; every process begins with the main one's weights.
+    def shard(self, net: nn.Module) -> Moved:
+        """Shard a net that is not sharded yet; all processes start with the weights of rank 0.
 
         Returns:
-            What became of each parameter.
+            The new parameter for each old one.
 
         Raises:
             RankError: The nets of the processes differ.
@@ -78,10 +78,10 @@ class Sharding:
         if is_sharded(net):
             return {}
         self._check(net)
-        plugin = self._made(net)
+        plugin = self._plugin_for(net)
         before = dict(net.named_parameters(remove_duplicate=False))
-        if not plugin.cpu_ram_efficient_loading:
-            self._agree(net)
+        if not plugin.cpu_ram_efficient_loading:  # which broadcasts the weights itself
+            self._broadcast_weights(net)
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
         self._accelerator.state.fsdp_plugin = plugin
@@ -97,8 +97,8 @@ class Sharding:
         forms = {name: (tuple(p.shape), p.dtype) for name, p in named}
         self._processes.require_equal({"weights of the net": len(forms), **forms})
 
-    def _agree(self, net: nn.Module) -> None:
-        """Give parameters and buffers the main process' values, one after the other."""
+    def _broadcast_weights(self, net: nn.Module) -> None:
+        """Broadcast parameters and buffers from rank 0, one after the other to save memory."""
         device = self._accelerator.device
         with torch.no_grad():
             for tensor in (*net.parameters(), *net.buffers()):
@@ -106,8 +106,8 @@ class Sharding:
                 torch.distributed.broadcast(placed, 0)
                 tensor.data.copy_(placed)
 
-    def _made(self, net: nn.Module) -> Any:
-        """Return the plugin, made for this net where none was given."""
+    def _plugin_for(self, net: nn.Module) -> Any:
+        """Return the plugin; if none was passed, a new one for this net."""
         from accelerate.utils import FullyShardedDataParallelPlugin
 
         plugin = self._plugin
@@ -126,41 +126,41 @@ class Sharding:
 
 
 def fsdp_plugin(fsdp: Any, accelerator: Accelerator) -> Any:
-    """Return what asks for a sharded net: an argument, or accelerate's configuration; or None."""
+    """Return the plugin or True if an argument or accelerate's configuration requests FSDP."""
     if fsdp is not None:
         return fsdp or None
     if os.environ.get(ENVIRONMENT, "false").lower() not in ("true", "1"):
         return None
-    found = getattr(accelerator.state, "fsdp_plugin", None)  # which it has on GPUs alone
-    if found is None:
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)  # accelerate sets it only on GPUs
+    if plugin is None:
         from accelerate.utils import FullyShardedDataParallelPlugin
 
-        found = FullyShardedDataParallelPlugin()
-    return found
+        plugin = FullyShardedDataParallelPlugin()
+    return plugin
 
 
 def check_fsdp(fsdp: Any) -> None:
-    """Refuse what says nothing about sharding.
+    """Check the type of the argument `fsdp`.
 
     Raises:
-        TypeError: It tells what was expected.
+        TypeError: It is neither a flag, nor a plugin, nor None.
     """
     if fsdp in (None, True, False) or hasattr(fsdp, "fsdp_version"):
         return
     message = (
         f"fsdp is {fsdp!r}; expected True, False, an accelerate.FullyShardedDataParallelPlugin, or "
-        "None for what accelerate is configured to"
+        "None for accelerate's configuration"
     )
     raise TypeError(message)
 
 
 def is_sharded(net: nn.Module) -> bool:
-    """Say whether a net is spread over processes."""
+    """Return whether a net is sharded over processes."""
     return any(map(is_split, net.parameters()))
 
 
 def can_shard() -> bool:
-    """Say whether torch has what it takes: FSDP2, and safetensors of many processes."""
+    """Return whether torch provides FSDP2, and can save safetensors from several processes."""
     from torch.distributed import checkpoint, fsdp
 
     writer = getattr(checkpoint, "HuggingFaceStorageWriter", None)
@@ -169,13 +169,13 @@ def can_shard() -> bool:
 
 
 def mesh_of(net: nn.Module) -> Any:
-    """Return the processes that a net is spread over, torch's DeviceMesh; None where it is not."""
-    split: Any = next(filter(is_split, net.parameters()), None)
-    return None if split is None else split.device_mesh
+    """Return torch's DeviceMesh of a sharded net, None if the net is not sharded."""
+    sharded: Any = next(filter(is_split, net.parameters()), None)
+    return None if sharded is None else sharded.device_mesh
 
 
-def let_go(net: nn.Module) -> None:
-    """Have a net keep its own part alone, as it does not after a forward without a backward."""
+def release_gathered(net: nn.Module) -> None:
+    """Release gathered weights, which FSDP2 keeps after a forward pass without a backward pass."""
     for module in net.modules():
         reshard = getattr(module, "reshard", None)
         if reshard is not None and hasattr(module, "set_requires_gradient_sync"):
@@ -183,31 +183,30 @@ def let_go(net: nn.Module) -> None:
 
 
 def follow(optimizer: Optimizer | None, moved: Moved) -> None:
-    """Have an optimizer train what became of its parameters, its state split as they are."""
+    """Replace the parameters of an optimizer by the sharded ones, and shard its state alike."""
     if optimizer is None or not moved:
         return
     for group in optimizer.param_groups:
         group["params"] = [moved.get(parameter, parameter) for parameter in group["params"]]
-    for before, now in moved.items():
-        if before in optimizer.state:
-            state = optimizer.state.pop(before)
-            split = {name: _split(value, now) for name, value in state.items()}
-            optimizer.state[now] = split
+    for old, new in moved.items():
+        if old in optimizer.state:
+            state = optimizer.state.pop(old)
+            optimizer.state[new] = {name: _shard(value, new) for name, value in state.items()}
 
 
-def _split(value: Any, parameter: nn.Parameter) -> Any:
+def _shard(value: Any, parameter: nn.Parameter) -> Any:
     same = isinstance(value, torch.Tensor) and value.shape == parameter.shape
     return distribute_like(value, parameter) if same else value
 
 
 def _blocks(net: nn.Module) -> list[str]:
-    """Return the classes of the blocks of a net: what comes several times, in a list of modules."""
-    named = getattr(net, "_no_split_modules", None)  # Hugging Face's nets say so themselves
-    if named:
-        return list(named)
-    kinds: Counter[str] = Counter()
+    """Return the classes of the repeated blocks of a net, as the layers of a transformer."""
+    declared = getattr(net, "_no_split_modules", None)  # nets of Hugging Face
+    if declared:
+        return list(declared)
+    counts: Counter[str] = Counter()
     for module in net.modules():
         for block in module if isinstance(module, (nn.ModuleList, nn.Sequential)) else ():
             if any(any(True for _ in part.parameters()) for part in block.children()):
-                kinds[type(block).__name__] += 1
-    return [kind for kind, count in kinds.items() if count > 1]
+                counts[type(block).__name__] += 1
+    return [name for name, count in counts.items() if count > 1]

@@ -1,4 +1,4 @@
-"""Start several processes from a notebook or a plain script, and bring home what they made."""
+"""Start several processes from a notebook or a plain script, and return their result."""
 
 from __future__ import annotations
 
@@ -25,36 +25,37 @@ from fitorch.errors import RankError, annotate
 
 PAYLOAD, RESULT = "payload", "result"
 
-_INTERRUPTIONS = 2  # that are passed on: the second one aborts; a third ends all at once
+_FORWARDED_INTERRUPTS = 2  # the second one aborts training; a third kills the processes
 
-_PATIENCE = 5.0  # seconds for the last output of a process that has ended
+_OUTPUT_TIMEOUT = 5.0  # seconds for the last output of a process that has ended
 
-_PAUSE = 0.05  # seconds between two looks at the processes
+_POLL_INTERVAL = 0.05  # seconds
 
-_GRACE = 10.0  # seconds that the others have to end by themselves, once one has failed
+_GRACE = 10.0  # seconds for the other processes to end after one has failed
 
 
 def launch(function: Callable[..., Any], arguments: Mapping[str, Any], count: int) -> Any:
-    """Call a function in several new processes; return what it returned in the main one.
+    """Call a function in several new processes, and return the result of rank 0.
 
-    The processes are new interpreters, which do not run the caller's script again. Everything is
-    copied to them, classes and functions of a script or a notebook included.
+    The processes are new interpreters, which do not run the caller's script again. Function and
+    arguments are copied to them, including classes and functions of a script or a notebook.
 
     Args:
-        function: What to call.
+        function: The function to call.
         arguments: Its arguments by name.
-        count: How many processes.
+        count: The number of processes.
 
     Raises:
-        TypeError: An argument can't be copied to another process; it names the argument.
-        RankError: A process vanished, or several are at work already.
-        Exception: What a process raised.
+        TypeError: An argument cannot be copied to another process; the message contains its name.
+        RankError: A process vanished, or this process is already one of several.
+        Exception: The error of a process.
     """
     _check_devices(count)
     with tempfile.TemporaryDirectory(prefix="fitorch-") as name:
         folder = Path(name)
         folder.joinpath(PAYLOAD).write_bytes(_pickled_call(function, arguments))
-        # The port is found by whoever listens on it, so that nobody else can take it.
+        # Port 0 lets the store choose a free port and listen on it at once, so that no other
+        # program can take it before the processes connect.
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         with _started(folder, count, store.port) as processes:
             _wait(processes)
@@ -66,8 +67,8 @@ def _check_devices(count: int) -> None:
     check_count("num_processes", count)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         message = (
-            "this is one of several processes already; fit_ddp and evaluate_ddp start their own: "
-            "call fit and evaluate here, or start the script with python"
+            "this process is already one of several, but fit_ddp and evaluate_ddp start new ones; "
+            "call fit and evaluate, or start the script with python"
         )
         raise RankError(message)
     devices = torch.cuda.device_count()
@@ -81,10 +82,10 @@ def _pickled_call(function: Callable[..., Any], arguments: Mapping[str, Any]) ->
         return cloudpickle.dumps((function, dict(arguments), sys.path))  # type: ignore[no-any-return]
     except Exception as error:
         wrong = [name for name, value in arguments.items() if not _can_be_copied(value)]
-        given = ", ".join(f"{name} ({type(arguments[name]).__name__})" for name in wrong)
+        listed = ", ".join(f"{name} ({type(arguments[name]).__name__})" for name in wrong)
         message = (
-            f"{given or 'the arguments'} can't be copied to another process: {error}; start the "
-            "script with torchrun instead, where nothing is copied"
+            f"{listed or 'the arguments'} cannot be copied to another process: {error}; start the "
+            "script with torchrun instead, which copies nothing"
         )
         raise TypeError(message) from error
 
@@ -99,9 +100,10 @@ def _can_be_copied(value: Any) -> bool:
 
 @contextmanager
 def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start the processes; none is left at the end, and all is shown that they have printed.
+    """Start the processes; at the end, kill those that still run and print their last output.
 
-    Each reads a pipe, whose end tells it that this process is gone.
+    Each process reads a pipe from this one, and ends when the pipe is closed: so none survives
+    this process.
     """
     piped = in_notebook()
     processes: list[subprocess.Popen[bytes]] = []
@@ -130,11 +132,11 @@ def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Po
             if process.stdin is not None:
                 process.stdin.close()
         for reader in readers:
-            reader.join(_PATIENCE)
+            reader.join(_OUTPUT_TIMEOUT)
 
 
 def _rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """Return what tells a process which one it is, as torchrun does."""
+    """Return the environment variables of a rank, those that torchrun sets."""
     threads = max(1, (os.cpu_count() or 1) // count)
     return {
         "RANK": str(rank),
@@ -144,14 +146,14 @@ def _rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",  # which torch before 2.5 asks for
+        "TORCHELASTIC_RESTART_COUNT": "0",  # torch before 2.5 requires it
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
 
 
 def _forward(output: IO[bytes]) -> None:
-    """Print what a process prints where the notebook shows it."""
+    """Copy the output of a process to `sys.stdout`, which the notebook shows."""
     with output:
         for line in output:
             sys.stdout.write(line.decode(errors="replace"))
@@ -159,69 +161,70 @@ def _forward(output: IO[bytes]) -> None:
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Wait until all have ended; once one has failed, the others have a moment to do so.
+    """Wait until all processes have ended, or until some seconds after one has failed.
 
-    Signals to this process are passed on, and what they ask for is done there.
+    Signals to this process are forwarded to the processes, which honor them.
     """
-    failed: float | None = None
-    with _signals_told(processes):
+    failed_at: float | None = None
+    with _signals_forwarded(processes):
         while any(process.poll() is None for process in processes):
-            time.sleep(_PAUSE)
-            if failed is None and any(process.poll() for process in processes):
-                failed = time.monotonic()
-            if failed is not None and time.monotonic() - failed > _GRACE:
+            time.sleep(_POLL_INTERVAL)
+            if failed_at is None and any(process.poll() for process in processes):
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > _GRACE:
                 return
 
 
 @contextmanager
-def _signals_told(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass Ctrl-C and SIGTERM on, wherever they come; too many Ctrl-C end the waiting."""
-    interruptions = 0
+def _signals_forwarded(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Forward Ctrl-C and SIGTERM to the processes; a third Ctrl-C raises KeyboardInterrupt."""
+    interrupts = 0
 
-    def tell(number: int, _frame: Any) -> None:
-        nonlocal interruptions
-        interruptions += number == signal.SIGINT
-        if interruptions > _INTERRUPTIONS:
+    def forward(number: int, _frame: Any) -> None:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts > _FORWARDED_INTERRUPTS:
             raise KeyboardInterrupt
-        _tell(processes, number)
+        _send(processes, number)
 
     before: dict[int, Any] = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: signal.SIG_DFL,
     }
-    main = threading.current_thread() is threading.main_thread()
-    ours = [number for number in before if main and signal.getsignal(number) is before[number]]
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    replaced = [n for n in before if in_main_thread and signal.getsignal(n) is before[n]]
     try:
-        for number in ours:
-            signal.signal(number, tell)
+        for number in replaced:
+            signal.signal(number, forward)
         yield
     finally:
-        for number in ours:
+        for number in replaced:
             signal.signal(number, before[number])
 
 
-def _tell(processes: list[subprocess.Popen[bytes]], number: int) -> None:
+def _send(processes: list[subprocess.Popen[bytes]], number: int) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
-            process.send_signal(number)  # from a terminal it came there too, and counts once
+            # A terminal has sent Ctrl-C to the processes as well; they ignore the duplicate.
+            process.send_signal(number)
 
 
 def _raise_failure(folder: Path, processes: list[subprocess.Popen[bytes]]) -> None:
-    """Raise what ended the processes: the first cause, not what followed from it."""
-    found = []
+    """Raise the error that ended the processes: the cause, not the lost contact it led to."""
+    failures = []  # (whether it is lost contact, rank, error, traceback)
     for rank, process in enumerate(processes):
         file = folder / f"error-{rank}"
         if file.is_file():
             error, text = pickle.loads(file.read_bytes())
-            found.append((isinstance(error, RankError), rank, error, text))
+            failures.append((isinstance(error, RankError), rank, error, text))
         elif process.returncode:
             code = process.returncode
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             lost = RankError(f"process {rank} of {len(processes)} vanished ({how})")
-            found.append((False, rank, lost, ""))
-    if not found:
+            failures.append((False, rank, lost, ""))
+    if not failures:
         return
-    _, rank, error, text = min(found, key=lambda each: each[:2])
+    _, rank, error, text = min(failures, key=lambda failure: failure[:2])
     if text:
         annotate(error, f"in process {rank} of {len(processes)}:\n{text}")
     raise error

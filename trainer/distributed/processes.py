@@ -1,4 +1,4 @@
-"""The processes that train together, and what they tell each other."""
+"""The processes that train together, and the collectives between them."""
 
 from __future__ import annotations
 
@@ -28,73 +28,74 @@ from .failures import (
 
 _MEGATRON = "ACCELERATE_USE_MEGATRON_LM"
 
-_ROW = 4096  # bytes of what is gathered at once
+_ROW = 4096  # bytes that each process sends in the first message of a gather
 
-_REST = 0.05  # seconds
+_GLOO_PAUSE = 0.05  # seconds
 
-_calls = 0  # of `together`, so far; the same in every process
+_calls = 0  # the number of calls of `together`, the same in all processes
 
 
 class Processes:
-    """The processes that were launched together; alone, where there is but one.
+    """The processes that were launched together, or this process alone.
 
-    What is gathered or sent is pickled. Every process must make the same calls in the same order.
+    Values that are gathered or broadcast are pickled. All processes must make the same calls in the
+    same order, or they wait for each other.
 
     Attributes:
-        rank: The number of this one, from 0.
-        count: How many there are.
+        rank: The rank of this process, from 0.
+        world_size: The number of processes.
     """
 
     def __init__(self) -> None:
-        together = distributed.is_available() and distributed.is_initialized()
-        self.rank = distributed.get_rank() if together else 0
-        self.world_size = distributed.get_world_size() if together else 1
+        in_group = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if in_group else 0
+        self.world_size = distributed.get_world_size() if in_group else 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and draws."""
+        """Whether this process writes files and prints: rank 0."""
         return self.rank == 0
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there are others."""
+        """Whether there are several processes."""
         return self.world_size > 1
 
     def rank_seed(self, seed: int, *labels: int | str) -> int:
-        """Return a seed that differs between processes; that of the main one is the only one's."""
+        """Return a seed that differs between processes; rank 0 has the seed of a single process."""
         return derive_seed(seed, *labels, *([self.rank] if self.rank else []))
 
     def gather(self, part: Any) -> list[Any]:
-        """Return what each process passed, in their order."""
+        """Gather the values of all processes, in the order of the ranks."""
         if not self.is_distributed:
             return [part]
-        return [pickle.loads(each) for each in _exchanged(_pickled(part), self.world_size)]
+        return [pickle.loads(row) for row in _exchanged(_pickled(part), self.world_size)]
 
     def gather_to_main(self, part: Any) -> list[Any] | None:
-        """Return what each process passed, in their order, to the main one; None to the others."""
+        """Gather the values of all processes on rank 0; return None in the others."""
         if not self.is_distributed:
             return [part]
         parts: list[Any] | None = [None] * self.world_size if self.is_main else None
         distributed.gather_object(_pickled(part), parts)
-        return None if parts is None else [pickle.loads(each) for each in parts]
+        return None if parts is None else [pickle.loads(row) for row in parts]
 
-    def broadcast(self, thing: Any) -> Any:
-        """Return what the main process passed."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of rank 0."""
         if not self.is_distributed:
-            return thing
-        things = [_pickled(thing) if self.is_main else b""]
-        distributed.broadcast_object_list(things)
-        return pickle.loads(things[0])
+            return value
+        values = [_pickled(value) if self.is_main else b""]
+        distributed.broadcast_object_list(values)
+        return pickle.loads(values[0])
 
     @torch.no_grad()
     def broadcast_module(self, module: nn.Module, *, parameters: bool = True) -> None:
-        """Give a module's buffers, and its parameters, the values that they have in the main one.
+        """Broadcast buffers and parameters of a module from rank 0.
 
-        What is split stays: of that each process has a part of its own.
+        Sharded tensors are left out: each process holds another part of them.
 
         Args:
-            module: It has the same parts everywhere.
-            parameters: Whether parameters too.
+            module: The module, with the same parameters and buffers in all processes.
+            parameters: Whether to broadcast parameters too.
         """
         if not self.is_distributed:
             return
@@ -104,94 +105,95 @@ class Processes:
                 distributed.broadcast(tensor.data, 0)
 
     def require_equal(self, facts: dict[str, Any]) -> None:
-        """Refuse to begin where processes were asked for different things.
+        """Check that all processes pass the same values.
 
         Args:
-            facts: What must be the same.
+            facts: The values that must be equal, by name.
 
         Raises:
-            RankError: It tells what differs, and the value in each process.
+            RankError: Values differ; the message contains those of each process.
         """
         if not self.is_distributed:
             return
-        everywhere = self.gather(facts)
-        apart = [
+        gathered = self.gather(facts)
+        different = [
             f"  {name}: "
-            + ", ".join(f"{each.get(name)!r} in process {n}" for n, each in enumerate(everywhere))
+            + ", ".join(f"{other.get(name)!r} in process {n}" for n, other in enumerate(gathered))
             for name in facts
-            if any(each.get(name) != facts[name] for each in everywhere)
+            if any(other.get(name) != facts[name] for other in gathered)
         ]
-        # A name that differs for anybody must be told by everybody, or the others would wait.
-        if any(self.gather(bool(apart))):
-            listed = "\n".join(apart[:10]) or "  see the other processes"
-            message = f"the {self.world_size} processes were asked for different fits:\n{listed}"
+        # A process whose own names all agree may still miss a name of another one. It must raise
+        # an error too, or it would wait for the others in the next collective.
+        if any(self.gather(bool(different))):
+            listed = "\n".join(different[:10]) or "  see the other processes"
+            message = f"the {self.world_size} processes have different settings:\n{listed}"
             raise RankError(message)
 
 
-def _exchanged(own: bytes, count: int) -> list[bytes]:
-    """Return what each process has to say, in one message where nobody says much, else in two."""
-    rows = _rows(own, _ROW, count)
+def _exchanged(data: bytes, count: int) -> list[bytes]:
+    """Return the bytes of each process: in one message if all are short, otherwise in two."""
+    rows = _rows(data, _ROW, count)
     lengths = [int.from_bytes(row[:8], "little") for row in rows]
-    if max(lengths) > _ROW - 8:
-        rows = _rows(own, max(lengths) + 8, count)
+    if max(lengths) > _ROW - 8:  # known to all processes, so all send the second message
+        rows = _rows(data, max(lengths) + 8, count)
     return [row[8 : 8 + length] for row, length in zip(rows, lengths, strict=True)]
 
 
-def _rows(own: bytes, size: int, count: int) -> list[bytes]:
-    """Return a row of so many bytes of each process: a length, and as much as there is room for."""
+def _rows(data: bytes, size: int, count: int) -> list[bytes]:
+    """Gather a row of `size` bytes from each process: a length, and as much data as fits."""
     on_cuda = distributed.get_backend() == "nccl"
     device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
-    told = (len(own).to_bytes(8, "little") + own)[:size].ljust(size, b"\0")
-    row = torch.frombuffer(bytearray(told), dtype=torch.uint8).to(device)
+    content = (len(data).to_bytes(8, "little") + data)[:size].ljust(size, b"\0")
+    row = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
     rows = [torch.empty_like(row) for _ in range(count)]
     distributed.all_gather(rows, row)
-    return [each.cpu().numpy().tobytes() for each in rows]
+    return [row.cpu().numpy().tobytes() for row in rows]
 
 
-def _pickled(thing: Any) -> bytes:
-    """Pickle something, with classes and functions of a notebook in it."""
-    return cloudpickle.dumps(thing)  # type: ignore[no-any-return]
+def _pickled(value: Any) -> bytes:
+    """Pickle a value, including classes and functions of a notebook."""
+    return cloudpickle.dumps(value)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def together(
     processes: Processes, where: str, place: Callable[[], str] | None = None
 ) -> Iterator[None]:
-    """Fail together: an error in one process ends the call in all, each with its message.
+    """Run a call that ends in all processes if one of them fails, with the same message.
 
-    Where all fail, as with a wrong argument, or a Ctrl-C that all have heard of, each keeps its
-    error, and they can go on. Where one fails, it tells the others and leaves, which ends whatever
-    they wait for.
+    If all processes fail, as for a wrong argument or Ctrl-C, each raises its own error, and the
+    group remains usable. If only some fail, each records its error in the failure store and leaves
+    the group, which ends the collectives that the others wait in.
 
     Args:
         processes: The processes.
-        where: What they are at, as "fit".
-        place: Tells how far this process has come, or None.
+        where: The name of the call, as "fit".
+        place: Returns the current position in training for the message, or None.
 
     Raises:
-        RankError: Another process failed or vanished; the message tells which and why.
+        RankError: Another process failed or vanished; the message contains its rank and its error.
     """
     global _calls
     if not processes.is_distributed:
         yield
         return
     if not distributed.is_initialized():
-        message = (
-            f"{where}: after an error this process has left the others; start all of them anew"
-        )
+        message = f"{where}: this process left the group after an error; restart all processes"
         raise RankError(message)
     _calls += 1
     store = FailureStore(processes.rank, processes.world_size, _calls)
     try:
         yield
     except BaseException as error:
+        # A launcher may send SIGTERM at any moment now; this process must raise its error first.
         await_error_reports()
         if is_transport_error(error):
-            leave()  # which tells those who wait for this one
+            leave()  # ends the collectives of processes that still wait for this one
             reached = "" if place is None else f"; this process was at {place()}"
             lost = RankError(store.diagnose(where, error) + reached)
             report_to_launcher(lost)
             raise lost from error
+        # Published before leaving: the others read it as soon as their collectives end.
         store.publish(error)
         report_to_launcher(error)
         if store.all_failed():
@@ -202,47 +204,46 @@ def together(
 
 
 def leave() -> None:
-    """Let go of the other processes."""
+    """Leave the process group."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def leave_at_exit() -> None:
-    """Let go of the others when Python ends, which torch warns of where nobody does."""
-    atexit.unregister(_leave_at_rest)
-    atexit.register(_leave_at_rest)
+    """Leave the process group when Python exits; torch would warn if it still existed."""
+    atexit.unregister(_pause_and_leave)
+    atexit.register(_pause_and_leave)
 
 
-def _leave_at_rest() -> None:
-    """Leave once gloo's threads have come to rest.
+def _pause_and_leave() -> None:
+    """Leave the process group after a pause for gloo's threads.
 
-    They may still hold a tensor of the last message, and would let go of it in a Python that is no
-    more: then the process aborts, though all is done (2 of 15 did so, without the pause).
+    A thread may still hold a tensor of the last message. If it releases the tensor after Python
+    has shut down, the process aborts, although all work is done (2 of 15 did without the pause).
     """
     if distributed.is_initialized():
-        time.sleep(_REST)
+        time.sleep(_GLOO_PAUSE)
     leave()
 
 
 def check_launch() -> None:
-    """Refuse a launch of several processes that turns out to be of one, or of another kind.
+    """Check how accelerate has launched this process.
 
     Raises:
-        RankError: It tells how to launch several on CPUs, or that it is configured for
-            what fitorch does not run.
+        RankError: accelerate is configured for Megatron-LM, or has started only one of several
+            processes, as it does on CPUs.
     """
     if os.environ.get(_MEGATRON, "false").lower() in ("true", "1"):
         message = (
             f"accelerate is configured for Megatron-LM ({_MEGATRON}={os.environ[_MEGATRON]}), "
-            "which fitorch does not run; run accelerate config again and choose FSDP with version "
-            "2, or DeepSpeed"
+            "which fitorch does not support; run accelerate config again and choose FSDP with "
+            "version 2, or DeepSpeed"
         )
         raise RankError(message)
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
     if launched and "WORLD_SIZE" not in os.environ:
         message = (
-            "accelerate was asked to launch several processes, but this is the only one: on CPUs "
-            "it starts one. Use torchrun --nproc_per_node 2 script.py, or "
-            "model.fit_ddp(num_processes=2, ...)"
+            "accelerate launch starts only one process on CPUs; use torchrun --nproc_per_node 2 "
+            "script.py, or model.fit_ddp(num_processes=2, ...)"
         )
         raise RankError(message)

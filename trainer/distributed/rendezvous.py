@@ -1,4 +1,4 @@
-"""Where processes meet that torchrun has started again after a failure."""
+"""Rendezvous of processes that torchrun has restarted after a failure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-_SCHEME = "fitorch-again"
+_SCHEME = "fitorch-restart"
 
 
-def meeting_point() -> str | None:
-    """Return where processes meet, None for the usual place.
+def init_method() -> str | None:
+    """Return torch's `init_method` for restarted processes, None for the default.
 
-    torchrun may keep its store, in which still stand the addresses of those who are gone. Those of
-    a second start must not read them.
+    torchrun may keep its store, which still holds the addresses of the processes that failed.
+    Restarted processes must not read them, so they use keys with another prefix.
     """
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None

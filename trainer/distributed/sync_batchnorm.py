@@ -14,17 +14,17 @@ from fitorch.internals.torch import BatchNorm, check_input_dim
 
 
 class SyncedNorms:
-    """The batch norms of a net, where they take the batches of all processes for one.
+    """Makes the batch norms of a net normalize over the batches of all processes.
 
-    torch's `SyncBatchNorm` does so on GPUs alone, and replaces the modules. Here they stay the
-    objects they are, and each sample counts alike, however unequal the batches are.
+    torch's `SyncBatchNorm` works only on GPUs and replaces the modules. Here the modules are kept,
+    and each sample has the same weight even if the processes have batches of different sizes.
 
     Args:
         net: The net.
 
     Attributes:
-        counts: Whether the samples of this process count at all; a batch that stands in for one
-            that is not there does not.
+        counts: Whether the samples of this process count. A process whose data has ended repeats a
+            batch that does not count, because the others wait for it in the collectives.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -33,7 +33,7 @@ class SyncedNorms:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Have the norms do so within."""
+        """Return a context in which the batch norms normalize over all processes."""
         for norm in self._norms:
             norm.__dict__["forward"] = partial(self._forward, norm)
         try:
@@ -48,7 +48,7 @@ class SyncedNorms:
         check_input_dim(norm, features)
         mean, variance, count = self._moments(features)
         if norm.track_running_stats:
-            _remember(norm, mean.detach(), variance.detach(), count)
+            _update_statistics(norm, mean.detach(), variance.detach(), count)
         normal = (features - _along(mean, features)) * _along(
             torch.rsqrt(variance + norm.eps), features
         )
@@ -57,32 +57,34 @@ class SyncedNorms:
         return normal * _along(norm.weight, features) + _along(norm.bias, features)
 
     def _moments(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean and variance of each channel over all processes, and what they are over."""
+        """Return mean and variance of each channel over all processes, and the number of values."""
         rows = features.transpose(0, 1).flatten(1)  # (C, N * ...)
         counts = float(self.counts)
-        own = rows.new_tensor([rows.shape[1] * counts])
-        sums = all_reduce(torch.cat([rows.sum(1) * counts, own]))
+        local_count = rows.new_tensor([rows.shape[1] * counts])
+        sums = all_reduce(torch.cat([rows.sum(1) * counts, local_count]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
+        # A second collective with the mean of all processes: the variance as a difference of
+        # E[x^2] and E[x]^2 would need only one, but cancels digits.
         squares = (rows - mean[:, None]).square().sum(1) * counts
         return mean, all_reduce(squares) / count, count
 
 
 @torch.no_grad()
-def _remember(norm: BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-    """Go on with the running statistics, as torch does."""
+def _update_statistics(norm: BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    """Update the running statistics as torch does."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    share = norm.momentum
-    if share is None:
-        share = 1.0 / float(norm.num_batches_tracked)
+    momentum = norm.momentum
+    if momentum is None:
+        momentum = 1.0 / float(norm.num_batches_tracked)
     unbiased = variance * (count / (count - 1).clamp_min(1))
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
-    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), share)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
 
 
 def _along(values: Tensor, features: Tensor) -> Tensor:
-    """Return one value for each channel in a shape that goes with (N, C, ...)."""
+    """Return one value for each channel, in a shape that broadcasts with (N, C, ...)."""
     return values.reshape(1, -1, *[1] * (features.dim() - 2))

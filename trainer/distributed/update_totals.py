@@ -1,4 +1,4 @@
-"""What the processes pass along with an update, in a message of its own."""
+"""Exchange the requests and counts of an update in a separate collective."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of the processes that `launching` starts: `python -m fitorch.launched FOLDER`."""
+"""A process that the launcher starts: `python -m fitorch.distributed.worker FOLDER`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .launcher import PAYLOAD, RESULT
 
 
 def main(folder: Path) -> int:
-    """Do what the folder says; leave there what came of it, and return an exit code."""
+    """Call the pickled function in the folder, write its result there, and return an exit code."""
     rank = int(os.environ["RANK"])
     end_with_parent()
     try:
@@ -26,19 +26,20 @@ def main(folder: Path) -> int:
         if rank == 0:
             folder.joinpath(RESULT).write_bytes(cloudpickle.dumps(result))
     except BaseException as error:
-        told = (error, "".join(traceback.format_exception(error)).rstrip())
+        text = "".join(traceback.format_exception(error)).rstrip()
         try:
-            packed = cloudpickle.dumps(told)
-            pickle.loads(packed)
+            pickled = cloudpickle.dumps((error, text))
+            pickle.loads(pickled)  # some errors can be pickled, but not restored
         except Exception:
-            packed = cloudpickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), told[1]))
-        folder.joinpath(f"error-{rank}").write_bytes(packed)
+            substitute = RuntimeError(f"{type(error).__name__}: {error}")
+            pickled = cloudpickle.dumps((substitute, text))
+        folder.joinpath(f"error-{rank}").write_bytes(pickled)
         return 1
     return 0
 
 
 def end_with_parent() -> None:
-    """End by SIGTERM once the process is gone that holds the other end of the standard input."""
+    """Send SIGTERM to this process once its parent, which holds the other end of stdin, is gone."""
     pipe, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

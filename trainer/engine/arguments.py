@@ -1,4 +1,4 @@
-"""What `fit` was asked to do: values checked, nothing done yet."""
+"""The arguments of `fit`, with their checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLAGS = ("elastic", "sync_batchnorm", "find_unused_parameters", "deterministic"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitArguments:
-    """The arguments of `KerasModel.fit` behind the data; see there.
+    """The arguments of `KerasModel.fit` that follow the data, documented there.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -71,14 +71,15 @@ class FitArguments:
         """Return the arguments of a call of `KerasModel.fit`.
 
         Args:
-            values: The values by name, as `locals()` has them at the beginning of the call. Other
-                names are ignored.
+            values: The values by name, as `locals()` returns them at the beginning of the call.
+                Other names are ignored.
         """
         seed = values["seed"]
-        given = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        given["callbacks"] = [with_keras_hooks(each) for each in values["callbacks"] or ()]
-        given |= {"seed": draw_seed() if seed is None else seed, "seeded": seed is not None}
-        return cls(**given)
+        arguments = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        callbacks = values["callbacks"] or ()
+        arguments["callbacks"] = [with_keras_hooks(callback) for callback in callbacks]
+        arguments |= {"seed": draw_seed() if seed is None else seed, "seeded": seed is not None}
+        return cls(**arguments)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):
@@ -113,12 +114,12 @@ class FitArguments:
 
     @property
     def backup(self) -> BackupAndRestore | None:
-        """Keras' callback for `resume=True`, where it was passed."""
+        """Keras' callback that resumes a fit, None if it was not passed."""
         return next((c for c in self.callbacks if isinstance(c, BackupAndRestore)), None)
 
     @property
     def folder(self) -> str | Path | None:
-        """The folder that checkpoints are written to, None for nowhere."""
+        """The folder that checkpoints are written to, None if none are written."""
         return self.ckpt_path if self.backup is None else self.backup.backup_dir
 
     def _check_saving(self) -> None:
@@ -141,18 +142,18 @@ class FitArguments:
             message = f"resume is {resume!r}; expected True, False, or the path of a checkpoint"
             raise TypeError(message)
         if self.ckpt_path is None:
-            asked = {"resume": resume is True, "async_save": self.async_save}
-            asked |= {
+            requests = {"resume": resume is True, "async_save": self.async_save}
+            requests |= {
                 name: getattr(self, name) is not None
                 for name in ("save_every_n_steps", "save_every_minutes")
             }
-            for name in (name for name, given in asked.items() if given):
+            for name in (name for name, requested in requests.items() if requested):
                 message = f"{name} needs a folder: pass ckpt_path='runs/name' too"
                 raise ValueError(message)
         if resume is not False and self.initial_epoch is not None:
             message = (
-                f"initial_epoch={self.initial_epoch} and resume={resume!r} both say where to "
-                "begin; pass one of them"
+                f"initial_epoch={self.initial_epoch} and resume={resume!r} both set the first "
+                "epoch; pass one of them"
             )
             raise ValueError(message)
 
@@ -170,13 +171,13 @@ class FitArguments:
             raise TypeError(message)
 
     def _check_class_weight(self) -> None:
-        given: Any = self.class_weight
-        if given is None:
+        weights: Any = self.class_weight
+        if weights is None:
             return
-        if not isinstance(given, Mapping) or not given:
-            message = f"class_weight is {given!r}; expected a dict of class number to weight"
+        if not isinstance(weights, Mapping) or not weights:
+            message = f"class_weight is {weights!r}; expected a dict of class number to weight"
             raise TypeError(message)
-        for number, weight in given.items():
+        for number, weight in weights.items():
             if not isinstance(number, int) or number < 0 or not weight >= 0:
                 message = (
                     f"class_weight has {number!r}: {weight!r}; expected class numbers >= 0 and "

@@ -1,4 +1,4 @@
-"""What a model is made of: net, objective, metrics, optimizer, placement, progress."""
+"""The parts of a model: net, objective, metrics, optimizer, placement, progress."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 
 class BaseModel(ABC):
-    """What training, evaluation and prediction work on; `KerasModel` adds what users call.
+    """The state that training, evaluation and prediction share; `KerasModel` adds the methods.
 
     Args:
-        net: What `KerasModel` takes; likewise the others.
+        net: The net; this and the next arguments are those of `KerasModel`.
         extra: Other keyword arguments, for a `StepRunner`.
         **placing: `channels_last`, `fsdp` and `deepspeed`.
 
     Attributes:
-        run: The fit that is under way, or None.
-        progress: How far training has come, over all fits.
-        run_id: What its checkpoints are known by.
+        run: The current fit, None if no fit is running.
+        progress: The counters of epochs, batches and updates, over all fits.
+        run_id: The id that the checkpoints of this model carry.
     """
 
     StepRunner: ClassVar[Any] = None
@@ -93,20 +93,20 @@ class BaseModel(ABC):
         """Measure loss and metrics; see `KerasModel.evaluate`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what makes the model, without what belongs to this process."""
+        """Return the attributes without the device and the current fit, which cannot be pickled."""
         return {**vars(self), "_placement": None, "run": None}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Give the net's parameters."""
+        """Return the net's parameters."""
         return self.net.parameters()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Give the net's parameters with their names."""
+        """Return the net's parameters with their names."""
         return self.net.named_parameters()
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process is the one that writes and prints; the only one is."""
+        """Whether this process writes and prints: rank 0, or the only process."""
         return Processes().is_main
 
     @property
@@ -116,15 +116,15 @@ class BaseModel(ABC):
 
     @property
     def placement(self) -> Placement:
-        """Where the net lies; the first use moves it to what accelerate finds best."""
+        """The device and precision of the net; the first access lets accelerate choose them."""
         return self.place() if self._placement is None else self._placement
 
     def place(self, mixed_precision: str | None = None, cpu: bool = False) -> Placement:
         """Move net and loss to a device, and choose a precision.
 
         Args:
-            mixed_precision: "no", "fp16" or "bf16"; None as accelerate is configured.
-            cpu: Stay on the CPU whatever there is.
+            mixed_precision: "no", "fp16" or "bf16"; None for accelerate's configuration.
+            cpu: Use the CPU even if there is an accelerator.
         """
         self._placement = Placement(
             mixed_precision,
@@ -140,15 +140,15 @@ class BaseModel(ABC):
         return self._placement
 
     def _check_shardable(self) -> None:
-        """Refuse a loss with parameters where the net is spread.
+        """Raise an error if the net is sharded and the loss has trainable parameters.
 
         Raises:
-            ValueError: It has some; an optimizer can't mix them with those of a sharded net.
+            ValueError: An optimizer cannot mix parameters of the loss with those of a sharded net.
         """
         if self._loss_learns:
             message = (
-                f"{self.objective.name} has parameters of its own, which a sharded net's optimizer "
-                "can't train beside it; move them into the net, or pass fsdp=False"
+                f"{self.objective.name} has trainable parameters, which the optimizer of a sharded "
+                "net cannot train; move them into the net, or pass fsdp=False"
             )
             raise ValueError(message)
 
@@ -159,29 +159,29 @@ class BaseModel(ABC):
 
     @property
     def updates(self) -> int:
-        """How many updates the optimizer made, over all fits and in the one under way."""
+        """The completed optimizer updates over all fits, including the current one."""
         return self.progress.updates if self.run is None else self.run.state.update.completed
 
     def reached(self) -> str:
-        """Return how far training has come, in words."""
+        """Return the current epoch and the number of updates as text, for messages."""
         return f"epoch {self.progress.epochs + 1}, with {self.updates} updates completed"
 
     @property
     def within_update(self) -> bool:
-        """Whether a fit is under way and stands between the batches of one update."""
+        """Whether the current fit is between two batches of one update."""
         return self.run is not None and not self.run.step.at_boundary
 
     def measurement_spec(self) -> MeasurementSpec:
-        """Return what steps measure."""
+        """Return what the steps of a fit, an evaluation or a prediction measure."""
         kit = self._runner_kit()
         parts = self.net, self.objective, self.metrics_dict, self.placement, self.forward_hook, kit
         return MeasurementSpec(*parts)
 
     def figure_names(self, sets: Sequence[str], *, train_metrics: bool = True) -> list[str]:
-        """Return the names of all figures that a fit measures.
+        """Return the names of all values that a fit measures.
 
         Args:
-            sets: What the figures of each validation set begin with.
+            sets: The prefix of the values of each validation set, as "val_".
             train_metrics: Whether metrics are measured in training.
         """
         metrics, terms = [name for name, _, _ in flat(self.metrics_dict)], self.objective.names
@@ -191,29 +191,29 @@ class BaseModel(ABC):
         return check_distinct([*names, "lr", *self.objective.weights, *validated])
 
     def _runner_kit(self) -> RunnerKit | None:
-        """Return what step runners are made of, None where there is no class for them.
+        """Return what creates the user's step runners, None if `StepRunner` is not set.
 
         Raises:
-            ValueError: There is an `EpochRunner` alone, or a `forward=` too.
-            TypeError: The class takes other arguments.
+            ValueError: `EpochRunner` is set without `StepRunner`, or `forward=` is passed as well.
+            TypeError: The class does not take the expected arguments.
         """
         if self.EpochRunner is not None and self.StepRunner is None:
             message = (
-                "EpochRunner is set, but no StepRunner, which it calls with each batch; set both, "
-                "or put what it does around the batches into callbacks"
+                "EpochRunner is set without the StepRunner that it calls with each batch; set "
+                "both, or move the code around the batches into callbacks"
             )
             raise ValueError(message)
         if self.StepRunner is None:
             return None
         if self.forward_hook is not None:
-            message = "forward= and StepRunner both say what to do with a batch; keep one of them"
+            message = "forward= and StepRunner both process a batch; use one of them"
             raise ValueError(message)
-        kit = RunnerKit(self.StepRunner, self._comparing(), self.kwargs, self.EpochRunner)
+        kit = RunnerKit(self.StepRunner, self._runner_loss(), self.kwargs, self.EpochRunner)
         kit.check()
         return kit
 
-    def _comparing(self) -> Any:
-        """Return what a runner calls as `loss_fn(preds, labels)`; None where there is none."""
+    def _runner_loss(self) -> Any:
+        """Return what a runner calls as `loss_fn(preds, labels)`; None if there is no loss."""
         loss_fn = self.loss_fn
         if loss_fn is None or (callable(loss_fn) and not isinstance(loss_fn, Composition)):
             return loss_fn

@@ -1,4 +1,4 @@
-"""What is looked at before the first update: nothing knowable is found out an hour later."""
+"""Checks before the first update, so that errors surface immediately."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from fitorch.errors import DataError
 from fitorch.internals.torch import BatchNorm
 from fitorch.tree import describe, leaves
 
+_BATCH_NORM = (
+    "the last training batch has 1 sample, which BatchNorm cannot normalize in training; choose "
+    "another batch_size, or a DataLoader with drop_last=True"
+)
+
 
 def check_metrics_dict(metrics: Any) -> dict[Any, Any]:
-    """Return the metrics as a dict of their own.
+    """Return a copy of the metrics as a dict.
 
     Raises:
-        TypeError: They are no mapping.
+        TypeError: `metrics` is not a mapping.
     """
     if metrics is not None and not isinstance(metrics, Mapping):
         message = (
@@ -29,35 +34,37 @@ def check_metrics_dict(metrics: Any) -> dict[Any, Any]:
     return dict(metrics or {})
 
 
-def check_distinct(figures: list[str]) -> list[str]:
-    """Return the names of the figures, unless two are alike.
+def check_distinct(names: list[str]) -> list[str]:
+    """Return the names of the values of a fit if all of them differ.
 
     Raises:
-        ValueError: It names the first that is there twice.
+        ValueError: A name occurs twice; the message contains the first such name.
     """
-    twice = next((name for name in figures if figures.count(name) > 1), None)
-    if twice is not None:
-        message = f"two figures would be called {twice!r}; rename a metric or a validation set"
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        message = (
+            f"two values would have the name {duplicate!r}; rename a metric or a validation set"
+        )
         raise ValueError(message)
-    return figures
+    return names
 
 
 def check_trainable(
     net: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Return the optimizer, unless there is nothing that it could train.
+    """Return the optimizer if it has parameters to train.
 
     Raises:
-        ValueError: No parameter of the net, nor of the loss, requires a gradient; or the optimizer
-            holds none that does, or asks for a closure.
+        ValueError: Neither the net nor the loss has a parameter that requires a gradient, or the
+            optimizer does not hold one; or the optimizer needs a closure.
     """
-    kind, parameters = type(net).__name__, [*net.parameters(), *loss.values()]
+    net_name, parameters = type(net).__name__, [*net.parameters(), *loss.values()]
     if optimizer is None:
-        message = f"{kind} has no parameters to train"
+        message = f"{net_name} has no parameters to train"
         raise ValueError(message)
     if not any(parameter.requires_grad for parameter in parameters):
         message = (
-            f"{kind} has no trainable parameter: all of its {len(parameters)} are frozen "
+            f"{net_name} has no trainable parameter: all of its {len(parameters)} are frozen "
             "(requires_grad=False); call requires_grad_(True) on those to train"
         )
         raise ValueError(message)
@@ -65,7 +72,7 @@ def check_trainable(
     if not any(parameter.requires_grad for parameter in held):
         message = (
             f"none of the {len(held)} parameters of {type(optimizer).__name__} has "
-            "requires_grad=True; build it from those that have"
+            "requires_grad=True; build it from parameters that do"
         )
         raise ValueError(message)
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -79,53 +86,54 @@ def check_trainable(
 def check_optimizer(
     optimizer: torch.optim.Optimizer, net: nn.Module, loss: Mapping[str, nn.Parameter]
 ) -> None:
-    """Refuse an optimizer of another net, and one that leaves out what the loss has to learn.
+    """Raise an error if the optimizer belongs to another net or lacks parameters of the loss.
 
     Args:
         optimizer: The optimizer.
         net: The net.
-        loss: The loss' own parameters, by name.
+        loss: The parameters of the loss, by name.
 
     Raises:
-        ValueError: It holds parameters that are neither the net's nor the loss', or lacks
-            trainable ones of the loss.
+        ValueError: The optimizer holds parameters of neither the net nor the loss, or lacks
+            trainable parameters of the loss.
     """
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     known = {id(parameter) for parameter in (*net.parameters(), *loss.values())}
     foreign = sum(id(parameter) not in known for parameter in held)
-    kind = type(optimizer).__name__
+    optimizer_name = type(optimizer).__name__
     if foreign:
         missing = [name for name, p in net.named_parameters() if not any(p is h for h in held)]
         listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         message = (
-            f"{foreign} of the {len(held)} parameters of {kind} are not the net's"
+            f"{foreign} of the {len(held)} parameters of {optimizer_name} are not the net's"
             f"{f', and it lacks {len(missing)} that are ({listed})' if missing else ''}; build the "
-            f"optimizer from this net: {kind}(net.parameters(), ...)"
+            f"optimizer from this net: {optimizer_name}(net.parameters(), ...)"
         )
         raise ValueError(message)
-    has = {id(parameter) for parameter in held}
-    left_out = [name for name, p in loss.items() if p.requires_grad and id(p) not in has]
-    if left_out:
+    held_ids = {id(parameter) for parameter in held}
+    missing = [name for name, p in loss.items() if p.requires_grad and id(p) not in held_ids]
+    if missing:
+        listed = ", ".join(missing[:3])
         message = (
-            f"{kind} lacks {len(left_out)} parameters of the loss ({', '.join(left_out[:3])}), "
-            f"which would never be trained; build it from both, {kind}([*net.parameters(), "
+            f"{optimizer_name} lacks {len(missing)} parameters of the loss ({listed}), which would "
+            f"never be trained; build it from both, {optimizer_name}([*net.parameters(), "
             "*loss_fn.parameters()]), or freeze them: loss_fn.requires_grad_(False)"
         )
         raise ValueError(message)
 
 
 def check_sample_weight(weight: Any, *, by_output: bool) -> None:
-    """Refuse sample weights of a form that no loss takes.
+    """Raise an error if sample weights have a form that no loss takes.
 
     Args:
-        weight: One tensor, or one for each output of the net, or None.
-        by_output: Whether outputs have losses of their own.
+        weight: One tensor, or one tensor for each output of the net, or None.
+        by_output: Whether each output of the net has its own loss.
 
     Raises:
-        DataError: It says what was got and what was expected.
+        DataError: The weights are not one tensor per loss, or not one number per sample.
     """
-    several = weight is not None and not isinstance(weight, Tensor)
-    if several and not by_output:
+    is_tree = weight is not None and not isinstance(weight, Tensor)
+    if is_tree and not by_output:
         message = f"sample_weight is {describe(weight)}; expected one tensor for the one loss"
         raise DataError(message)
     for leaf in leaves(weight):
@@ -139,13 +147,14 @@ def check_sample_weight(weight: Any, *, by_output: bool) -> None:
 
 @contextmanager
 def batch_norm_guarded(net: nn.Module, smallest_batch: int | None) -> Iterator[None]:
-    """Refuse, on the first batch, a net whose BatchNorm can't take the epoch's last batch.
+    """Check on the first batch whether BatchNorm will be able to train on the smallest batch.
 
-    BatchNorm in training needs more than one value per channel; a batch of one sample has that only
-    where the layer sees (1, C, L, ...) with L > 1.
+    BatchNorm in training needs more than one value per channel. A batch of one sample has that only
+    if the layer receives (1, C, L, ...) with L > 1.
 
     Raises:
-        DataError: The last batch has one sample, and some BatchNorm sees one value per channel.
+        DataError: The smallest batch has one sample, and a BatchNorm receives one value per
+            channel.
     """
 
     def check(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -160,9 +169,3 @@ def batch_norm_guarded(net: nn.Module, smallest_batch: int | None) -> Iterator[N
     finally:
         for hook in hooks:
             hook.remove()
-
-
-_BATCH_NORM = (
-    "the last training batch has 1 sample, which BatchNorm can't normalize in training; choose "
-    "another batch_size, or a DataLoader with drop_last=True"
-)

@@ -1,4 +1,4 @@
-"""Choose the step of a fit: in one process or several, plain, accumulating, compiled, a user's."""
+"""Choose the step of a fit: plain, accumulating, compiled, distributed, or the user's runner."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def choose_training_step(
     if not arguments.train_metrics:
         spec = replace(spec, metrics={})
     if spec.runner is not None:
-        chosen = RunnerTrainingStep if spec.runner.epoch_kind is None else EpochTrainingStep
+        chosen = RunnerTrainingStep if spec.runner.epoch_runner is None else EpochTrainingStep
         return chosen(spec, source, update, model, arguments)
     class_weights = _class_weights(model, arguments)
     if coordinator.processes.is_distributed:
@@ -89,7 +89,7 @@ def choose_evaluation_step(
     Args:
         spec: What to measure.
         source: Where the batches come from.
-        prefix: What the names of the values begin with, as "val_".
+        prefix: The prefix of the names of the values, as "val_".
         stopped: Returns whether the stage should end early.
     """
     if spec.runner is not None:

@@ -1,4 +1,4 @@
-"""The weight of each sample by its class."""
+"""Class weights: the weight of each sample in the training loss, by its class."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fitorch.tree import describe
 
 
 class ClassWeights:
-    """The weight of each sample by its class, times its own.
+    """Computes the weight of each sample: the weight of its class times its sample weight.
 
     Args:
-        weights: Class number to weight; classes that are not in it weigh 1.
-        device: Where the targets lie.
-        dtype: What the weights are counted in, as the net's.
+        weights: Class number to weight; the weight of other classes is 1.
+        device: The device of the targets.
+        dtype: The floating type of the weights, that of the net.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ClassWeights:
         """Return the weights of a batch, of shape (N,).
 
         Raises:
-            DataError: The targets are not class numbers, nor one-hot.
+            DataError: The targets are neither class numbers nor one-hot.
         """
         weights = self._look_up(self._classes(y_true))
         return weights if weight is None else weights * weight.reshape(-1)
@@ -64,6 +64,6 @@ class ClassWeights:
 
 
 def _is_one_hot(y_true: Tensor) -> bool:
-    """Say whether each row of (N, C) says how probable each class is; on a GPU this waits."""
+    """Return whether the rows of (N, C) are class probabilities; on a GPU this synchronizes."""
     sums = y_true.sum(1, dtype=torch.float32)
     return bool((y_true >= 0).all() and (sums - 1).abs().max() < 1e-3)

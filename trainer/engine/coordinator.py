@@ -1,4 +1,4 @@
-"""What the processes of a fit decide together: to stop, to pause, to save, that one has failed."""
+"""Decisions that all processes of a fit make together: stop, pause, save, fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Request(NamedTuple):
-    """What one process wants."""
+    """What one process requests."""
 
     stop: bool
     pause: bool
@@ -27,21 +27,22 @@ class _Request(NamedTuple):
 
 @dataclass(slots=True)
 class Coordinator:
-    """One decision for all processes, at moments that all of them reach.
+    """Makes each decision once for all processes, at points of the loop that all of them reach.
 
-    A process alone decides at once. Of several, each says what it wants when they meet: when they
-    put together the figures of training, after each epoch, and after an update during which one
-    asked for a meeting. So a request within an epoch comes true after the next update.
+    A single process decides at once. Several processes exchange their requests when they
+    synchronize: when they gather the values of training, after each epoch, and after an update
+    during which one of them requested it. So a request within an epoch takes effect after the next
+    update.
 
     Args:
-        processes: Who decides.
-        model: Its `stop_training` is a request, and becomes the decision.
-        signals: A signal to any process is one to all.
-        callbacks: Their `stopping_reason` and `pauses` tell why.
+        processes: The processes that train together.
+        model: Its `stop_training` is a request before a synchronization, the decision after it.
+        signals: A signal to one process counts as a signal to all.
+        callbacks: Their `stopping_reason` and `pauses` are the reasons to stop.
 
     Attributes:
-        save_requested: Whether this process wants where training stands to be saved.
-        save: Whether that was decided; whoever saves takes it back.
+        save_requested: Whether this process requests a checkpoint.
+        save: Whether the processes have decided to save; reset by what saves.
     """
 
     processes: Processes
@@ -56,58 +57,61 @@ class Coordinator:
 
     @property
     def stopped(self) -> bool:
-        """Whether training is to stop."""
+        """Whether training should stop."""
         if self.processes.is_distributed:
             return self._stopped
         return bool(self.model.stop_training)
 
     @property
     def requested(self) -> bool:
-        """Whether this process wants a meeting."""
+        """Whether this process requests a synchronization."""
         return bool(self.model.stop_training) or self.signals.pending or self.save_requested
 
     @property
     def pauses(self) -> bool:
-        """Whether training stops for a reason that has nothing to do with it, as lack of time."""
+        """Whether training stops for an outside reason, such as lack of time, and may resume."""
         return self._pauses if self.processes.is_distributed else self._pause_requested()
 
     @property
     def reason(self) -> str:
-        """Why training stops, "" where nobody told."""
-        return self._reason if self.processes.is_distributed else self._own_reason()
+        """The reason why training stops, "" if none was given."""
+        return self._reason if self.processes.is_distributed else self._local_reason()
 
     def synchronize(self, failure: NonFiniteError | None = None, part: Any = None) -> list[Any]:
-        """Decide; every process must call this at the same moment.
+        """Exchange requests and decide; all processes must call this at the same point.
 
         Args:
-            failure: What went wrong in this process, which ends training in all.
-            part: What else it has to tell.
+            failure: An error of this process, which ends training in all processes.
+            part: A value to gather in the same collective.
 
         Returns:
-            What each process had to tell, in their order.
+            The part of each process, in the order of the ranks.
 
         Raises:
-            NonFiniteError: Something went wrong somewhere.
+            NonFiniteError: One of the processes has failed.
         """
         if not self.processes.is_distributed:
             return [part]
-        told = None if failure is None else str(failure)
-        own = _Request(
+        local_request = _Request(
             bool(self.model.stop_training),
             self._pause_requested(),
-            self._own_reason(),
+            self._local_reason(),
             self.signals.pending_signal,
             self.save_requested,
-            told,
+            None if failure is None else str(failure),
         )
-        everywhere = self.processes.gather((tuple(own), part))
-        requests = [_Request(*request) for request, _ in everywhere]
+        # Requests and part share one collective, because each collective costs a round trip.
+        gathered = self.processes.gather((tuple(local_request), part))
+        requests = [_Request(*request) for request, _ in gathered]
+        # Errors are raised only after the collective: a process that left before it would leave
+        # the others waiting there.
         if failure is not None:
             raise failure
         for rank, request in enumerate(requests):
             if request.failure is not None:
                 message = f"process {rank}: {request.failure}"
                 raise NonFiniteError(message)
+        # Each process computes the decision from the same requests, so all decide alike.
         self._stopped = self.model.stop_training = any(request.stop for request in requests)
         self._pauses = any(request.pause for request in requests)
         self._reason = next((request.reason for request in requests if request.reason), "")
@@ -115,10 +119,10 @@ class Coordinator:
         signal = next((request.signal for request in requests if request.signal is not None), None)
         if signal is not None:
             self.signals.adopt(signal)
-        return [part for _, part in everywhere]
+        return [part for _, part in gathered]
 
     def begin(self) -> None:
-        """Have the interrupt wait for meetings, and learn whether training is over already."""
+        """Defer signals to the synchronizations, and check whether a stop is requested already."""
         self.signals.waits = self.processes.is_distributed
         self.synchronize()
 
@@ -131,6 +135,6 @@ class Coordinator:
             for callback in self.callbacks
         )
 
-    def _own_reason(self) -> str:
+    def _local_reason(self) -> str:
         reasons = (getattr(callback, "stopping_reason", "") for callback in self.callbacks)
         return next(filter(None, reasons), "")

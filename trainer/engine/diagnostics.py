@@ -1,4 +1,4 @@
-"""Errors in a step, told with what the user can act on: which batch, which shapes, which module."""
+"""Add to errors of a step what the user can act on: the batch, the shapes, the module."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _TREES = re.compile(
 
 
 def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str) -> None:
-    """Raise what tells more than `error`, which a step raised, or add a note to it.
+    """Raise a more informative error with `error` of a step as its cause, or add a note to it.
 
-    Shapes that net or loss reject become a `ShapeError`, targets that do not fit the loss a
-    `DataError`, a loss that is not finite gets its circumstances, each with the original as its
-    cause. All others keep their type and get a note.
+    Shapes that the net or the loss rejects become a `ShapeError`, targets that do not fit the loss
+    a `DataError`; a `NonFiniteError` gets the circumstances. Other errors keep their type and get
+    a note.
     """
     shapes = f"the batch was {describe(step.user_batch(batch))}"
     if isinstance(error, NonFiniteError):
-        message = f"{error} in {where}{step.circumstances()}; the weights are still those before it"
+        message = f"{error} in {where}{step.circumstances()}; the batch has not changed the weights"
         raise NonFiniteError(message) from error
     if died := failed_worker_in(error):
         raise DataError(f"{worker_failure_message(died)} [{where}]") from error
@@ -54,7 +54,7 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
 
 
 def circumstances(net: nn.Module, rates: list[float], updates: int, samples: list[int]) -> str:
-    """Return what helps to find the cause of a loss that is not finite."""
+    """Return text that helps to find the cause of a loss that is not finite."""
     broken = [
         name for name, p in net.named_parameters() if not local_tensor(p.detach()).isfinite().all()
     ]
@@ -69,19 +69,19 @@ def circumstances(net: nn.Module, rates: list[float], updates: int, samples: lis
 
 
 def module_of(error: BaseException, net: nn.Module) -> str:
-    """Return the path and kind of the innermost module of `net` that raised `error`."""
+    """Return the path and class of the innermost module of `net` that raised `error`."""
     names = {id(module): name for name, module in net.named_modules()}
-    found, traceback = "", error.__traceback__
+    innermost, traceback = "", error.__traceback__
     while traceback is not None:
         module = traceback.tb_frame.f_locals.get("self")
         if id(module) in names and isinstance(module, nn.Module):
-            found = f"{names[id(module)] or 'the net'} ({type(module).__name__})"
+            innermost = f"{names[id(module)] or 'the net'} ({type(module).__name__})"
         traceback = traceback.tb_next
-    return found
+    return innermost
 
 
 def is_shape_error(error: Exception) -> bool:
-    """Return whether an error is about shapes or types of tensors that do not fit."""
+    """Return whether an error is about shapes of tensors."""
     if isinstance(error, torch.cuda.OutOfMemoryError) or _DTYPES.search(str(error)):
         return False
     return isinstance(error, (RuntimeError, ValueError, IndexError)) and bool(
@@ -90,7 +90,7 @@ def is_shape_error(error: Exception) -> bool:
 
 
 def _dtype_hint(error: Exception, batch: Any) -> str:
-    """Say how to make floats of integers where the error is about types and x has integers."""
+    """Return how to convert the features if the error is about types and they are not float32."""
     if not isinstance(error, RuntimeError) or not _DTYPES.search(str(error)):
         return ""
     first = next(leaves(batch), None)
@@ -100,20 +100,20 @@ def _dtype_hint(error: Exception, batch: Any) -> str:
 
 
 def _probability_hint(error: Exception) -> str:
-    """Say what BCELoss wants where it meets logits later than in the first batch."""
+    """Return what BCELoss expects if it receives logits in a later batch than the first."""
     if "should be between 0 and 1" not in str(error):
         return ""
     return "; BCELoss needs probabilities: use nn.BCEWithLogitsLoss, or end the net with nn.Sigmoid"
 
 
 def _outputs_hint(error: Exception, net: nn.Module) -> str:
-    """Say how a loss compares several outputs, where it got them all at once."""
-    found = isinstance(error, (AttributeError, TypeError)) and _TREES.search(str(error))
-    if not found or module_of(error, net):
+    """Return how to pass several losses if one loss received all outputs of the net at once."""
+    match = isinstance(error, (AttributeError, TypeError)) and _TREES.search(str(error))
+    if not match or module_of(error, net):
         return ""
     return (
-        f"; the loss got a {next(filter(None, found.groups()))}: give each output of the net a "
-        "loss of its own, loss_fn={'name': loss} or [loss, ...]"
+        f"; the loss got a {next(filter(None, match.groups()))}: pass one loss for each output of "
+        "the net, loss_fn={'name': loss} or [loss, ...]"
     )
 
 

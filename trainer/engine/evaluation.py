@@ -1,4 +1,4 @@
-"""Validation and prediction: passes over data that train nothing and disturb nothing."""
+"""Validation: passes over data that measure loss and metrics without side effects."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Evaluation:
     Args:
         spec: The net, on its device, and its loss.
         step: Measures a batch.
-        source: Where batches come from.
-        hooks: Who is told.
-        steps: Batches to take, or None for all.
-        name: What to call the data in a message.
+        source: Where the batches come from.
+        hooks: The hooks of the callbacks.
+        steps: The number of batches to measure, None for all.
+        name: The name of the data in messages.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class Evaluation:
 
     @property
     def metric_tasks(self) -> dict[str, str]:
-        """What metrics given by name turned out to measure, once they have seen a batch."""
+        """The task of each metric that was passed by name, known after the first batch."""
         return self._step.measurement.tasks
 
     def __call__(self, where: str = "") -> dict[str, float]:
-        """Return the figures of a pass.
+        """Measure all batches and return the values.
 
         Args:
-            where: What to put before "validation batch 3" in a message.
+            where: The prefix of "validation batch 3" in messages.
 
         Raises:
-            DataError: The data gave no batch.
+            DataError: There was no batch.
         """
         hooks, figures = self._hooks, {}
         try:
@@ -69,38 +69,38 @@ class Evaluation:
         return figures
 
     def close(self) -> None:
-        """End worker processes that read the data."""
+        """Stop the worker processes that read the data."""
         self._source.close()
 
     def _measure(self, where: str) -> dict[str, float]:
         hooks, step, processes = self._hooks, self._step, self._step.processes
         step.begin()
-        processes.broadcast_module(
-            self._net, parameters=False
-        )  # in training each has buffers of its own
+        # Training updates buffers, as running statistics, in each process by its own batches. All
+        # must evaluate with the same ones, or the result would depend on how the data is split.
+        processes.broadcast_module(self._net, parameters=False)
         with inference(self._net, self._loss):
             taken = islice(opened(self._source, processes), self._steps)
             samples_in = partial(self._source.samples_in, 0)
             batches = reading(taken, self._name, where, samples_in)
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
-            kind = "validation" if self._name == "val_data" else self._name
+            stage = "validation" if self._name == "val_data" else self._name
             batches = step.arranged(batches, self._steps or self._source.steps)
-            taken_by, batches = in_lockstep(self._net, step, batches)
-            place = f"{where}{kind} batch"
+            lockstep, batches = in_lockstep(self._net, step, batches)
+            place = f"{where}{stage} batch"
             measurement = step.measurement
-            measurement.batches = run_stage(self._net, taken_by, batches, begin, end, place)
-        figures = measurement.result(f"{where}{kind}")
+            measurement.batches = run_stage(self._net, lockstep, batches, begin, end, place)
+        figures = measurement.result(f"{where}{stage}")
         if not measurement.batches and not step.done:
             message = (
-                f"{self._name} is empty: the validation data gave no batch; a generator gives its "
-                "batches once: pass a DataLoader, (x, y), or an object with __iter__"
+                f"{self._name} is empty: the validation data gave no batch; a generator yields its "
+                "batches only once: pass a DataLoader, (x, y), or an object with __iter__"
             )
             raise DataError(message)
         return figures
 
 
 class Validation:
-    """A pass over each set of validation data, one after the other.
+    """Passes over all validation sets, one after the other.
 
     Args:
         passes: The passes.
@@ -111,20 +111,20 @@ class Validation:
 
     @property
     def metric_tasks(self) -> dict[str, str]:
-        """What metrics given by name turned out to measure, once they have seen a batch."""
+        """The task of each metric that was passed by name, known after the first batch."""
         tasks: dict[str, str] = {}
-        for each in self._passes:
-            tasks |= each.metric_tasks
+        for evaluation in self._passes:
+            tasks |= evaluation.metric_tasks
         return tasks
 
     def close(self) -> None:
-        """End worker processes that read the data."""
-        for each in self._passes:
-            each.close()
+        """Stop the worker processes that read the data."""
+        for evaluation in self._passes:
+            evaluation.close()
 
     def __call__(self, where: str = "") -> dict[str, float]:
-        """Return the figures of all sets; where Ctrl-C ended one, of those up to it."""
+        """Measure all sets and return their values."""
         figures: dict[str, float] = {}
-        for each in self._passes:
-            figures |= each(where)
+        for evaluation in self._passes:
+            figures |= evaluation(where)
         return figures

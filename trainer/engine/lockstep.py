@@ -1,4 +1,7 @@
-"""Evaluation with a sharded net: no process can run it alone, so all take as many batches."""
+"""Evaluation with a sharded net: all processes run the same number of batches.
+
+The forward pass of a sharded net is a collective, so no process can run it alone.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from .stage import Step
 
 
 class CollectiveStep(Step, Protocol):
-    """A step whose net several processes have to run together.
+    """A step whose net all processes must run together.
 
     Attributes:
-        processes: The processes.
+        processes: The processes that run the net.
     """
 
     processes: Processes
@@ -30,60 +33,63 @@ class CollectiveStep(Step, Protocol):
 
 
 class _StandIn:
-    """A batch of this or another process, on which the net is run for the sake of the others."""
+    """A batch that is run but not counted, because other processes still have batches."""
 
     def __init__(self, batch: Any) -> None:
         self.batch = batch
 
 
 class Lockstep:
-    """A step that runs the net on batches that stand in, and counts the others.
+    """A step that counts the batches of this process, and only runs the net on stand-ins.
 
     Args:
-        step: What to do with a batch of this process.
-        device: Where batches lie.
+        step: The step for a batch of this process.
+        device: The device of the batches.
     """
 
     def __init__(self, step: CollectiveStep, device: torch.device) -> None:
         self._step = step
         self._device = device
         self.logs = step.logs
-        self.done = False  # the batches end for all at once
+        self.done = False  # `batches` ends the stage in all processes at once
 
     def __call__(self, batch: Any) -> None:
-        """Take a batch."""
+        """Process a batch."""
         if isinstance(batch, _StandIn):
             self._step.run_only(batch.batch)
         else:
             self._step(batch)
 
     def user_batch(self, batch: Any) -> Any:
-        """Return the user's batch in what the step takes, for messages."""
+        """Return the user's batch out of what the step takes, for messages."""
         return batch.batch if isinstance(batch, _StandIn) else batch
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Give this process' batches, and others that stand in while the other processes have some.
+        """Yield the batches of this process, then stand-ins while other processes have batches.
 
-        All end where one wants to.
+        It ends in all processes when one of them is done.
         """
         gather, last = self._step.processes.gather, None
         while True:
             batch = next(batches, None)
+            # Exchanged before each batch, so that all processes run the net equally often.
             rounds = gather((batch is not None, self._step.done))
-            have = [has for has, _ in rounds]
-            if not any(have) or any(wants for _, wants in rounds):
+            have_batch = [has_batch for has_batch, _ in rounds]
+            if not any(have_batch) or any(done for _, done in rounds):
                 return
-            if last is None and not all(have):
-                first = have.index(True)
-                own = map_tensors(Tensor.cpu, batch)
-                sent = gather(own if self._step.processes.rank == first else None)
+            if last is None and not all(have_batch):
+                # In the first round a process without data has no batch to repeat: all processes
+                # take that of the first rank that has one.
+                first = have_batch.index(True)
+                local_batch = map_tensors(Tensor.cpu, batch)
+                sent = gather(local_batch if self._step.processes.rank == first else None)
                 last = map_tensors(partial(Tensor.to, device=self._device), sent[first])
             last = last if batch is None else batch
             yield _StandIn(last) if batch is None else batch
 
 
 def in_lockstep(net: nn.Module, step: Any, batches: Iterator[Any]) -> tuple[Step, Iterator[Any]]:
-    """Return step and batches as they are, or where the net is sharded, as all can take them."""
+    """Return the step and its batches; if the net is sharded, so that all processes keep pace."""
     if not is_sharded(net):
         return step, batches
     lockstep = Lockstep(step, next(net.parameters()).device)

@@ -1,4 +1,4 @@
-"""The loop: epochs, and the batches of one stage of one epoch."""
+"""The training loop: epochs, each with training and validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def fit(run: Run) -> None:
-    """Train epoch after epoch, until the last one or until somebody asks to stop."""
+    """Train epoch after epoch, until the last one or until a stop is requested."""
     with run.shutdown.signals, modes_restored(run.net):
         try:
             emit(run.hooks.on_train_begin, {})
@@ -28,12 +28,13 @@ def fit(run: Run) -> None:
                 raise
         finally:
             emit_all(run.hooks.on_train_end, run.logs)
+        # A collective with DeepSpeed, so not in `finally`: after an error others may not take part.
         run.state.update.collect()
         run.shutdown.raise_signal()
 
 
 def run_epoch(run: Run) -> None:
-    """Train, validate where that is due, go on with the schedule, and tell everybody."""
+    """Train for one epoch, validate if it is due, step the schedule, and call the hooks."""
     epoch = run.progress.epochs
     emit(run.hooks.on_epoch_begin, epoch, {})
     logs = EpochLogs(train(run, epoch))
@@ -44,11 +45,12 @@ def run_epoch(run: Run) -> None:
     run.schedule(logs)
     run.end_epoch(logs)
     emit(run.hooks.on_epoch_end, epoch, logs)
+    # Callbacks of one process may have requested a stop; all must begin the next epoch or none.
     run.coordinator.synchronize()
 
 
 def train(run: Run, epoch: int) -> dict[str, float]:
-    """Train over the epoch's batches; return their figures and the learning rates."""
+    """Train on the batches of an epoch; return its values and the learning rates."""
     run.begin_training()
     run_stage(
         run.net,

@@ -1,4 +1,4 @@
-"""Where training runs: accelerate decides device, precision and processes, once per fit."""
+"""Device, precision and processes of a fit, chosen once by accelerate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fitorch.deepspeed.settings import Zero, deepspeed_plugin, unconfigured
 from fitorch.distributed.failures import TIMEOUT
 from fitorch.distributed.fsdp import Moved, Sharding, fsdp_plugin
 from fitorch.distributed.processes import Processes, check_launch, leave_at_exit
-from fitorch.distributed.rendezvous import meeting_point
+from fitorch.distributed.rendezvous import init_method
 from fitorch.internals.accelerate import forget_settings
 from fitorch.nets.memory_format import in_channels_last, lay_out
 from fitorch.nets.precision import Net, in_precision
@@ -24,32 +24,31 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
-_settings: tuple[str | None, bool] | None = None  # of the last Accelerator that was made here
+_settings: tuple[str | None, bool] | None = None  # of the last Accelerator created here
 
 
 class Placement:
-    """A device and a precision, chosen by accelerate.
+    """The device, the precision and the processes, chosen by accelerate.
 
-    Where accelerate's wrappers add nothing (one process, no gradient scaler) they stay out of the
-    training loop.
+    The training loop does not use accelerate's wrappers: they would add nothing to it.
 
     Args:
-        mixed_precision: "no", "fp16" or "bf16"; None for what accelerate is configured to.
-        cpu: Stay on the CPU even where there is an accelerator.
+        mixed_precision: "no", "fp16" or "bf16"; None for accelerate's configuration.
+        cpu: Use the CPU even if there is an accelerator.
         channels_last: Keep images, and weights of convolutions, in channels-last memory.
-        fsdp: Whether to spread nets over the processes; see `KerasModel`.
-        deepspeed: Whether DeepSpeed spreads what training needs over them; see `KerasModel`.
+        fsdp: Whether to shard nets over the processes; see `KerasModel`.
+        deepspeed: Whether DeepSpeed shards gradients and optimizer state; see `KerasModel`.
 
     Attributes:
-        processes: Those that were launched together; where torchrun or accelerate launched several,
-            they meet here.
-        sharding: How nets are spread over them; None where each has the whole net.
-        zero: How DeepSpeed spreads gradients and the optimizer's state; None where it does not.
+        processes: The processes that train together. If torchrun or accelerate launched several,
+            they connect when a `Placement` is created.
+        sharding: Shards nets over the processes; None if each process holds the whole net.
+        zero: DeepSpeed's ZeRO, which shards gradients and optimizer state; None if it is not used.
 
     Raises:
-        ValueError: The precision is unknown, or can't be had with a sharded net or DeepSpeed; or
-            DeepSpeed's configuration can't be followed.
-        RankError: Several processes were launched, but this is the only one.
+        ValueError: The precision is unknown or does not work with a sharded net or DeepSpeed, or
+            DeepSpeed's configuration contradicts the fit.
+        RankError: Several processes were requested, but this is the only one.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Placement:
         self.device: torch.device = self.accelerator.device
         self.dtype = _DTYPES.get(self.accelerator.mixed_precision)
         self.scaler: Any = self.accelerator.scaler
-        if self.dtype is torch.float16 and self.scaler is None:  # accelerate has none for CPUs
+        if self.dtype is torch.float16 and self.scaler is None:  # accelerate makes none for CPUs
             self.scaler = torch.amp.GradScaler(self.device.type)
         self.processes = Processes()
         plugin = fsdp_plugin(fsdp, self.accelerator) if self.processes.is_distributed else None
@@ -74,10 +73,10 @@ class Placement:
         if plugin is not None:
             self.sharding = Sharding(plugin, self.accelerator, self.processes)
         self.zero: Zero | None = None
-        spreads = self.processes.is_distributed and self.sharding is None
-        spreading = deepspeed_plugin(deepspeed) if spreads else None
-        if spreading is not None:
-            self.zero = Zero(spreading, self.accelerator.mixed_precision, self.processes)
+        may_use_zero = self.processes.is_distributed and self.sharding is None
+        zero_plugin = deepspeed_plugin(deepspeed) if may_use_zero else None
+        if zero_plugin is not None:
+            self.zero = Zero(zero_plugin, self.accelerator.mixed_precision, self.processes)
 
     def __str__(self) -> str:
         name = "cpu" if self.device.type == "cpu" else str(self.device)
@@ -88,22 +87,23 @@ class Placement:
             return name
         if self.zero is not None:
             return f"{name}, {self.zero}"
-        spread = "sharded over " if self.sharding is not None else ""
-        return f"{name}, {spread}{self.processes.world_size} processes"
+        sharded = "sharded over " if self.sharding is not None else ""
+        return f"{name}, {sharded}{self.processes.world_size} processes"
 
     def cast(self, net: Net) -> Net:
-        """Return `net` run in the chosen precision and memory layout, its outputs in float32."""
+        """Return a call of `net` in the chosen precision and memory layout; it returns float32."""
         call = in_precision(net, self.device, self.dtype)
         return in_channels_last(call) if self.channels_last else call
 
     def place(self, net: nn.Module) -> Moved:
-        """Move the net to the device, its parameters staying the objects they are; or spread it.
+        """Move the net to the device in place, or shard it over the processes.
 
         Returns:
-            What became of each parameter, where the net was spread over processes.
+            The new parameter for each old one if the net was sharded now, else an empty dict: the
+            parameters are the same objects.
 
         Raises:
-            ValueError: The net is spread over several devices, or has no weights (meta device).
+            ValueError: The net lies on several devices, or has no weights (meta device).
         """
         devices = {tensor.device for tensor in (*net.parameters(), *net.buffers())}
         if len(devices) > 1:
@@ -116,7 +116,7 @@ class Placement:
         if self.channels_last:
             lay_out(net)
         if self.sharding is not None:
-            return self.sharding.spread(net)
+            return self.sharding.shard(net)
         if self.zero is not None:
             self.zero.check_net(net)
         net.to(self.device)
@@ -124,28 +124,29 @@ class Placement:
 
 
 def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:
-    """Make an Accelerator, also where an earlier one was made with other settings.
-
-    Where there are only CPUs, accelerate must be told, or processes of torchrun train each alone.
-    """
+    """Create an Accelerator, even if an earlier one was created with other settings."""
     check_launch()
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     xpu = getattr(torch, "xpu", None)
-    found = torch.cuda.is_available() or (xpu is not None and xpu.is_available())
-    cpu = cpu or (several and not found)
+    has_device = torch.cuda.is_available() or (xpu is not None and xpu.is_available())
+    # Without cpu=True on a machine without accelerators, accelerate would not connect the
+    # processes of torchrun, and each would train alone.
+    cpu = cpu or (is_distributed and not has_device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in notebooks
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs
 
-    global _settings  # accelerate keeps its settings for the whole process; so must we
+    global _settings  # accelerate keeps its settings for the whole process
     if _settings != (mixed_precision, cpu):
         forget_settings()
     _settings = (mixed_precision, cpu)
     with unconfigured():
-        if not several:
+        if not is_distributed:
             return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
-        meeting: list[Any] = [InitProcessGroupKwargs(timeout=TIMEOUT, init_method=meeting_point())]
-        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=meeting)
+        group_options = InitProcessGroupKwargs(timeout=TIMEOUT, init_method=init_method())
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=[group_options]
+        )
     leave_at_exit()
     return accelerator

@@ -1,4 +1,4 @@
-"""Prediction: a pass over data whose outputs are kept, in the order of the data."""
+"""Prediction: the net's outputs for all batches, in the order of the data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fitorch.callbacks.hooks import Hooks, emit, emit_all
 from fitorch.data.epochs import opened, reading
 from fitorch.data.sources import Source
-from fitorch.distributed.fsdp import let_go
+from fitorch.distributed.fsdp import release_gathered
 from fitorch.distributed.processes import Processes
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import DataError
@@ -28,11 +28,11 @@ from .stage import run_stage
 
 
 class PredictionStep:
-    """The net's output for a batch, kept on the CPU.
+    """Computes the net's output for a batch, and keeps it on the CPU.
 
     Args:
         spec: The net, its precision, and the user's `forward(net, batch)`.
-        stopped: Says whether to end early.
+        stopped: Returns whether the stage should end early.
     """
 
     logs: Any = None
@@ -51,15 +51,15 @@ class PredictionStep:
 
     @property
     def done(self) -> bool:
-        """Whether to end before the batches do."""
+        """Whether the stage should end before its batches do."""
         return self._stopped()
 
     def user_batch(self, batch: Any) -> Any:
-        """Return the user's batch in what the step takes, for messages."""
+        """Return the user's batch out of what the step takes, for messages."""
         return batch
 
     def run_only(self, batch: Any) -> None:
-        """Run the net, and keep nothing."""
+        """Run the net on a batch without keeping the output."""
         self._output(batch)
 
     def _output(self, batch: Any) -> Any:
@@ -77,23 +77,24 @@ def run_prediction(
     steps: int | None,
     gather: str = "all",
 ) -> Any:
-    """Return the net's outputs over all batches, joined along dimension 0.
+    """Return the net's outputs for all batches, concatenated along dimension 0.
 
-    Of several processes, each returns those of all; or the main one alone, where `gather` is
-    "main", and the others None.
+    With several processes each returns the outputs of all of them. If `gather` is "main", only the
+    main process does, and the others return None.
 
     Raises:
-        DataError: There was no batch, or the outputs' shapes differ.
+        DataError: There was no batch, or the shapes of the outputs differ.
     """
     try:
+        # Training updates buffers in each process by its own batches; all must predict alike.
         step.processes.broadcast_module(net, parameters=False)
         emit(hooks.on_predict_begin, {})
         with inference(net):
             taken = islice(opened(source, step.processes), steps)
             batches = reading(taken, "data", "", partial(source.samples_in, 0))
             begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
-            taken_by, batches = in_lockstep(net, step, batches)
-            run_stage(net, taken_by, batches, begin, end, "prediction batch")
+            lockstep, batches = in_lockstep(net, step, batches)
+            run_stage(net, lockstep, batches, begin, end, "prediction batch")
     finally:
         source.close()
         emit_all(hooks.on_predict_end, {})
@@ -106,37 +107,38 @@ def run_prediction(
     try:
         return join(torch.cat, outputs)
     except RuntimeError as error:
-        message = f"the outputs of the batches can't be joined along dimension 0: {error}"
+        message = f"the outputs of the batches cannot be joined along dimension 0: {error}"
         raise DataError(message) from error
 
 
 def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any] | None:
-    """Return the outputs of all processes in the order of the batches, None where nobody asked.
+    """Return the outputs of all processes in the order of the batches.
 
     Args:
-        outputs: Those of this process.
-        processes: Who predicted.
-        gather: "all", or "main" for the main process alone, which gets them round by round.
+        outputs: The outputs of this process, batch by batch.
+        processes: The processes that predict together.
+        gather: "all", or "main" for the main process only; the others return None.
     """
     if not processes.is_distributed:
         return outputs
-    joined: list[Any] = []
+    all_outputs: list[Any] = []
+    # All processes take part in each round, also those that have fewer batches.
     rounds = max(processes.gather(len(outputs)))
     for number in range(rounds):
-        own = outputs[number] if number < len(outputs) else None
+        output = outputs[number] if number < len(outputs) else None
         if gather == "main":
-            parts = processes.gather_to_main(own)
+            parts = processes.gather_to_main(output)
             if number < len(outputs):
-                outputs[number] = None
+                outputs[number] = None  # frees the memory of this process
         else:
-            parts = processes.gather(own)
-        joined += [part for part in parts or () if part is not None]
-    return joined if gather == "all" or processes.is_main else None
+            parts = processes.gather(output)
+        all_outputs += [part for part in parts or () if part is not None]
+    return all_outputs if gather == "all" or processes.is_main else None
 
 
 @contextmanager
 def inference(*modules: nn.Module) -> Iterator[None]:
-    """Run modules in eval mode and without gradients; disturb neither modes nor random streams."""
+    """Run modules in eval mode and without gradients; restore modes and random generators."""
     with undisturbed_randomness(), modes_restored(*modules), torch.no_grad():
         for module in modules:
             module.eval()
@@ -144,4 +146,4 @@ def inference(*modules: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module in modules:
-                let_go(module)
+                release_gathered(module)

@@ -1,4 +1,4 @@
-"""Everything a fit will do, settled before its first batch."""
+"""The state and the parts of a running fit, all of them chosen before its first batch."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Run:
 
     Args:
         model: The model that is trained.
-        state: Where training stands.
+        state: The training state.
         step: Trains on a batch.
-        hooks: Who is told what.
-        shutdown: Ends the fit by a signal or an error.
-        modes: The net's modes in training.
-        arguments: What was asked for.
+        hooks: The hooks of the callbacks.
+        shutdown: Ends the fit after a signal or an error.
+        modes: The train or eval mode of each module in training.
+        arguments: The arguments of the fit.
         last_epoch: The number of epochs that will be completed at the end.
-        monitor: The figure that decides what is best.
+        monitor: The value that decides which epoch is best.
         validation: The passes over the validation data, or None.
-        coordinator: What several processes decide together.
-        cut_short: Whether the epoch under way was stopped to be gone on with later.
+        coordinator: Makes the decisions that all processes share.
+        cut_short: Whether the current epoch was stopped in order to be resumed later.
     """
 
     model: BaseModel
@@ -59,7 +59,7 @@ class Run:
     coordinator: Coordinator
     cut_short: bool = False
     logs: EpochLogs = field(default_factory=EpochLogs)
-    _first_update: int = 0  # what was completed before the epoch under way
+    _first_update: int = 0  # updates that were completed before the current epoch
 
     def __post_init__(self) -> None:
         self.model.run = self
@@ -78,12 +78,12 @@ class Run:
 
     @property
     def progress(self) -> Progress:
-        """How far training has come."""
+        """The counters of epochs, batches and updates."""
         return self.state.progress
 
     @property
     def iterator(self) -> EpochIterator:
-        """Where the training batches come from."""
+        """The iterator over the training batches."""
         return self.state.iterator
 
     @property
@@ -93,26 +93,27 @@ class Run:
 
     @property
     def consistent(self) -> bool:
-        """Whether the training state is one between two updates, with all batches taken in."""
+        """Whether the weights contain all batches that were read, and no update is incomplete."""
         trained = self.state.update.completed - self._first_update
         window = self.arguments.gradient_accumulation_steps
         return self.step.at_boundary and trained == _windows(self.iterator.taken, window)
 
     def begin_training(self) -> None:
-        """Make ready for an epoch's training.
+        """Prepare the net, the loss and the step for the training of an epoch.
 
-        A net left in eval mode as a whole is put back into training; what a callback froze stays.
+        If the whole net was left in eval mode, its training modes are restored. Modules that a
+        callback alone put into eval mode stay there.
         """
         if not self.net.training:
             self.modes.restore()
-        self.state.objective.bind(self.net)  # callbacks may have frozen or freed parameters
+        self.state.objective.bind(self.net)  # callbacks may have frozen or unfrozen parameters
         self.state.objective.begin_epoch(self.progress.epochs)
         self.step.begin_epoch()
         window = self.arguments.gradient_accumulation_steps
         self._first_update = self.state.update.completed - _windows(self.iterator.taken, window)
 
     def pause(self) -> None:
-        """Save where training stands, where it was told to stop within an epoch; honour signals."""
+        """Save the training state if a stop within the epoch was requested; honor signals."""
         if not self.coordinator.stopped:
             return
         unfinished = self.iterator.steps is None or self.iterator.taken < self.iterator.steps
@@ -121,12 +122,12 @@ class Run:
 
     @property
     def pauses(self) -> bool:
-        """Whether training stops for a reason that has nothing to do with it, as lack of time."""
+        """Whether training stops for an outside reason, such as lack of time, and may resume."""
         return self.coordinator.pauses
 
     @property
     def stopped(self) -> str | None:
-        """Why training ended before its last epoch; None where it did not, or will go on."""
+        """The reason why training ended before its last epoch, None if it did not or may resume."""
         if not self.coordinator.stopped or self.pauses:
             return None
         return self.coordinator.reason or "stop_training was set"
@@ -145,7 +146,7 @@ class Run:
         return validated | self.step.measurement.tasks
 
     def batches(self) -> Iterator[Any]:
-        """Give the batches of the next epoch, as the step takes them."""
+        """Return the batches of the epoch in the form that the step takes."""
         where = f"epoch {self.progress.epochs + 1}, training "
         batches = reading(self.iterator.epoch(), "train_data", where, self._samples_in_next)
         return self.step.arranged(batches, self.iterator.steps)
@@ -154,15 +155,16 @@ class Run:
         return self.iterator.source.samples_in(self.iterator.pass_index, self.iterator.position)
 
     def validation_in(self, epoch: int) -> Validation | None:
-        """Return the validation where one is due in `epoch`, counted from 0."""
+        """Return the validation if it is due in `epoch`, counted from 0, else None."""
         self.model.stop_evaluating = False
         return None if (epoch + 1) % self.arguments.validation_freq else self.validation
 
     def figures(self) -> dict[str, float]:
-        """Return the epoch's training figures, its last learning rates, and scheduled weights.
+        """Return the training values of the epoch, its last learning rates and scheduled weights.
 
         Raises:
-            NonFiniteError: The loss is NaN or infinite, which an accelerator tells only now.
+            NonFiniteError: The loss is NaN or infinite. On an accelerator this is detected only
+                here, where losses are read from the device.
         """
         rates = self.state.update.learning_rates()
         try:
@@ -175,12 +177,12 @@ class Run:
         return figures | self.state.objective.weights
 
     def schedule(self, logs: Mapping[str, float]) -> None:
-        """Go on with the learning-rate schedule, where an epoch moves it."""
+        """Step the learning-rate schedule if it steps once per epoch or validation."""
         update = self.state.update
         step_after_epoch(update.scheduler, update.scheduler_step, self.monitor, logs)
 
     def close(self) -> None:
-        """Let go of gradients, iterators and workers; leave the counters with the model."""
+        """Release gradients, iterators and workers; store the counters in the model."""
         self.state.count()
         self.model.run = None
         self.state.update.close()

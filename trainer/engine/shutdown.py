@@ -74,7 +74,7 @@ class Shutdown:
         signals.check(
             f"{signals.stopping_reason}: update {saver.newest_step} is saved in "
             f"{saver.newest} after {signals.seconds:.1f} s; fit(..., resume=True) "
-            "goes on there"
+            "resumes there"
         )
 
     def forgives(self, error: Exception, *, consistent: bool) -> bool:
@@ -106,4 +106,4 @@ class Shutdown:
         try:
             self.saver.save_anew()
         except (FitorchError, OSError) as failure:
-            warnings.warn(f"where training stands can't be saved: {failure}", stacklevel=2)
+            warnings.warn(f"the training state cannot be saved: {failure}", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a fit: the running step is finished, then training stops cleanly."""
+"""Ctrl-C and SIGTERM during a fit: training stops cleanly after the current step."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from fitorch.errors import Preempted
 if TYPE_CHECKING:
     from .base_model import BaseModel
 
-_AGAIN = 1.0  # seconds after which a second signal is meant: a terminal may send one twice
+_REPEAT_AFTER = 1.0  # seconds; an earlier second signal is a duplicate: a terminal may send two
 
 
 class SignalHandler:
-    """Turns signals into a request that the loop honours after its step.
+    """Turns signals into a request that the loop honors after the current step.
 
-    Ctrl-C always; where something is saved then also SIGTERM, and SIGUSR1 in a job of SLURM, which
-    sends it some time before the end; of several processes, which must end together, always. A
-    second signal, at least a second later, aborts at once. Only in the main thread, and only in the
-    place of Python's own handlers, which are put back at the end.
+    Ctrl-C is handled always. SIGTERM, and SIGUSR1 in a SLURM job, which sends it some time before
+    the end, are handled if there is something to save, or if there are several processes, which
+    must end together. A second signal, at least a second later, aborts at once. Handlers are
+    installed only in the main thread and only in place of Python's defaults, which are restored at
+    the end.
 
     Args:
-        model: Its `stop_training` is set.
-        saves: Whether there is anything to save at the end.
+        model: Its `stop_training` is set when a signal is received.
+        saves: Whether there is something to save at the end.
 
     Attributes:
-        requested: Whether a signal came, and all processes know of it.
-        pending_signal: The signal that came to this process.
-        waits: Whether a signal is honoured only once all processes have decided so: see `adopt`.
-        stopping_reason: Why training stopped, in a word, else "".
+        requested: Whether a signal was received, and all processes know of it.
+        pending_signal: The signal that this process received.
+        waits: Whether a signal is honored only after all processes have synchronized; see `adopt`.
+        stopping_reason: The reason why training stopped, "" before a signal.
     """
 
     def __init__(self, model: BaseModel, *, saves: bool = False) -> None:
@@ -45,7 +46,7 @@ class SignalHandler:
         self._signal: int | None = None
         self._model = model
         self._saves = saves
-        self._several = Processes().is_distributed
+        self._distributed = Processes().is_distributed
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -58,52 +59,54 @@ class SignalHandler:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
-        if self._several and isinstance(error, Exception):
+        if self._distributed and isinstance(error, Exception):
+            # The launcher sends SIGTERM once another process has failed; this process must still
+            # be able to raise its own error.
             await_error_reports()
 
     @property
     def requested(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal was received that all processes know of."""
         return self._signal is not None
 
     @property
     def pending(self) -> bool:
-        """Whether a signal came to this process."""
+        """Whether this process received a signal."""
         return self.pending_signal is not None
 
     def adopt(self, number: int) -> None:
-        """Take a signal that came to one of several processes for one's own."""
+        """Honor a signal that one of the processes received."""
         self._signal, self._since = number, self._since or time.monotonic()
         self._stop(number)
 
     @property
     def seconds(self) -> float:
-        """How long ago it came."""
+        """The seconds since the signal was received."""
         return time.monotonic() - self._since
 
     def check(self, what: str = "training was interrupted") -> None:
-        """Raise what a signal asked for, where one came.
+        """Raise the exception of a signal, if one was received.
 
         Args:
-            what: What happened, for the message.
+            what: The message.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C.
-            Preempted: SIGTERM, or SIGUSR1 in a job of SLURM.
+            KeyboardInterrupt: Ctrl-C was received.
+            Preempted: SIGTERM was received, or SIGUSR1 in a SLURM job.
         """
         if self._signal is not None:
             self._raise(self._signal, what)
 
     def _handled(self) -> dict[int, Any]:
-        """Return the signals to handle, each with the handler that may be replaced."""
+        """Return the signals to handle, each with the default handler that may be replaced."""
         handled: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
-        if self._saves or self._several:
+        if self._saves or self._distributed:
             handled[signal.SIGTERM] = signal.SIG_DFL
             if "SLURM_JOB_ID" in os.environ:
                 handled[signal.SIGUSR1] = signal.SIG_DFL
@@ -111,7 +114,7 @@ class SignalHandler:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.pending and now - self._since >= _AGAIN:
+        if self.pending and now - self._since >= _REPEAT_AFTER:
             self._raise(number, "training was aborted by a second signal")
         if not self.pending:
             self.pending_signal, self._since = number, now

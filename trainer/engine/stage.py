@@ -1,4 +1,4 @@
-"""A stage of the work: a step for every batch, of training, validation or prediction."""
+"""Run one stage, training, validation or prediction: a step for each batch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .diagnostics import explain
 
 
 class Step(Protocol):
-    """What is done with a batch of training, evaluation or prediction.
+    """Processes a batch of training, evaluation or prediction.
 
     Attributes:
-        logs: What the hooks of batches receive.
+        logs: The logs that the hooks of batches receive.
     """
 
     logs: Any
 
     def __call__(self, batch: Any) -> None:
-        """Take a batch."""
+        """Process a batch."""
 
     @property
     def done(self) -> bool:
@@ -44,19 +44,19 @@ def run_stage(
     where: str,
     first: int = 0,
 ) -> int:
-    """Take a step for every batch, until the batches or the step's patience end.
+    """Call the step for each batch, until the batches end or the step is done.
 
     Args:
         net: The net, for messages.
-        step: What to do with a batch.
+        step: Processes a batch.
         batches: The batches.
-        begin: Called before each batch.
-        end: Called after each batch.
-        where: What to call a batch in a message, but for its number.
+        begin: The hooks before each batch.
+        end: The hooks after each batch.
+        where: The name of a batch in messages, without its number.
         first: The number of the first batch.
 
     Returns:
-        How many batches there were.
+        The number of batches that were processed.
     """
     logs, index = step.logs, first - 1
     for index, batch in enumerate(batches, first):

@@ -1,4 +1,4 @@
-"""Where training stands: everything that decides what happens next."""
+"""Training state: everything needed to continue with the same bits."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class Stateful(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
-        """Put a state back."""
+        """Restore a state."""
         ...
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far training has come; every number counts what is completed.
+    """The counters of training; each counts what is completed.
 
     Args:
-        seed: What everything random in the fit follows from.
+        seed: The seed of all random numbers of the fit.
         epochs: Epochs, over all fits of the model.
-        batches: Batches of the epoch that is under way.
+        batches: Batches of the current epoch.
         updates: Optimizer updates, over all fits of the model.
         pass_index: Passes over the data.
-        position: Batches of the pass that is under way.
+        position: Batches of the current pass.
     """
 
     seed: int = 0
@@ -59,7 +59,7 @@ class Progress:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Put counters back.
+        """Restore the counters.
 
         Raises:
             ValueError: A counter is missing or unknown.
@@ -73,20 +73,20 @@ class Progress:
 
 @dataclass(slots=True)
 class FitState:
-    """The parts of a fit whose states, together, make the next step what it will be.
+    """The parts of a fit whose states together determine all that follows.
 
-    Taken between two updates and put back into a fit that was set up alike, it goes on with the
-    same bits.
+    A fit that restores a state saved between two updates, and is otherwise set up alike, continues
+    with the same bits.
 
     Args:
         progress: The counters.
         net: The net.
-        objective: The loss, which may have parameters of its own.
+        objective: The loss, which may have parameters.
         update: Optimizer, scheduler and scaler.
-        history: The figures of the completed epochs.
-        callbacks: The callbacks; those without a state are left out.
-        iterator: Where in the data the next batch is.
-        sums: What was counted in the epoch that is under way.
+        history: The values of the completed epochs.
+        callbacks: The callbacks; those without a state are skipped.
+        iterator: The position of the next batch in the data.
+        sums: The sums of losses and metrics in the current epoch.
     """
 
     progress: Progress
@@ -99,7 +99,7 @@ class FitState:
     sums: UpdatingStep[StageValues]
 
     def parts(self) -> dict[str, Stateful]:
-        """Return everything that has a state, by name, in the order in which it is put back."""
+        """Return everything that has a state, by name, in the order in which it is restored."""
         parts: dict[str, Any] = {
             "net": NetState(self.net),
             "loss": self.objective,
@@ -112,12 +112,12 @@ class FitState:
             "sums": self.sums,
             "feed": self.iterator,
         }
-        kinds: Counter[str] = Counter()
+        counts: Counter[str] = Counter()  # of callbacks, by the names of their classes
         for callback in flatten_callbacks(self.callbacks):
             if callback is not self.history and isinstance(callback, Stateful):
-                kind = type(callback).__name__
-                parts[f"callbacks.{kind}.{kinds[kind]}"] = callback
-                kinds[kind] += 1
+                name = type(callback).__name__
+                parts[f"callbacks.{name}.{counts[name]}"] = callback
+                counts[name] += 1
         return {name: part for name, part in parts.items() if part is not None}
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,11 +127,13 @@ class FitState:
         return {**states, "random": random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
-        """Put a state back into every part, the random generators last.
+        """Restore the state of each part, the random generators last.
+
+        Loading a part may draw random numbers, so the generators must follow all others.
 
         Args:
             state: The state.
-            strict: Refuse a state of other parts; else those that it lacks stay as they are.
+            strict: Whether the parts must be the same; otherwise missing ones stay as they are.
 
         Raises:
             ValueError: Parts are missing or unknown.
@@ -142,36 +144,36 @@ class FitState:
             message = f"the state lacks {sorted(missing)} and has unknown {sorted(unknown)}"
             raise ValueError(message)
         for name, part in parts.items():
-            if name == "feed":
-                self._place()
+            if name == "feed":  # its state refers to the position, which `progress` holds
+                self._set_position()
             if name in state:
                 part.load_state_dict(state[name])
         align_state(self.update.optimizer)
         set_random_state(state["random"])
 
     def roll_back(self, state: Mapping[str, Any]) -> list[str]:
-        """Put a state back that was taken out of this fit, after one that it could not take.
+        """Restore an earlier state of this fit after a checkpoint could not be restored.
 
         Returns:
-            The parts that did not take even that; all others have it.
+            The parts that could not be restored; all others are.
         """
-        lost = []
+        failed = []
         for name, part in self.parts().items():
             if name == "feed":
-                self._place()
+                self._set_position()
             try:
                 part.load_state_dict(state[name])
             except Exception:
-                lost.append(name)
+                failed.append(name)
         align_state(self.update.optimizer)
         try:
             set_random_state(state["random"])
         except Exception:
-            lost.append("random")
-        return lost
+            failed.append("random")
+        return failed
 
-    def _place(self) -> None:
-        """Tell the iterator where in the data it is."""
+    def _set_position(self) -> None:
+        """Set the iterator to the batch that `progress` counts to."""
         progress = self.progress
         self.iterator.taken, self.iterator.pass_index = (
             progress.batches,
@@ -180,7 +182,7 @@ class FitState:
         self.iterator.position = progress.position
 
     def count(self) -> None:
-        """Ask those who count as they go."""
+        """Copy the counts of the update and of the iterator to `progress`."""
         self.progress.updates = self.update.completed
         self.progress.batches, self.progress.pass_index = (
             self.iterator.taken,

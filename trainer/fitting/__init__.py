@@ -1,1 +1,1 @@
-"""Setting up a fit: arguments, data, callbacks, resume."""
+"""Set up a fit, an evaluation or a prediction: data, callbacks, checks, resuming."""

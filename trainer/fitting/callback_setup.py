@@ -1,4 +1,4 @@
-"""The callbacks of a fit, in their order, and what goes with them."""
+"""Collect the callbacks of a fit in their order, and the objects that depend on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fitorch.environment import in_notebook
 from fitorch.resume.saving import Saving, StepSaving
 
 from .messages import Announcer
-from .monitors import check_monitors, watched_figure
+from .monitors import check_monitors, monitored_value
 from .recorder import Recorder
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class FitCallbacks:
     """The callbacks of a fit.
 
     Args:
-        every: All of them, in their order.
+        every: All callbacks, in their order.
         hooks: The hooks that they override.
         monitor: The full name of the value that decides what is best.
         mode: "min" or "max".
         coordinator: Makes the decisions that all processes share.
-        shutdown: Ends the fit by a signal or an error.
+        shutdown: Ends the fit after a signal or an error.
     """
 
     every: list[Any]
@@ -63,16 +63,16 @@ def set_up_callbacks(
     Args:
         model: The model that is trained.
         arguments: The arguments of the fit.
-        sets: What the names of each validation set's values begin with, as "val_".
+        sets: The prefix of the values of each validation set, as "val_".
         folder: The folder that the fit writes to, or None.
 
     Raises:
-        ValueError: A callback monitors what the fit does not measure.
-        TypeError: A callback is not one.
+        ValueError: A callback monitors a value that the fit does not measure.
+        TypeError: An object is not a callback.
     """
     names = model.figure_names(sets, train_metrics=arguments.train_metrics)
     names = _with_monitored(model, names, arguments)
-    monitor, mode = watched_figure(model, arguments, names, sets)
+    monitor, mode = monitored_value(model, arguments, names, sets)
     signals, saving = SignalHandler(model, saves=folder is not None), make_saving(folder, arguments)
     every = make_callbacks(model, arguments, monitor, mode, signals, saving)
     check_monitors(every, model, names, sets)
@@ -88,7 +88,7 @@ def set_up_callbacks(
 
 
 def make_saving(folder: RunFolder | None, arguments: FitArguments) -> Saving | None:
-    """Return what saves checkpoints, where there is a folder for them."""
+    """Return the callback that saves checkpoints, None if there is no folder for them."""
     if folder is None:
         return None
     options: Any = {"on_error": arguments.on_save_error, "background": arguments.async_save}
@@ -108,10 +108,10 @@ def make_callbacks(
     signals: SignalHandler,
     saving: Saving | None = None,
 ) -> list[Any]:
-    """Return all callbacks in their order: figures, stopping, the user's, what people see.
+    """Return all callbacks in their order: history, stopping, the user's, trackers, displays.
 
-    The user's that put other weights into the net come before all that keep weights, and then those
-    that add `monitor` to the logs.
+    Two kinds of the user's callbacks come before stopping, because it depends on them: first those
+    that replace the weights of the net, then those that add `monitor` to the logs.
     """
     refuse_foreign(arguments.callbacks)
     early, others = _sorted(arguments.callbacks, monitor)
@@ -138,37 +138,39 @@ def make_callbacks(
 
 
 def _display(arguments: FitArguments, monitor: str, mode: str) -> Progress:
-    """Return what shows training: in a notebook with a live plot, unless that is not wanted."""
+    """Return the progress display; in a notebook it has a live plot, except with plot=False."""
     if arguments.verbose == 2 or not in_notebook():
         return Progress(2 if arguments.verbose == 2 else 1, monitor=monitor, mode=mode)
     return NotebookProgress(monitor=monitor, mode=mode, plot=arguments.plot is not False)
 
 
-def _sorted(given: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
-    """Return the user's callbacks that come before those of fit, and those that come behind."""
+def _sorted(callbacks: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
+    """Return the user's callbacks that come before those of fit, and those that come after."""
     first, adding, others = list[Any](), list[Any](), list[Any]()
-    for callback in given:
-        early = adding if monitor in added_columns(callback) else others
-        (first if getattr(callback, "comes_first", False) is True else early).append(callback)
+    for callback in callbacks:
+        group = adding if monitor in added_columns(callback) else others
+        (first if getattr(callback, "comes_first", False) is True else group).append(callback)
     others.sort(key=lambda callback: getattr(callback, "comes_last", False) is True)
     return [*first, *adding], others
 
 
 def _with_monitored(model: BaseModel, names: list[str], arguments: FitArguments) -> list[str]:
-    """Return `names`, and what is monitored if a step runner decides what is measured.
+    """Return `names`; with a step runner, which may return any value, also the monitored ones.
 
-    The callback that monitors a value refuses it after the first epoch if the runner does not
-    return it.
+    If the runner does not return a monitored value, the callback raises an error after the first
+    epoch.
     """
     if model.StepRunner is None:
         return names
-    watching = [c for c in flatten_callbacks(arguments.callbacks) if isinstance(c, MonitorCallback)]
-    monitors = [arguments.monitor, *(callback.monitor for callback in watching)]
+    callbacks = [
+        c for c in flatten_callbacks(arguments.callbacks) if isinstance(c, MonitorCallback)
+    ]
+    monitors = [arguments.monitor, *(callback.monitor for callback in callbacks)]
     stages = {name.partition("_")[0] for name in names} & {"train", "val"}
     monitored = [name for name in monitors if name.partition("_")[0] in stages]
     return list(dict.fromkeys([*names, *monitored]))
 
 
 def _plot_path(plot: Any, folder: str | Path | None) -> Path:
-    """Return where to draw the history: where a path says, else beside the checkpoint."""
+    """Return the file for the plot of the history: the given path, or one beside the checkpoint."""
     return Path(folder or ".") / "history.png" if plot is True else Path(plot)

@@ -1,4 +1,4 @@
-"""The data of a fit: what users pass, as sources of batches."""
+"""Open the data of a fit: turn what users pass into sources of batches."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class FitData:
 
     Args:
         train: Where the training batches come from.
-        validation: The source of each validation set, by what the names of its values begin with.
-        batch_size: Samples in a training batch; None if a loader does not say.
+        validation: The source of each validation set, by the prefix of its values, as "val_".
+        batch_size: Samples in a training batch; None if the loader does not have a fixed size.
     """
 
     train: Source
@@ -39,7 +39,7 @@ class FitData:
     batch_size: int | None
 
     def validation_steps(self, arguments: FitArguments) -> int | None:
-        """Return the batches of a validation; None if not known, or if there are several sets."""
+        """Return the number of validation batches; None if unknown or if there are several sets."""
         if arguments.validation_steps is not None or len(self.validation) != 1:
             return arguments.validation_steps
         return next(iter(self.validation.values())).steps
@@ -52,8 +52,8 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
         DataError: The data is empty or of no known form.
         RankError: The processes have data of different lengths.
     """
-    loader = isinstance(train_data, DataLoader)
-    batch_size = train_data.batch_size if loader else arguments.batch_size
+    is_loader = isinstance(train_data, DataLoader)
+    batch_size = train_data.batch_size if is_loader else arguments.batch_size
     floating, processes = floating_dtype(model.net.parameters()), model.placement.processes
     if val_data is None and arguments.validation_split:
         train_data, val_data = split_validation(train_data, arguments.validation_split, floating)

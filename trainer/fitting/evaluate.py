@@ -1,4 +1,4 @@
-"""Evaluate and predict: from what users pass to a pass over data."""
+"""Set up and run `evaluate` and `predict`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def evaluate(
     """Measure loss and metrics over `val_data`; see `KerasModel.evaluate`."""
     model.stop_evaluating = False
     spec, passes = model.measurement_spec(), []
-    model.objective.bind(model.net)  # which has been placed, and may have been spread, by now
+    model.objective.bind(model.net)  # placing the net may have replaced its parameters
     with together(model.placement.processes, "evaluate"):
         for prefix, data in validation_sets(val_data).items():
             source = open_source(model, data, set_name(prefix), batch_size, steps, num_workers)
@@ -64,8 +64,8 @@ def predict(
     """Return the net's outputs for all of `data`; see `KerasModel.predict`."""
     if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
         warnings.warn(
-            "predict keeps the order of the loader, which shuffles; pass one with shuffle=False"
-            " to match outputs with samples",
+            "the outputs of predict are in the order of the loader, which shuffles; pass one with"
+            " shuffle=False to match outputs with samples",
             stacklevel=2,
         )
     check_choice("gather", gather, ("all", "main"))
@@ -85,26 +85,28 @@ def open_source(
     steps: int | None,
     num_workers: int | str,
 ) -> Source:
-    """Return what a user passed as a source of batches on the model's device."""
+    """Return the user's data as a source of batches on the model's device."""
     check_workers(num_workers)
     check_count("batch_size", batch_size)
     check_count("steps", steps, optional=True)
     device = model.placement.device
     floating = floating_dtype(model.net.parameters())
     processes = model.placement.processes
-    seed, share = processes.broadcast(peek_seed()), RankShard(processes.rank, processes.world_size)
-    batching = Batching(batch_size, False, seed, floating, num_workers, share)
+    # All processes must split the same order of the data, so they share one seed.
+    seed = processes.broadcast(peek_seed())
+    shard = RankShard(processes.rank, processes.world_size)
+    batching = Batching(batch_size, False, seed, floating, num_workers, shard)
     return as_source(data, name, batching).to(device)
 
 
 def collect_hooks(
     model: BaseModel, callbacks: Sequence[Any] | None, verbose: int | str, steps: int | None
 ) -> Hooks:
-    """Return the hooks of an evaluation or prediction; within a fit it shows no line."""
+    """Return the hooks of an evaluation or prediction, which shows no progress within a fit."""
     check_choice("verbose", verbose, ("auto", 0, 1, 2))
-    found = [with_keras_hooks(callback) for callback in callbacks or ()]
-    found = found if model.is_main_process else on_every_process(found)
+    active = [with_keras_hooks(callback) for callback in callbacks or ()]
+    active = active if model.is_main_process else on_every_process(active)
     if verbose != 0 and model.run is None and model.placement.processes.is_main:
-        found.append(NotebookProgress() if in_notebook() else ProgressDisplay())
-    attach(found, model, {"epochs": 1, "steps": steps, "verbose": verbose})
-    return Hooks.collect(found)
+        active.append(NotebookProgress() if in_notebook() else ProgressDisplay())
+    attach(active, model, {"epochs": 1, "steps": steps, "verbose": verbose})
+    return Hooks.collect(active)

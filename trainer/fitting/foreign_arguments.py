@@ -1,4 +1,4 @@
-"""Arguments that there are not, with ours for those of other trainers."""
+"""Reject unknown arguments, and suggest the fitorch names for those of other trainers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from fitorch.engine.arguments import FitArguments
 
 FOREIGN = {
-    "accelerator": "cpu=True; else accelerate finds what there is",
+    "accelerator": "cpu=True; without it, accelerate chooses the device",
     "accumulate_grad_batches": "gradient_accumulation_steps",
     "batches_per_step": "gradient_accumulation_steps",
     "check_val_every_n_epoch": "validation_freq",
@@ -68,21 +68,26 @@ FOREIGN = {
     "y": "train_data=(x, y)",
 }
 
-_OURS = ("seeded",)  # no argument of fit
+_INTERNAL = ("seeded",)  # fields of FitArguments that are not arguments of fit
 
 
-def refuse_unknown(unknown: Mapping[str, Any], verb: str) -> None:
-    """Refuse arguments that `verb` doesn't have, naming ours for those of other trainers.
+def refuse_unknown(unknown: Mapping[str, Any], function: str) -> None:
+    """Raise an error if there are unknown arguments.
+
+    Args:
+        unknown: The arguments that `function` does not have, by name.
+        function: The name of the function, for the message.
 
     Raises:
-        TypeError: There is one.
+        TypeError: There is an unknown argument. If it is one of another trainer, the message
+            contains the fitorch name.
     """
     for name in unknown:
-        known = [each.name for each in fields(FitArguments)] if verb == "fit" else []
-        known = [argument for argument in known if argument not in _OURS]
+        known = [field.name for field in fields(FitArguments)] if function == "fit" else []
+        known = [argument for argument in known if argument not in _INTERNAL]
         if name in FOREIGN:
-            message = f"{verb} has no argument {name!r}; ours is {FOREIGN[name]}"
+            message = f"{function}() has no argument {name!r}; use {FOREIGN[name]}"
         else:
             listed = f"; it has {', '.join(known)}" if known else ""
-            message = f"{verb} got an unexpected argument {name!r}{listed}"
+            message = f"{function}() got an unexpected argument {name!r}{listed}"
         raise TypeError(message)

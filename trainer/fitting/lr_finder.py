@@ -1,4 +1,4 @@
-"""The learning-rate range test: which rate to train with."""
+"""The learning-rate range test, which finds a rate to train with."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_SMOOTHING = 0.9  # of the losses, an exponential mean
+_SMOOTHING = 0.9  # the decay of the exponential mean of the losses
 
-_DIVERGED = 4.0  # times the least loss so far: no need to go on
+_DIVERGED = 4.0  # the test stops if the loss exceeds the least one this many times
 
-_LEAST = 10  # batches, before that is looked at
+_LEAST = 10  # batches before that is checked
 
-_OWN = ("net", "objective", "optimizer", "loss_fn", "kwargs")  # what training may change
+_COPIED = ("net", "objective", "optimizer", "loss_fn", "kwargs")  # what training may change
 
 
 class _Ramp(Callback):
-    """Raises the rates from batch to batch, each an epoch of its own, and notes the losses.
+    """Increases the rates from batch to batch, one batch per epoch, and records the losses.
 
     Args:
-        rates: The rate of each batch, for the first parameter group; others keep their ratio to it.
+        rates: The rate of each batch for the first parameter group; the rates of the others keep
+            their ratio to it.
     """
 
     def __init__(self, rates: list[float]) -> None:
@@ -52,7 +53,7 @@ class _Ramp(Callback):
         self._mean = 0.0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Remember how the rates of the parameter groups compare."""
+        """Record the ratios between the rates of the parameter groups."""
         groups = groups_of(self.model)
         first = float(groups[0]["lr"])
         self._ratios = [float(group["lr"]) / first if first else 1.0 for group in groups]
@@ -63,7 +64,7 @@ class _Ramp(Callback):
             set_rate(group, self.rates[epoch] * ratio)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Note the loss of the batch, and stop where it explodes."""
+        """Record the loss of the batch, and stop if it explodes."""
         loss = float((logs or {})["train_loss"])
         self.losses.append(loss)
         self._mean = _SMOOTHING * self._mean + (1 - _SMOOTHING) * loss
@@ -87,7 +88,7 @@ def find_lr(
 
     _check_range(model, train_data, start, end, steps)
     ramp = _Ramp(np.geomspace(start, end, steps).tolist())
-    with undisturbed_randomness(), _position_kept(train_data):
+    with undisturbed_randomness(), _generators_restored(train_data):
         _twin(model).fit(
             train_data,
             epochs=steps,
@@ -123,28 +124,28 @@ def _check_range(model: BaseModel, data: Any, start: float, end: float, steps: i
         raise TypeError(message)
     if is_sharded(model.net):
         message = (
-            "the net is spread over the processes, and FSDP2 can't copy it; call find_lr before "
-            "the first fit"
+            "the net is sharded over the processes and cannot be copied; call find_lr before the "
+            "first fit"
         )
         raise RuntimeError(message)
 
 
 def _twin(model: BaseModel) -> BaseModel:
-    """Return a copy of a model whose training leaves the model alone."""
+    """Return a copy of a model whose training does not change the model."""
     twin = copy.copy(model)
-    own = {name: getattr(model, name) for name in _OWN if hasattr(model, name)}
-    vars(twin).update(copy.deepcopy(own))
+    parts = {name: getattr(model, name) for name in _COPIED if hasattr(model, name)}
+    vars(twin).update(copy.deepcopy(parts))  # in one call, so that they share parameters
     twin.lr_scheduler, twin.compilation, twin.metrics_dict = None, None, {}
     twin.history, twin.progress = History(), Progress()
     return twin
 
 
 @contextmanager
-def _position_kept(data: Any) -> Iterator[None]:
-    """Put the random generators of a user's loader back, so that it goes on where it stood."""
+def _generators_restored(data: Any) -> Iterator[None]:
+    """Restore the random generators of a user's loader at the end, so that its order continues."""
     holders = (data, data.sampler, data.batch_sampler) if isinstance(data, DataLoader) else ()
-    found = [getattr(holder, "generator", None) for holder in holders]
-    states = [(each, each.get_state()) for each in found if isinstance(each, torch.Generator)]
+    generators = [getattr(holder, "generator", None) for holder in holders]
+    states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     try:
         yield
     finally:
@@ -153,19 +154,20 @@ def _position_kept(data: Any) -> Iterator[None]:
 
 
 def _suggestion(frame: pd.DataFrame) -> float:
-    """Return a tenth of the rate at which the smoothed loss is least, NaN where it never falls."""
+    """Return a tenth of the rate at which the smoothed loss is least, NaN if it never falls."""
     least = int(frame["smoothed"].argmin()) if len(frame) else 0
     if least:
         return float(frame["lr"].iloc[least]) / 10
     warnings.warn(
-        "find_lr: the loss does not fall at any rate that was tried; there is nothing to suggest",
+        "find_lr: the loss did not fall at any of the rates, so there is no suggestion; pass other "
+        "values for start and end",
         stacklevel=4,
     )
     return math.nan
 
 
 def _draw_losses(frame: pd.DataFrame, path: Path) -> None:
-    """Draw loss over rate, with the suggestion."""
+    """Plot the loss over the rate, with the suggestion."""
     figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()
     axes.plot(frame["lr"], frame["loss"], color="#8a8f98", linewidth=0.8, label="loss of a batch")

@@ -1,4 +1,4 @@
-"""Which value decides what is best, and in which direction each monitored value improves."""
+"""Resolve monitored values: their full names, and whether lower or higher is better."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
 
 
-def watched_figure(
-    model: BaseModel, arguments: FitArguments, figures: list[str], sets: list[str]
+def monitored_value(
+    model: BaseModel, arguments: FitArguments, names: list[str], sets: list[str]
 ) -> tuple[str, str]:
-    """Return the full name of the figure that decides what is best, and its direction.
+    """Return the full name of the value that decides which epoch is best, and its direction.
 
     Raises:
-        ValueError: The fit will not measure it, or which direction is better can't be told.
+        ValueError: The fit does not measure the value, or its direction is unknown.
     """
     monitor = arguments.monitor
-    added = _added_by(arguments.callbacks, figures)
-    known = [*figures, *added]
+    added = _added_by(arguments.callbacks, names)
+    known = [*names, *added]
     if monitor == "val_loss" and monitor not in known:
         monitor = f"{sets[0]}loss" if sets else "train_loss"
     check_monitor(monitor, known, "fit", _losses(model, sets).union(added))
@@ -43,24 +43,24 @@ def watched_figure(
 
 
 def check_monitors(
-    callbacks: Iterable[Any], model: BaseModel, figures: list[str], sets: list[str]
+    callbacks: Iterable[Any], model: BaseModel, names: list[str], sets: list[str]
 ) -> None:
-    """Check what each callback monitors, and tell it the direction where it has none.
+    """Check the monitored value of each callback, and set its direction if the mode is "auto".
 
-    The display is told the directions of all figures.
+    The directions of all values are also set on the display.
 
     Raises:
-        ValueError: The fit will not measure it, a callback adds it only later, or which direction
-            is better can't be told.
+        ValueError: The fit does not measure the value, another callback adds it only later, or its
+            direction is unknown.
     """
     losses, added = _losses(model, sets), list[str]()
     callbacks = list(flatten_callbacks(callbacks))
-    _tell_directions(callbacks, model, figures, sets)
+    _set_display_directions(callbacks, model, names, sets)
     for place, callback in enumerate(callbacks):
-        added += _added_by([callback], figures)
+        added += _added_by([callback], names)
         if not isinstance(callback, MonitorCallback):
             continue
-        known, numbers = [*figures, *added], losses.union(added)
+        known, numbers = [*names, *added], losses.union(added)
         watched = [callback.monitor] if callback.watches else []
         for name in (*watched, *callback.placeholders):
             _check_order(name, known, callback, callbacks[place + 1 :])
@@ -71,33 +71,33 @@ def check_monitors(
             callback.set_direction(direction(name, model, sets, added))
 
 
-def _added_by(callbacks: Iterable[Any], figures: list[str]) -> list[str]:
-    """Return the figures that only `callbacks` add to the logs."""
-    names = [name for callback in callbacks for name in added_columns(callback)]
-    return [name for name in names if name not in figures]
+def _added_by(callbacks: Iterable[Any], names: list[str]) -> list[str]:
+    """Return the values that callbacks add to the logs and the fit does not measure itself."""
+    added = [name for callback in callbacks for name in added_columns(callback)]
+    return [name for name in added if name not in names]
 
 
 def _check_order(monitor: str, known: list[str], callback: Any, later: list[Any]) -> None:
-    """Refuse a figure that is added to the logs only after `callback` has looked at them."""
-    wanted = set(spellings(monitor))
-    if not wanted.isdisjoint(known):
+    """Raise an error if the monitored value is added to the logs only after `callback` runs."""
+    accepted = set(spellings(monitor))
+    if not accepted.isdisjoint(known):
         return
-    adding = next((each for each in later if not wanted.isdisjoint(added_columns(each))), None)
+    adding = next((c for c in later if not accepted.isdisjoint(added_columns(c))), None)
     if adding is not None:
-        who, source = type(callback).__name__, type(adding).__name__
+        reader, source = type(callback).__name__, type(adding).__name__
         message = (
-            f"{who} monitors {monitor!r}, which {source} adds to the logs after {who} has looked "
-            f"at them; put {source} before {who} in callbacks"
+            f"{reader} monitors {monitor!r}, which {source} adds to the logs only afterwards; put "
+            f"{source} before {reader} in callbacks"
         )
         raise ValueError(message)
 
 
 def _check_schedule(scheduler: Any, monitor: str) -> None:
-    """Refuse a plateau schedule of torch's, which goes on before callbacks add to the logs."""
+    """Raise an error for torch's ReduceLROnPlateau, which steps before callbacks add values."""
     if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
         return
     message = (
-        f"lr_scheduler=ReduceLROnPlateau goes on before a callback adds {monitor!r} to the logs; "
+        f"lr_scheduler=ReduceLROnPlateau steps before a callback adds {monitor!r} to the logs; "
         "pass fitorch.callbacks.ReduceLROnPlateau in callbacks instead"
     )
     raise ValueError(message)
@@ -111,23 +111,23 @@ def _losses(model: BaseModel, sets: Iterable[str]) -> set[str]:
     }
 
 
-def full_name(monitor: str, figures: list[str]) -> str:
-    """Return the figure that Keras' name for a training figure (`loss`, `acc`) stands for."""
-    known = monitor in figures or f"train_{monitor}" not in figures
-    return monitor if known else f"train_{monitor}"
+def full_name(monitor: str, names: list[str]) -> str:
+    """Return the name with its prefix; Keras names training values without it (`loss`, `acc`)."""
+    is_full = monitor in names or f"train_{monitor}" not in names
+    return monitor if is_full else f"train_{monitor}"
 
 
-def _tell_directions(
-    callbacks: Iterable[Any], model: BaseModel, figures: list[str], sets: list[str]
+def _set_display_directions(
+    callbacks: Iterable[Any], model: BaseModel, names: list[str], sets: list[str]
 ) -> None:
-    """Tell the display of each figure in which direction it improves, as far as that is known."""
-    known = {}
-    for name in figures:
+    """Set on the display the direction of each value for which it is known."""
+    directions = {}
+    for name in names:
         with suppress(ValueError):
-            known[name] = direction(name, model, sets)
+            directions[name] = direction(name, model, sets)
     for callback in callbacks:
         if isinstance(callback, Progress):
-            callback.directions = known
+            callback.directions = directions
 
 
 def direction(
@@ -136,24 +136,24 @@ def direction(
     sets: Iterable[str] = ("val_",),
     added: Container[str] = (),
 ) -> str:
-    """Return "min" or "max": min for a loss, otherwise what the metric itself tells.
+    """Return "min" or "max": "min" for a loss, else the direction that the metric declares.
 
     Args:
-        monitor: The figure.
-        model: Its metrics and its objective, whose terms are losses too.
-        sets: What the figures of each validation set begin with.
-        added: Figures that callbacks add, which tell no direction.
+        monitor: The name of the value.
+        model: The model, with its metrics and its objective, whose terms are losses too.
+        sets: The prefix of the values of each validation set, as "val_".
+        added: Values that callbacks add, whose direction is unknown.
 
     Raises:
-        ValueError: It doesn't tell.
+        ValueError: The direction is unknown.
     """
     if monitor in added:
         raise ValueError(_no_direction(monitor))
     metrics = {key: metric for key, _, metric in flat(model.metrics_dict)}
     prefixes = sorted(filter(monitor.startswith, ("train_", *sets)), key=len)
-    spelled = [monitor.removeprefix(prefix) for prefix in prefixes] or [monitor]
+    candidates = [monitor.removeprefix(prefix) for prefix in prefixes] or [monitor]
     known = {"loss", *model.objective.names, *metrics}
-    name = next((name for name in spelled if name in known), spelled[-1])
+    name = next((name for name in candidates if name in known), candidates[-1])
     if name == "loss" or name.endswith("_loss") or name in model.objective.names:
         return "min"
     higher = next(
@@ -170,4 +170,4 @@ def direction(
 
 
 def _no_direction(monitor: str) -> str:
-    return f"whether a higher {monitor!r} is better can't be told; pass mode='max' or mode='min'"
+    return f"cannot tell whether a higher {monitor!r} is better; pass mode='max' or mode='min'"

@@ -1,4 +1,4 @@
-"""What is done once in a fit because there are several processes: before it, and after it."""
+"""Consistency checks of ranks before a fit, and the broadcast of its results afterwards."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
 
 
-_OWN = ("callbacks", "seed", "verbose")  # told otherwise, or one's own affair
+_NOT_COMPARED = ("callbacks", "seed", "verbose")  # compared in another form, or allowed to differ
 
 
-def check_alike(model: BaseModel, arguments: FitArguments, processes: Processes) -> FitArguments:
-    """Refuse to begin where processes were asked for different fits.
+def check_rank_consistency(
+    model: BaseModel, arguments: FitArguments, processes: Processes
+) -> FitArguments:
+    """Check that all processes fit the same model with the same arguments.
 
     Returns:
-        The arguments, with the main process' seed where none was given.
+        The arguments, with the seed of rank 0 if none was passed.
 
     Raises:
-        RankError: It tells what differs, and the value in each process.
+        RankError: The processes differ; the message contains the values of each of them.
     """
     if not processes.is_distributed:
         return arguments
     facts: dict[str, Any] = {
-        each.name: repr(getattr(arguments, each.name))
-        for each in fields(arguments)
-        if each.name not in _OWN
+        field.name: repr(getattr(arguments, field.name))
+        for field in fields(arguments)
+        if field.name not in _NOT_COMPARED
     }
     facts["seed"] = arguments.seed if arguments.seeded else None
     facts["callbacks"] = [type(callback).__name__ for callback in arguments.callbacks]
@@ -42,16 +44,18 @@ def check_alike(model: BaseModel, arguments: FitArguments, processes: Processes)
     facts["weights of the net"] = sum(1 for _ in model.net.parameters())
     facts["optimizer"] = type(model.optimizer).__name__
     facts["loss"] = repr(model.objective.name)
-    facts["epochs behind"] = model.progress.epochs
+    facts["completed epochs"] = model.progress.epochs
     processes.require_equal(facts)
+    # Checkpoints carry one run id, and the order of the data follows from one seed: of rank 0.
     model.run_id = processes.broadcast(model.run_id)
     return replace(arguments, seed=processes.broadcast(arguments.seed))
 
 
-def share_results(model: BaseModel, processes: Processes) -> None:
-    """Give all processes the main one's history, whose clock counts, and its weights."""
+def broadcast_results(model: BaseModel, processes: Processes) -> None:
+    """Broadcast history and weights from rank 0 to all processes."""
     if not processes.is_distributed:
         return
+    # Durations and callbacks that ran only on rank 0, as restoring the best weights, may differ.
     history = processes.broadcast(model.history.state_dict())
     if not processes.is_main:
         model.history.load_state_dict(history)

@@ -1,4 +1,4 @@
-"""Keep for reports what a fit was asked for, where it runs and how it ended."""
+"""Record the settings, the environment and the outcome of a fit, for reports."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fitorch.history.wording import LONGEST, optimizer_of, sized, written
 from fitorch.metrics.base import flat
 from fitorch.resume.fingerprint import machine
 
-_ALWAYS = ("python", "fitorch", "torch", "accelerate", "numpy")
+_VERSIONS = ("python", "fitorch", "torch", "accelerate", "numpy")
 
-# Arguments of `fit` that are told where they are not what they are by default.
-_TOLD = {
+# Arguments of `fit` that are recorded if they differ from these defaults.
+_DEFAULTS = {
     "patience": None,
     "max_time": None,
     "validation_split": 0.0,
@@ -39,7 +39,7 @@ _TOLD = {
 
 
 def recorded_settings(run: Run) -> dict[str, str]:
-    """Return what a fit that is about to begin was asked for."""
+    """Return the settings of a fit."""
     model, arguments, update = run.model, run.arguments, run.state.update
     history, trained = model.history, _trained(run)
     better = "lower" if history.mode == "min" else "higher"
@@ -56,31 +56,31 @@ def recorded_settings(run: Run) -> dict[str, str]:
     }
     if scheduler is not None:
         settings["schedule"] = f"{type(scheduler).__name__}, with every {update.scheduler_step}"
-    for name, default in _TOLD.items():
+    for name, default in _DEFAULTS.items():
         value = getattr(arguments, name)
         if value != default:
             settings[name] = written(value)
-    for name, wanted in (
+    for name, enabled in (
         ("jit_compile", model.compilation is not None),
         ("channels_last", model.channels_last),
     ):
-        settings |= {name: "yes"} if wanted else {}
+        settings |= {name: "yes"} if enabled else {}
     names = [type(callback).__name__ for callback in arguments.callbacks]
     settings |= {"callbacks": ", ".join(names)[:LONGEST]} if names else {}
     return settings
 
 
 def metrics_of(run: Run) -> dict[str, str]:
-    """Return the metrics with what those given by name turned out to measure."""
+    """Return the metrics; those that were passed by name with their tasks."""
     tasks = run.model.metric_tasks
-    told = [f"{name} ({tasks[name]})" if name in tasks else name for name in _metrics(run)]
-    return {"metrics": ", ".join(told)[:LONGEST] or "none"}
+    metrics = [f"{name} ({tasks[name]})" if name in tasks else name for name in _metrics(run)]
+    return {"metrics": ", ".join(metrics)[:LONGEST] or "none"}
 
 
 def environment_of(run: Run) -> dict[str, str]:
-    """Return where a fit runs, and what its bits depend on."""
+    """Return the environment of a fit: versions, device, and settings that results depend on."""
     facts, placement = machine(run), run.model.placement
-    environment = {name: str(facts[name]) for name in _ALWAYS}
+    environment = {name: str(facts[name]) for name in _VERSIONS}
     environment |= {
         "platform": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "device": str(placement),
@@ -106,7 +106,7 @@ def _trained(run: Run) -> str:
 
 
 def _data_form(run: Run) -> str:
-    """Write how much there is to train on, as far as it is known."""
+    """Return the size of the training data as text, as far as it is known."""
     source, size = run.iterator.source, run.model.history.params.get("batch_size")
     samples = "" if source.samples is None else f"{source.samples:,} samples"
     batches = "" if run.iterator.steps is None else f"{run.iterator.steps:,} batches"
@@ -114,16 +114,16 @@ def _data_form(run: Run) -> str:
 
 
 class Recorder(Callback):
-    """Keeps a record of the fit in the history."""
+    """Adds a record of the fit to the history."""
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Keep what the fit was asked for."""
+        """Record the settings and the environment."""
         run = self.model.run
         if run is not None:
             self.model.history.fits.append(record_of(run))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Keep why it ended."""
+        """Record why training ended, and the epoch whose weights were restored."""
         run, fits = self.model.run, self.model.history.fits
         if run is None or not fits:
             return
@@ -133,13 +133,13 @@ class Recorder(Callback):
             fits[-1].restored = best.watched.best_epoch + 1
 
     def on_checkpoint_saved(self, path: Path) -> None:
-        """Keep where the newest checkpoint is."""
+        """Record the newest checkpoint."""
         if self.model.history.fits:
             self.model.history.fits[-1].saved(path)
 
 
 def record_of(run: Run) -> FitRecord:
-    """Return the record of a fit that begins."""
+    """Return the record of a fit at its beginning."""
     saving = run.saver
     best = _best_weights(run)
     folder = None if best is None else best.folder
@@ -161,14 +161,14 @@ def record_of(run: Run) -> FitRecord:
 
 
 def _ending(run: Run, record: FitRecord) -> tuple[str, str]:
-    witnesses = [*flatten_callbacks(run.state.callbacks), run.shutdown.signals]
-    reason = next(filter(None, (getattr(w, "stopping_reason", "") for w in witnesses)), "")
+    sources = [*flatten_callbacks(run.state.callbacks), run.shutdown.signals]
+    reason = next(filter(None, (getattr(s, "stopping_reason", "") for s in sources)), "")
     if record._done_before:
         return COMPLETE, "there was nothing left to train"
     if reason:
         return STOPPED, str(reason)
     if run.progress.epochs >= run.last_epoch:
-        return COMPLETE, "all epochs that were asked for are trained"
+        return COMPLETE, "all requested epochs are trained"
     return STOPPED, "stop_training was set"
 
 
@@ -179,5 +179,5 @@ def _best_weights(run: Run) -> BestWeights | None:
 
 
 def _absolute(path: Path | None) -> Path | None:
-    """Return a path that stays the same where the working directory changes."""
+    """Return a path that does not depend on the working directory."""
     return None if path is None else path.absolute()

@@ -1,4 +1,4 @@
-"""From the arguments of a fit to one that is ready to run."""
+"""Prepare a fit: data, callbacks, optimizer, step and state, from its arguments."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from torch.optim import Optimizer
 from fitorch.callbacks.hooks import attach
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.data.epochs import EpochIterator
-from fitorch.data.sources import (
-    set_name,
-)
+from fitorch.data.sources import set_name
 from fitorch.deepspeed.loss_module import LossModule
 from fitorch.deepspeed.optimizer import ZeroOptimizer
 from fitorch.deepspeed.update import ZeroUpdate
@@ -46,12 +44,12 @@ def prepare(
     arguments: FitArguments,
     folder: RunFolder | None = None,
 ) -> Run:
-    """Return a fit that is ready to run; refuse what cannot work.
+    """Return a fit that is ready to run, after all checks that need no batch.
 
     Raises:
         DataError: The data is empty or of no known form.
         ValueError: An argument does not fit the net or the data.
-        TypeError: A callback is not one.
+        TypeError: An object is not a callback.
     """
     optimizer = _checked_optimizer(model)
     epochs = _planned_epochs(model, arguments)
@@ -139,7 +137,7 @@ def _params(
 
 
 def _check_objective(model: BaseModel, epochs: range) -> None:
-    """Refuse penalties that penalize nothing, and scheduled weights that are not numbers."""
+    """Check that penalties match parameters, and that scheduled weights are numbers."""
     model.objective.bind(model.net, strictly=True)
     for term in model.objective.module.terms:
         for epoch in epochs[:_CHECKED_EPOCHS] if term.schedules else ():
@@ -199,7 +197,7 @@ def _update(model: BaseModel, optimizer: Optimizer, arguments: FitArguments) -> 
         module = LossModule(model.net, model.objective.module)
         window = arguments.gradient_accumulation_steps
         clip = placement.zero.clipping(arguments.clip_grad_norm, arguments.clip_grad_value, window)
-        spread = ZeroOptimizer(placement.zero, optimizer, module, clip)
-        update = ZeroUpdate(spread, *settings)
+        zero_optimizer = ZeroOptimizer(placement.zero, optimizer, module, clip)
+        update = ZeroUpdate(zero_optimizer, *settings)
     update.completed = model.progress.updates
     return update

@@ -1,4 +1,4 @@
-"""A model that is trained or measured by several processes of its own."""
+"""Train or evaluate a model in several new processes: `fit_ddp` and `evaluate_ddp`."""
 
 from __future__ import annotations
 
@@ -22,54 +22,60 @@ if TYPE_CHECKING:
 
 def fit_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> pd.DataFrame:
     """Train in several processes; see `KerasModel.fit_ddp`."""
-    arguments = {"model": model, "tidily": in_notebook(), **options}
-    made = launch(_fit_in_process, arguments, num_processes)
+    arguments = {"model": model, "keep_interrupted": in_notebook(), **options}
+    result = launch(_fit_in_process, arguments, num_processes)
     for name, part in _parts(model).items():
-        part.load_state_dict(made["parts"][name])
+        part.load_state_dict(result["parts"][name])
     if model.optimizer is not None:
         align_state(model.optimizer)
-    model.progress = Progress(**made["progress"])
-    model.history.fits.extend(made["fits"])
-    for name, value in made["told"].items():
+    model.progress = Progress(**result["progress"])
+    model.history.fits.extend(result["fits"])
+    for name, value in result["attributes"].items():
         setattr(model, name, value)
     return model.history.frame
 
 
 def evaluate_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> dict[str, float]:
-    """Measure in several processes; see `KerasModel.evaluate_ddp`."""
-    found: dict[str, float] = launch(
+    """Evaluate in several processes; see `KerasModel.evaluate_ddp`."""
+    values: dict[str, float] = launch(
         _evaluate_in_process, {"model": model, **options}, num_processes
     )
-    return found
+    return values
 
 
-def _fit_in_process(model: BaseModel, tidily: bool, **options: Any) -> dict[str, Any] | None:
-    """Train, as one of the processes; return what the model has become.
+def _fit_in_process(
+    model: BaseModel, keep_interrupted: bool, **options: Any
+) -> dict[str, Any] | None:
+    """Train in one of the processes; return the states of the trained model.
 
     Args:
         model: The model.
-        tidily: Whether an interrupt just ends the fit, as in a notebook.
-        **options: As for `fit`.
+        keep_interrupted: Whether Ctrl-C ends the fit without an error, as in a notebook.
+        **options: The arguments of `fit`.
+
+    Returns:
+        The states in rank 0, None in the others.
     """
-    with warnings.catch_warnings():  # a copied schedule has lost track of its optimizer's steps
+    with warnings.catch_warnings():  # a copied schedule lacks the hooks that count optimizer steps
         warnings.filterwarnings("ignore", message="Seems like `optimizer.step")
         try:
             model.fit(**options)
         except KeyboardInterrupt:
-            if not tidily:
+            if not keep_interrupted:
                 raise
     main = model.is_main_process
+    # All ranks take part, also those that return nothing: gathering sharded tensors needs them.
     states = gather_full(
         {name: part.state_dict() for name, part in _parts(model).items()}, keep=main
     )
     if not main:
         return None
-    told = ("ckpt_path", "metric_tasks", "run_id", "stop_training")
+    attributes = ("ckpt_path", "metric_tasks", "run_id", "stop_training")
     return {
         "parts": map_tensors(torch.Tensor.cpu, states),
         "progress": model.progress.state_dict(),
         "fits": list(model.history.fits),
-        "told": {name: getattr(model, name) for name in told},
+        "attributes": {name: getattr(model, name) for name in attributes},
     }
 
 
@@ -78,7 +84,7 @@ def _evaluate_in_process(model: BaseModel, **options: Any) -> dict[str, float]:
 
 
 def _parts(model: BaseModel) -> dict[str, Any]:
-    """Return all of a model that training changes, by name."""
+    """Return the parts of a model that training changes, by name."""
     parts = {
         "net": NetState(model.net),
         "loss": model.objective,

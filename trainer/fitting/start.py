@@ -1,4 +1,4 @@
-"""Start a fit: a new one, or one that continues from a checkpoint."""
+"""Start a fit: a new one, or one that is resumed from a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 def run_folder(
     arguments: FitArguments, processes: Processes
 ) -> AbstractContextManager[RunFolder | None]:
-    """Return the folder that a fit writes into, where it was given one."""
+    """Return a context that opens the folder of the run, None if the fit does not have one."""
     if arguments.folder is None:
         return nullcontext()
     if not processes.is_main:
-        return nullcontext(RunFolder(arguments.folder, arguments.keep))  # the main one writes
+        # Only rank 0 locks and writes the folder.
+        return nullcontext(RunFolder(arguments.folder, arguments.keep))
     backup = arguments.backup
     temporary = backup is not None and backup.delete_checkpoint
     return RunFolder(arguments.folder, arguments.keep, temporary=temporary)
@@ -40,51 +41,56 @@ def start(
     arguments: FitArguments,
     folder: RunFolder | None,
 ) -> Run:
-    """Return a fit that is ready to begin, or to go on where a checkpoint stands.
+    """Return a fit that is ready to run, new or restored from a checkpoint.
 
     Raises:
-        CheckpointError: The checkpoint can't be used, or a state can't be stored.
+        CheckpointError: The checkpoint cannot be restored, or a state cannot be stored.
         ValueError, TypeError: See `prepare`.
     """
     processes = model.placement.processes
-    found = find_on_all_ranks(arguments.resume or arguments.backup is not None, folder, processes)
-    if found is not None:
-        drawn = arguments.seed if arguments.seeded else int(found.info["seed"])
-        arguments = replace(arguments, initial_epoch=0, seed=drawn, resume=False)
+    resumes = arguments.resume or arguments.backup is not None
+    checkpoint = find_on_all_ranks(resumes, folder, processes)
+    if checkpoint is not None:
+        # Without a seed argument the fit drew one; only with that one it continues alike.
+        seed = arguments.seed if arguments.seeded else int(checkpoint.info["seed"])
+        arguments = replace(arguments, initial_epoch=0, seed=seed, resume=False)
     progress = model.progress
     try:
         run = prepare(model, train_data, val_data, arguments, folder)
         if run.saver is not None:
             run.saver.try_encoding()
-        if found is not None:
-            restore(run, found)
-        processes.gather(None)  # all have read it, and the others may be moved away
+        if checkpoint is not None:
+            restore(run, checkpoint)
+        # A barrier: rank 0 moves earlier checkpoints away below, after all ranks have read theirs.
+        processes.gather(None)
     except BaseException:
         model.progress, model.run = progress, None
         raise
     if folder is not None and processes.is_main:
-        _make_way(folder, run, found)
-        folder.notes += [] if found is None else [_story(run, found)]
+        _move_earlier_run(folder, run, checkpoint)
+        folder.notes += [] if checkpoint is None else [_resume_message(run, checkpoint)]
     return run
 
 
-def _story(run: Run, found: LoadedCheckpoint) -> str:
-    """Say what a fit goes on with."""
-    done, batch, path = found.info["epoch"], found.info["batch"], shown(found.checkpoint.path)
+def _resume_message(run: Run, loaded: LoadedCheckpoint) -> str:
+    """Return the message about the checkpoint that a fit resumes."""
+    epochs, batch = loaded.info["epoch"], loaded.info["batch"]
+    path = shown(loaded.checkpoint.path)
     if run.done:
-        stopped = found.info.get("stopped")
-        why = f", stopped since {stopped}" if stopped else ""
-        return f"{path} is complete, with {done} epochs{why}; a larger epochs= goes on"
-    return f"going on from {path}: epoch {done + 1}" + (f" after batch {batch}" if batch else "")
+        reason = loaded.info.get("stopped")
+        stopped = f" (stopped: {reason})" if reason else ""
+        return f"{path} is complete, with {epochs} epochs{stopped}; pass a larger epochs= to resume"
+    return f"resuming {path} at epoch {epochs + 1}" + (f", batch {batch}" if batch else "")
 
 
-def _make_way(folder: RunFolder, run: Run, found: LoadedCheckpoint | None) -> None:
-    """Move out of the way what an earlier run left, where this one does not go on with it."""
-    own = folder.store.folder.resolve()
-    if found is not None and found.checkpoint.path.parent.resolve() == own:
+def _move_earlier_run(folder: RunFolder, run: Run, loaded: LoadedCheckpoint | None) -> None:
+    """Move files of an earlier run out of the folder unless this fit resumes that run."""
+    checkpoints = folder.store.folder.resolve()
+    if loaded is not None and loaded.checkpoint.path.parent.resolve() == checkpoints:
         if run.saver is not None:
-            run.saver.resumed_from = folder.store.folder / found.checkpoint.path.name
-        newer = [c for c in folder.store.list() if c.order > found.checkpoint.order]
+            run.saver.resumed_from = folder.store.folder / loaded.checkpoint.path.name
+        # Newer checkpoints are moved away: the fit will write other ones of the same steps.
+        newer = [c for c in folder.store.list() if c.order > loaded.checkpoint.order]
         folder.set_checkpoints_aside(newer)
-    elif found is not None or folder.run_id() != run.model.run_id:
+    elif loaded is not None or folder.run_id() != run.model.run_id:
         folder.set_aside()

@@ -1,1 +1,1 @@
-"""Steps of the user's own `StepRunner`, torchkeras' extension point."""
+"""Steps that call the user's `StepRunner`, torchkeras' extension point."""

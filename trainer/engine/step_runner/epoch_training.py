@@ -1,4 +1,4 @@
-"""A step of training by the user's own `EpochRunner`: a whole epoch at once."""
+"""The training step of the user's `EpochRunner`: a whole epoch at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.optim.update import Update
 
 from .epochs import EpochBatches
-from .kit import RunnerKit, called
+from .kit import RunnerKit, class_name
 from .log import StageLog
 from .setup import check_arguments, check_one_process, metric_copies
 from .training import prepared_runner
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class EpochTrainingStep(UpdatingStep[StageLog]):
-    """Lets the user's epoch runner train on all batches of an epoch.
+    """Calls the user's epoch runner with all batches of an epoch.
 
     Args:
-        spec: What to measure; its metrics are given to the step runner.
+        spec: What to measure; its metrics are passed to the step runner.
         source: Where the batches come from.
-        update: Holds optimizer and schedule; the runner calls them itself.
+        update: Holds optimizer and schedule, which the runner steps itself.
         model: Its `stop_training` ends training after the epoch.
         arguments: The arguments of the fit.
 
     Raises:
-        ValueError: An argument of the fit asks for what only its own step does.
+        ValueError: An argument of the fit does not work with an `EpochRunner`.
     """
 
     _runner: Callable[[Any], Any]  # of the epoch
@@ -48,8 +48,9 @@ class EpochTrainingStep(UpdatingStep[StageLog]):
         self._kit: RunnerKit = spec.runner
         if arguments.gradient_accumulation_steps > 1:
             message = (
-                f"gradient_accumulation_steps can't go with {called(self._kit.epoch_kind)}, an "
-                "EpochRunner; let the StepRunner update every few batches"
+                f"gradient_accumulation_steps does not work with "
+                f"{class_name(self._kit.epoch_runner)}, an EpochRunner; accumulate gradients in "
+                "the StepRunner"
             )
             raise ValueError(message)
         super().__init__(StageLog("train", {}, spec, source), update, model)
@@ -59,15 +60,15 @@ class EpochTrainingStep(UpdatingStep[StageLog]):
         accelerator.gradient_accumulation_steps = 1
 
     def __call__(self, batch: EpochBatches) -> None:
-        """Train on the batches of an epoch, and count the updates that are made."""
-        counting = self.update.optimizer.register_step_post_hook(self._count)
+        """Train on the batches of an epoch, and count the optimizer's updates."""
+        counting_hook = self.update.optimizer.register_step_post_hook(self._count)
         try:
-            self.measurement.replace(self._kit.over(self._runner)(batch))
+            self.measurement.replace(self._kit.make_epoch_runner(self._runner)(batch))
         finally:
-            counting.remove()
+            counting_hook.remove()
 
     def begin_epoch(self) -> None:
-        """Make the step runner of the epoch."""
+        """Create the step runner of the epoch."""
         self.update.zero_grad()
         self._runner = self._make()
 

@@ -1,8 +1,8 @@
-"""The batches of an epoch as the user's own `EpochRunner` takes them.
+"""The batches of an epoch in the form that the user's `EpochRunner` takes.
 
-`KerasModel.EpochRunner = EpochRunner`, a class `EpochRunner(step_runner, quiet=False)` beside a
-`StepRunner`. Called with the batches of an epoch it goes over them and returns the epoch's values
-by name. To callbacks an epoch is then one batch.
+`KerasModel.EpochRunner` is a class `EpochRunner(step_runner, quiet=False)`, set together with a
+`StepRunner`. It is called with the batches of an epoch and returns the values of the epoch by name.
+Callbacks see such an epoch as one batch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 
 class EpochBatches:
-    """The batches of an epoch, which can be iterated over once.
+    """The batches of an epoch, for a single iteration.
 
     Args:
         batches: The batches.
-        size: Their number, None if it is not known.
+        size: The number of batches, None if it is not known.
     """
 
     def __init__(self, batches: Iterator[Any], size: int | None) -> None:
@@ -28,6 +28,6 @@ class EpochBatches:
 
     def __len__(self) -> int:
         if self.size is None:
-            message = "how many batches there are is known at the end alone"
+            message = "the number of batches is not known before the end; pass steps_per_epoch"
             raise TypeError(message)
         return self.size

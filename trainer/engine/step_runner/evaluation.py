@@ -1,4 +1,4 @@
-"""A step of evaluation by the user's own `StepRunner`."""
+"""The evaluation step of the user's `StepRunner`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .setup import check_one_process, metric_copies, placed_kit
 
 
 class RunnerEvaluationStep:
-    """Lets the user's step runner measure batches, or the user's epoch runner a whole pass.
+    """Calls the user's step runner with each batch, or the epoch runner with all of them.
 
     Args:
-        spec: What to measure; its metrics are given to the runner.
+        spec: What to measure; its metrics are passed to the runner.
         source: Where the batches come from.
-        prefix: What the names of the values begin with, as "val_".
+        prefix: The prefix of the names of the values, as "val_".
         stopped: Returns whether the stage should end early.
     """
 
@@ -33,7 +33,7 @@ class RunnerEvaluationStep:
         stage, metrics = prefix.removesuffix("_"), metric_copies(spec)
         self._kit: RunnerKit = placed_kit(spec)
         self._make = partial(self._kit.make, spec, stage, metrics)
-        self._whole_passes = self._kit.epoch_kind is not None
+        self._whole_passes = self._kit.epoch_runner is not None
         self.measurement = StageLog(stage, {} if self._whole_passes else metrics, spec, source)
         self.logs = self.measurement.logs
         self.processes = self.measurement.processes
@@ -42,10 +42,10 @@ class RunnerEvaluationStep:
 
     def __call__(self, batch: Any) -> None:
         """Measure a batch, or all batches of a pass."""
-        if self._runner is None:  # made within the pass: it may change the net's modes
+        if self._runner is None:  # created within the pass: it may change the net's modes
             self._runner = self._make()
         if self._whole_passes:
-            self.measurement.replace(self._kit.over(self._runner)(batch))
+            self.measurement.replace(self._kit.make_epoch_runner(self._runner)(batch))
         else:
             self.measurement.add(self._runner(batch), max(1, sample_count(batch, default=1)))
 
@@ -55,7 +55,7 @@ class RunnerEvaluationStep:
         return self._stopped()
 
     def begin(self) -> None:
-        """Start a new pass, with a runner of its own."""
+        """Start a new pass, for which a new runner is created."""
         self.measurement.reset()
         self._runner = None
 

@@ -1,8 +1,8 @@
-"""What a user's own `StepRunner` is made of: torchkeras' extension point.
+"""Create the user's step runners, torchkeras' extension point.
 
-`KerasModel.StepRunner = StepRunner`, a class `StepRunner(net, loss_fn, accelerator, stage,
-metrics_dict, optimizer, lr_scheduler, **kwargs)`. One is made for each epoch of a stage; called
-with a batch it does all of a step and returns `(step_losses, step_metrics)`: floats by name, each
+`KerasModel.StepRunner` is a class `StepRunner(net, loss_fn, accelerator, stage, metrics_dict,
+optimizer, lr_scheduler, **kwargs)`. A new instance is created for each epoch of a stage. Called
+with a batch, it runs the whole step and returns `(step_losses, step_metrics)`: floats by name, each
 name beginning with the stage, as `train_loss`.
 """
 
@@ -15,29 +15,29 @@ from typing import Any
 
 from fitorch.engine.steps.measurement import MeasurementSpec
 
-_FORM = (
+_STEP_SIGNATURE = (
     "StepRunner(net, loss_fn, accelerator=None, stage='train', metrics_dict=None, optimizer=None, "
     "lr_scheduler=None, **kwargs)"
 )
 
-_EPOCH_FORM = "EpochRunner(step_runner, quiet=False)"
+_EPOCH_SIGNATURE = "EpochRunner(step_runner, quiet=False)"
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerKit:
-    """What step runners are made of, whatever their stage.
+    """The user's runner classes, and the arguments that all stages share.
 
     Args:
-        kind: The user's class.
-        loss_fn: What compares predictions and targets, or None.
+        step_runner: The user's `StepRunner` class.
+        loss_fn: Compares predictions and targets, or None.
         extra: Other keyword arguments of `KerasModel`, for the runner.
-        epoch_kind: The user's class that goes over an epoch, or None.
+        epoch_runner: The user's `EpochRunner` class, or None.
     """
 
-    kind: Callable[..., Any]
+    step_runner: Callable[..., Any]
     loss_fn: Any
     extra: Mapping[str, Any]
-    epoch_kind: Callable[..., Any] | None = None
+    epoch_runner: Callable[..., Any] | None = None
 
     def make(
         self,
@@ -47,7 +47,7 @@ class RunnerKit:
         optimizer: Any = None,
         lr_scheduler: Any = None,
     ) -> Callable[[Any], Any]:
-        """Return the step runner of a stage."""
+        """Return a new step runner for a stage."""
         arguments = {
             "net": spec.net,
             "loss_fn": self.loss_fn,
@@ -58,38 +58,41 @@ class RunnerKit:
             "lr_scheduler": lr_scheduler,
             **self.extra,
         }
-        runner: Callable[[Any], Any] = self.kind(**arguments)
+        runner: Callable[[Any], Any] = self.step_runner(**arguments)
         return runner
 
-    def over(self, runner: Any) -> Callable[[Any], Any]:
-        """Return what goes over the batches of an epoch with a step runner."""
-        assert self.epoch_kind is not None
-        going: Callable[[Any], Any] = self.epoch_kind(runner, quiet=True)
-        return going
+    def make_epoch_runner(self, step_runner: Any) -> Callable[[Any], Any]:
+        """Return a new epoch runner that calls a step runner with each batch."""
+        assert self.epoch_runner is not None
+        runner: Callable[[Any], Any] = self.epoch_runner(step_runner, quiet=True)
+        return runner
 
     def check(self) -> None:
-        """Refuse a class that can't be called with what it will get.
+        """Check the signatures of the user's classes.
 
         Raises:
-            TypeError: It says what is wrong with its arguments.
+            TypeError: A class does not take the arguments that it will be called with.
         """
         names = ("net", "loss_fn", "accelerator", "stage", "metrics_dict")
-        given = dict.fromkeys((*names, "optimizer", "lr_scheduler", *self.extra))
-        _check_call(self.kind, _FORM, (), given)
-        if self.epoch_kind is not None:
-            _check_call(self.epoch_kind, _EPOCH_FORM, (None,), {"quiet": True})
+        arguments = dict.fromkeys((*names, "optimizer", "lr_scheduler", *self.extra))
+        _check_signature(self.step_runner, _STEP_SIGNATURE, (), arguments)
+        if self.epoch_runner is not None:
+            _check_signature(self.epoch_runner, _EPOCH_SIGNATURE, (None,), {"quiet": True})
 
 
-def _check_call(
-    kind: Callable[..., Any], form: str, args: tuple[Any, ...], given: Mapping[str, Any]
+def _check_signature(
+    runner_class: Callable[..., Any],
+    expected: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> None:
     try:
-        inspect.signature(kind).bind(*args, **given)
+        inspect.signature(runner_class).bind(*args, **kwargs)
     except TypeError as error:
-        message = f"{called(kind)} can't be made: {error}; expected {form}"
+        message = f"{class_name(runner_class)} cannot be created: {error}; expected {expected}"
         raise TypeError(message) from error
 
 
-def called(kind: Any) -> str:
-    """Return what to call a class of the user's in a message."""
-    return getattr(kind, "__name__", "StepRunner")
+def class_name(runner_class: Any) -> str:
+    """Return the name of a class of the user, for messages."""
+    return getattr(runner_class, "__name__", "StepRunner")

@@ -1,4 +1,4 @@
-"""What the user's `StepRunner` returned, batch by batch, as the values of a stage."""
+"""Collect the values that the user's `StepRunner` returns, over a stage."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import NonFiniteError
 from fitorch.metrics.state import load_state, state_of
 
-from .kit import called
+from .kit import class_name
 
 
 class StageLog:
-    """The values of a stage that a step runner measures.
+    """The loss and the metrics of a stage that a step runner measures.
 
-    Losses are means over the samples, if batches show how many they have. Metrics are those of
-    `metrics_dict`, computed over the epoch, or averaged if they are functions; any other value is
-    the one of the last batch.
+    Losses are means over the samples if the number of samples of a batch is known. Metrics of
+    `metrics_dict` are computed over the epoch, or averaged if they are functions. Other values are
+    those of the last batch.
 
     Args:
-        stage: What all names begin with, as "train".
-        metrics: Name to metric, those that the runner updates.
-        spec: The net, and the runner's class.
+        stage: The prefix of all names, as "train".
+        metrics: Name to metric; the runner updates them.
+        spec: The net, and the class of the runner.
         source: Where the batches come from.
     """
 
@@ -40,20 +40,20 @@ class StageLog:
         self.source = source
         self.processes = spec.placement.processes
         self.logs = BatchLogs(f"{stage}_", self.figures)
-        self.tasks: dict[str, str] = {}  # a runner calls its metrics itself
+        self.tasks: dict[str, str] = {}  # empty: a runner does not take metrics by name
         self._stage = stage
-        self._runner_name = called(spec.runner.kind)
+        self._runner_name = class_name(spec.runner.step_runner)
         self._metrics = {f"{stage}_{name}": metric for name, metric in metrics.items()}
         self._last: dict[str, float]
         self._computed = [name for name, m in self._metrics.items() if hasattr(m, "compute")]
         self.reset()
 
     def add(self, returned: Any, samples: int) -> None:
-        """Count in what the runner returned for a batch.
+        """Add what the runner returned for a batch.
 
         Raises:
-            TypeError: It is no pair of mappings.
-            ValueError: A name does not begin with the stage, or a value is no number.
+            TypeError: It is not a pair of mappings.
+            ValueError: A name does not begin with the stage, or a value is not a number.
         """
         losses, metrics = self._checked(returned)
         for name, value in (*losses.items(), *metrics.items()):
@@ -64,10 +64,10 @@ class StageLog:
                 self._last[name] = value
 
     def replace(self, returned: Any) -> None:
-        """Take the values that an epoch runner returned for all batches.
+        """Store the values that an epoch runner returned for all batches.
 
         Raises:
-            TypeError: It is no mapping.
+            TypeError: It is not a mapping.
             ValueError: See `add`.
         """
         if not isinstance(returned, Mapping):
@@ -78,14 +78,14 @@ class StageLog:
         self._last = self._numbers(returned)
 
     def figures(self) -> dict[str, float]:
-        """Return the values so far, in the order in which they came.
+        """Return the values so far: means, then computed metrics, then those of the last batch.
 
         Raises:
             NonFiniteError: The training loss is NaN or infinite.
         """
         means = {name: total / count for name, (total, count) in self._sums.items()}
-        seen = (n for n in self._computed if getattr(self._metrics[n], "update_called", True))
-        computed = {name: float(self._metrics[name].compute()) for name in seen if self._sums}
+        updated = (n for n in self._computed if getattr(self._metrics[n], "update_called", True))
+        computed = {name: float(self._metrics[name].compute()) for name in updated if self._sums}
         values = means | computed | self._last
         loss = values.get("train_loss", 0.0)
         if not isfinite(loss):
@@ -98,27 +98,27 @@ class StageLog:
         return self.figures()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start a new stage."""
         self._sums: dict[str, tuple[float, int]] = {}
         self._last = {}
         for name in self._computed:
             self._metrics[name].reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted."""
+        """Return the sums of the stage so far."""
         metrics = {name: state_of(self._metrics[name]) for name in self._computed}
         return {"sums": dict(self._sums), "last": dict(self._last), "metrics": metrics}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put it back."""
+        """Restore the sums of a stage."""
         self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
         self._last = dict(state["last"])
         for name in self._computed:
             load_state(self._metrics[name], state["metrics"][name])
 
     def _checked(self, returned: Any) -> tuple[dict[str, float], dict[str, float]]:
-        pair = isinstance(returned, (tuple, list)) and len(returned) == 2
-        if not pair or not all(isinstance(part, Mapping) for part in returned):
+        is_pair = isinstance(returned, (tuple, list)) and len(returned) == 2
+        if not is_pair or not all(isinstance(part, Mapping) for part in returned):
             message = (
                 "StepRunner must return (step_losses, step_metrics), two dicts of floats by name; "
                 f"it returned {returned!r:.200}"
@@ -128,7 +128,7 @@ class StageLog:
         return self._numbers(losses), self._numbers(metrics)
 
     def _numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """Return the values as floats; `lr` is left out: the history has it from the optimizer."""
+        """Return the values as floats, without `lr`: the history reads it from the optimizer."""
         numbers = {}
         for name, value in values.items():
             if name == "lr":

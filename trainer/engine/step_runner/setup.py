@@ -1,4 +1,4 @@
-"""What a step with the user's own `StepRunner` needs: its metrics, its arguments, its checks."""
+"""Set up a step with the user's `StepRunner`: checks, metrics, and arguments on the device."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ from fitorch.data.sources import Source
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.steps.measurement import MeasurementSpec
 
-from .kit import RunnerKit, called
+from .kit import RunnerKit, class_name
 
 if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
 
 
 def check_one_process(spec: MeasurementSpec) -> None:
-    """Refuse a step runner in one of several processes.
+    """Raise an error if several processes train together, which a step runner does not support.
 
     Raises:
-        ValueError: Several processes were launched.
+        ValueError: There are several processes.
     """
     if spec.placement.processes.is_distributed:
         message = (
-            "a StepRunner works in one process, but "
+            "a StepRunner works only in one process, but "
             f"{spec.placement.processes.world_size} were launched; pass forward= instead"
         )
         raise ValueError(message)
 
 
 def check_arguments(model: BaseModel, source: Source, arguments: FitArguments) -> None:
-    """Refuse arguments of a fit that only its own step follows.
+    """Raise an error if an argument of the fit has no effect on a step runner.
 
     Raises:
-        ValueError: The message says what to do instead.
+        ValueError: There is such an argument; the message contains the alternative.
     """
-    schedule = "let it call self.lr_scheduler.step(), which it alone does"
     scaled_by_fit = model.placement.scaler is not None and model.accelerator.scaler is None
-    loose = arguments.gradient_accumulation_steps > 1 and not (
+    unknown_length = arguments.gradient_accumulation_steps > 1 and not (
         arguments.steps_per_epoch or source.steps
     )
     requests: dict[str, tuple[bool, str]] = {
-        "class_weight": (arguments.class_weight is not None, "weigh the loss in it"),
+        "class_weight": (arguments.class_weight is not None, "weight the loss in it"),
         "clip_grad_norm": (
             arguments.clip_grad_norm is not None,
             "call self.accelerator.clip_grad_norm_(self.net.parameters(), 1.0) in it",
@@ -54,18 +53,27 @@ def check_arguments(model: BaseModel, source: Source, arguments: FitArguments) -
             arguments.clip_grad_value is not None,
             "call self.accelerator.clip_grad_value_(self.net.parameters(), 1.0) in it",
         ),
-        "scheduler_step": (arguments.scheduler_step != "auto", schedule),
+        "scheduler_step": (
+            arguments.scheduler_step != "auto",
+            "call self.lr_scheduler.step() in it",
+        ),
         "jit_compile": (model.compilation is not None, "call torch.compile in it"),
         "mixed_precision='fp16' on a CPU": (scaled_by_fit, "use 'bf16'"),
-        "gradient_accumulation_steps": (loose, "pass data with a length, or steps_per_epoch"),
+        "gradient_accumulation_steps": (
+            unknown_length,
+            "pass data with a length, or steps_per_epoch",
+        ),
         "a loss with weights that change by the epoch": (
             bool(model.objective.weights),
             "compute them in it",
         ),
     }
-    for request, (requested, instead) in requests.items():
+    for request, (requested, alternative) in requests.items():
         if requested:
-            message = f"{request} can't go with {called(model.StepRunner)}, a StepRunner: {instead}"
+            message = (
+                f"{request} does not work with {class_name(model.StepRunner)}, a StepRunner; "
+                f"{alternative}"
+            )
             raise ValueError(message)
 
 
@@ -73,8 +81,8 @@ def placed_kit(spec: MeasurementSpec, accelerator: Any = None) -> RunnerKit:
     """Return the kit with its extra arguments on the device.
 
     Args:
-        spec: The kit, and the device.
-        accelerator: Prepares optimizers among the arguments, in training.
+        spec: The kit and the device.
+        accelerator: In training, prepares the optimizers among the arguments; else None.
     """
     kit: RunnerKit = spec.runner
     device = spec.placement.device
@@ -93,7 +101,7 @@ def metric_copies(spec: MeasurementSpec) -> dict[str, Any]:
     """Return copies of the metrics for a stage, on the device.
 
     Raises:
-        TypeError: A metric is a name, or one of several outputs' metrics.
+        TypeError: A metric is a name, or a mapping of the metrics of one output.
     """
     copies = {}
     for name, metric in spec.metrics.items():
@@ -103,6 +111,7 @@ def metric_copies(spec: MeasurementSpec) -> dict[str, Any]:
                 "pass an object, as torchmetrics.Accuracy(task='binary'), or a function"
             )
             raise TypeError(message)
-        own = copy.deepcopy(metric)
-        copies[name] = own.to(spec.placement.device) if isinstance(own, nn.Module) else own
+        copied = copy.deepcopy(metric)
+        is_module = isinstance(copied, nn.Module)
+        copies[name] = copied.to(spec.placement.device) if is_module else copied
     return copies

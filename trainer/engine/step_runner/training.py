@@ -1,4 +1,4 @@
-"""A step of training by the user's own `StepRunner`."""
+"""The training step of the user's `StepRunner`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class RunnerTrainingStep(UpdatingStep[StageLog]):
-    """Lets the user's step runner do all of a step: forward, backward, update and schedule.
+    """Calls the user's step runner, which does the forward and backward pass, update and schedule.
 
     Args:
-        spec: What to measure; its metrics are given to the runner.
+        spec: What to measure; its metrics are passed to the runner.
         source: Where the batches come from.
-        update: Holds optimizer and schedule; the runner calls them itself.
+        update: Holds optimizer and schedule, which the runner steps itself.
         model: Its `stop_training` ends the epoch early.
         arguments: The arguments of the fit.
 
     Raises:
-        ValueError: An argument of the fit asks for what only its own step does.
+        ValueError: An argument of the fit does not work with a `StepRunner`.
     """
 
     _runner: Callable[[Any], Any]  # of the epoch
@@ -56,7 +56,7 @@ class RunnerTrainingStep(UpdatingStep[StageLog]):
         self._taken = 0  # batches of the epoch
 
     def __call__(self, batch: Any) -> None:
-        """Train on a batch; the accelerator lets the optimizer update at the end of a window."""
+        """Train on a batch; the prepared optimizer skips updates within a window."""
         self._since_update, self._taken = self._since_update + 1, self._taken + 1
         closes = self._since_update == self._window or self._taken == self._steps
         self._open = True
@@ -71,7 +71,7 @@ class RunnerTrainingStep(UpdatingStep[StageLog]):
             self.update.completed += 1
 
     def begin_epoch(self) -> None:
-        """Make the runner of the epoch."""
+        """Create the runner of the epoch."""
         self.update.zero_grad()
         self._runner = self._make()
 
@@ -93,9 +93,9 @@ class RunnerTrainingStep(UpdatingStep[StageLog]):
 def prepared_runner(
     spec: MeasurementSpec, update: Update, metrics: Mapping[str, Any]
 ) -> tuple[Any, Callable[[], Callable[[Any], Any]]]:
-    """Return the accelerator, and what makes a runner with optimizer and schedule prepared by it.
+    """Return the accelerator, and a function that creates runners with prepared optimizers.
 
-    The runner steps the schedule; `update` no longer does.
+    The runner steps the schedule, so `update` no longer does.
     """
     update.scheduler_step = "update"
     accelerator = spec.placement.accelerator

@@ -1,1 +1,1 @@
-"""Steps: what happens to a batch of training or evaluation."""
+"""Steps: process one batch of training or evaluation."""

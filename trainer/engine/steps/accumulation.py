@@ -96,7 +96,8 @@ def _with_divisors(window: list[Any], count: Callable[[Any], list[Any]]) -> Iter
         try:
             counts.append(count(batch))
         except Exception as error:  # noqa: PERF203 - raised when its batch is trained on
-            yield from ((each, [1] * len(counts[0]), False) for each in window[: len(counts)])
+            earlier = window[: len(counts)]
+            yield from ((micro_batch, [1] * len(counts[0]), False) for micro_batch in earlier)
             yield batch, error, False
             return
     totals = [sum(column) for column in zip(*counts, strict=True)]

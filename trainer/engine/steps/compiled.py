@@ -12,17 +12,17 @@ from .training import TrainingStep
 from .training_measurement import TrainingMeasurement
 from .updating import UpdatingStep
 
-_ENOUGH = 32  # batches to judge by
-_MANY = 0.5  # the part of them that should be compiled
+_CHECKED_STEPS = 32  # steps after which the fraction of compiled ones is checked
+_LEAST_COMPILED = 0.5  # the fraction of steps that should run compiled
 
 
 @dataclass(slots=True)
 class Compilation:
-    """What a model has compiled, kept from fit to fit.
+    """The compiled step of a model, kept from fit to fit.
 
     Attributes:
         region: The compiled step, None if there is none yet.
-        settings: What it was compiled for.
+        settings: The settings that it was compiled for.
         seconds: The time that compiling took.
         refused: Whether torch cannot compile the step.
     """
@@ -36,7 +36,7 @@ class Compilation:
         """Run uncompiled from now on, and warn once."""
         if not self.refused:
             warnings.warn(
-                f"jit_compile: the training step can't be compiled and runs as without: {reason}",
+                f"jit_compile: the training step cannot be compiled and runs uncompiled: {reason}",
                 stacklevel=2,
             )
         self.region, self.refused = None, True
@@ -45,36 +45,36 @@ class Compilation:
 class CompiledStep(UpdatingStep[TrainingMeasurement]):
     """Trains on batches by one compiled region.
 
-    The first batch goes through the loop, which settles and checks everything. Batches of other
-    shapes, such as the shorter last one of an epoch, do so too: nothing is compiled for them.
+    The first batch runs uncompiled, which checks everything and creates gradients and optimizer
+    state. Batches of other shapes, such as the shorter last one of an epoch, run uncompiled too.
 
     Args:
         *args: As for `UpdatingStep`.
-        compilation: What the model has compiled in earlier fits.
+        compilation: The compiled step of earlier fits of the model.
     """
 
     def __init__(self, *args: Any, compilation: Compilation) -> None:
         super().__init__(*args)
-        self._in_loop = TrainingStep(*args)
+        self._uncompiled = TrainingStep(*args)
         self._compilation = compilation
         self._steps_compiled = 0
-        self._steps_in_loop = 0
+        self._steps_uncompiled = 0
 
     def __call__(self, batch: Any) -> None:
         """Train on a batch."""
         region = self._compilation.region
         if region is None:
-            self._in_loop(batch)
+            self._uncompiled(batch)
             self._prepare(batch)
         elif self.measurement.checked and region.takes(batch):
             self._run(region, batch)
         else:
-            self._in_loop(batch)
-            self._steps_in_loop += 1
+            self._uncompiled(batch)
+            self._steps_uncompiled += 1
             self._warn_of_shapes()
 
     def begin_epoch(self) -> None:
-        """Drop what was compiled for other settings."""
+        """Discard a step that was compiled for other settings."""
         compilation = self._compilation
         if compilation.region is not None and (
             compilation.settings != self._settings() or compilation.region.stale
@@ -86,7 +86,7 @@ class CompiledStep(UpdatingStep[TrainingMeasurement]):
             y_pred, y_true, weight, parts, norm = region(batch)
         except CannotCompileError as error:
             self._compilation.refuse(error)
-            self._in_loop(batch)
+            self._uncompiled(batch)
             return
         if not self._steps_compiled:
             self._compilation.seconds, region.seconds = region.seconds, 0.0
@@ -97,7 +97,7 @@ class CompiledStep(UpdatingStep[TrainingMeasurement]):
         self.update.advance()
 
     def _prepare(self, batch: Any) -> None:
-        """Prepare to compile the step that the batch has just taken through the loop."""
+        """Prepare to compile the step that has just run uncompiled on a batch."""
         compilation, measurement = self._compilation, self.measurement
         if compilation.refused:
             return
@@ -110,7 +110,7 @@ class CompiledStep(UpdatingStep[TrainingMeasurement]):
         compilation.settings = self._settings()
 
     def _settings(self) -> Any:
-        """Return what a compiled step remains valid for."""
+        """Return the settings that a compiled step depends on."""
         spec, update, classes = self.measurement.spec, self.update, self.measurement.class_weights
         trained = [parameter.requires_grad for parameter in update.parameters]
         return (
@@ -123,10 +123,10 @@ class CompiledStep(UpdatingStep[TrainingMeasurement]):
         )
 
     def _warn_of_shapes(self) -> None:
-        steps = self._steps_compiled + self._steps_in_loop
-        if steps == _ENOUGH and self._steps_compiled < _MANY * steps:
+        steps = self._steps_compiled + self._steps_uncompiled
+        if steps == _CHECKED_STEPS and self._steps_compiled < _LEAST_COMPILED * steps:
             warnings.warn(
-                f"jit_compile: {self._steps_in_loop} of {steps} batches differ in shape from the "
-                "first and ran uncompiled; pad them to one length",
+                f"jit_compile: {self._steps_uncompiled} of {steps} batches differ in shape from "
+                "the first and ran uncompiled; pad them to one length",
                 stacklevel=2,
             )

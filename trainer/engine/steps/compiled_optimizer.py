@@ -1,4 +1,4 @@
-"""A copy of an optimizer in a form that compiles well."""
+"""An optimizer in a form that torch.compile compiles once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SETTINGS = ("betas", "momentum", "weight_decay")  # what else schedules and callbacks change
+_SETTINGS = ("betas", "momentum", "weight_decay")  # which schedules and callbacks may change
 
 
 class CannotCompileError(Exception):
-    """A step that torch can't compile as a whole, or that is not worth it."""
+    """A step cannot be compiled as a whole, or compiling it is not worth the time."""
 
 
 class CompiledOptimizer:
-    """A copy of an optimizer that shares its parameters and state, in a form that compiles well.
+    """A copy of an optimizer, with the same parameters and state, that is compiled only once.
 
-    Its learning rates are tensors: as numbers, each new one would compile the step anew. Its counts
-    of steps have 64 bits, as what Python computes from them without compilation.
+    Its learning rates are tensors, because a new number would compile the step again. Its step
+    counts have 64 bits, because Python computes bias corrections from them in 64 bits if the step
+    is not compiled: with 32 bits the results would differ.
 
     Args:
         optimizer: The optimizer.
@@ -30,76 +31,78 @@ class CompiledOptimizer:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = copy.copy(optimizer)
-        self._followed = optimizer
+        self._original = optimizer
         self._state = optimizer.state
-        self._steps: list[tuple[Tensor, Tensor]] = []  # the optimizer's counts, and our own
+        self._steps: list[tuple[Tensor, Tensor]] = []  # step counts: the original's, the copy's
         self.optimizer.state = defaultdict(dict)
         for parameter, state in optimizer.state.items():
             self.optimizer.state[parameter] = self._shared(state, parameter.device)
         self._groups = optimizer.param_groups
         self.optimizer.param_groups = [self._compilable(group) for group in self._groups]
         self._rates = [float(group["lr"]) for group in self._groups]
-        self._step: Any = inspect.unwrap(type(optimizer).step)  # without what breaks the graph
+        # Without torch's wrappers, for hooks and the profiler, which would break the graph.
+        self._step: Any = inspect.unwrap(type(optimizer).step)
 
     def step(self) -> None:
-        """Change the weights."""
+        """Update the weights."""
         self._step(self.optimizer)
-        for theirs, ours in self._steps:
-            if theirs.device == ours.device:
-                theirs.copy_(ours)
+        for original, copied in self._steps:
+            if original.device == copied.device:
+                original.copy_(copied)
 
     def count(self) -> None:
-        """Count the step in the optimizer, where its counts lie elsewhere than the weights."""
-        for theirs, ours in self._steps:
-            if theirs.device != ours.device:
-                theirs.add_(1)
+        """Increment the original's step counts if they lie on another device than the weights."""
+        for original, copied in self._steps:
+            if original.device != copied.device:
+                original.add_(1)
 
-    def catch_up(self) -> None:
-        """Take over the counts of steps, which the optimizer may have made itself."""
-        for theirs, ours in self._steps:
-            ours.copy_(theirs)
+    def copy_step_counts(self) -> None:
+        """Copy the original's step counts, which uncompiled steps may have incremented."""
+        for original, copied in self._steps:
+            copied.copy_(original)
 
-    def follow(self) -> None:
-        """Take over the learning rates.
+    def copy_rates(self) -> None:
+        """Copy the original's learning rates.
 
         Raises:
-            CannotCompileError: Something else has changed, which would compile the step anew.
+            CannotCompileError: Another setting has changed, which would compile the step again.
         """
         if len(self._groups) != len(self._rates):
             message = "the optimizer got another parameter group in the middle of an epoch"
             raise CannotCompileError(message)
         groups = zip(self._groups, self.optimizer.param_groups, strict=True)
-        for i, (group, own) in enumerate(groups):
-            if group["lr"] != self._rates[i]:
-                self._rates[i] = float(group["lr"])
-                own["lr"].fill_(self._rates[i])
+        for i, (original, copied) in enumerate(groups):
+            if original["lr"] != self._rates[i]:
+                self._rates[i] = float(original["lr"])
+                copied["lr"].fill_(self._rates[i])
             for key in _SETTINGS:
-                if key in group and group[key] != own[key]:
+                if key in original and original[key] != copied[key]:
                     message = f"the optimizer's {key!r} changed in the middle of an epoch"
                     raise CannotCompileError(message)
 
     @property
     def stale(self) -> bool:
-        """Whether the optimizer has got another state, as when one is loaded."""
-        followed = self._followed
-        return self._state is not followed.state or self._groups is not followed.param_groups
+        """Whether the state of the original was replaced, as `load_state_dict` does."""
+        original = self._original
+        return self._state is not original.state or self._groups is not original.param_groups
 
     def _shared(self, state: dict[str, Any], device: torch.device) -> dict[str, Any]:
         step = state.get("step")
         if not isinstance(step, Tensor):
             return state
-        ours = step.to(device, _wide(device), copy=True)
-        self._steps.append((step, ours))
-        return {**state, "step": ours}
+        copied = step.to(device, _wide(device), copy=True)
+        self._steps.append((step, copied))
+        return {**state, "step": copied}
 
     @staticmethod
     def _compilable(group: Mapping[str, Any]) -> dict[str, Any]:
         device = group["params"][0].device
-        own = dict(group, lr=torch.tensor(float(group["lr"]), dtype=_wide(device), device=device))
+        rate = torch.tensor(float(group["lr"]), dtype=_wide(device), device=device)
+        compilable = dict(group, lr=rate)
         for flag in ("fused", "foreach"):
-            if flag in own:
-                own[flag] = None
-        return own
+            if flag in compilable:
+                compilable[flag] = None
+        return compilable
 
 
 def _wide(device: torch.device) -> torch.dtype:
@@ -108,5 +111,5 @@ def _wide(device: torch.device) -> torch.dtype:
 
 
 def compiled_constants(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """Return what is compiled into a step as numbers."""
+    """Return the settings that are constants of the compiled step."""
     return [group.get(key) for group in optimizer.param_groups for key in _SETTINGS]

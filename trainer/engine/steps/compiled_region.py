@@ -1,4 +1,4 @@
-"""A training step compiled to one region: forward, objective, backward, clipping and optimizer."""
+"""A training step compiled as one region: forward, objective, backward, clipping, optimizer."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ Outcome = tuple[Any, Any, Any, list[TermValue], "Tensor | None"]  # ..., the gra
 _BACKEND = "inductor"  # of torch.compile
 
 _OPTIONS = {
-    "fallback_random": True,  # dropout drops the same as without compilation
+    "fallback_random": True,  # the same random numbers as without compilation, as in dropout
     "size_asserts": False,  # batches are known to be alike
 }
 
 _TRACING = {
     "trace_autograd_ops": True,  # the backward pass, too
-    "automatic_dynamic_shapes": False,  # a number that changes is worth another compilation
+    "automatic_dynamic_shapes": False,  # a number that changes causes another compilation
 }
 
 
 class CompiledRegion:
-    """What a training step does with a batch, compiled at its first call.
+    """A training step that is compiled at its first call.
 
-    It changes the weights, the gradients and the state of the user's own optimizer in place, so
-    whatever reads them finds what it finds without compilation. Batches have to be alike in
-    structure, shapes and types.
+    It changes the weights, the gradients and the state of the user's optimizer in place, so they
+    have the same values as without compilation. All batches must have the same structure, shapes
+    and types.
 
     Args:
-        forward: From a batch to predictions, targets and sample weights.
-        weigh: From targets and sample weights to the samples' weights in the loss.
+        forward: Returns predictions, targets and sample weights of a batch.
+        weigh: Returns the weights of the samples in the loss, from targets and sample weights.
         objective: The loss of a batch.
-        update: What makes an update of gradients; the last one was made without compilation, so
-            that gradients and the optimizer's state are there.
-        batch: A batch like all others.
+        update: Changes the weights; it has run once uncompiled, so that gradients and the state of
+            the optimizer exist.
+        batch: A batch with the structure, shapes and types of all others.
 
     Raises:
-        CannotCompileError: It can't be compiled; the message says why.
+        CannotCompileError: The step cannot be compiled; the message contains the reason.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class CompiledRegion:
         batch: Any,
     ) -> None:
         _check_compilable(update)
-        self.seconds = 0.0  # what compiling took
+        self.seconds = 0.0  # the time that compiling took
         self._signature = signature(batch)
         self._trained = [p for p in update.parameters if p.grad is not None]
         self._gradients = [p.grad for p in self._trained]
         self._optimizer = CompiledOptimizer(update.optimizer)
         self._graphs = self._trained[0].device.type == "cuda"
         self._compiled = _compile(
-            _written_out(forward, weigh, objective, update, self._optimizer, self._trained),
+            _step_function(forward, weigh, objective, update, self._optimizer, self._trained),
             graphs=self._graphs,
         )
         self._ready = False
@@ -83,29 +83,29 @@ class CompiledRegion:
 
     @property
     def stale(self) -> bool:
-        """Whether the optimizer has got another state since, as when one is loaded."""
+        """Whether the state of the optimizer was replaced, as `load_state_dict` does."""
         return self._optimizer.stale
 
     def takes(self, batch: Any) -> bool:
-        """Say whether a batch is like those that the region was made for."""
+        """Return whether a batch has the structure, shapes and types of the compiled ones."""
         return bool(signature(batch) == self._signature)
 
     def __call__(self, batch: Any) -> Outcome:
-        """Train on a batch; compile at first.
+        """Train on a batch; the first call compiles.
 
         Raises:
-            CannotCompileError: Torch can't compile it; nothing was changed.
+            CannotCompileError: Torch cannot compile the step; nothing was changed.
         """
-        self._optimizer.follow()
+        self._optimizer.copy_rates()
         if self._trained[0].grad is not self._gradients[0]:  # the last step was not compiled
-            self._optimizer.catch_up()
+            self._optimizer.copy_step_counts()
             for parameter, gradient in zip(self._trained, self._gradients, strict=True):
                 parameter.grad = gradient
         with torch.no_grad():
-            if self._graphs:  # what a CUDA graph returns lasts until its next run
+            if self._graphs:
                 torch.compiler.cudagraph_mark_step_begin()
             outcome = self._run(batch) if self._ready else self._compiling(batch)
-            if self._graphs:
+            if self._graphs:  # the next run of a CUDA graph overwrites its outputs
                 outcome = map_tensors(Tensor.clone, outcome)
         self._optimizer.count()
         return outcome
@@ -113,14 +113,14 @@ class CompiledRegion:
     def _run(self, batch: Any) -> Outcome:
         try:
             return self._compiled(batch)
-        except self._refusal:  # something changed that it was compiled for
+        except self._refusal:  # the step must be compiled again, as for another number
             return self._compiling(batch)
 
     def _compiling(self, batch: Any) -> Outcome:
         start = time.perf_counter()
         try:
             with tracing_options(**_TRACING), warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about itself
+                warnings.simplefilter("ignore", DeprecationWarning)  # from within torch
                 outcome = self._compiled(batch)
         except self._refusal as error:
             raise CannotCompileError(_first_lines(error)) from error
@@ -129,7 +129,7 @@ class CompiledRegion:
 
 
 def signature(tree: Any) -> Any:
-    """Return what batches must have in common: structure, shapes and types."""
+    """Return the structure, shapes and types of a batch, which must equal those of the others."""
     if isinstance(tree, Tensor):
         return tree.shape, tree.dtype
     if isinstance(tree, (list, tuple)):
@@ -140,10 +140,10 @@ def signature(tree: Any) -> Any:
 
 
 def _check_compilable(update: Update) -> None:
-    """Refuse what would be left out of a compiled step.
+    """Raise an error if a compiled step would not do all that the uncompiled one does.
 
     Raises:
-        CannotCompileError: It names it.
+        CannotCompileError: The message contains the reason.
     """
     optimizer = update.optimizer
     parameters = update.parameters
@@ -166,7 +166,7 @@ def _check_compilable(update: Update) -> None:
             raise CannotCompileError(reason)
 
 
-def _written_out(
+def _step_function(
     forward: Callable[[Any], tuple[Any, Any, Any]],
     weigh: Callable[[Any, Any], Any],
     objective: Objective,
@@ -189,7 +189,7 @@ def _written_out(
         optimizer.step()
         return detached(y_pred), y_true, weight, parts, norm
 
-    # Torch keeps what it compiled with the code, and only so much: each step has its own.
+    # Torch caches compiled code by code object, a limited number for each: each step needs its own.
     step.__code__ = step.__code__.replace(co_name=f"step_{id(optimizer)}")
     return step
 
@@ -202,6 +202,6 @@ def _compile(function: Callable[[Any], Outcome], *, graphs: bool) -> Callable[[A
 
 
 def _first_lines(error: Exception) -> str:
-    """Return what torch says in its first lines, and where in the user's code."""
+    """Return the first two lines of torch's message: the reason, and the user's code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])

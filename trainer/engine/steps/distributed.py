@@ -1,4 +1,4 @@
-"""A step of training in one of several processes, however the net is spread over them."""
+"""The training step in one of several processes, for any `GradientSync`."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
 
     def _marked(self, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
         for window in windows(batches, self._window):
-            yield from ((each, n == len(window)) for n, each in enumerate(window, 1))
+            yield from ((batch, n == len(window)) for n, batch in enumerate(window, 1))
 
     def _finish(self) -> None:
         """Divide the gradients by the counts of all processes; synchronize if one asks for it.

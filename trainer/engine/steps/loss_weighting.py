@@ -1,4 +1,4 @@
-"""How much the loss of each process counts in that of all."""
+"""Weight the loss of each process by the samples or weights that it is a mean over."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class LossWeighting:
             self._agree(parts)
         elif not self._differ and _count_differently(parts):
             message = (
-                f"the terms of {self._objective.name} counted alike in the first batch, but in "
-                f"this one {', '.join(str(share) for _, share in parts)}; of several processes, "
-                "begin with a batch in which they differ, or make one output of them"
+                f"the terms of {self._objective.name} are means over equal numbers in the first "
+                f"batch, but over {', '.join(str(share) for _, share in parts)} in this one; with "
+                "several processes, start with a batch in which they differ, or use one output"
             )
             raise RankError(message)
         if self._differ:
@@ -60,15 +60,15 @@ class LossWeighting:
         """Agree with the other processes on the unit and on how terms are weighted."""
         objective = self._objective
         differ = _count_differently(parts) or len(set(objective.summed)) > 1
-        everywhere = self._processes.gather((float(parts[0][1]), differ))
+        gathered = self._processes.gather((float(parts[0][1]), differ))
         if self.reference is None:
-            self.reference = everywhere[0][0] or 1.0
-        self._differ = any(differ for _, differ in everywhere)
+            self.reference = gathered[0][0] or 1.0  # of rank 0, the same in all processes
+        self._differ = any(differ for _, differ in gathered)
         if self._differ and self._window > 1:
             message = (
                 f"the terms of {objective.name} are means over different numbers of targets, "
-                "or different weights, or sums: of several processes, and several batches an "
-                "update, these can't be joined; use gradient_accumulation_steps=1"
+                "or different weights, or sums, which cannot be accumulated over several batches "
+                "in several processes; use gradient_accumulation_steps=1"
             )
             raise RankError(message)
 
@@ -91,10 +91,10 @@ class LossWeighting:
     def _weighted_by_term(self, parts: list[TermValue], counts: float) -> Tensor:
         """Return the loss with each term weighted by its own count, exchanged beforehand."""
         like, processes = parts[0][0], self._processes
-        own = torch.stack([torch.as_tensor(share).to(like) for _, share in parts]) * counts
-        totals = own.clone()
+        local = torch.stack([torch.as_tensor(share).to(like) for _, share in parts]) * counts
+        totals = local.clone()
         distributed.all_reduce(totals)
-        fractions = own / totals.clamp_min(torch.finfo(own.dtype).tiny)
+        fractions = local / totals.clamp_min(torch.finfo(local.dtype).tiny)
         weighted: list[TermValue] = [
             (value * (counts if summed else fraction) * processes.world_size, 1)
             for (value, _), fraction, summed in zip(

@@ -142,7 +142,7 @@ class Measurement:
         Args:
             where: The name of the stage in the message of a metric that fails.
         """
-        own = self.losses, self.metrics
+        local = self.losses, self.metrics
         try:
             if self.processes.is_distributed:
                 self.losses, self.metrics = self._gathered()
@@ -152,23 +152,23 @@ class Measurement:
             raise
         finally:
             # The sums of this process are kept: the stage may go on after a look at its values.
-            over_all, (self.losses, self.metrics) = self.metrics, own
+            gathered, (self.losses, self.metrics) = self.metrics, local
         if self.processes.is_main:
-            over_all.warn_of_nan(self._prefix)
+            gathered.warn_of_nan(self._prefix)
         return figures
 
     def _gathered(self) -> tuple[Means, MetricSet]:
         """Return losses and metrics over the batches of all processes, in one collective."""
-        everywhere: list[Any] = []
+        parts: list[Any] = []  # batches, sums of losses and states of metrics of each process
         sums = self.losses.sums()
 
         def gather(states: Any) -> list[Any]:
-            everywhere.extend(self._gather((self.batches, sums, states)))
-            return [states for *_, states in everywhere]
+            parts.extend(self._gather((self.batches, sums, states)))
+            return [states for *_, states in parts]
 
         metrics = self.metrics.gathered(gather)
-        self.batches = sum(batches for batches, *_ in everywhere)
-        return self.losses.joined([sums for _, sums, _ in everywhere]), metrics
+        self.batches = sum(batches for batches, *_ in parts)
+        return self.losses.joined([sums for _, sums, _ in parts]), metrics
 
     def _summed(self) -> list[bool]:
         """Return for each term that is measured per batch whether its values are sums."""
@@ -184,8 +184,8 @@ class Measurement:
         """Choose how the net is called with batches like this one; check loss and targets."""
         self.forward = self._choose_forward(batch)
         y_pred, y_true, weight = self.forward(batch)
-        whole = self.objective.uses_net_loss or self.objective.by_output
-        if not whole and hasattr(y_pred, "logits"):
+        takes_output = self.objective.uses_net_loss or self.objective.by_output
+        if not takes_output and hasattr(y_pred, "logits"):
             self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
         check_sample_weight(weight, by_output=self.objective.by_output)
@@ -214,10 +214,10 @@ class Measurement:
     def _check_fit(self, y_pred: Any, y_true: Any) -> None:
         if self.objective.uses_net_loss:
             if getattr(y_pred, "loss", None) is None:
-                given = "with penalties alone" if self.objective.penalties else "without a loss"
+                loss = "only penalties" if self.objective.penalties else "no loss"
                 message = (
-                    f"KerasModel was made {given}, and the net's output ({describe(y_pred)}) "
-                    "carries no .loss; pass loss_fn"
+                    f"KerasModel has {loss}, and the net's output ({describe(y_pred)}) does not "
+                    "have a .loss; pass loss_fn"
                 )
                 raise TypeError(message)
             return
@@ -232,7 +232,7 @@ class Measurement:
 
 
 def _check_scalars(named: Iterable[tuple[str, Any]]) -> None:
-    """Refuse losses and penalties that are not scalars.
+    """Raise an error for losses and penalties that are not scalars.
 
     Raises:
         ValueError: A value is not a scalar tensor; the message names its term.
@@ -240,8 +240,8 @@ def _check_scalars(named: Iterable[tuple[str, Any]]) -> None:
     for name, value in named:
         if not isinstance(value, Tensor) or value.numel() != 1:
             message = (
-                f"{name} gave {describe(value)}, but a loss must be a scalar tensor; reduce it, "
-                "with .mean() or reduction='mean', or tell that it gives a loss per sample: "
+                f"{name} returned {describe(value)}, but a loss must be a scalar tensor; reduce it "
+                "with .mean() or reduction='mean', or pass a loss per sample as "
                 "fitorch.losses.term(loss_fn, per_sample=True)"
             )
             raise ValueError(message)

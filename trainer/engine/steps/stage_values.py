@@ -1,4 +1,4 @@
-"""What a loop asks of the values of a stage, whoever measures them."""
+"""The protocol of the values of a stage: losses and metrics, whatever measures them."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class TrainingMeasurement(Measurement):
         if not any(value.requires_grad for value, _ in parts[: len(self.objective.losses)]):
             frozen = sum(not p.requires_grad for p in self.spec.net.parameters())
             message = (
-                f"{self.objective.name} gave a loss without a gradient (requires_grad=False; "
+                f"{self.objective.name} returned a loss without a gradient (requires_grad=False; "
                 f"{frozen} parameters of the net are frozen); look for no_grad(), .detach(), "
                 ".item() or argmax between the net's output and the loss"
             )

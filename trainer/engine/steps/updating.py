@@ -20,8 +20,8 @@ Values_co = TypeVar("Values_co", bound=StageValues, covariant=True)
 class UpdatingStep(ABC, Generic[Values_co]):
     """A step of training: it measures a batch and, with it or after several, updates the weights.
 
-    A subclass has one method of its own, `__call__`: how forward, backward and update follow each
-    other. What measures a batch and what changes the weights are objects that it is given.
+    A subclass defines one method, `__call__`, with the order of forward, backward and update.
+    Measuring a batch and changing the weights are tasks of two other objects.
 
     Args:
         measurement: Measures a batch.

@@ -1,1 +1,1 @@
-"""How the gradients of several processes become those of one update."""
+"""Gradient synchronization over processes: DDP, FSDP2, and their protocol."""

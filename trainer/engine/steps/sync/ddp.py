@@ -51,7 +51,7 @@ class DDPSync:
         self._message: tuple[tuple[float, Any] | None, Tensor | None] = (None, None)
 
     def begin_epoch(self) -> None:
-        """Wrap the net anew if callbacks have frozen or unfrozen parameters."""
+        """Discard the DDP module if callbacks have frozen or unfrozen parameters."""
         trained = [
             id(parameter)
             for module in (self._measurement.spec.net, self._measurement.objective.module)
@@ -117,11 +117,11 @@ class DDPSync:
         return message_before
 
     def _wrap(self, batch: Any) -> None:
-        """Wrap the net, and take a step that changes nothing.
+        """Wrap the net, and run a forward and backward pass that changes nothing.
 
-        After its first backward pass DDP orders the gradients anew, and adds them up in another
-        order from then on. That must be over before the first update: otherwise a resumed fit,
-        which begins with a new DDP, would round differently from one that was never interrupted.
+        After its first backward pass DDP rebuilds its buckets, and from then on adds up gradients
+        in another order. That must happen before the first update: otherwise a resumed fit, which
+        starts with a new DDP module, would round differently from an uninterrupted one.
         """
         measurement = self._measurement
         net = measurement.spec.net

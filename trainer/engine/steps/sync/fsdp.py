@@ -36,7 +36,7 @@ class FSDPSync:
         self._totals = UpdateTotals(measurement.processes.world_size)
 
     def begin_epoch(self) -> None:
-        """FSDP2 follows callbacks by itself."""
+        """Do nothing: FSDP2 supports freezing and unfreezing parameters."""
 
     def begin_update(self, batch: Any) -> None:
         """Clear the gradients."""

@@ -13,8 +13,8 @@ from fitorch.losses.terms import TermValue
 class GradientSync(Protocol):
     """Adds up the gradients of the processes, and two numbers that each passes along.
 
-    `DistributedStep` calls the methods in the order in which they stand here. Chosen once per fit;
-    another way to spread a net is another class like this one.
+    `DistributedStep` calls the methods in the order of their definition. The implementation is
+    chosen once per fit; another way to distribute a net is another implementation.
     """
 
     def begin_epoch(self) -> None:
