@@ -15,8 +15,6 @@ from data.kinds import SIZE, N, Samples, Stream, W, X, Y, as_numpy, batches, fit
 from fitorch import KerasModel
 from fitorch.errors import DataError
 
-# Bad data
-
 EMPTY = {
     "tensors": lambda: (X[:0], Y[:0]),
     "arrays": lambda: (np.empty((0, 3)), np.empty((0, 1))),
