@@ -64,7 +64,7 @@ test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-soak: $(TEST_STAMP)
-	FITORCH_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu" tests/resume tests/checkpoint/test_store.py tests/checkpoint/test_encoding.py tests/test_files.py tests/distributed/test_failures.py
+	FITORCH_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu" tests/resume tests/checkpoint/test_store.py tests/checkpoint/test_store_faults.py tests/checkpoint/test_encoding.py tests/test_files.py tests/distributed/test_failures.py
 
 # Without a Chromium these tests skip: so get one, where that is allowed, or stop.
 test-browser: $(BROWSER_STAMP) docs
