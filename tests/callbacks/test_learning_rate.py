@@ -234,6 +234,6 @@ def test_where_nothing_falls_nothing_is_suggested():
     nn.init.zeros_(net.weight)
     nn.init.zeros_(net.bias)
     model = KerasModel(net, "mse", {}, optim.SGD(net.parameters(), 1.0))
-    with pytest.warns(UserWarning, match="does not fall at any rate"):
+    with pytest.warns(UserWarning, match="did not fall at any of the rates"):
         frame = model.find_lr((X, torch.zeros_like(Y)), steps=20)
     assert math.isnan(frame.attrs["suggestion"])

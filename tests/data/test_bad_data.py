@@ -138,7 +138,7 @@ def test_names_the_pass_in_which_a_generator_has_ended():
 
 
 def test_says_that_a_generator_can_not_validate_twice():
-    with pytest.raises(DataError, match=r"val_data is empty.*a generator gives its batches once"):
+    with pytest.raises(DataError, match=r"val_data is empty.*a generator yields its batches"):
         fit((X, Y), val_data=batches())
 
 

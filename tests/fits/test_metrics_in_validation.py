@@ -344,7 +344,7 @@ def test_names_that_meet_are_refused_before_training():
     x, y = torch.randn(8, 2), torch.ones(8, 1)
     metrics = {"acc": "acc", "b_acc": "acc"}
     model = KerasModel(nn.Linear(2, 1), "bce_with_logits", metrics)
-    with pytest.raises(ValueError, match="two figures would be called 'val_a_b_acc'; rename"):
+    with pytest.raises(ValueError, match="two values would have the name 'val_a_b_acc'; rename"):
         model.fit((x, y), {"a": (x, y), "a_b": (x, y)}, verbose=0)
 
 

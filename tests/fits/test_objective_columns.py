@@ -238,7 +238,7 @@ def test_a_schedule_that_gives_no_number_is_refused_before_the_first_update(wron
 
 def test_the_figures_of_the_schedule_can_be_monitored_with_a_mode():
     model = model_of(FocalLoss(from_logits=True) + ramp * L2())
-    with pytest.raises(ValueError, match="'l2_weight' is better can't be told; pass mode"):
+    with pytest.raises(ValueError, match="a higher 'l2_weight' is better; pass mode"):
         fit(model, monitor="l2_weight")
     assert len(fit(model, monitor="l2_weight", mode="max", patience=9)) == EPOCHS
 
