@@ -13,7 +13,7 @@ NOT_FOLLOWED = {
     "trainer/engine/steps/compiled_region.py: _first_lines(error)": "torch's reason, in a warning",
     "trainer/engine/steps/compiled_region.py: reason": "likewise",
     "trainer/history/report.py: error.errno": "the system's number, before the message",
-    "trainer/resume/saving.py: str(error)": "an error that was raised before, as a warning",
+    "trainer/resume/checkpoint_saver.py: str(error)": "an error raised before, as a warning",
 }
 
 

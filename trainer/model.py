@@ -26,8 +26,8 @@ from fitorch.fitting.start import run_folder, start
 from fitorch.inspection import plots
 from fitorch.nets.state import check_module, plain_state
 from fitorch.optim.optimizers import OptimizerLike
+from fitorch.resume.checkpoint_saver import save_to
 from fitorch.resume.restore import restore_model
-from fitorch.resume.saving import save_to
 
 from .checks import check_flag
 from .environment import in_notebook

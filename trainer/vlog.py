@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fitorch.callbacks.display.notebook import NotebookProgress
 from fitorch.callbacks.display.progress import Progress
-from fitorch.callbacks.history_plot import HistoryPlot
 from fitorch.callbacks.logs import EpochLogs
 from fitorch.callbacks.monitor import check_mode
+from fitorch.callbacks.plot_file import HistoryPlot
 from fitorch.history.history import History
 
 from .environment import in_notebook

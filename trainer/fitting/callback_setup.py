@@ -13,10 +13,10 @@ from fitorch.callbacks.display.notebook import NotebookProgress
 from fitorch.callbacks.display.progress import Progress
 from fitorch.callbacks.early_stopping import EarlyStopping
 from fitorch.callbacks.foreign import refuse_foreign
-from fitorch.callbacks.history_plot import HistoryPlot
 from fitorch.callbacks.hooks import Hooks
 from fitorch.callbacks.max_time import MaxTime
 from fitorch.callbacks.monitor import MonitorCallback, added_columns
+from fitorch.callbacks.plot_file import HistoryPlot
 from fitorch.callbacks.torchkeras_trackers import WandbCallback
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.engine.arguments import FitArguments
@@ -24,7 +24,7 @@ from fitorch.engine.coordinator import Coordinator
 from fitorch.engine.shutdown import Shutdown
 from fitorch.engine.signals import SignalHandler
 from fitorch.environment import in_notebook
-from fitorch.resume.saving import Saving, StepSaving
+from fitorch.resume.checkpoint_saver import CheckpointSaver, StepCheckpointSaver
 
 from .messages import Announcer
 from .monitors import check_monitors, monitored_value
@@ -73,8 +73,8 @@ def set_up_callbacks(
     names = model.figure_names(sets, train_metrics=arguments.train_metrics)
     names = _with_monitored(model, names, arguments)
     monitor, mode = monitored_value(model, arguments, names, sets)
-    signals, saving = SignalHandler(model, saves=folder is not None), make_saving(folder, arguments)
-    every = make_callbacks(model, arguments, monitor, mode, signals, saving)
+    signals, saver = SignalHandler(model, saves=folder is not None), make_saver(folder, arguments)
+    every = make_callbacks(model, arguments, monitor, mode, signals, saver)
     check_monitors(every, model, names, sets)
     processes = model.placement.processes
     return FitCallbacks(
@@ -83,11 +83,11 @@ def set_up_callbacks(
         monitor,
         mode,
         Coordinator(processes, model, signals, every),
-        Shutdown(signals, saving, every, alone=not processes.is_distributed),
+        Shutdown(signals, saver, every, alone=not processes.is_distributed),
     )
 
 
-def make_saving(folder: RunFolder | None, arguments: FitArguments) -> Saving | None:
+def make_saver(folder: RunFolder | None, arguments: FitArguments) -> CheckpointSaver | None:
     """Return the callback that saves checkpoints, None if there is no folder for them."""
     if folder is None:
         return None
@@ -96,8 +96,8 @@ def make_saving(folder: RunFolder | None, arguments: FitArguments) -> Saving | N
     if arguments.backup is not None and steps is None:
         steps = arguments.backup.every_n_steps
     if steps is None and minutes is None:
-        return Saving(folder, **options)
-    return StepSaving(folder, steps, minutes, **options)
+        return CheckpointSaver(folder, **options)
+    return StepCheckpointSaver(folder, steps, minutes, **options)
 
 
 def make_callbacks(
@@ -106,7 +106,7 @@ def make_callbacks(
     monitor: str,
     mode: str,
     signals: SignalHandler,
-    saving: Saving | None = None,
+    saver: CheckpointSaver | None = None,
 ) -> list[Any]:
     """Return all callbacks in their order: history, stopping, the user's, trackers, displays.
 
@@ -126,13 +126,13 @@ def make_callbacks(
     if arguments.wandb:
         project = arguments.wandb if isinstance(arguments.wandb, str) else None
         callbacks.append(WandbCallback(project))
-    if saving is not None:
-        callbacks.append(saving)
+    if saver is not None:
+        callbacks.append(saver)
     if arguments.plot and not (arguments.plot is True and in_notebook()):
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:
         progress = _display(arguments, monitor, mode)
-        notes = [] if saving is None else saving.folder.notes
+        notes = [] if saver is None else saver.folder.notes
         callbacks += [Announcer(progress, [*callbacks, signals], notes), progress]
     return callbacks if model.placement.processes.is_main else on_every_process(callbacks)
 

@@ -15,7 +15,7 @@ from fitorch.callbacks.display.number_format import duration
 from fitorch.callbacks.display.progress import Progress
 from fitorch.callbacks.early_stopping import EarlyStopping
 from fitorch.optim.optimizers import can_fuse
-from fitorch.resume.saving import Saving
+from fitorch.resume.checkpoint_saver import CheckpointSaver
 
 if TYPE_CHECKING:
     from fitorch.callbacks.trained_model import TrainedModel
@@ -89,10 +89,12 @@ class Announcer(Callback):
 
     def _saved(self) -> str:
         """Return how to resume if training stopped for an outside reason, such as lack of time."""
-        saving = next((source for source in self._sources if isinstance(source, Saving)), None)
-        if saving is None or saving.newest is None or not saving.run.pauses:
+        saver = next(
+            (source for source in self._sources if isinstance(source, CheckpointSaver)), None
+        )
+        if saver is None or saver.newest is None or not saver.run.pauses:
             return ""
-        return f"saved in {saving.newest}; fit(..., resume=True) resumes there"
+        return f"saved in {saver.newest}; fit(..., resume=True) resumes there"
 
     def _reason(self) -> str:
         reasons = (getattr(source, "stopping_reason", "") for source in self._sources)

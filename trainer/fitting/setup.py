@@ -31,7 +31,6 @@ from .data_setup import FitData, open_data
 
 if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
-    from fitorch.engine.run import Run
 
 
 _CHECKED_EPOCHS = 1000  # whose scheduled weights are computed before training

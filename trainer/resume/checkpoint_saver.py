@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _MAX_FAILURES = 3  # in a row, if errors of saving are warnings
 
 
-class Saving(Callback):
+class CheckpointSaver(Callback):
     """Save a checkpoint after each epoch, and if a fit stops within one.
 
     It runs after all callbacks that have a state.
@@ -148,7 +148,7 @@ class Saving(Callback):
             warnings.warn(str(error), stacklevel=2)
 
 
-class StepSaving(Saving):
+class StepCheckpointSaver(CheckpointSaver):
     """Save within epochs too.
 
     Args:
