@@ -108,7 +108,7 @@ OBJECTIVES = {
     "penalties alone": (
         {"loss": lambda: L1() + L2()},
         TypeError,
-        ["penalties alone", "float32 (32, 1)", "carries no .loss", "pass loss_fn"],
+        ["only penalties", "float32 (32, 1)", "does not have a .loss", "pass loss_fn"],
     ),
     "sample weights for a function": (
         {"loss": lambda: squares + L2(), "data": (X, Y, torch.ones(64))},
@@ -123,17 +123,17 @@ OBJECTIVES = {
     "a term that is no scalar": (
         {"loss": lambda: term("mse") + 0.5 * term(unreduced) + L2()},
         ValueError,
-        ["unreduced gave float32 (32, 1)", "scalar", "per_sample=True"],
+        ["unreduced returned float32 (32, 1)", "scalar", "per_sample=True"],
     ),
     "a term that is a number": (
         {"loss": lambda: term("mse") + term(nothing)},
         ValueError,
-        ["nothing gave float", "scalar tensor"],
+        ["nothing returned float", "scalar tensor"],
     ),
     "a penalty that is no scalar": (
         {"loss": lambda: term("mse") + Wide()},
         ValueError,
-        ["wide gave float32 (4,)", "scalar"],
+        ["wide returned float32 (4,)", "scalar"],
     ),
     "a loss per sample that is a scalar": (
         {"loss": lambda: term(squares, per_sample=True) + L2()},
