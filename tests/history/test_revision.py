@@ -85,6 +85,20 @@ def test_a_git_that_hangs_is_given_up(folder, tmp_path, monkeypatch):
     assert is_changed(folder) is None
 
 
+def test_git_is_asked_again_once_head_has_changed(folder, monkeypatch):
+    first, run = revision(folder), subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process"))
+    assert revision(folder) == first
+    monkeypatch.setattr(subprocess, "run", run)
+    git(folder, "commit", "--allow-empty", "-m", "second")
+    second = revision(folder)
+    assert second.commit == git(folder, "rev-parse", "HEAD") != first.commit
+    git(folder, "checkout", "-b", "other")
+    assert revision(folder) == (second.commit, "other", folder)
+    git(folder, "reset", "--hard", first.commit)
+    assert revision(folder) == (first.commit, "other", folder)
+
+
 def test_outside_a_repository_no_process_is_started(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process"))
     assert revision(tmp_path) is None
