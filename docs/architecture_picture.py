@@ -71,13 +71,22 @@ def _draw_row(axes, place, row, count, arrows) -> None:  # noqa: ANN001 - of mat
     files = sum(sizes()[each][0] for each in names)
     lines = sum(sizes()[each][1] for each in names)
     width = 0.18 + 2.1 * (lines / max(total for _, total in sizes().values())) ** 0.5
+    width = max(width, 0.25 + 0.1 * len(name))  # the box of a small package still holds its name
     colour = ACCENT if name in SIDE_FOLDERS else INK
     box = FancyBboxPatch(
         (0.2, y - 0.11), width, 0.27, boxstyle="round,pad=0,rounding_size=0.05", fc=SOFT, ec="none"
     )
     axes.add_patch(box)
     axes.text(0.28, y + 0.025, name, color=colour, fontsize=9, weight="bold", va="center")
-    axes.text(3.25, y + 0.025, f"{files} files", color=PALE, fontsize=7, va="center", ha="right")
+    axes.text(
+        3.25,
+        y + 0.025,
+        f"{files} file{'s' * (files > 1)}",
+        color=PALE,
+        fontsize=7,
+        va="center",
+        ha="right",
+    )
     axes.text(3.35, y + 0.025, _description(names), color=INK, fontsize=7.5, va="center")
     left = 11.4 - side * count
     for column in range(place):
