@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from . import shards
 from .checkpoint import NAME, Checkpoint
 from .manifest import MANIFEST, Manifest
 from .parts import Part, pack, size_of_parts, write_parts
+from .retention import completed, remove_old
 
 _MARGIN = 1.1  # of the bytes to write must be free
 
@@ -104,7 +105,8 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         try:
-            self._prune({checkpoint.path, *(Path(path).absolute() for path in protected)})
+            kept = {checkpoint.path, *(Path(path).absolute() for path in protected)}
+            remove_old(self.list(), self.keep, kept)
         except OSError as error:  # the new checkpoint is on the disk
             warnings.warn(f"cannot remove old checkpoints in {self.folder}: {error}", stacklevel=2)
         return checkpoint
@@ -173,7 +175,7 @@ class CheckpointStore:
     ) -> str:
         try:
             free = f"{shutil.disk_usage(self.folder).free:,}"
-            older = [each.path.name for each in self._completed() if each != target]
+            older = [each.path.name for each in completed(self.list()) if each != target]
         except OSError:  # a failing disk may fail here too
             free, older = "an unknown number of", ["the earlier checkpoint"]
         return (
@@ -182,17 +184,3 @@ class CheckpointStore:
             f"needs {size_of_parts(parts):,} bytes, {free} are free; "
             + (f"{older[0]} is intact" if older else "there is no earlier one")
         )
-
-    def _completed(self) -> Sequence[Checkpoint]:
-        """Return the checkpoints with a manifest, newest first."""
-        folders = (checkpoint for checkpoint in self.list() if not checkpoint.path.is_symlink())
-        return [checkpoint for checkpoint in folders if (checkpoint.path / MANIFEST).is_file()]
-
-    def _prune(self, protected: Collection[Path]) -> None:
-        """Remove all but the newest checkpoints; other files stay."""
-        for old in reversed(self._completed()[self.keep :]):  # oldest first, should one fail
-            if old.path not in protected:
-                try:
-                    disk.remove(old.path)
-                except OSError as error:
-                    warnings.warn(f"cannot remove {old.path}: {error}", stacklevel=2)

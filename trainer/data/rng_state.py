@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,18 @@ def owners_of(loader: Any) -> list[Any]:
             owners.append(thing)
             pending += [value for value in vars(thing).values() if isinstance(value, Sampler)]
     return owners
+
+
+@contextmanager
+def undisturbed_order(loader: Any) -> Iterator[None]:
+    """Restore the generators of a loader and its samplers on exit, so that its order continues."""
+    generators = [generator for owner in owners_of(loader) for generator in _generators(owner)]
+    states = [_generator_state(generator) for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            _set_generator_state(generator, state)
 
 
 class GeneratorHolder:
