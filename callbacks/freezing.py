@@ -12,7 +12,7 @@ from torch import nn
 from fitorch.checks import check_count
 from fitorch.internals.torch import NormBase
 from fitorch.losses.selection import predicate
-from fitorch.nets.modes import training_modes
+from fitorch.nets.modes import TrainingModes
 from fitorch.nets.state import plain_name
 
 from .base import Callback, Logs
@@ -49,7 +49,7 @@ class Freezing(Callback):
             (parameter, parameter.requires_grad) for parameter in net.parameters()
         ]
         self._norms = list(_norms_with_parameters(net)) if self.batch_norm else []
-        self._modes = training_modes(net)
+        self._modes = TrainingModes(net)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Freeze the parameters that do not train in this epoch, and unfreeze the others."""
@@ -84,7 +84,7 @@ class Freezing(Callback):
     def _set_norm_modes(self, frozen: set[int]) -> None:
         """Put batch norm layers whose parameters are all frozen into eval mode, and no others."""
         if not self.model.net.training:  # a callback left the net in eval mode
-            self._modes.restore()
+            self._modes.apply()
         self._restore_norm_modes()
         for norm, parameters in self._norms:
             if norm.training and parameters and parameters <= frozen:

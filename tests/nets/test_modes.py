@@ -1,10 +1,13 @@
+import copy
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from fitorch import KerasModel
 from fitorch.callbacks import Callback
-from fitorch.nets.modes import modes_restored, training_modes
+from fitorch.nets.modes import TrainingModes, modes_restored
 
 
 def make_net():
@@ -134,9 +137,107 @@ def test_a_module_that_is_used_twice_has_one_mode():
     assert modes(net) == [True] * 3
 
 
-def test_training_modes_leave_the_net_as_it_is():
+def test_training_modes_leave_the_net_as_it_is_until_they_are_applied():
     net = make_net().eval()
-    found = training_modes(net)
+    found = TrainingModes(net)
     assert modes(net) == [False] * 6
-    found.restore()
+    found.apply()
     assert modes(net) == [True] * 6
+
+
+def test_a_part_that_trains_within_a_frozen_module_stays_so(mixed):
+    mixed[3].eval()
+    mixed[3][0].train()
+    before = modes(mixed)
+    TrainingModes(mixed).apply()
+    assert modes(mixed) == before
+
+
+class FrozenBody(nn.Module):
+    """Keeps the statistics of its body by overriding `train`."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.BatchNorm1d(2), nn.Linear(2, 1)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.body.eval()
+        return self
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize("before", ["fresh", "train", "eval"])
+def test_a_net_that_keeps_its_body_in_eval_mode_is_asked_before_each_epoch(before):
+    net = FrozenBody()
+    if before != "fresh":
+        net.train(before == "train")
+    found = modes(net)
+    KerasModel(net, "mse").fit(data(), data(), epochs=2, batch_size=10, verbose=0)
+    assert net.body.num_batches_tracked == 0
+    assert modes(net) == found
+
+
+class Adapter(nn.Module):
+    """Merges a low-rank adapter into the weight for inference, as LoRA layers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 1).requires_grad_(False)
+        self.a, self.b = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1, 2))
+        self.merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode:
+            sign = -1 if mode else 1
+            self.linear.weight.data += sign * (self.a @ self.b).data
+            self.merged = not mode
+        return self
+
+    def forward(self, x):
+        y = self.linear(x)
+        return y if self.merged else y + x @ (self.a @ self.b).T
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["the net", "a part of it"])
+def test_an_adapter_that_merges_for_inference_is_trained_as_by_hand(inside):
+    torch.manual_seed(0)
+    adapter = Adapter().double()
+    net = nn.Sequential(adapter) if inside else adapter
+    by_hand = copy.deepcopy(net)
+    (x, y), (val_x, val_y) = (tuple(part.double() for part in data()) for _ in range(2))
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    history = KerasModel(net, "mse", optimizer=sgd).fit(
+        (x, y), (val_x, val_y), epochs=3, batch_size=20, verbose=0
+    )
+    optimizer, losses = sgd(by_hand.parameters()), []
+    for _ in range(3):
+        by_hand.train()
+        optimizer.zero_grad()
+        nn.functional.mse_loss(by_hand(x), y).backward()
+        optimizer.step()
+        by_hand.eval()
+        with torch.no_grad():
+            losses.append(nn.functional.mse_loss(by_hand(val_x), val_y).item())
+    by_hand.train()
+    assert history["val_loss"].tolist() == pytest.approx(losses, rel=1e-10)
+    assert not adapter.merged
+    for trained, expected in zip(net.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(trained, expected, rtol=1e-10, atol=0)
+
+
+def test_evaluate_and_predict_call_eval_and_then_train():
+    called = []
+
+    class Noting(nn.Linear):
+        def train(self, mode=True):
+            called.append(mode)
+            return super().train(mode)
+
+    model = KerasModel(nn.Sequential(Noting(2, 1)), "mse")
+    model.evaluate(data(), verbose=0)
+    model.predict(data()[0], verbose=0)
+    assert called == [False, True] * 2

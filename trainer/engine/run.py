@@ -14,7 +14,7 @@ from fitorch.data.epochs import EpochIterator, reading
 from fitorch.engine.steps.stage_values import StageValues
 from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.errors import NonFiniteError
-from fitorch.nets.modes import Modes
+from fitorch.nets.modes import TrainingModes
 from fitorch.optim.schedules import step_after_epoch
 
 from .arguments import FitArguments
@@ -37,7 +37,7 @@ class Run:
         step: Trains on a batch.
         hooks: The hooks of the callbacks.
         shutdown: Ends the fit after a signal or an error.
-        modes: The train or eval mode of each module in training.
+        modes: The train and eval modes of the net in training.
         arguments: The arguments of the fit.
         last_epoch: The number of epochs that will be completed at the end.
         monitor: The value that decides which epoch is best.
@@ -51,7 +51,7 @@ class Run:
     step: UpdatingStep[StageValues]
     hooks: Hooks
     shutdown: Shutdown
-    modes: Modes
+    modes: TrainingModes
     arguments: FitArguments
     last_epoch: int
     monitor: str
@@ -101,11 +101,9 @@ class Run:
     def begin_training(self) -> None:
         """Prepare the net, the loss and the step for the training of an epoch.
 
-        If the whole net was left in eval mode, its training modes are restored. Modules that a
-        callback alone put into eval mode stay there.
+        `net.train()` is called; modules that the user or a callback froze stay in eval mode.
         """
-        if not self.net.training:
-            self.modes.restore()
+        self.modes.apply()
         self.state.objective.bind(self.net)  # callbacks may have frozen or unfrozen parameters
         self.state.objective.begin_epoch(self.progress.epochs)
         self.step.begin_epoch()

@@ -20,7 +20,7 @@ from fitorch.engine.evaluation import Evaluation, Validation
 from fitorch.engine.run import Run
 from fitorch.engine.state import FitState, Progress
 from fitorch.engine.steps.measurement import MeasurementSpec
-from fitorch.nets.modes import training_modes
+from fitorch.nets.modes import TrainingModes
 from fitorch.optim.schedules import when_to_step
 from fitorch.optim.state import align_state, move_optimizer
 from fitorch.optim.update import Update
@@ -86,7 +86,7 @@ def prepare(
         step=step,
         hooks=callbacks.hooks,
         shutdown=callbacks.shutdown,
-        modes=training_modes(model.net),
+        modes=TrainingModes(model.net),
         arguments=arguments,
         last_epoch=epochs.stop,
         monitor=callbacks.monitor,
