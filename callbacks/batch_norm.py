@@ -83,13 +83,19 @@ class _BatchNormForward(nn.Module):
         spec = model.measurement_spec()
         net, cast, hook = spec.net, spec.placement.cast, spec.forward
         self._takes_batch = hook is not None
+        # In a tuple, so that it does not become a submodule whose norms would be reset as well.
+        self._net = (net,)
+        self._call_features: Callable[[Any], Any] | None = None
         self._call: Callable[..., Any] = cast(net) if hook is None else partial(cast(hook), net)
 
     def forward(self, batch: Any) -> None:
-        from fitorch.nets.forward import choose_call, features_of
+        from fitorch.nets.calls import choose_call
+        from fitorch.nets.forward import features_of
 
         if self._takes_batch:
             self._call(batch)
         else:
             features = features_of(batch)
-            choose_call(self._call, features)(features)
+            if self._call_features is None:
+                self._call_features = choose_call(self._call, features, self._net[0])
+            self._call_features(features)

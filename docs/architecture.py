@@ -30,6 +30,7 @@ LAYERS = (
     "randomness",
     "files",
     "checks",
+    "signatures",
     "internals",
     "environment",
     "distributed",

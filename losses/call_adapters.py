@@ -4,20 +4,55 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from .shape_checks import MisfitError
+from fitorch.signatures import takes_targets_first
+
+from .shape_checks import MisfitError, ignored_class
 
 Call = Callable[[Any, Any, Any], Tensor]
+
+_OVER_CLASSES = tuple(
+    getattr(nn, name).forward
+    for name in ("CrossEntropyLoss", "NLLLoss", "LinearCrossEntropyLoss")
+    if hasattr(nn, name)  # the last one since torch 2.13
+)
 
 
 def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
     adapters = (call for loss_type, call in _CALLS.items() if isinstance(loss_fn, loss_type))
-    return next(adapters, _call_plain)
+    return next(adapters, _call_swapped if takes_targets_first(loss_fn) else _call_plain)
+
+
+def takes_tensors(loss_fn: Any) -> bool:
+    """Return whether a loss is torch's or fitorch's own, which take nothing but tensors.
+
+    A subclass counts as the user's once it has its own `forward`.
+    """
+    function = loss_fn.func if isinstance(loss_fn, partial) else loss_fn
+    called = type(function).forward if isinstance(function, nn.Module) else function
+    return str(getattr(called, "__module__", "")).startswith(("torch.nn.", "fitorch.losses."))
+
+
+def class_options_of(loss_fn: Any) -> Callable[[], tuple[int | None, Tensor | None]] | None:
+    """Return a function for the ignored class and the class weights of torch's cross entropies.
+
+    Args:
+        loss_fn: A loss; the result is None if it does not average over class numbers as they do.
+    """
+    if getattr(type(loss_fn), "forward", None) in _OVER_CLASSES:
+        return lambda: (ignored_class(loss_fn), loss_fn.weight)
+    keywords = loss_fn.keywords if isinstance(loss_fn, partial) else {}
+    function = loss_fn.func if isinstance(loss_fn, partial) else loss_fn
+    if function in (functional.cross_entropy, functional.nll_loss):
+        return lambda: (keywords.get("ignore_index", -100), keywords.get("weight"))
+    return None
 
 
 def reduction_of(loss_fn: Any) -> str | None:
@@ -37,6 +72,11 @@ def parameter_of(function: Any, name: str) -> inspect.Parameter | None:
 
 def _call_plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     return loss_fn(y_pred, y_true)  # type: ignore[no-any-return]
+
+
+def _call_swapped(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Call a loss in the order of Keras and scikit-learn, which its parameters' names tell."""
+    return loss_fn(y_true, y_pred)  # type: ignore[no-any-return]
 
 
 def _call_on_pair(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from .check import check, check_targets
 from .compose import Composition, terms_of
 from .names import loss_name
+from .net_loss import NetLoss
 from .penalty_term import PenaltyTerm
 from .prediction_kind import PredictionKind, prediction_kind_of
 from .shape_checks import MisfitError
 from .term import Term
-from .terms import LossTerm, NetLoss, TermValue
+from .terms import LossTerm, TermValue
 
 if TYPE_CHECKING:
     from .term import Term
@@ -196,20 +197,21 @@ class Objective:
         for term in self._terms:
             term.keep_weights_in_tensors()
 
-    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> list[TermValue]:
+    def __call__(self, y_pred: Any, y_true: Any, weight: Any, batch: Any = None) -> list[TermValue]:
         """Return the weighted value and the normalizer of each term, losses before penalties.
 
         Args:
             y_pred: The net's output.
             y_true: The targets.
             weight: A weight for each sample, of shape (N,) or (N, 1), or None.
+            batch: The whole batch, which decides how many samples there are without targets.
         """
-        parts = self.compare(y_pred, y_true, weight)
+        parts = self.compare(y_pred, y_true, weight, batch)
         return [*parts, *self.penalize(parts)]
 
-    def compare(self, y_pred: Any, y_true: Any, weight: Any) -> list[TermValue]:
+    def compare(self, y_pred: Any, y_true: Any, weight: Any, batch: Any = None) -> list[TermValue]:
         """Return the values of the losses alone, which are the terms that depend on the batch."""
-        return [loss(y_pred, y_true, weight) for loss in self.losses]
+        return [loss(y_pred, y_true, weight, batch) for loss in self.losses]
 
     def penalize(self, parts: list[TermValue]) -> list[TermValue]:
         """Return the value of each penalty, with the normalizer of the first loss.

@@ -10,30 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .call_adapters import call_of, parameter_of, per_label, reduction_of
+from fitorch.tree import sample_count
+
+from .call_adapters import (
+    call_of,
+    class_options_of,
+    parameter_of,
+    per_label,
+    reduction_of,
+    takes_tensors,
+)
 from .names import formula_of
-from .shape_checks import MisfitError, ignored_class
+from .net_loss import NetLoss, TargetCount, logits_of
+from .parts import split_parts
+from .shape_checks import MisfitError
 from .term import Term
 from .weighted import WeightedTerm
 
 TermValue = tuple[Tensor, "int | Tensor"]  # weighted value, and normalizer
-
-_OVER_CLASSES = tuple(
-    getattr(nn, name).forward
-    for name in ("CrossEntropyLoss", "NLLLoss", "LinearCrossEntropyLoss")
-    if hasattr(nn, name)  # the last one since torch 2.13
-)
-
-
-class NetLoss:
-    """The loss that the net computes itself: the `.loss` of its output (Hugging Face)."""
-
-    def __call__(self, y_pred: Any, _y_true: Any) -> Tensor:
-        """Return the `.loss` of the output."""
-        return y_pred.loss  # type: ignore[no-any-return]
-
-    def __repr__(self) -> str:
-        return "the net's own loss"
 
 
 class LossTerm(WeightedTerm):
@@ -42,16 +36,23 @@ class LossTerm(WeightedTerm):
     Args:
         term: The loss, its weight and its output.
         name: The name of its columns.
+
+    Attributes:
+        parts: The parts of the loss of the last batch, if it returns them.
     """
 
     def __init__(self, term: Term, name: str) -> None:
         super().__init__(term, name)
         self.loss_fn: Any = term.fn
+        self.parts: dict[str, Tensor] = {}
         self._call = call_of(term.fn)
+        of_net = isinstance(term.fn, NetLoss)
+        self._takes_tensors = takes_tensors(term.fn) and not of_net
+        self._count_targets = TargetCount() if of_net else None
         self._reduction = reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
         self._unreduced: Any = None
-        self._over_classes = getattr(type(term.fn), "forward", None) in _OVER_CLASSES
+        self._class_options = class_options_of(term.fn)
         self._counts_lengths = isinstance(term.fn, nn.CTCLoss)
 
     @property
@@ -59,7 +60,7 @@ class LossTerm(WeightedTerm):
         """Whether the loss of a batch is a sum over its samples instead of a mean."""
         return self._reduction == "sum"
 
-    def __call__(self, y_pred: Any, y_true: Any, weight: Any) -> TermValue:
+    def __call__(self, y_pred: Any, y_true: Any, weight: Any, batch: Any = None) -> TermValue:
         """Return the weighted loss of a batch, and its normalizer in the epoch's mean.
 
         Args:
@@ -67,13 +68,18 @@ class LossTerm(WeightedTerm):
             y_true: All targets.
             weight: A weight for each sample, of shape (N,) or (N, 1), a mapping from outputs to
                 such weights, or None.
+            batch: The batch, which has the number of samples if there are no targets.
         """
-        if self.term.output:
+        if self.term.output or not isinstance(y_pred, Tensor):
             y_pred, y_true, weight = self.select(y_pred, y_true, weight)
         if weight is None and self._reduces:
             # The loss reduces itself, so that its bits are those of a hand-written loop.
             loss = self._call(self.loss_fn, y_pred, y_true)
-            normalizer = self._normalizer(y_pred, y_true, None)
+            if not isinstance(loss, Tensor):
+                loss = self._split(loss)
+            elif self.parts:
+                self.parts = {}
+            normalizer = self._normalizer(y_pred, y_true, None, batch)
         else:
             loss, normalizer = self._weighted(y_pred, y_true, weight)
         return self.weigh(loss), normalizer
@@ -86,20 +92,36 @@ class LossTerm(WeightedTerm):
             y_true: All targets.
             weight: A weight for each sample, or None.
         """
-        if self.term.output:
-            y_pred, y_true, weight = self.select(y_pred, y_true, weight)
-        return self._normalizer(y_pred, y_true, weight)
+        y_pred, y_true, weight = self.select(y_pred, y_true, weight)
+        return self._normalizer(y_pred, y_true, weight, None)
 
     def select(self, y_pred: Any, y_true: Any, weight: Any = None) -> tuple[Any, Any, Any]:
-        """Return the term's output, its targets and its sample weights."""
+        """Return the term's output, its targets and its sample weights.
+
+        Targets that are one tensor belong to every output. A loss that takes only tensors gets the
+        logits of an output that has them beside other values.
+        """
         path = self.term.output
         if path:
             y_pred = None if y_pred is None else _output_at(y_pred, path, "the net's output has")
-            y_true = None if y_true is None else _output_at(y_true, path, "the targets have")
+            if y_true is not None and not isinstance(y_true, Tensor):
+                y_true = _output_at(y_true, path, "the targets have")
             weight = _output_at(weight, path, "sample_weight has") if _is_tree(weight) else weight
+        if self._takes_tensors and not isinstance(y_pred, Tensor):
+            y_pred = logits_of(y_pred)
         return y_pred, y_true, weight
 
-    def _normalizer(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
+    def _split(self, result: Any) -> Any:
+        """Return the loss to train on, and keep the parts of it for their columns."""
+        loss, parts = split_parts(formula_of(self.loss_fn), result)
+        self.parts = {name: self.weigh(part.detach()) for name, part in parts.items()}
+        return loss
+
+    def _normalizer(
+        self, y_pred: Any, y_true: Any, weight: Tensor | None, batch: Any
+    ) -> int | Tensor:
+        if self._count_targets is not None and TargetCount.applies(y_true):
+            return self._count_targets(y_pred, y_true)
         counts = self._target_counts(y_true)
         if weight is not None:
             return _sum_of_counts(weight.reshape(-1), counts)
@@ -107,7 +129,7 @@ class LossTerm(WeightedTerm):
             return counts.count_nonzero() if counts.dtype is torch.bool else counts.sum()
         if self._counts_lengths:
             return len(y_true[-1])  # the label lengths, since labels may be concatenated
-        return first_length(y_pred if y_true is None else y_true)
+        return samples_in(y_pred if y_true is None else y_true, batch)
 
     def _target_counts(self, y_true: Any) -> Tensor | None:
         """Return the weight of each target in torch's own mean, None if all weigh the same.
@@ -115,10 +137,11 @@ class LossTerm(WeightedTerm):
         For class numbers, torch divides by the sum of these weights: 0 for ignored targets, and
         the class weight for the others.
         """
-        if not self._over_classes or not isinstance(y_true, Tensor) or y_true.is_floating_point():
+        options = self._class_options
+        if options is None or not isinstance(y_true, Tensor) or y_true.is_floating_point():
             return None
-        counts: Tensor = y_true != ignored_class(self.loss_fn)  # type: ignore[assignment]
-        weight: Tensor | None = self.loss_fn.weight
+        ignored, weight = options()  # read again: they belong to the user's loss
+        counts: Tensor = y_true != ignored  # type: ignore[assignment]
         return counts if weight is None else weight[y_true.where(counts, 0).long()] * counts
 
     def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -192,26 +215,40 @@ class LossTerm(WeightedTerm):
             self.loss_fn.reduction = self._reduction
 
 
-def first_length(tree: Any) -> int:
-    """Return the number of samples in a batch of nested tensors.
+def samples_in(tree: Any, batch: Any = None) -> int:
+    """Return the number of samples in a batch.
+
+    Args:
+        tree: The targets, or the net's output: nested tensors of shape (N, ...), or a list with a
+            mapping for each sample, as of boxes and labels.
+        batch: The whole batch, whose features decide if `tree` has no such tensor.
 
     Raises:
         TypeError: The first leaf that is not None is not a tensor with a batch dimension.
     """
+    if isinstance(tree, Tensor) and tree.dim():  # by far the most frequent case
+        return tree.shape[0]
+    if isinstance(tree, list) and tree and isinstance(tree[0], Mapping):
+        return len(tree)
+    graphs = getattr(batch, "num_graphs", None)  # a batch of torch_geometric counts its nodes
+    if isinstance(graphs, int):
+        return graphs
     leaf: Any = tree
     while not isinstance(leaf, Tensor) and isinstance(leaf, (Mapping, list, tuple)):
         values = leaf.values() if isinstance(leaf, Mapping) else leaf
         leaf = next((value for value in values if value is not None), None)
     shape = getattr(leaf, "shape", ())
     if not shape:
+        samples = sample_count(batch, default=0)
+        if samples:
+            return samples
         message = (
             f"cannot determine the number of samples of a batch: its targets are a "
             f"{type(tree).__name__} with a {type(leaf).__name__} inside; expected tensors of shape "
             "(N, ...)"
         )
         raise TypeError(message)
-    samples: int = shape[0]
-    return samples
+    return int(shape[0])
 
 
 def _is_tree(value: Any) -> bool:

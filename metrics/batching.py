@@ -53,7 +53,8 @@ class OutputMetrics:
         """
         for key in self._output:
             y_pred = self._select(y_pred, key, "the net's output")
-            y_true = self._select(y_true, key, "the targets")
+            if not isinstance(y_true, Tensor):  # one tensor belongs to every output
+                y_true = self._select(y_true, key, "the targets")
             weight = weight[key] if isinstance(weight, (Mapping, list, tuple)) else weight
         if isinstance(y_true, Tensor) and y_true.dtype in _HALF_DTYPES:
             y_true = y_true.float()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Sums = tuple[list[tuple[float, float]], dict[str, tuple[float, float]]]
+
 
 class Mean:
     """Base class of weighted means: `sum(value * normalizer) / sum(normalizer)`.
@@ -191,7 +193,9 @@ class Means:
     """
 
     def __init__(self, device: torch.device, summed: Iterable[bool]) -> None:
+        self._device = device
         self._means = [mean_on(device, summed=is_sum) for is_sum in summed]
+        self._parts: dict[str, Mean] = {}
 
     @property
     def empty(self) -> bool:
@@ -209,6 +213,16 @@ class Means:
         pairs = zip(self._means, parts, strict=True)
         return sum(mean.add(value, normalizer) for mean, (value, normalizer) in pairs)
 
+    def add_part(self, name: str, value: Tensor, normalizer: int | Tensor, *, summed: bool) -> None:
+        """Add a part of a term, which the term's loss returned beside its value."""
+        if name not in self._parts:
+            self._parts[name] = mean_on(self._device, summed=summed)
+        self._parts[name].add(value, normalizer)
+
+    def parts(self) -> dict[str, float]:
+        """Return the mean of each part, over the batches that had it."""
+        return {name: mean.compute() for name, mean in self._parts.items()}
+
     def compute(self) -> tuple[float, list[float]]:
         """Return the sum of the means, and the mean of each term, NaN if it is empty.
 
@@ -218,11 +232,12 @@ class Means:
         means = [total / count for total, count in sums if count]
         return sum(means) if means else math.nan, [_ratio(*pair) for pair in sums]
 
-    def sums(self) -> list[tuple[float, float]]:
-        """Return for each term what `Mean.sums` returns."""
-        return [mean.sums() for mean in self._means]
+    def sums(self) -> Sums:
+        """Return for each term, and by name for each part, what `Mean.sums` returns."""
+        parts = {name: mean.sums() for name, mean in self._parts.items()}
+        return [mean.sums() for mean in self._means], parts
 
-    def joined(self, everywhere: Sequence[Sequence[tuple[float, float]]]) -> Means:
+    def joined(self, everywhere: Sequence[Sums]) -> Means:
         """Return the means over the values of several processes.
 
         Args:
@@ -230,10 +245,10 @@ class Means:
         """
         union = Means(torch.device("cpu"), [mean.summed for mean in self._means])
         for number, mean in enumerate(union._means):
-            # `fsum` is exact, so that the bits do not depend on the order of the processes.
-            total = math.fsum(sums[number][0] for sums in everywhere)
-            count = math.fsum(sums[number][1] for sums in everywhere)
-            mean.load_state_dict({"total": total, "count": count})
+            _set_sums(mean, [sums[number] for sums, _ in everywhere])
+        for name in dict.fromkeys(name for _, parts in everywhere for name in parts):
+            union._parts[name] = HostMean()
+            _set_sums(union._parts[name], [parts[name] for _, parts in everywhere if name in parts])
         return union
 
     def culprits(self) -> list[bool]:
@@ -248,15 +263,31 @@ class Means:
         """Discard all values."""
         for mean in self._means:
             mean.reset()
+        self._parts.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the mean of each term."""
-        return {"means": [mean.state_dict() for mean in self._means]}
+        """Return the state of the mean of each term and of each part."""
+        parts = {
+            name: {"summed": mean.summed, **mean.state_dict()} for name, mean in self._parts.items()
+        }
+        return {"means": [mean.state_dict() for mean in self._means], "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of the mean of each term."""
+        """Restore the state of the mean of each term and of each part."""
         for mean, mean_state in zip(self._means, state["means"], strict=True):
             mean.load_state_dict(mean_state)
+        self._parts.clear()
+        for name, part_state in state.get("parts", {}).items():  # older checkpoints have none
+            self._parts[name] = mean_on(self._device, summed=part_state["summed"])
+            self._parts[name].load_state_dict(part_state)
+
+
+def _set_sums(mean: Mean, sums: Sequence[tuple[float, float]]) -> None:
+    """Set a mean to that of several processes."""
+    # `fsum` is exact, so that the bits do not depend on the order of the processes.
+    total = math.fsum(total for total, _ in sums)
+    count = math.fsum(count for _, count in sums)
+    mean.load_state_dict({"total": total, "count": count})
 
 
 def _ratio(total: float, count: float) -> float:

@@ -7,7 +7,8 @@ from torch import nn
 from fitorch import KerasModel
 from fitorch.engine.class_weights import ClassWeights
 from fitorch.errors import DataError
-from fitorch.nets.forward import choose_call, choose_forward, features_of
+from fitorch.nets.calls import choose_call
+from fitorch.nets.forward import choose_forward, features_of
 from fitorch.nets.precision import in_precision
 
 CPU = torch.device("cpu")

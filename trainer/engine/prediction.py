@@ -18,7 +18,8 @@ from fitorch.distributed.fsdp import release_gathered
 from fitorch.distributed.processes import Processes
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import DataError
-from fitorch.nets.forward import choose_call, features_of
+from fitorch.nets.calls import Call, choose_call
+from fitorch.nets.forward import features_of
 from fitorch.nets.modes import modes_restored
 from fitorch.randomness import undisturbed_randomness
 from fitorch.tree import join, map_tensors
@@ -41,6 +42,8 @@ class PredictionStep:
         net, cast, hook = spec.net, spec.placement.cast, spec.forward
         self.processes = spec.placement.processes
         self._call = cast(net) if hook is None else partial(cast(hook), net)
+        self._net = net
+        self._call_features: Call | None = None
         self._hooked = hook is not None
         self.outputs: list[Any] = []
         self._stopped = stopped
@@ -66,7 +69,9 @@ class PredictionStep:
         if self._hooked:
             return self._call(batch)[0]
         features = features_of(batch)
-        return choose_call(self._call, features)(features)
+        if self._call_features is None:
+            self._call_features = choose_call(self._call, features, self._net)
+        return self._call_features(features)
 
 
 def run_prediction(

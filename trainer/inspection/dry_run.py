@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from fitorch.engine.diagnostics import is_shape_error
 from fitorch.errors import ShapeError, annotate
 from fitorch.internals.torch import original_module, without_compiled_calls
-from fitorch.nets.forward import choose_call
+from fitorch.nets.calls import choose_call
 from fitorch.nets.modes import modes_restored
 from fitorch.randomness import undisturbed_randomness
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fitorch.errors import DataError
 from fitorch.tree import describe
 
+from .calls import choose_call, names_argument, takes_argument
 from .precision import Cast, Net
 
 FORMS = "(features, targets), (features, targets, sample_weight), or a mapping"
@@ -21,6 +22,8 @@ Predicted = tuple[Any, Any, "Tensor | None"]  # the net's output, targets, a wei
 Forward = Callable[[Any], Predicted]
 
 _NO_FEATURES = ("labels", "sample_weight")  # keys of a mapping batch
+
+IGNORED_TARGET = -100  # torch's default for targets that a loss leaves out
 
 
 def choose_forward(
@@ -40,16 +43,7 @@ def choose_forward(
     Raises:
         DataError: The batch has an unsupported form.
     """
-    return _by_hook(net, cast, hook) if hook is not None else _by_form(cast(net), batch)
-
-
-def choose_call(net: Net, features: Any) -> Net:
-    """Return a function that calls the net: `net(x)`, `net(*x)` for tuples, or `net(**x)`."""
-    if isinstance(features, Mapping):
-        return lambda x: net(**x)
-    if isinstance(features, (tuple, list)):
-        return lambda x: net(*x)
-    return net
+    return _by_hook(net, cast, hook) if hook is not None else _by_form(net, cast(net), batch)
 
 
 def features_of(batch: Any) -> Any:
@@ -99,34 +93,38 @@ def _by_hook(net: Net, cast: Cast, hook: Hook) -> Forward:
     return forward
 
 
-def _by_form(net: Net, batch: Any) -> Forward:
+def _by_form(module: Net, net: Net, batch: Any) -> Forward:
     check_batch(batch)
     if isinstance(batch, Mapping):
-        return _mappings(net, weighted="sample_weight" in batch)
-    call = choose_call(net, batch[0])
+        return _mappings(module, net, batch)
+    call = choose_call(net, batch[0], module)
     return _forward_of_pairs(call) if len(batch) == 2 else _triples(call)
 
 
-def _mappings(net: Net, *, weighted: bool) -> Forward:
-    if not weighted:
-        return lambda batch: (net(**batch), batch["labels"], None)
+def _mappings(module: Net, net: Net, batch: Mapping[str, Any]) -> Forward:
+    """Return the forward pass of mappings, whose labels go to nets that compute their own loss."""
+    inputs_of = _with_labels if takes_argument(module, "labels") else features_of
+    if names_argument(module, "num_items_in_batch"):
+        inputs_of = _with_count
+    call = choose_call(net, inputs_of(batch), module)
 
     def forward(batch: Any) -> Predicted:
-        inputs = dict(batch)
-        weight = inputs.pop("sample_weight")
-        return net(**inputs), inputs["labels"], weight
+        return call(inputs_of(batch)), batch["labels"], batch.get("sample_weight")
 
     return forward
 
 
-def taking_logits(forward: Forward) -> Forward:
-    """Return `forward` with the `.logits` of its outputs, for losses other than the net's own."""
+def _with_labels(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "sample_weight" not in batch:
+        return batch
+    return {key: value for key, value in batch.items() if key != "sample_weight"}
 
-    def logits(batch: Any) -> Predicted:
-        y_pred, y_true, weight = forward(batch)
-        return y_pred.logits, y_true, weight
 
-    return logits
+def _with_count(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of a net that divides its loss by a number of targets that it is given."""
+    labels = batch["labels"]
+    count = (labels != IGNORED_TARGET).sum() if isinstance(labels, Tensor) else None
+    return {**_with_labels(batch), "num_items_in_batch": count}
 
 
 def _forward_of_pairs(call: Net) -> Forward:

@@ -16,7 +16,7 @@ from fitorch.errors import DataError
 from fitorch.inspection.dry_run import undisturbed
 from fitorch.inspection.example_inputs import features_from_data
 from fitorch.metrics.task import PredictionKind
-from fitorch.nets.forward import choose_call
+from fitorch.nets.calls import choose_call
 from fitorch.nets.state import check_module
 from fitorch.optim.optimizers import can_fuse, optimizer_named
 from fitorch.randomness import seed_everything, undisturbed_randomness

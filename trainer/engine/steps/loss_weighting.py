@@ -45,7 +45,7 @@ class LossWeighting:
         """
         if self._differ is None:
             self._agree(parts)
-        elif not self._differ and _count_differently(parts):
+        elif not self._differ and count_differently(parts):
             message = (
                 f"the terms of {self._objective.name} are means over equal numbers in the first "
                 f"batch, but over {', '.join(str(share) for _, share in parts)} in this one; with "
@@ -59,7 +59,7 @@ class LossWeighting:
     def _agree(self, parts: list[TermValue]) -> None:
         """Agree with the other processes on the unit and on how terms are weighted."""
         objective = self._objective
-        differ = _count_differently(parts) or len(set(objective.summed)) > 1
+        differ = count_differently(parts) or len(set(objective.summed)) > 1
         gathered = self._processes.gather((float(parts[0][1]), differ))
         if self.reference is None:
             self.reference = gathered[0][0] or 1.0  # of rank 0, the same in all processes
@@ -104,7 +104,7 @@ class LossWeighting:
         return self._objective.total(weighted)
 
 
-def _count_differently(parts: Sequence[TermValue]) -> bool:
+def count_differently(parts: Sequence[TermValue]) -> bool:
     """Return whether terms are means over numbers that differ, or may differ in another batch."""
     shares = [share for _, share in parts]
     if len(shares) == 1:

@@ -15,12 +15,13 @@ from fitorch.data.sources import Source
 from fitorch.engine.checks import check_sample_weight
 from fitorch.engine.placement import Placement
 from fitorch.errors import annotate
+from fitorch.losses.net_loss import loss_in
 from fitorch.losses.objective import Objective
 from fitorch.losses.terms import TermValue
 from fitorch.metrics.base import MetricSet
 from fitorch.metrics.batching import MetricError
 from fitorch.metrics.mean import Means
-from fitorch.nets.forward import Forward, Hook, choose_forward, taking_logits
+from fitorch.nets.forward import Forward, Hook, choose_forward
 from fitorch.tree import describe
 
 Gather = Callable[[Any], list[Any]]  # what each process passed, in the order of the ranks
@@ -132,6 +133,8 @@ class Measurement:
         loss, losses = self.losses.compute()
         named = zip(self.objective.names, [*losses, *self._penalties], strict=False)
         values = {"loss": sum(self._penalties, start=loss), **self.metrics.compute(), **dict(named)}
+        for name, part in self.losses.parts().items():
+            values[f"{name}_loss" if name in values else name] = part
         return {self._prefix + name: value for name, value in values.items()}
 
     def result(self, where: str) -> dict[str, float]:
@@ -176,7 +179,7 @@ class Measurement:
 
     def _measure(self, batch: Any) -> list[TermValue]:
         y_pred, y_true, weight = self.forward(batch)
-        parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight))
+        parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight), batch)
         self._record(y_pred, y_true, weight, parts)
         return parts
 
@@ -184,12 +187,9 @@ class Measurement:
         """Choose how the net is called with batches like this one; check loss and targets."""
         self.forward = self._choose_forward(batch)
         y_pred, y_true, weight = self.forward(batch)
-        takes_output = self.objective.uses_net_loss or self.objective.by_output
-        if not takes_output and hasattr(y_pred, "logits"):
-            self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
         check_sample_weight(weight, by_output=self.objective.by_output)
-        parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight))
+        parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight), batch)
         self._check_parts([*parts, *self._first_penalties(parts)])
         self._record(y_pred, y_true, weight, parts)
         self.measure = self._measure
@@ -204,8 +204,15 @@ class Measurement:
         return weight
 
     def _record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[TermValue]) -> None:
-        self.losses.add(parts)
+        self.add_losses(parts)
         self.metrics.update(y_pred, y_true, weight)
+
+    def add_losses(self, parts: list[TermValue]) -> float:
+        """Add the losses of a batch; return their sum if that does not wait for a device."""
+        for term, (_, normalizer) in zip(self.objective.losses, parts, strict=False):
+            for name, part in term.parts.items():
+                self.losses.add_part(name, part, normalizer, summed=term.summed)
+        return self.losses.add(parts)
 
     def _choose_forward(self, batch: Any) -> Forward:
         spec = self.spec
@@ -213,7 +220,7 @@ class Measurement:
 
     def _check_fit(self, y_pred: Any, y_true: Any) -> None:
         if self.objective.uses_net_loss:
-            if getattr(y_pred, "loss", None) is None:
+            if loss_in(y_pred) is None:
                 loss = "only penalties" if self.objective.penalties else "no loss"
                 message = (
                     f"KerasModel has {loss}, and the net's output ({describe(y_pred)}) does not "

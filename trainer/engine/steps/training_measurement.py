@@ -64,7 +64,7 @@ class TrainingMeasurement(Measurement):
 
     def record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[TermValue]) -> None:
         """Count a batch, whose penalties are among the parts of its loss."""
-        loss = self.losses.add(parts)
+        loss = self.add_losses(parts)
         if not isfinite(loss):
             self.on_nonfinite(self._not_finite(loss, [value.item() for value, _ in parts]))
             return

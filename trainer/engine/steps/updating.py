@@ -69,8 +69,12 @@ class UpdatingStep(ABC, Generic[Values_co]):
 
     def circumstances(self) -> str:
         """Return what helps to find the cause of a loss that is not finite."""
-        rates, samples = self.update.learning_rates(), self.measurement.source.served()
+        rates, samples = self.update.learning_rates(), self.served()
         return circumstances(self.measurement.net, rates, self.update.completed, samples)
+
+    def served(self) -> list[int]:
+        """Return the first sample numbers of the batch that is trained on, if they are known."""
+        return self.measurement.source.served()
 
     def reset(self) -> None:
         """Start the sums of a new epoch."""
