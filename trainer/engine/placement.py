@@ -70,6 +70,7 @@ class Placement:
         self.processes = Processes()
         plugin = fsdp_plugin(fsdp, self.accelerator) if self.processes.is_distributed else None
         self.sharding: Sharding | None = None
+        # FSDP shards the optimizer's state as well, so DeepSpeed has nothing left to shard.
         if plugin is not None:
             self.sharding = Sharding(plugin, self.accelerator, self.processes)
         self.zero: Zero | None = None
@@ -113,6 +114,7 @@ class Placement:
         if devices == {torch.device("meta")}:
             message = "the net lies on the meta device, without weights; build it on 'cpu'"
             raise ValueError(message)
+        # Before the optimizer creates its state, which takes the memory layout of the weights.
         if self.channels_last:
             lay_out(net)
         if self.sharding is not None:

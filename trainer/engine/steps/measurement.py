@@ -104,6 +104,7 @@ class Measurement:
 
     def run_only(self, batch: Any) -> None:
         """Run the net on a batch without counting it."""
+        # Not `self.forward`: this process may not have seen a batch of its own yet.
         self._choose_forward(batch)(batch)
 
     @torch.no_grad()
@@ -111,6 +112,7 @@ class Measurement:
         """Measure the penalties once for a stage in which the net does not change."""
         values = {penalty.name: penalty() for penalty in self.objective.penalties}
         _check_scalars(values.items())
+        # This waits for the device, once per penalty and pass: the weights do not change in it.
         self._penalties = [value.item() for value in values.values()]
 
     def reset(self) -> None:
@@ -145,6 +147,8 @@ class Measurement:
         local = self.losses, self.metrics
         try:
             if self.processes.is_distributed:
+                # Also in a process without a single batch, because the others wait in the
+                # collective.
                 self.losses, self.metrics = self._gathered()
             figures = self.figures()
         except MetricError as error:
@@ -160,6 +164,7 @@ class Measurement:
     def _gathered(self) -> tuple[Means, MetricSet]:
         """Return losses and metrics over the batches of all processes, in one collective."""
         parts: list[Any] = []  # batches, sums of losses and states of metrics of each process
+        # This waits for the device, once per term.
         sums = self.losses.sums()
 
         def gather(states: Any) -> list[Any]:
@@ -183,8 +188,11 @@ class Measurement:
     def _measure_first(self, batch: Any) -> list[TermValue]:
         """Choose how the net is called with batches like this one; check loss and targets."""
         self.forward = self._choose_forward(batch)
+        # The checks reuse the outputs of this forward pass: a second one would draw random numbers,
+        # for example for dropout, and update the statistics of batch norms twice.
         y_pred, y_true, weight = self.forward(batch)
         takes_output = self.objective.uses_net_loss or self.objective.by_output
+        # Outputs of Hugging Face's nets are objects; losses of torch expect the logits in them.
         if not takes_output and hasattr(y_pred, "logits"):
             self.forward, y_pred = taking_logits(self.forward), y_pred.logits
         self._check_fit(y_pred, y_true)
@@ -192,6 +200,7 @@ class Measurement:
         parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight))
         self._check_parts([*parts, *self._first_penalties(parts)])
         self._record(y_pred, y_true, weight, parts)
+        # Only now: if a check fails, the next batch must pass the checks too.
         self.measure = self._measure
         return parts
 
