@@ -82,9 +82,11 @@ class CheckpointStore:
         """
         # A crash at any line leaves a folder that no reader takes for a checkpoint: it has another
         # name until the last line, and no manifest until all its files are on the disk.
+        # With a random suffix, because an earlier attempt at this step may have left a folder.
         temporary = self.folder / f".tmp-{step:010d}-{uuid.uuid4().hex[:8]}"
         checkpoint = Checkpoint(self.folder)
         try:
+            # Before anything is written.
             self._make_room(parts)
             checkpoint = Checkpoint(self._free_name(step))
             temporary.mkdir()
@@ -92,10 +94,13 @@ class CheckpointStore:
             if write_shards is not None:
                 (temporary / shards.FOLDER).mkdir()
                 files |= write_shards(temporary / shards.FOLDER)
+                # Waits until the names of the shards are on the disk.
                 disk.sync_folder(temporary / shards.FOLDER)
             manifest = Manifest(step, __version__, time.time(), files, dict(info))
+            # Last of all files: a folder with a manifest is complete.
             disk.write(temporary / MANIFEST, [manifest.seal()])
             disk.sync_folder(temporary)  # the names of its files, before its own
+            # From here on the checkpoint exists.
             disk.rename(temporary, checkpoint.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -104,6 +109,7 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         try:
+            # Only after the new one is on the disk, so that there is a checkpoint at any time.
             self._prune({checkpoint.path, *(Path(path).absolute() for path in protected)})
         except OSError as error:  # the new checkpoint is on the disk
             warnings.warn(f"cannot remove old checkpoints in {self.folder}: {error}", stacklevel=2)
@@ -126,6 +132,7 @@ class CheckpointStore:
         faults: dict[str, CheckpointError] = {}
         for checkpoint in self.list():
             try:
+                # Reads every byte of the files.
                 checkpoint.verify()
             except CheckpointError as error:
                 faults[checkpoint.path.name] = error
@@ -154,6 +161,7 @@ class CheckpointStore:
 
     def _free_name(self, step: int) -> Path:
         """Return a path that sorts after all checkpoints of the same step."""
+        # A resumed fit may save the same step again; both stay until one is pruned.
         saves = [checkpoint.order[1] for checkpoint in self.list() if checkpoint.step == step]
         return self.folder / (f"step-{step:010d}" + (f".{max(saves) + 1}" if saves else ""))
 
@@ -185,6 +193,7 @@ class CheckpointStore:
 
     def _completed(self) -> Sequence[Checkpoint]:
         """Return the checkpoints with a manifest, newest first."""
+        # Links are not followed: pruning must not remove files elsewhere.
         folders = (checkpoint for checkpoint in self.list() if not checkpoint.path.is_symlink())
         return [checkpoint for checkpoint in folders if (checkpoint.path / MANIFEST).is_file()]
 
