@@ -51,6 +51,7 @@ class LossTerm(WeightedTerm):
         self._reduction = reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
         self._unreduced: Any = None
+        # By the method, so that subclasses with a forward of their own are not taken for torch's.
         self._over_classes = getattr(type(term.fn), "forward", None) in _OVER_CLASSES
         self._counts_lengths = isinstance(term.fn, nn.CTCLoss)
 
@@ -101,9 +102,11 @@ class LossTerm(WeightedTerm):
 
     def _normalizer(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
         counts = self._target_counts(y_true)
+        # Sample weights times the weights of targets, as in torch's own mean.
         if weight is not None:
             return _sum_of_counts(weight.reshape(-1), counts)
         if counts is not None:  # stays on the device: reading it here would synchronize
+            # An exact count in int64; a sum of class weights has the dtype of the weights.
             return counts.count_nonzero() if counts.dtype is torch.bool else counts.sum()
         if self._counts_lengths:
             return len(y_true[-1])  # the label lengths, since labels may be concatenated
@@ -119,6 +122,7 @@ class LossTerm(WeightedTerm):
             return None
         counts: Tensor = y_true != ignored_class(self.loss_fn)  # type: ignore[assignment]
         weight: Tensor | None = self.loss_fn.weight
+        # Ignored targets are not class numbers: they look up class 0, and count as 0.
         return counts if weight is None else weight[y_true.where(counts, 0).long()] * counts
 
     def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -135,11 +139,13 @@ class LossTerm(WeightedTerm):
                 f"{tuple(losses.shape)}{samples}; expected one loss per sample along dimension 0"
             )
             raise ValueError(message)
+        # A loss that does not reduce itself takes the same path, with weights of 1.
         weight = losses.new_ones(len(losses)) if weight is None else weight.reshape(-1)
         weight = weight.to(losses.dtype)
         counts = self._target_counts(y_true)
         sums_elements = counts is not None or self._reduction in ("sum", "batchmean")
         if losses.dim() > 1 and not sums_elements:
+            # Each sample counts once, however many elements it has.
             losses = losses.flatten(1).mean(1)
         total = _sum_of_counts(weight, counts)
         weighted = (losses * _align_to_samples(weight, losses)).sum()
@@ -153,6 +159,7 @@ class LossTerm(WeightedTerm):
         if isinstance(self.loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
             return -self.loss_fn(y_pred, y_true).output  # type: ignore[no-any-return]
         if self._unreduced is None:
+            # Made at first use: without weights no loss per sample is needed.
             self._unreduced = self._make_unreduced()
         losses: Any = self._unreduced(y_pred, y_true)
         if not isinstance(losses, Tensor):
@@ -185,6 +192,7 @@ class LossTerm(WeightedTerm):
 
         The loss itself is called, not a copy: callbacks and modes may have changed it.
         """
+        # For the time of the call only; validation may use the same loss.
         self.loss_fn.reduction = "none"
         try:
             return self._call(self.loss_fn, y_pred, y_true)

@@ -40,6 +40,7 @@ def choose_forward(
     Raises:
         DataError: The batch has an unsupported form.
     """
+    # The precision is chosen here once; a step calls the result.
     return _by_hook(net, cast, hook) if hook is not None else _by_form(cast(net), batch)
 
 
@@ -104,6 +105,7 @@ def _by_form(net: Net, batch: Any) -> Forward:
     if isinstance(batch, Mapping):
         return _mappings(net, weighted="sample_weight" in batch)
     call = choose_call(net, batch[0])
+    # Length and form are decided by the first batch; others raise an error.
     return _forward_of_pairs(call) if len(batch) == 2 else _triples(call)
 
 
@@ -112,6 +114,7 @@ def _mappings(net: Net, *, weighted: bool) -> Forward:
         return lambda batch: (net(**batch), batch["labels"], None)
 
     def forward(batch: Any) -> Predicted:
+        # A copy: the batch belongs to the user.
         inputs = dict(batch)
         weight = inputs.pop("sample_weight")
         return net(**inputs), inputs["labels"], weight
