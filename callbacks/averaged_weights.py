@@ -54,7 +54,7 @@ class AveragedWeights:
             ValueError: The means belong to different weights.
         """
         slots = dict(_weight_slots(model, buffers=self._buffers))
-        # Decided once, not in each update.
+        # This is decided once, not in each update.
         self._sharded = any(is_split(store[key]) for store, key in slots.values())
         if not self._means:
             self._slots = slots
@@ -86,7 +86,7 @@ class AveragedWeights:
             means = list(self._means.values())
             # The means may be wider than the weights, and lerp needs one dtype.
             cast_weights = [w.to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
-            # In place, by one kernel for all tensors, and without a read from the device.
+            # The update is in place, by one kernel for all tensors, without a read from the device.
             foreach_lerp_(self._local_tensors(means), self._local_tensors(cast_weights), fraction)
         else:
             self._means = {name: _initial_mean(weight) for name, weight in weights.items()}
@@ -97,7 +97,7 @@ class AveragedWeights:
         """Replace the weights by the means and save the weights, unless this was done before."""
         if self._means and not self._saved:
             weights = self._weights()
-            # A clone, because the next line overwrites the weights in place.
+            # The weights are cloned, because the next line overwrites them in place.
             self._saved = {name: weight.detach().clone() for name, weight in weights.items()}
             means = self._local_tensors(self._means.values())
             foreach_copy_(self._local_tensors(weights.values()), means)

@@ -30,7 +30,7 @@ class BestWeights(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode)
         self.folder = None if folder is None else Path(folder)
-        # In memory, because on_train_end restores it, with or without a folder.
+        # The snapshot is in memory, because on_train_end restores it, with or without a folder.
         self._best = WeightSnapshot()
         self._value_in_file = math.nan
 
@@ -64,7 +64,7 @@ class BestWeights(MonitorCallback):
         value = self.value_in(logs)
         if value is None or not self.watched.improves(value, epoch):
             return
-        # A copy in the memory of the previous one; for weights on a device it stays there.
+        # The copy uses the memory of the previous one; for weights on a device it stays there.
         self._best.take(self.model)
         # Comparisons with NaN are False, so that a file without a known value is replaced.
         worse = (
@@ -73,7 +73,7 @@ class BestWeights(MonitorCallback):
             else value <= self._value_in_file
         )
         if self.folder is not None and not worse:
-            # Written and fsynced now: a crash must not lose the best weights.
+            # The file is written and fsynced now: a crash must not lose the best weights.
             self.model.save_ckpt(self.folder / BEST, metadata=self._metadata())
 
     def on_train_end(self, logs: Logs | None = None) -> None:

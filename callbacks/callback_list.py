@@ -58,7 +58,7 @@ class CallbackList(Callback):
     def append(self, callback: Any) -> None:
         """Append a callback."""
         self.callbacks.append(with_keras_hooks(callback))
-        # Collected again for all, because their order is that of the callbacks.
+        # All hooks are collected again, because their order is that of the callbacks.
         self._hooks = Hooks.collect(self.callbacks)
 
     def set_params(self, params: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ class EMA(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Restore the weights, with which training continues."""
-        # Drops the count of `fit` itself, which has called set_model, and of runs that failed.
+        # This drops the count of `fit` itself, which has called set_model, and of runs that failed.
         self._external_runs = 0
         self._average.restore()
 
@@ -94,13 +94,13 @@ class EMA(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Apply the means for callbacks that save weights, also in an epoch without validation."""
-        # Before other callbacks, which save these weights; `comes_first` makes that so.
+        # This callback comes first (`comes_first`), so that the others save these weights.
         self._average.apply()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Keep the means in the net."""
         if self._in_fit:
-            # Only after a fit that began: an error before it must not touch the net.
+            # The means stay only after a fit that began: an error before it must not touch the net.
             self._average.make_permanent()
         self._in_fit = False
 

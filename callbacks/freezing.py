@@ -45,7 +45,7 @@ class Freezing(Callback):
         """
         net = self.model.net
         self.select(net)
-        # Of all parameters, because GradualUnfreeze also unfreezes others.
+        # The flags of all parameters are recorded, because GradualUnfreeze also unfreezes others.
         self._original_flags = [
             (parameter, parameter.requires_grad) for parameter in net.parameters()
         ]
@@ -54,7 +54,7 @@ class Freezing(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Freeze the parameters that do not train in this epoch, and unfreeze the others."""
-        # By id: parameters compare by element.
+        # Parameters are compared by id: `==` compares their elements.
         frozen = {id(p) for p, _ in self._original_flags if self.is_frozen(id(p), epoch)}
         for parameter, before in self._original_flags:
             # Only floating-point and complex tensors can require a gradient.
@@ -193,7 +193,7 @@ class GradualUnfreeze(Freezing):
     def select(self, net: nn.Module) -> None:
         """Find the first epoch of each parameter."""
         self._first_epochs = {}
-        # From late to early, so that the earliest epoch of a parameter wins.
+        # Epochs are visited from late to early, so that the earliest one of a parameter stays.
         for epoch in sorted(self.schedule, reverse=True):
             selected = find_parameters(
                 net, self.schedule[epoch], f"GradualUnfreeze, for epoch {epoch},"

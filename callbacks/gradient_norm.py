@@ -108,12 +108,12 @@ class GradientNorm(Callback):
     def _accumulate(self, norm: Tensor) -> None:
         total = norm.new_zeros(3) if self._sums is None else self._sums.to(norm.device)
         one = torch.ones_like(norm)
-        # On the device, because a branch on the value would wait for it.
+        # This stays on the device: a branch on the value would wait for it.
         if self._scaled:
             one = norm.isfinite().to(norm)
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
         sums = total[:2] + torch.stack([norm, one])
-        # One vector on the device: sum, count and maximum are read together.
+        # One vector on the device holds sum, count and maximum, so that they are read together.
         self._sums = torch.cat([sums, torch.maximum(total[2], norm).reshape(1)])
 
 
@@ -133,7 +133,7 @@ def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = Fals
         return full_tensor(torch.nn.utils.get_total_norm(gradients, norm_type))
     # The norm of the norms is the norm of all gradients, without a copy of them.
     norms = torch.stack(foreach_norm(gradients, norm_type))
-    # float32 at least: a sum of squares overflows fp16.
+    # The sum is float32 at least, because a sum of squares overflows fp16.
     dtype = torch.promote_types(norms.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=dtype)
     return norm

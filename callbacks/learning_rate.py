@@ -58,7 +58,7 @@ class LearningRateScheduler(Callback):
 
     def _set_rates(self, epoch: int) -> None:
         groups = groups_of(self.model)
-        # Read once, because the loop below changes it.
+        # The rate is read once, because the loop below changes it.
         current = float(groups[0]["lr"])
         rate: Any = self.schedule(epoch, current) if self._takes_rate else self.schedule(epoch)
         try:
@@ -143,7 +143,7 @@ class ReduceLROnPlateau(MonitorCallback):
         value = self.value_in(logs)
         if value is None:
             return
-        # In the order of Keras' callback: the cooldown counts before the comparison.
+        # As in Keras' callback, the cooldown counts before the comparison.
         if self.cooldown_counter:
             self.cooldown_counter -= 1
             self.wait = 0
@@ -220,7 +220,7 @@ def _takes_rate(schedule: Any) -> bool:
         signature = inspect.signature(schedule)
     except ValueError:  # a built-in without a signature
         return False
-    # Two arguments first: a schedule with a default for `lr` takes both.
+    # Two arguments are tried first: a schedule with a default for `lr` takes both.
     for arguments in ((0, 0.1), (0,)):
         try:
             signature.bind(*arguments)

@@ -21,7 +21,7 @@ class BatchLogs(Mapping[str, float]):
         self._read = read
 
     def __getitem__(self, name: str) -> float:
-        # Read once: two reads would wait for the device twice.
+        # The values are read once: two reads would wait for the device twice.
         values = self._read()
         return values[name] if name in values else values[self._prefix + name]
 

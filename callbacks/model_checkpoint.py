@@ -172,7 +172,7 @@ class ModelCheckpoint(MonitorCallback):
         except KeyError as error:
             message = f"{self.filepath} has the placeholder {error}, which was not measured"
             raise KeyError(message) from error
-        # Restored if saving fails, so that the list names existing files only.
+        # The lists are restored if saving fails, so that they name existing files only.
         before = list(self.saved), list(self._values)
         self._record_path(
             path, value
@@ -182,7 +182,7 @@ class ModelCheckpoint(MonitorCallback):
         except Exception:
             self.saved, self._values = before
             raise
-        # After saving: there are never fewer than save_top_k files.
+        # Files are deleted after saving: there are never fewer than save_top_k.
         self._delete_worst()
 
     def _record_path(self, path: str, value: float | None) -> None:

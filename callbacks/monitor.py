@@ -38,7 +38,7 @@ class Monitor:
             value: The new value; NaN is never better, and causes a warning.
             epoch: The epoch of the value, counted from 0.
         """
-        # Before the comparison, in which NaN would be neither better nor worse.
+        # This comes before the comparison, in which NaN would be neither better nor worse.
         if math.isnan(value):
             best = "none yet" if self.best is None else f"{self.best:.6g}"
             warnings.warn(
@@ -213,7 +213,7 @@ def check_monitor(
     names = list(measured)
     if any(name in names for name in spellings(monitor)):
         return
-    # A metric that returns several values adds columns that nobody knows before the first batch.
+    # The columns of a metric that returns several values are unknown before the first batch.
     if any(monitor.startswith(f"{name}_") for name in names if name not in numbers):
         return
     raise ValueError(_not_measured_message(monitor, names, who))

@@ -46,7 +46,7 @@ class _FileLogger(Callback):
         # Rows of epochs that are trained again would otherwise occur twice.
         first = self.model.progress.epochs
         rows = [row for row in self._read_rows() if int(row["epoch"]) < first] if continues else []
-        # Atomically, because the rows of earlier epochs are in the file.
+        # The rewrite is atomic, because the rows of earlier epochs are in the file.
         self._rewrite(rows)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:

@@ -81,7 +81,7 @@ class SWA(Callback):
         if not self._restored:
             self._average.reset()
             self._rates = []
-        # Not between epochs yet: if a check below fails, on_train_end must not touch the net.
+        # No epoch has begun yet: if a check below fails, on_train_end must not touch the net.
         self._restored = self._between_epochs = False
         self._norms = None
         self._check_fit()
@@ -94,7 +94,7 @@ class SWA(Callback):
         if self.lr is None or epoch < self._first_epoch:
             return
         groups = groups_of(self.model)
-        # Recorded at the first averaged epoch; a resumed fit has them in its state.
+        # The rates are recorded at the first averaged epoch; a resumed fit has them in its state.
         self._rates = self._rates or [float(group["lr"]) for group in groups]
         progress = (
             min(1.0, (epoch - self._first_epoch) / self.anneal_epochs)
@@ -113,12 +113,12 @@ class SWA(Callback):
             self.model.net
         )  # another callback may have frozen some until now
         if epoch >= self._first_epoch:
-            # 1 / (n + 1): the mean of all weights so far, each with the same share.
+            # The fraction 1 / (n + 1) gives all weights so far the same share.
             self._average.add(1 / (self._average.count + 1))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Replace the weights by the mean, and compute the batch norm statistics."""
-        # Reset, so that a second call does nothing.
+        # The flag is reset, so that a second call does nothing.
         complete, self._between_epochs = self._between_epochs, False
         if not complete or not self._average.count:
             return

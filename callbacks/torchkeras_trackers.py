@@ -108,7 +108,7 @@ class WandbCallback(Tracker):
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Upload the best weights, and close the run."""
         try:
-            # Before the run is closed, which ends uploads.
+            # The upload comes before the end of the run, which ends uploads.
             if self.save_ckpt and self.tracker is not None:
                 self._upload()
         finally:

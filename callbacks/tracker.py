@@ -171,7 +171,7 @@ class Tracker(Callback):
         tracker_type = LOGGER_TYPE_TO_CLASS[self.name]
         arguments: list[Any] = [self.project]
         if self.name == "tensorboard":
-            # A name of its own: two runs in one folder would be drawn as one.
+            # Each run has its own name: TensorBoard would draw two runs in one folder as one.
             self._run = self._run or _new_run_name(self.logging_dir, self.project)
             arguments = [self._run]
         if tracker_type.requires_logging_directory:
@@ -218,7 +218,7 @@ class Tracker(Callback):
         if self.name != "wandb" or self.every_n_steps is None:
             self.tracker.log(values, step=position)
             return
-        # Once per column: wandb keeps the definitions.
+        # An axis is defined once per column, because wandb keeps the definitions.
         for name in sorted(values.keys() - self._axes):
             self.tracker.tracker.define_metric(name, step_metric=axis)
         self._axes |= values.keys()

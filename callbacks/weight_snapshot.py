@@ -36,7 +36,8 @@ class WeightSnapshot:
         """Load the copy into the model, if there is one."""
         if self.states is not None:
             for name, module in _modules(model).items():
-                # In place: optimizers and compiled steps hold the parameters.
+                # The weights are loaded in place: optimizers and compiled steps hold the
+                # parameters.
                 load_plain(module, self.states[name])
 
     def clear(self) -> None:
@@ -44,7 +45,7 @@ class WeightSnapshot:
         self.states = None
 
     def load(self, states: Mapping[str, Mapping[str, Any]] | None) -> None:
-        # A copy, because later snapshots overwrite it in place.
+        # This copies, because later snapshots overwrite the tensors in place.
         """Replace the copy by a copy of `states`, the state of an earlier snapshot."""
         self.states = None if states is None else _copy_states(states)
 
@@ -68,7 +69,7 @@ def _copy_states(states: Mapping[str, Mapping[str, Any]]) -> States:
 def _overwrite(target: dict[str, Any], state: Mapping[str, Any]) -> None:
     for name, value in state.items():
         if isinstance(value, Tensor):
-            # On the same device; nothing waits.
+            # Both tensors are on one device, so nothing waits.
             target[name].copy_(value)
         else:
             target[name] = value

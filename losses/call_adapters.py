@@ -16,7 +16,7 @@ Call = Callable[[Any, Any, Any], Tensor]
 
 def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
-    # By type, once per fit: a step calls the adapter without a look at the loss.
+    # The type decides, once per fit: a step calls the adapter without a look at the loss.
     adapters = (call for loss_type, call in _CALLS.items() if isinstance(loss_fn, loss_type))
     return next(adapters, _call_plain)
 
@@ -96,7 +96,7 @@ def _ctc_arguments(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, An
     if input_lengths:
         return log_probabilities, input_lengths[0], labels, label_lengths
     longest, samples = log_probabilities.shape[:2]
-    # On the device of the net's output, so that no copy is needed.
+    # The lengths are on the device of the net's output, so that no copy is needed.
     lengths = torch.full((samples,), longest, dtype=torch.int64, device=log_probabilities.device)
     return log_probabilities, lengths, labels, label_lengths
 

@@ -62,7 +62,7 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     rule = next(rules, None)
     if rule is not None:
         rule(loss_fn, y_pred, y_true)
-    # A warning, not an error: a function of the user's may want all pairs.
+    # This is a warning, not an error: a function of the user's may want all pairs.
     elif broadcasts_by_accident(y_pred, y_true):
         warnings.warn(
             f"predictions of shape {tuple(y_pred.shape)} and targets of shape "
@@ -135,7 +135,7 @@ def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     name = loss_name(loss_fn)
-    # One-hot targets: CrossEntropyLoss alone takes class probabilities.
+    # One-hot targets fit CrossEntropyLoss alone, which takes class probabilities.
     if y_true.shape == y_pred.shape and y_true.is_floating_point():
         if not isinstance(loss_fn, nn.CrossEntropyLoss):
             message = (
@@ -184,8 +184,8 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
     if y_pred.dim() < 2 or y_pred.shape[1] < 2 or not y_pred.numel():
         return
     p = y_pred.detach()
-    # Probabilities that go through a second softmax train, but badly, without any error. This waits
-    # for the device, in the first batch only.
+    # Probabilities that go through a second softmax train badly, without any error. This waits for
+    # the device, in the first batch only.
     if bool((p >= 0).all()) and bool((p.sum(1) - 1).abs().max() < 1e-4):
         warnings.warn(
             f"{loss_name(loss_fn)} expects logits, but predictions look like probabilities (none "

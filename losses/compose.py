@@ -40,7 +40,7 @@ class Composable:
         return Composition([*terms_of(other), *(term.times(-1.0) for term in terms_of(self))])
 
     def __mul__(self, weight: Any) -> Composition:
-        # Weights go to the terms, so that each has a column of its own.
+        # Each term has its own weight, so that each has its own column.
         return Composition([term.times(weight) for term in terms_of(self)])
 
     __rmul__ = __mul__
@@ -89,7 +89,7 @@ class Composition(Composable, nn.Module):
     def __init__(self, terms: Iterable[Term]) -> None:
         super().__init__()
         self.terms = tuple(terms)
-        # Modules only: functions have no parameters to find, move or save.
+        # Only modules are registered: functions have no parameters to find, move or save.
         self.losses = nn.ModuleList(t.fn for t in self.terms if isinstance(t.fn, nn.Module))
 
     def forward(
@@ -113,7 +113,7 @@ class Composition(Composable, nn.Module):
         if penalties and net is None:
             message = f"{self!r} penalizes a net; pass it: loss_fn(y_pred, y_true, net)"
             raise TypeError(message)
-        # With the weights of this epoch; the terms themselves do not change.
+        # The copies have the weights of this epoch; the terms themselves do not change.
         terms = [replace(term, factor=term.weight(epoch)) for term in self.terms]
         values = [
             term.factor * term.fn(net)

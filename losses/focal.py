@@ -129,7 +129,7 @@ class FocalLoss(ReducedLoss):
         # -expm1(log p) is 1 - p without cancellation for p near 1.
         losses = -_power(-log_pt.expm1(), self.gamma) * log_pt
         if self.class_alpha is not None:
-            # Looked up on the device, without a read.
+            # The weights are looked up on the device, without a read.
             return losses * self.class_alpha.to(losses.dtype)[y_true.long()]
         return losses if self.alpha is None else losses * self.alpha
 

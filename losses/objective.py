@@ -90,7 +90,7 @@ class Objective:
 
     def __init__(self, loss_fn: Any, metrics: Iterable[str] = ()) -> None:
         terms = [] if loss_fn is None else terms_of(loss_fn)
-        # Penalties alone: the net computes its loss itself.
+        # With penalties alone, the net computes its loss itself.
         if all(term.penalizes for term in terms):
             terms = [Term(NetLoss(), name="own"), *terms]
         self.module = Composition(terms)
@@ -210,7 +210,7 @@ class Objective:
             weight: A weight for each sample, of shape (N,) or (N, 1), or None.
         """
         parts = self.compare(y_pred, y_true, weight)
-        # Penalties last, in the order of the columns.
+        # Penalties come last, in the order of the columns.
         return [*parts, *self.penalize(parts)]
 
     def compare(self, y_pred: Any, y_true: Any, weight: Any) -> list[TermValue]:
@@ -223,8 +223,8 @@ class Objective:
         Args:
             parts: What `compare` returned.
         """
-        # The normalizer of the first loss: with it, the penalties' values over an epoch are means
-        # over the same samples as the losses.
+        # The penalties share the normalizer of the first loss, so that their values over an epoch
+        # are means over the same samples.
         return [(penalty(), parts[0][1]) for penalty in self.penalties]
 
     def total(self, parts: list[TermValue], divisors: list[Any] | None = None) -> Tensor:
@@ -242,7 +242,7 @@ class Objective:
             summed = self.summed
             divided = zip(values, divisors, summed, strict=True)
             values = [v if s else v / _cast_like(d, v) for v, d, s in divided]
-        # In the order of the formula, so that the bits are those of a hand-written sum.
+        # The order is that of the formula, so that the bits are those of a hand-written sum.
         return sum(values[1:], start=values[0])
 
     def normalizers(self, y_pred: Any, y_true: Any, weight: Any = None) -> list[int | Tensor]:

@@ -55,7 +55,7 @@ class Penalty(Composable):
         weights = self.choose(net)
         if not weights:
             raise ValueError(nothing_to_penalize(formula_of(self), net))
-        # A collective if the weights are sharded.
+        # This is a collective if the weights are sharded.
         return self.value([full_tensor(weight) for weight in weights])
 
     def choose(self, net: nn.Module) -> list[nn.Parameter]:
@@ -68,7 +68,7 @@ class Penalty(Composable):
 
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
         """Return the penalty on sharded parameters; a collective call, made by every rank."""
-        # Gathered, because a penalty need not be a sum over elements.
+        # The weights are gathered, because a penalty need not be a sum over elements.
         return self.value([full_tensor(weight) for weight in weights])
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:

@@ -38,7 +38,7 @@ class PenaltyTerm(WeightedTerm):
         Raises:
             ValueError: The penalty does not match any parameter, and `strictly` is True.
         """
-        # Chosen once per epoch: patterns are matched by name, which takes longer than the penalty.
+        # The parameters are chosen once per epoch: matching names takes longer than the penalty.
         self._parameters = self.penalty.choose(net)
         self._split = any(map(is_split, self._parameters))
         if strictly and not self._parameters:

@@ -46,7 +46,7 @@ def no_decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         message = f"weight_decay must be 0 or more, got {weight_decay!r}"
         raise ValueError(message)
     decayed, rest = list[nn.Parameter](), list[nn.Parameter]()
-    # Frozen parameters too: a callback may unfreeze them.
+    # Frozen parameters are included: a callback may unfreeze them.
     for _, parameter, is_weight in _parameters(net):
         (decayed if is_weight else rest).append(parameter)
     return [

@@ -39,7 +39,7 @@ class Term:
     @property
     def penalizes(self) -> bool:
         """Whether the term is a penalty on the net instead of a loss."""
-        # `is True`: an object may have another attribute of that name.
+        # `is True` excludes objects with another attribute of that name.
         return getattr(self.fn, "penalizes", False) is True
 
     def times(self, weight: Any) -> Term:

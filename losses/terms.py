@@ -51,7 +51,7 @@ class LossTerm(WeightedTerm):
         self._reduction = reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
         self._unreduced: Any = None
-        # By the method, so that subclasses with a forward of their own are not taken for torch's.
+        # The method decides, so that subclasses with another forward are not taken for torch's.
         self._over_classes = getattr(type(term.fn), "forward", None) in _OVER_CLASSES
         self._counts_lengths = isinstance(term.fn, nn.CTCLoss)
 
@@ -102,7 +102,7 @@ class LossTerm(WeightedTerm):
 
     def _normalizer(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> int | Tensor:
         counts = self._target_counts(y_true)
-        # Sample weights times the weights of targets, as in torch's own mean.
+        # Sample weights multiply the weights of targets, as in torch's own mean.
         if weight is not None:
             return _sum_of_counts(weight.reshape(-1), counts)
         if counts is not None:  # stays on the device: reading it here would synchronize
@@ -159,7 +159,7 @@ class LossTerm(WeightedTerm):
         if isinstance(self.loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
             return -self.loss_fn(y_pred, y_true).output  # type: ignore[no-any-return]
         if self._unreduced is None:
-            # Made at first use: without weights no loss per sample is needed.
+            # The function is made at its first use: without weights no loss per sample is needed.
             self._unreduced = self._make_unreduced()
         losses: Any = self._unreduced(y_pred, y_true)
         if not isinstance(losses, Tensor):
@@ -192,7 +192,7 @@ class LossTerm(WeightedTerm):
 
         The loss itself is called, not a copy: callbacks and modes may have changed it.
         """
-        # For the time of the call only; validation may use the same loss.
+        # The change lasts for the call only; validation may use the same loss.
         self.loss_fn.reduction = "none"
         try:
             return self._call(self.loss_fn, y_pred, y_true)

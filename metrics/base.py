@@ -48,7 +48,7 @@ class MetricSet:
     ) -> None:
         by_output: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, output, metric in flat(metrics):
-            # For each stage anew, with the kind of predictions that the loss expects.
+            # Each stage has new metrics, with the kind of predictions that the loss expects.
             made = make_metric(name, metric, device, scale(output))
             by_output.setdefault(output, {})[name] = made
         self._device = device
@@ -72,7 +72,7 @@ class MetricSet:
         if not self._outputs:
             return
         self._updated = True
-        # Once for all metrics: the graph must not outlive the step.
+        # The output is detached once for all metrics: the graph must not outlive the step.
         y_pred = detached(output)
         for output_metrics in self._outputs:
             output_metrics.update(y_pred, y_true, sample_weight)
@@ -93,7 +93,7 @@ class MetricSet:
         for output_metrics in self._outputs:
             results |= output_metrics.compute()
         values: dict[str, float] = {}
-        # In the order of the user's mapping, not of the outputs.
+        # The columns have the order of the user's mapping, not of the outputs.
         for name in self._order:
             values |= _named_values(name, results[name])
         self._computed = values
@@ -130,7 +130,7 @@ class MetricSet:
             {name: portable(metric) for name, metric in output_metrics.metrics.items()}
             for output_metrics in self._outputs
         ]
-        # A collective: all processes take part, with None if they had no batch.
+        # This is a collective: all processes take part, with None if they had no batch.
         parts = [part for part in gather(local if self._updated else None) if part is not None]
         # The sums of this process are kept, because the stage may continue.
         union = copy.deepcopy(self)
@@ -209,7 +209,7 @@ def flat(
 def _named_values(name: str, value: Any) -> dict[str, float]:
     """Return the numbers of a metric's result by column name."""
     if isinstance(value, Mapping):
-        # Reads from the device, as the next lines do.
+        # This reads from the device, as the next lines do.
         return {f"{name}_{key}": float(item) for key, item in value.items()}
     if isinstance(value, Tensor) and value.numel() > 1:
         return {f"{name}_{i}": number for i, number in enumerate(value.flatten().tolist())}

@@ -35,10 +35,10 @@ class BatchBuffer:
         if not self._free:
             if part.numel() > self._max_elements:
                 return part
-            # One block; its parts are views, which keep it in memory until the last is gone.
+            # All copies share one block, which stays in memory until the last of them is gone.
             self._free = [*part.new_empty((self._capacity, *part.shape)).unbind()]
         slot = self._free[-1]
-        # Another shape, as of the last batch of an epoch.
+        # The last batch of an epoch may have another shape.
         if slot.shape != part.shape or slot.dtype != part.dtype:
             return part
         return self._free.pop().copy_(part)

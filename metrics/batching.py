@@ -37,7 +37,7 @@ class OutputMetrics:
     def __init__(self, output: tuple[Any, ...], metrics: dict[str, Any]) -> None:
         self.metrics = metrics
         self._output = output
-        # Looked up once: signatures are slow to inspect.
+        # Signatures are inspected once, because that is slow.
         self._weighted = {name for name, metric in metrics.items() if takes_weights(metric)}
         self._joined = [name for name, metric in metrics.items() if _is_additive(metric)]
         self._one_by_one = [name for name, metric in metrics.items() if not _is_additive(metric)]
@@ -67,8 +67,8 @@ class OutputMetrics:
             self._pending_elements += (
                 y_pred.numel() if isinstance(y_pred, Tensor) else _MAX_ELEMENTS
             )
-            # Depends on the numbers of batches and elements alone, so that a resumed fit joins the
-            # same batches.
+            # This depends on the numbers of batches and elements alone, so that a resumed fit joins
+            # the same batches.
             if len(self._pending) >= self._limit or self._pending_elements >= _MAX_ELEMENTS:
                 self.flush()
                 self._limit = _MAX_BATCHES
@@ -90,14 +90,14 @@ class OutputMetrics:
         Raises:
             MetricError: A metric fails.
         """
-        # Cloned, because updates below change the metrics' tensors in place.
+        # The state is cloned, because the updates below change the metrics' tensors in place.
         before = clone_state(self.state_dict()) if self._pending else None
         self.flush()
         try:
             return {name: self._compute_metric(name) for name in self.metrics}
         finally:
             if before is not None:
-                # As if nobody had read the value.
+                # The metrics are left as they were before the value was read.
                 self.load_state_dict(before)
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _concatenate(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, An
         return pending
     y_pred, y_true, weight = zip(*pending, strict=True)
     weighted = all(isinstance(part, Tensor) for part in weight)
-    # Some batches with weights and some without.
+    # Some batches have weights and some do not.
     if not weighted and any(part is not None for part in weight):
         return pending
     return [(torch.cat(y_pred), torch.cat(y_true), torch.cat(weight) if weighted else None)]

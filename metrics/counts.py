@@ -50,7 +50,7 @@ class CountingMetric(Score):
         hits, predicted, actual = _class_counts(
             preds, target, threshold(self.from_logits), sample_weight
         )
-        # Out of place: the first batch may have more classes than the zeros.
+        # The sum is a new tensor: the first batch may have more classes than the zeros.
         self.hits = self.hits + hits
         self.predicted = self.predicted + predicted
         self.actual = self.actual + actual
@@ -192,5 +192,5 @@ def _count_classes(
         weight = weight.double()
     weight = weight if mask is None else weight * mask
     bins = numbers.clamp(0, classes)  # numbers that are too large go to an extra bin
-    # Not `bincount`, which reads the largest number from the device.
+    # `bincount` would read the largest number from the device.
     return weight.new_zeros(classes + 1).scatter_add(0, bins, weight)[:classes]

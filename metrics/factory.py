@@ -65,7 +65,8 @@ def _with_prediction_kind(metric: Any, scale: PredictionKind) -> Any:
         return Probabilities(metric, scale)
     if getattr(metric, "from_logits", False) is None:  # a metric of fitorch, not set by the user
         metric.from_logits = scale != "probabilities"
-        # Nobody knows whether predictions are logits, so both are counted until all have been seen.
+        # Whether predictions are logits is unknown, so both kinds are counted until all have been
+        # seen.
         if scale is None and metric.needs_prediction_kind:
             metric.from_logits = False
             return Probabilities(metric, None)

@@ -98,10 +98,10 @@ class DeviceMean(Mean):
 
     def add(self, value: Tensor, normalizer: int | Tensor) -> float:
         """Add a scalar; return 0, because reading the value would wait for the device."""
-        # Detached, because the graph of the step would stay in memory.
+        # The value is detached, because the graph of the step would stay in memory.
         self._values.append(value.detach())
         self._normalizers.append(normalizer)
-        # At a fixed number of values, so that the order of the sum is always the same.
+        # The sums are folded at a fixed number of values, so that their order is always the same.
         if len(self._values) == self._MAX_PENDING:
             self._fold()
         return 0.0
@@ -151,12 +151,12 @@ class DeviceMean(Mean):
         """Return the sums including pending values, on the device, in its widest float dtype."""
         if not self._values:
             return self._state
-        # One kernel for all pending values; in float64, so that thousands of values do not round.
+        # One kernel adds all pending values, in float64, so that thousands of values do not round.
         values = torch.stack(self._values)
         wide = torch.float32 if values.device.type == "mps" else torch.float64
         values, normalizers = values.to(wide), self._stack_normalizers(values.device, wide)
         indices = torch.arange(self._folded, self._folded + len(values), device=values.device)
-        # Computed on the device along with the sums, so that one read returns all.
+        # This is computed on the device along with the sums, so that one read returns all.
         first_nonfinite = torch.where(values.isfinite(), math.inf, indices.to(wide)).min()
         if not self.summed:  # the mean over an empty batch is NaN, and counts as 0
             values = torch.where(normalizers != 0, values * normalizers, 0.0)

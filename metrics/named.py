@@ -97,7 +97,7 @@ class NamedMetric:
             )
             raise ValueError(message)
         if self.task is None:
-            # This process has had no batch, but another one knows the task.
+            # This process has had no batch, but another one has inferred the task.
             self.task, self._metric = parts[0].task, copy.deepcopy(parts[0]._metric)
             self._weighted, self._device = parts[0]._weighted, parts[0]._device
         merge(self._metric, [part._metric for part in parts])

@@ -70,7 +70,7 @@ class RankingMetric(Score):
             raise ValueError(message)
         scores, positive = preds.detach().reshape(-1), target.reshape(-1) > 0.5
         weight = None if sample_weight is None else sample_weight.reshape(-1)
-        # Kept as they are; sorted once, at the end.
+        # Scores are kept as they are, and sorted once, at the end.
         if self.thresholds is None:
             self.scores.append(scores)
             self.positives.append(positive)
@@ -97,7 +97,7 @@ class RankingMetric(Score):
                 mask.long() if weight is None else weight.to(_count_dtype(weight.device)) * mask
             )
             total = getattr(self, name)
-            # Out of place: integer counts become float64 with the first weights.
+            # The sum is a new tensor: integer counts become float64 with the first weights.
             setattr(
                 self,
                 name,
@@ -112,7 +112,7 @@ class RankingMetric(Score):
         if self.thresholds is not None:
             wide = _count_dtype(self.positive_bins.device)
             counts = torch.stack([self.positive_bins, self.negative_bins]).to(wide)
-            # On the device, without a read.
+            # The comparison stays on the device, without a read.
             positives, negatives = counts.where(self.unordered == 0, torch.nan)
             return positives, negatives
         if not len(self.scores):
@@ -120,7 +120,7 @@ class RankingMetric(Score):
         scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.positives)
         wide = _count_dtype(scores.device)
         weight = dim_zero_cat(self.weights).to(wide) if len(self.weights) else None
-        # Equal scores in any order: they are counted together below.
+        # Equal scores may be in any order: they are counted together below.
         order = scores.argsort()
         scores, positive = scores[order], positive[order].to(wide)
         weight = torch.ones_like(positive) if weight is None else weight[order]
@@ -129,7 +129,7 @@ class RankingMetric(Score):
             return torch.full((1,), torch.nan), torch.full((1,), torch.nan)
         last = torch.ones_like(scores, dtype=torch.bool)
         last[:-1] = scores[1:] != scores[:-1]  # the last sample of each distinct score
-        # In float64: counts stay exact up to 2**53.
+        # The sums are float64, in which counts are exact up to 2**53.
         positives, negatives = (weight * positive).cumsum(0), (weight * (1 - positive)).cumsum(0)
         zero = positives.new_zeros(1)
         return positives[last].diff(prepend=zero), negatives[last].diff(prepend=zero)
@@ -164,7 +164,7 @@ class AUC(RankingMetric):
     def compute(self) -> Tensor:
         """Return the area in [0, 1], NaN if a class is missing or a score is NaN."""
         positives, negatives = self.counts()
-        # For each score, the negatives with a lower one; ties count half below.
+        # This counts, for each score, the negatives with a lower one; ties count half below.
         below = negatives.cumsum(0) - negatives
         pairs = positives.sum() * negatives.sum()
         return ((positives * (below + negatives / 2)).sum() / pairs).float()

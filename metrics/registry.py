@@ -56,7 +56,7 @@ def _classification(suffix: str, **options: Any) -> MetricFactory:
     """Return a factory for a torchmetrics classification metric, averaged over classes."""
 
     def make(task: Task, scale: PredictionKind) -> Any:
-        # Imported here: torchmetrics takes seconds.
+        # The import is here, because torchmetrics takes seconds.
         from torchmetrics import classification
 
         _check_task(task, ("regression",), suffix)

@@ -48,10 +48,10 @@ def infer_task(y_pred: Any, y_true: Any, scale: PredictionKind = None) -> Task:
         ValueError: The shapes belong to none of these tasks.
     """
     if isinstance(y_pred, Tensor) and isinstance(y_true, Tensor):
-        # Class numbers.
+        # The targets are class numbers.
         if y_pred.dim() == y_true.dim() + 1 and y_pred.shape[1] > 1:
             return Task("multiclass", y_pred.shape[1])
-        # Class probabilities as targets.
+        # The targets are class probabilities.
         if y_pred.shape == y_true.shape and scale == "class_logits" and y_pred.dim() > 1:
             return Task("multiclass", y_pred.shape[1])
         if y_pred.numel() == y_true.numel() and len(y_pred) == len(y_true):

@@ -46,7 +46,7 @@ def write(path: Path, chunks: Iterable[Bytes]) -> FileDigest:
         OSError: The file exists already, or is not writable.
     """
     digest, size = hashlib.sha256(), 0
-    # Exclusive: a file that exists already belongs to someone else.
+    # "x" refuses a file that exists already.
     with path.open("xb") as file:
         for chunk in chunks:
             # The digest is taken from memory, not read back: it describes what should be on the
@@ -54,7 +54,7 @@ def write(path: Path, chunks: Iterable[Bytes]) -> FileDigest:
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
-        # First Python's buffer, then the cache of the operating system.
+        # The first call empties Python's buffer, the second one the cache of the operating system.
         file.flush()
         # This waits for the disk.
         os.fsync(file.fileno())
@@ -84,14 +84,15 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The folder is not writable.
     """
-    # In the same folder, because a rename is atomic only within a file system.
+    # The temporary file lies in the same folder, because a rename is atomic only within a file
+    # system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         # Before the rename: a file system may write the new name first, and the content never.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # Atomic: there is no moment without a file of this name.
+        # The rename is atomic: there is no moment without a file of this name.
         temporary.replace(path)
         # The new name is lost in a power cut until the folder is on the disk.
         sync_folder(path.parent)
@@ -119,7 +120,7 @@ def write_error(message: str, cause: OSError) -> CheckpointWriteError:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, and wait until all their names are on the disk."""
-    # Recorded first: after mkdir they exist.
+    # The missing folders are recorded before mkdir creates them.
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -193,7 +194,7 @@ def check(path: Path, expected: FileDigest) -> None:
 def _check_form(path: Path, expected: FileDigest | None) -> None:
     """Raise an error unless the path is a plain file of the expected size."""
     try:
-        # Not `stat`: a link could lead to any file of the machine.
+        # `stat` would follow a link, which could lead to any file of the machine.
         status = path.lstat()
     except OSError as error:
         message = f"{path} is missing ({error.strerror})"
@@ -201,7 +202,7 @@ def _check_form(path: Path, expected: FileDigest | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         message = f"{path} is a link or a special file; a checkpoint consists of plain files"
         raise UnsafeCheckpointError(message)
-    # Before the content is read: a damaged file may be of any size.
+    # The size is compared before the content is read: a damaged file may be of any size.
     if expected is not None and status.st_size != expected.bytes:
         message = f"{path} has {status.st_size:,} bytes, but {expected.bytes:,} were written"
         raise CheckpointCorruptedError(message)

@@ -22,7 +22,7 @@ def derive_seed(seed: int, *labels: int | str) -> int:
         >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 2)
         False
     """
-    # Not `hash`, which differs from process to process for text.
+    # `hash` would differ from process to process for text.
     digest = hashlib.sha256(repr((seed, *labels)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -53,7 +53,7 @@ def random_state() -> dict[str, Any]:
 
     It consists of tensors and plain values, which `torch.load(weights_only=True)` supports.
     """
-    # As int64, because older releases of torch have no uint32.
+    # The keys become int64, because older releases of torch have no uint32.
     algorithm, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -87,7 +87,7 @@ def undisturbed_randomness() -> Iterator[None]:
     try:
         yield
     finally:
-        # Also after an error.
+        # The generators are restored after an error, too.
         set_random_state(state)
 
 

@@ -123,7 +123,7 @@ def _fields_of(record: Any) -> dict[str, Any]:
 
 def _rebuild_record(like: Any, values: dict[str, Any]) -> Any:
     """Return a copy of `like` with these values."""
-    # Not the constructor, which may compute or check other things.
+    # The constructor may compute or check other things, so it is not called.
     record = copy.copy(like)
     for name, value in values.items():
         object.__setattr__(record, name, value)  # the dataclass may be frozen

@@ -117,8 +117,8 @@ class NotebookProgress(Progress):
                 points = self._curve.setdefault(name, [])
                 points.append((epochs, value))
                 if len(points) > _MAX_POINTS:
-                    # Every second point goes, so that the curve keeps its shape and its length is
-                    # limited.
+                    # Every second point is dropped, so that the curve keeps its shape with fewer
+                    # points.
                     del points[1::2]
 
     def _draw(self, dpi: int = _DPI) -> None:
@@ -130,7 +130,7 @@ class NotebookProgress(Progress):
         try:
             self._screen.picture = _picture(self.model.history, self._monitor, self._drawn, dpi)
         except Exception as error:
-            # One warning, not one for each refresh.
+            # There is one warning, not one for each refresh.
             self._plots = False
             warnings.warn(f"no live plot: {error}", stacklevel=2)
         pause = (thread_time() - start) / _SHARE if counts else 0.0

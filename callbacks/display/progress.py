@@ -125,7 +125,7 @@ class Progress(Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count the batch, and refresh if a refresh is due."""
         self._count += 1
-        # All that a step pays: reading metrics waits for the device, so it must be rare.
+        # A step pays only for this comparison: reading metrics waits for the device.
         if perf_counter() >= self._due:
             self._refresh(batch + 1, logs)
 
@@ -159,7 +159,7 @@ class Progress(Callback):
 
     def _open(self) -> None:
         """Reset the display, and check the output again: it may have been redirected."""
-        # Cached properties: the next access creates them for the output of that time.
+        # These are cached properties: the next access creates them for the output of that time.
         for name in ("_screen", "_table"):
             self.__dict__.pop(name, None)
         self._rows.clear()

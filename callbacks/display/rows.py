@@ -76,7 +76,7 @@ class EpochCells:
         """Return the cells of the next epoch, in the order of `names`, which may grow."""
         added = [name for name in row.logs if name not in self.names]
         if added:
-            # Before the last column, which is the time.
+            # New columns come before the last one, which is the time.
             self.names[-1:-1] = added
             candidates = (self._monitor, f"train_{self._monitor}")  # Keras omits the prefix
             self.monitored = next((name for name in candidates if name in self.names), "")

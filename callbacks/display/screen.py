@@ -86,7 +86,7 @@ class Screen:
         text = "".join(f"{line}\n" for line in lines)
         if self.live:
             erase = _ERASE if self._live_line else ""
-            # Erased and written at once, so that the terminal shows nothing in between.
+            # One write erases and writes, so that the terminal shows nothing in between.
             text = f"{erase}{text}\n{live_line}{_UP}" if live_line else f"{erase}{text}"
             self._live_line = live_line
         if text and not self.broken:

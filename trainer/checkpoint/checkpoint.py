@@ -36,7 +36,7 @@ class Checkpoint:
     def order(self) -> tuple[int, int]:
         """The sort key by age: the updates, then the number of the save at that update."""
         match = NAME.fullmatch(self.path.name)
-        # As numbers: names with more than ten digits do not sort as text.
+        # Numbers are compared: names with more than ten digits do not sort as text.
         return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
 
     @property

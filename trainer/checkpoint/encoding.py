@@ -60,7 +60,7 @@ class Encoder:
 
     def _encode(self, value: Any, path: tuple[str, ...]) -> Any:
         kind = type(value)
-        # Before the plain types: JSON writes decimals, which Python limits.
+        # This test comes before the plain types: JSON writes decimals, which Python limits.
         if kind is int and value.bit_length() > _MAX_BITS:
             return _tagged("int", hex(value))
         if kind in _PLAIN:  # exact types: a subclass would be restored as its base
@@ -87,7 +87,7 @@ class Encoder:
             return _tagged("tuple", self._items(value, path))
         if kind is bytes:
             return _tagged("bytes", base64.b64encode(value).decode())
-        # Sorted, because the order of a set depends on the hash seed of the process.
+        # The items are sorted, because the order of a set depends on the hash seed of the process.
         if kind in (set, frozenset):
             return _tagged(kind.__name__, self._items(sorted(value, key=repr), path))
         message = (
@@ -135,7 +135,7 @@ class Encoder:
             )
             raise CheckpointError(message)
         native = np.dtype(f"{value.dtype.kind}{value.dtype.itemsize}")  # torch has no "longlong"
-        # A copy in native byte order, with one dimension more if it is a scalar.
+        # The array is copied in native byte order, and a scalar gets a dimension.
         tensor = torch.from_numpy(np.array(value, native, ndmin=1, order="C").view(native))
         shape = list(np.shape(value)) if isinstance(value, np.ndarray) else None
         return _tagged("array", [self._keep(tensor, path), shape])
@@ -174,7 +174,7 @@ def _decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
         return plain
     if _TAG not in plain:
         return {key: _decode(value, tensors) for key, value in plain.items()}
-    # A table of known tags: nothing in a file can name a class to create.
+    # The table holds all known tags: nothing in a file can name a class to create.
     return _DECODERS[plain[_TAG]](plain["value"], tensors)
 
 

@@ -98,7 +98,7 @@ class Manifest:
         sealed = read_json(read(path), path)
         try:
             body, digest = sealed["body"], sealed["sha256"]
-            # Compared before the body is parsed.
+            # The digest is compared before the body is parsed.
             if hashlib.sha256(body.encode()).hexdigest() != digest:
                 message = f"{path} was changed: its sha256 differs"
                 raise CheckpointCorruptedError(message)
@@ -160,7 +160,7 @@ def _parsed(body: Mapping[str, Any], path: Path) -> Manifest:
             message = f"{name} is {body[name]!r:.200}"
             raise TypeError(message)
     for name, entry in body["files"].items():
-        # Exact types, because a dataclass accepts any.
+        # The types are checked, because a dataclass accepts any.
         if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
             message = f"file {name!r} is {entry!r:.200}"
             raise TypeError(message)

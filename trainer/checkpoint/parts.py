@@ -77,6 +77,6 @@ def _has_only_tensors(tree: Any) -> bool:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    # Also for tensors on the CPU, which training changes in place; for others this waits for the
-    # device.
+    # Tensors on the CPU are copied too, because training changes them in place; for others this
+    # waits for the device.
     return tensor.detach().to("cpu", copy=True)

@@ -61,7 +61,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         check_writable(self.path)  # before the lock, for an error that names ckpt_path
         self._lock = FolderLock(self.path)
-        # Before anything in the folder is changed.
+        # The lock is taken before anything in the folder changes.
         self._lock.__enter__()
         if self._lock.taken_from:
             self.notes.append(
@@ -138,7 +138,7 @@ class RunFolder:
             writer.writerow([int(value) if name == "epoch" else value for name, value in numbers])
         path = self.path / HISTORY
         try:
-            # Atomic and fsynced: the old rows survive an interrupted write.
+            # The replacement is atomic and fsynced: the old rows survive an interrupted write.
             disk.replace(path, text.getvalue().encode())
         except OSError as error:
             message = f"cannot write {path.absolute()}: {error.strerror or error}"

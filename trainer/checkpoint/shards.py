@@ -71,7 +71,7 @@ def write_shards(
 
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _errors(CheckpointWriteError, f"cannot write the shards to {folder}"):
-        # A collective: every rank writes its file, and rank 0 plans who writes what.
+        # This is a collective: every rank writes its file, and rank 0 plans who writes what.
         save(tensors, storage_writer=writer)
     written = folder.glob(f"shard-{processes.rank + 1:05d}-*.safetensors")
     # torch leaves the files in the cache. Each rank flushes its own: only its machine has them.
@@ -93,7 +93,7 @@ def load_tensors(state: Any, folder: Path, mesh: Any = None) -> Any:
     Raises:
         CheckpointCorruptedError: A tensor is missing, or incomplete.
     """
-    # A dict as an ordered set: all ranks must load in the same order.
+    # The dict serves as an ordered set: all ranks must load in the same order.
     names: dict[str, None] = {}
 
     def collect(value: Any, _path: Any) -> Any:

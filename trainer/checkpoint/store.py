@@ -82,11 +82,11 @@ class CheckpointStore:
         """
         # A crash at any line leaves a folder that no reader takes for a checkpoint: it has another
         # name until the last line, and no manifest until all its files are on the disk.
-        # With a random suffix, because an earlier attempt at this step may have left a folder.
+        # The random suffix matters if an earlier attempt at this step has left a folder.
         temporary = self.folder / f".tmp-{step:010d}-{uuid.uuid4().hex[:8]}"
         checkpoint = Checkpoint(self.folder)
         try:
-            # Before anything is written.
+            # The space is checked before anything is written.
             self._make_room(parts)
             checkpoint = Checkpoint(self._free_name(step))
             temporary.mkdir()
@@ -94,10 +94,10 @@ class CheckpointStore:
             if write_shards is not None:
                 (temporary / shards.FOLDER).mkdir()
                 files |= write_shards(temporary / shards.FOLDER)
-                # Waits until the names of the shards are on the disk.
+                # This waits until the names of the shards are on the disk.
                 disk.sync_folder(temporary / shards.FOLDER)
             manifest = Manifest(step, __version__, time.time(), files, dict(info))
-            # Last of all files: a folder with a manifest is complete.
+            # The manifest is the last file: a folder with a manifest is complete.
             disk.write(temporary / MANIFEST, [manifest.seal()])
             disk.sync_folder(temporary)  # the names of its files, before its own
             # From here on the checkpoint exists.
@@ -109,7 +109,8 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         try:
-            # Only after the new one is on the disk, so that there is a checkpoint at any time.
+            # Old checkpoints go only after the new one is on the disk, so that there is one at any
+            # time.
             self._prune({checkpoint.path, *(Path(path).absolute() for path in protected)})
         except OSError as error:  # the new checkpoint is on the disk
             warnings.warn(f"cannot remove old checkpoints in {self.folder}: {error}", stacklevel=2)
@@ -132,7 +133,7 @@ class CheckpointStore:
         faults: dict[str, CheckpointError] = {}
         for checkpoint in self.list():
             try:
-                # Reads every byte of the files.
+                # This reads every byte of the files.
                 checkpoint.verify()
             except CheckpointError as error:
                 faults[checkpoint.path.name] = error

@@ -43,7 +43,7 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.touch()
-        # The mode that the umask gives to new files.
+        # An empty file shows the mode that the umask gives to new files.
         mode = temporary.stat().st_mode
         if path.suffix in _TORCH:
             torch.save(dict(state), temporary)
@@ -94,7 +94,7 @@ def _load(path: Path) -> Any:
     from safetensors.torch import load_file
 
     try:
-        # By content, not by suffix: any file may be safetensors.
+        # The content decides, not the suffix: any file may be safetensors.
         return load_file(path)
     except SafetensorError:
         if path.suffix == ".safetensors":

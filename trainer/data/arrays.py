@@ -123,7 +123,8 @@ def _as_array(value: Any, what: str) -> np.ndarray:
 
 def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tensor:
     kind = array.dtype.kind
-    # NumPy's default, which users rarely choose on purpose: features take the dtype of the net.
+    # float64 is NumPy's default, which users rarely choose on purpose: features take the dtype of
+    # the net.
     if array.dtype == np.float64:
         array = array.astype(np.float64 if floating == torch.float64 else np.float32, copy=False)
     # Losses of torch take class numbers in int64 only; other unsigned types lack operations.
@@ -135,7 +136,7 @@ def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tenso
 def _as_tensor(array: np.ndarray) -> Tensor:
     """Return a tensor that shares memory with `array` if possible; fitorch never writes to it."""
     array = np.ascontiguousarray(array) if array.ndim else array
-    # Files of another machine: torch has no foreign byte orders.
+    # The array may come from another machine: torch has no foreign byte orders.
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     with warnings.catch_warnings():

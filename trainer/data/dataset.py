@@ -258,7 +258,7 @@ class DatasetSource(SampledSource):
         return samples.tolist()
 
     def _requests(self, pass_index: int, start: int, behind: int) -> Iterator[Request]:
-        # On the CPU; datasets expect Python numbers.
+        # This is on the CPU; datasets expect Python numbers.
         samples = map(Tensor.tolist, self.order.batches(pass_index, start, behind=behind))
         return self._with_seeds(samples, pass_index, start)
 
@@ -273,7 +273,7 @@ class DatasetSource(SampledSource):
             batch = self._reader.batch(request)
             read = perf_counter()
             yield map_tensors(Tensor.pin_memory, batch) if self._pool.pinned else batch
-            # The time until the next batch is asked for is that of the training step.
+            # The time until the next batch is requested is that of the training step.
             self._pace.add(read - began, perf_counter() - read)
             if attributes is not None:
                 self._decide(batch, quiet=not state_differs(attributes, attributes_of(self.loader)))

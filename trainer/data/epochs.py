@@ -75,11 +75,12 @@ class EpochIterator:
         """
         while self.taken != self.steps_per_epoch:
             for batch in self._pass():
-                # Counted before the batch is used: a checkpoint after it starts with the next one.
+                # The batch is counted before it is used: a checkpoint after it starts with the next
+                # one.
                 self.position += 1
                 self.taken += 1
                 yield batch
-                # Before the next batch is read, which belongs to the next epoch.
+                # The epoch ends before the next batch is read, which belongs to the next epoch.
                 if self.taken == self.steps_per_epoch:
                     return
             if not self.position and not self.behind:
@@ -90,7 +91,7 @@ class EpochIterator:
 
     def end_epoch(self) -> None:
         """Record the epoch as completed: all its batches have been used for training."""
-        # Only now: during the validation, a checkpoint must still count the batches of the epoch.
+        # The count ends only here: during the validation, a checkpoint must still contain it.
         self.taken = 0
         if self.steps_per_epoch is None:
             self._begin_pass()
@@ -124,7 +125,7 @@ class EpochIterator:
         if not self.position and not self.behind:
             if self._processes.is_distributed:
                 return self._open_together()
-            # Before the order is drawn, so that a resumed fit draws it from the same state.
+            # The state is recorded before the order is drawn, so that a resumed fit draws the same.
             if self.remembers and owners:
                 self._begun = {"random": random_state(), "order": capture_generators(owners)}
             return source.batches(self.pass_index)
@@ -140,7 +141,7 @@ class EpochIterator:
             if self._own is not None:
                 source.rewind(self._own)
             batches = source.batches(self.pass_index, self.position, self.behind)
-        # Used once: later passes start at their beginning.
+        # The state is used once: later passes start at their beginning.
         self._own = None
         restore_generators(source.reading_owners, reading)
         return batches
@@ -169,7 +170,8 @@ class EpochIterator:
             begun: Any = {"order": capture_generators(source.order_owners)}
         else:
             begun = self._begun
-        # A stateful loader knows its position; with several processes, batches are skipped instead.
+        # A stateful loader stores its position; with several processes, batches are skipped
+        # instead.
         inside = source.stateful if self.position and not self._processes.is_distributed else None
         loader_state = None if inside is None else inside.state_dict()
         reading = capture_generators(source.reading_owners)

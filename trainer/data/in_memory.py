@@ -118,7 +118,7 @@ class MemorySource:
 
     def _gather(self, indices: Iterator[Tensor], gather: Callable[[Tensor], Any]) -> Iterator[Any]:
         for index in indices:
-            # A reference, not a list: reading it from a device would wait.
+            # This is a reference, not a list: reading it from a device would wait.
             self.last = index
             yield gather(index)
 
@@ -128,7 +128,7 @@ class MemorySource:
 
     def served(self, count: int = 3) -> list[int]:
         """Return the first sample numbers of the last batch, for messages."""
-        # For messages only; on a device this waits.
+        # This is for messages only; on a device it waits.
         return [] if self.last is None else self.last[:count].tolist()
 
 
@@ -239,7 +239,7 @@ def _tensors_behind(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | 
     if contents is None or indices is None:
         return None
     tensors, inner = contents
-    # A subset of a subset: both look-ups become one.
+    # The dataset is a subset of a subset: both look-ups become one.
     return tensors, indices if inner is None else inner[indices]
 
 

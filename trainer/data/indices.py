@@ -68,7 +68,7 @@ class LoaderIndices:
         """
         if self._subset is not None:
             transform = index_lookup(self._subset, transform)
-        # Before the order: torch's loader draws the seed of its workers first.
+        # This comes before the order: torch's loader draws the seed of its workers first.
         drawn = self._new_iterator(pass_index)
         start = start * self._share.world + behind
         batches = _vectorized(self._loader.batch_sampler, start, transform)

@@ -73,7 +73,7 @@ class RankShard:
     def part(self, batches: list[Any]) -> Any:
         """Return this process's even part of the samples of several batches."""
         if isinstance(batches[0], Tensor):
-            # Sizes differ by at most one.
+            # The sizes of the parts differ by at most one.
             return torch.cat(batches).tensor_split(self.world)[self.rank]
         samples = list(chain.from_iterable(batches))
         size, remainder = divmod(len(samples), self.world)
@@ -120,10 +120,11 @@ def with_common_randomness(batches: Iterator[Any], seed: int) -> Iterator[Any]:
     """
     with undisturbed_randomness():
         seed_everything(seed)
-        # The state with which the batches continue, apart from the global generators.
+        # The batches continue with this state, apart from the global generators.
         state = random_state()
     while True:
-        # Around each batch: between batches, the net draws from the global generators.
+        # The state is exchanged for each batch: in between, the net draws from the global
+        # generators.
         with undisturbed_randomness():
             set_random_state(state)
             batch = next(batches, _END)

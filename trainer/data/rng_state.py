@@ -92,7 +92,7 @@ def _iterates_itself(thing: Any) -> bool:
 def _capture(owner: Any) -> dict[str, Any]:
     if callable(getattr(owner, "load_state_dict", None)):
         return {"own": owner.state_dict()}
-    # Only samplers: attributes of a dataset are data, not a position.
+    # Only samplers count: attributes of a dataset are data, not a position.
     counts = isinstance(owner, Sampler) or _iterates_itself(owner)
     values = vars(owner) if counts else {}
     return {

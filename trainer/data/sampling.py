@@ -62,7 +62,7 @@ class Order:
         """Return the sample numbers of a pass in their order, as int64 of shape (samples,)."""
         if not self.shuffle:
             return torch.arange(self.samples)
-        # A generator of its own, so that no other draw can move the order.
+        # The order has its own generator, so that no other draw can change it.
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", pass_index))
         return torch.randperm(self.samples, generator=generator)
 
@@ -86,7 +86,7 @@ class Order:
         chunks = split(rest, self.per_round, start, transform)
         if self.world == 1:
             return chunks
-        # By ranks within the global batch, so that n processes use the batches of one.
+        # The global batch is split by ranks, so that n processes use the batches of one.
         parts = (chunk.tensor_split(self.world)[self.rank] for chunk in chunks)
         return (part for part in parts if len(part))
 

@@ -154,7 +154,7 @@ def set_name(prefix: str) -> str:
 
 def _as_source(data: Any, name: str, batching: Batching) -> Source:
     if isinstance(data, DataLoader):
-        # Tensors in memory first: they are gathered a batch at a time, with the same bits.
+        # Tensors in memory come first: they are gathered a batch at a time, with the same bits.
         return recognize(data, batching.share) or _loader_source(data, name, batching)
     if isinstance(data, IterableDataset):
         loader = DataLoader(data, batch_size=batching.batch_size)
@@ -259,7 +259,7 @@ def _is_sequence_of_samples(data: Any) -> bool:
 def _empty_data(data: Any, name: str, source: Source, batching: Batching) -> str:
     role = {"train_data": "the training data", "val_data": "the validation data"}.get(name, "it")
     if isinstance(data, DataLoader):
-        # The two settings that can leave a pass without a batch.
+        # These two settings can leave a pass without a batch.
         size, drop_last = data.batch_size, data.drop_last
     else:
         size, drop_last = batching.batch_size, False

@@ -80,7 +80,7 @@ class Pace:
             threads: The number of CPUs that the work uses.
         """
         read, work = self.reading / self.batches, self.working / self.batches
-        # Small batches: the queue between processes costs more than reading.
+        # For small batches, the queue between processes costs more than reading.
         if read < _MIN_BATCH_SECONDS + _PER_BYTE * size:
             return 0
         count = min(math.ceil(min(read / max(work, 1e-9), MAX_WORKERS)) + 1, cpus, MAX_WORKERS)
@@ -122,7 +122,7 @@ class WorkerPool:
         if self._loader is None:
             self._dataset_attributes = attributes_of(self._reader.dataset)
             self._loader = self._start()
-        # Set before the iterator is created, which reads the first requests at once.
+        # This is set before the iterator is created, which reads the first requests at once.
         self._requests = requests
         self._batches = iter(self._loader)
         return self._batches
@@ -224,7 +224,7 @@ def can_use_workers(dataset: Any, batch: Any, count: int) -> bool:
         return False
     shared_memory = Path("/dev/shm")
     room = shutil.disk_usage(shared_memory).free if shared_memory.is_dir() else math.inf
-    # Twice the room of the prefetched batches and of one in work, for each worker.
+    # The room is twice that of the prefetched batches and of one in work, for each worker.
     return 2 * (_PREFETCH + 1) * count * byte_count(batch) <= room and _survives_copy(dataset)
 
 
@@ -233,7 +233,7 @@ def attributes_of(dataset: Any) -> Attributes:
     attributes: Attributes = []
     seen: set[int] = set()
     pending = [dataset]
-    # A limit for datasets of many objects: the look must not take longer than reading.
+    # The limit is for datasets of many objects: the inspection must not take longer than reading.
     while pending and len(attributes) < 10_000:
         thing = pending.pop()
         if id(thing) in seen or isinstance(thing, (type, ModuleType, FunctionType, Tensor)):

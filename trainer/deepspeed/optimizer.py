@@ -74,12 +74,12 @@ class ZeroOptimizer:
     def follow(self) -> None:
         """Create a new engine if callbacks have frozen or unfrozen parameters."""
         trained = [parameter for parameter in self._parameters() if parameter.requires_grad]
-        # By identity: tensors compare by element.
+        # Parameters are compared by identity: `==` compares their elements.
         unchanged = len(trained) == len(self._trained) and all(
             a is b for a, b in zip(trained, self._trained, strict=True)
         )
         if self.engine is None or not unchanged:
-            # Before the new engine: the state of the old one would be lost with it.
+            # This comes before the new engine: the state of the old one would be lost with it.
             self.collect()
             self._partition()
             self._trained = trained
@@ -110,7 +110,7 @@ class ZeroOptimizer:
     def collect(self) -> None:
         """Gather the state from DeepSpeed into the user's optimizer, and close the engine."""
         if self.engine is not None:
-            # A collective: all processes wait for each other, once per tensor of the state.
+            # This is a collective: all processes wait for each other, once per tensor of the state.
             for parameter, state in self._gathered().items():
                 self.optimizer.state[parameter] = state
             self.close()
@@ -130,7 +130,7 @@ class ZeroOptimizer:
         """Return the state in torch's form on rank 0; all processes must call this."""
         states: dict[Any, State] = dict(self.optimizer.state)
         if self.engine is not None:
-            # A collective, also in processes that do not use the result.
+            # This is a collective, also in processes that do not use the result.
             states |= self._gathered()
         parameters = enumerate(self._parameters())
         by_number = {number: states[p] for number, p in parameters if p in states}
@@ -139,7 +139,7 @@ class ZeroOptimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state in torch's form; only that of rank 0 is used."""
         self.close()
-        # Without the state, which torch would move to the device of the weights.
+        # The state is left out, because torch would move it to the device of the weights.
         self.optimizer.load_state_dict({**state, "state": {}})
         parameters = self._parameters()
         # Assigned directly: torch's method would move the whole state to the device.

@@ -189,7 +189,7 @@ class Zero:
             clip: The largest norm of the gradients, or None.
         """
         deepspeed = _import()
-        # The user's settings first, so that those of the fit win.
+        # The user's settings come first, so that those of the fit replace them.
         config = _without_auto(self._settings) | {
             "train_batch_size": self.processes.world_size,
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed uses it only for counting

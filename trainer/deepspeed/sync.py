@@ -57,7 +57,7 @@ class ZeroSync:
     def scope(self, *, closes: bool) -> AbstractContextManager[Any]:
         """Set on the engine whether a batch closes the update."""
         self._closes = closes
-        # Before the backward pass, in which DeepSpeed reduces gradients at a boundary.
+        # This comes before the backward pass, in which DeepSpeed reduces gradients at a boundary.
         self._update.zero_optimizer.engine.set_gradient_accumulation_boundary(closes)
         return nullcontext()
 

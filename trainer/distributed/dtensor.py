@@ -59,7 +59,7 @@ def gather_full(state: Any, *, keep: bool) -> Any:
     def gather(value: Any, _path: Any) -> Any:
         if not is_split(value):
             return value
-        # A collective: all processes wait here, and each needs memory for the whole tensor.
+        # All processes wait in this collective, and each needs memory for the whole tensor.
         whole = full_tensor(value.detach())
         # The copy waits for the device.
         return whole.cpu() if keep else None

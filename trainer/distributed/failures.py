@@ -60,7 +60,7 @@ class FailureStore:
             error: The error of torch's collective.
         """
         try:
-            # A process that still runs writes this key; one that was killed cannot.
+            # A process that still runs writes this key; one that was killed does not.
             self._store.set(f"{self._prefix}/alive/{self._rank}", "")
             # This waits up to _GRACE seconds for the records of the other processes.
             records = self._read("alive", "failed", grace_of_last=_GRACE_OF_LAST)
@@ -69,8 +69,8 @@ class FailureStore:
                 f"{where}: process {self._rank} lost contact with the others, including the one "
                 f"that hosts the shared store: {error}"
             )
-        # An error that a process recorded is the cause; a process that vanished comes next, and
-        # lost contact is what remains.
+        # The error that a process recorded is the cause; a vanished process comes next, and lost
+        # contact is what remains.
         if failed := {rank: text for rank, text in records.items() if text}:
             return "; ".join(f"{where} failed in process {n}: {t}" for n, t in failed.items())
         if lost := [str(rank) for rank in range(self._world_size) if rank not in records]:

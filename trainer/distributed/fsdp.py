@@ -79,7 +79,7 @@ class Sharding:
             return {}
         self._check(net)
         plugin = self._plugin_for(net)
-        # With duplicates: tied weights have several names, and all of them must be found
+        # Duplicates are included: tied weights have several names, which must all be found
         # afterwards.
         before = dict(net.named_parameters(remove_duplicate=False))
         if not plugin.cpu_ram_efficient_loading:  # which broadcasts the weights itself
@@ -99,7 +99,8 @@ class Sharding:
         named: list[tuple[str, Any]] = [*net.named_parameters()]
         refuse_lazy(net, "a sharded net")
         forms = {name: (tuple(p.shape), p.dtype) for name, p in named}
-        # A collective. Without it, different nets would wait for each other in broadcasts.
+        # All processes wait in this collective. Without it, different nets would wait for each
+        # other in broadcasts.
         self._processes.require_equal({"weights of the net": len(forms), **forms})
 
     def _broadcast_weights(self, net: nn.Module) -> None:
@@ -192,7 +193,7 @@ def follow(optimizer: Optimizer | None, moved: Moved) -> None:
     """Replace the parameters of an optimizer by the sharded ones, and shard its state alike."""
     if optimizer is None or not moved:
         return
-    # In place: schedulers and callbacks hold the groups.
+    # The groups are changed in place, because schedulers and callbacks hold them.
     for group in optimizer.param_groups:
         group["params"] = [moved.get(parameter, parameter) for parameter in group["params"]]
     for old, new in moved.items():

@@ -53,14 +53,14 @@ def launch(function: Callable[..., Any], arguments: Mapping[str, Any], count: in
     _check_devices(count)
     with tempfile.TemporaryDirectory(prefix="fitorch-") as name:
         folder = Path(name)
-        # In a file, not in the pipe: the pipe serves to notice the end of this process.
+        # The payload is a file, because the pipe serves to notice the end of this process.
         folder.joinpath(PAYLOAD).write_bytes(_pickled_call(function, arguments))
         # Port 0 lets the store choose a free port and listen on it at once, so that no other
         # program can take it before the processes connect.
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         with _started(folder, count, store.port) as processes:
             _wait(processes)
-        # Before the result is read: rank 0 may have written one although another rank failed.
+        # This comes before the result: rank 0 may have written one although another rank failed.
         _raise_failure(folder, processes)
         return pickle.loads(folder.joinpath(RESULT).read_bytes())
 
@@ -118,7 +118,7 @@ def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Po
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if piped else None,
                 stderr=subprocess.STDOUT if piped else None,
-                # In a notebook, so that Ctrl-C reaches the processes through `_send` alone.
+                # In a notebook, Ctrl-C must reach the processes through `_send` alone.
                 start_new_session=piped,
             )
             processes.append(process)

@@ -105,7 +105,8 @@ class Processes:
         tensors = [*module.buffers(), *(module.parameters() if parameters else ())]
         for tensor in tensors:
             if not is_split(tensor):
-                # In the order of registration, which is the same in all processes.
+                # The processes wait for rank 0, in the order of registration, which is the same in
+                # all.
                 distributed.broadcast(tensor.data, 0)
 
     def require_equal(self, facts: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ class SyncedNorms:
     def applied(self) -> Iterator[None]:
         """Return a context in which the batch norms normalize over all processes."""
         for norm in self._norms:
-            # On the instance, so that the class and other nets are unchanged; hooks still run,
+            # The method is set on the instance, so that other nets are unchanged; hooks still run,
             # because `__call__` looks up `forward` there.
             norm.__dict__["forward"] = partial(self._forward, norm)
         try:

@@ -18,11 +18,11 @@ from .launcher import PAYLOAD, RESULT
 def main(folder: Path) -> int:
     """Call the pickled function in the folder, write its result there, and return an exit code."""
     rank = int(os.environ["RANK"])
-    # Before the user's code is imported, which may take long.
+    # This comes before the import of the user's code, which may take long.
     end_with_parent()
     try:
         function, arguments, paths = pickle.loads(folder.joinpath(PAYLOAD).read_bytes())
-        # The paths of the parent, so that unpickled classes can import their modules.
+        # Unpickled classes import their modules by the paths of the parent.
         sys.path[:] = paths
         result = function(**arguments)
         if rank == 0:
@@ -49,7 +49,7 @@ def end_with_parent() -> None:
     os.close(nothing)
 
     def watch() -> None:
-        # Returns nothing once the parent has closed its end, also if it was killed.
+        # The read returns nothing once the parent has closed its end, also if it was killed.
         while os.read(pipe, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)

@@ -68,7 +68,7 @@ class BaseModel(ABC):
         self.objective = Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)])
         self.channels_last: bool = placing["channels_last"]
         self.fsdp, self.deepspeed = placing["fsdp"], placing["deepspeed"]
-        # Not chosen here: placing a model connects the processes and moves the net to the device,
+        # The device is chosen later: placing a model connects the processes and moves the net,
         # which a model that is only inspected does not need.
         self._placement: Placement | None = None
         self.history = History()
@@ -135,7 +135,7 @@ class BaseModel(ABC):
             fsdp=self.fsdp,
             deepspeed=self.deepspeed,
         )
-        # Before `place`, which changes the net.
+        # The check comes first, because `place` changes the net.
         if self._placement.sharding is not None:
             self._check_shardable()
         # Sharding replaces the net's parameters; the optimizer must train the new ones.

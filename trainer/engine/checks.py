@@ -98,7 +98,7 @@ def check_optimizer(
             trainable parameters of the loss.
     """
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # By id: comparing tensors with `==` would compare their elements.
+    # Parameters are compared by id: `==` would compare their elements.
     known = {id(parameter) for parameter in (*net.parameters(), *loss.values())}
     foreign = sum(id(parameter) not in known for parameter in held)
     optimizer_name = type(optimizer).__name__

@@ -47,14 +47,14 @@ def choose_training_step(
 ) -> UpdatingStep[StageValues]:
     """Return the step that trains with the arguments of a fit."""
     if not arguments.train_metrics:
-        # train_metrics=False: only the loss is measured in training.
+        # With train_metrics=False, only the loss is measured in training.
         spec = replace(spec, metrics={})
     if spec.runner is not None:
         chosen = RunnerTrainingStep if spec.runner.epoch_runner is None else EpochTrainingStep
         return chosen(spec, source, update, model, arguments)
     class_weights = _class_weights(model, arguments)
-    # Before accumulation: a distributed step accumulates by itself, with the counts of all
-    # processes.
+    # This test comes before accumulation: a distributed step accumulates by itself, with the counts
+    # of all processes.
     if coordinator.processes.is_distributed:
         _refuse_compilation(model, f"{coordinator.processes.world_size} processes")
         measurement = TrainingMeasurement(

@@ -75,7 +75,7 @@ class Evaluation:
 
     def _measure(self, where: str) -> dict[str, float]:
         hooks, step, processes = self._hooks, self._step, self._step.processes
-        # Measures penalties, a collective with a sharded net, so every process calls it.
+        # This measures penalties, a collective with a sharded net, so every process calls it.
         step.begin()
         # Training updates buffers, as running statistics, in each process by its own batches. All
         # must evaluate with the same ones, or the result would depend on how the data is split.
@@ -87,14 +87,14 @@ class Evaluation:
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
             stage = "validation" if self._name == "val_data" else self._name
             batches = step.arranged(batches, self._steps or self._source.steps)
-            # Last, around everything else: it decides in each round whether a batch is taken at
-            # all.
+            # The lockstep is the outermost iterator: it decides in each round whether a batch is
+            # taken.
             lockstep, batches = in_lockstep(self._net, step, batches)
             place = f"{where}{stage} batch"
             measurement = step.measurement
             measurement.batches = run_stage(self._net, lockstep, batches, begin, end, place)
-        # After the stage: this reads from the device, and is a collective of all processes, even of
-        # those without batches.
+        # This reads from the device, and is a collective of all processes, even of those without
+        # batches.
         figures = measurement.result(f"{where}{stage}")
         # `result` has set the number of batches to that of all processes, so all of them raise.
         if not measurement.batches and not step.done:

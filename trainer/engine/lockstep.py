@@ -73,7 +73,7 @@ class Lockstep:
         while True:
             batch = next(batches, None)
             # Exchanged before each batch, so that all processes run the net equally often.
-            # A collective in each round; the processes wait for the slowest one.
+            # This is a collective in each round; the processes wait for the slowest one.
             rounds = gather((batch is not None, self._step.done))
             have_batch = [has_batch for has_batch, _ in rounds]
             if not any(have_batch) or any(done for _, done in rounds):

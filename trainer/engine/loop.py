@@ -19,7 +19,8 @@ def fit(run: Run) -> None:
     with run.shutdown.signals, modes_restored(run.net):
         try:
             emit(run.hooks.on_train_begin, {})
-            # After the hooks: a callback of any process may request a stop in on_train_begin.
+            # This follows the hooks: a callback of any process may request a stop in
+            # on_train_begin.
             run.coordinator.begin()
             while not run.done:
                 run_epoch(run)
@@ -72,7 +73,7 @@ def train(run: Run, epoch: int) -> dict[str, float]:
         f"epoch {epoch + 1}, training batch",
         first=run.iterator.taken,
     )
-    # Before the values are computed: if the epoch is cut short, the checkpoint holds the sums of
-    # the epoch so far, to which a resumed fit adds the remaining batches.
+    # The values are computed later: if the epoch is cut short, the checkpoint holds the sums so
+    # far, to which a resumed fit adds the remaining batches.
     run.pause()
     return run.figures()

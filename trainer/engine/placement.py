@@ -114,7 +114,8 @@ class Placement:
         if devices == {torch.device("meta")}:
             message = "the net lies on the meta device, without weights; build it on 'cpu'"
             raise ValueError(message)
-        # Before the optimizer creates its state, which takes the memory layout of the weights.
+        # This happens before the optimizer creates its state, which takes the memory layout of the
+        # weights.
         if self.channels_last:
             lay_out(net)
         if self.sharding is not None:

@@ -112,7 +112,7 @@ class Run:
             self.modes.restore()
         self.state.objective.bind(self.net)  # callbacks may have frozen or unfrozen parameters
         self.state.objective.begin_epoch(self.progress.epochs)
-        # After the callbacks, because steps depend on which parameters are frozen.
+        # This follows the callbacks, because steps depend on which parameters are frozen.
         self.step.begin_epoch()
         # In an epoch that is resumed, the updates of its first batches are completed already.
         window = self.arguments.gradient_accumulation_steps
@@ -122,8 +122,7 @@ class Run:
         """Save the training state if a stop within the epoch was requested; honor signals."""
         if not self.coordinator.stopped:
             return
-        # Without a known length nobody knows whether batches are left: the epoch counts as
-        # unfinished.
+        # Without a known length, batches may be left, so the epoch counts as unfinished.
         unfinished = self.iterator.steps is None or self.iterator.taken < self.iterator.steps
         self.cut_short = unfinished and self.pauses
         self.shutdown.honor_signals(save=self.cut_short)

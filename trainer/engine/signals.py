@@ -54,7 +54,7 @@ class SignalHandler:
         # Python allows signal handlers only in the main thread.
         if threading.current_thread() is threading.main_thread():
             for number, default in self._handled().items():
-                # Handlers of the user stay; `end_later` is ours, from a call that failed earlier.
+                # Handlers of the user stay; an earlier call that failed may have left `end_later`.
                 if signal.getsignal(number) in (default, end_later):
                     self._previous[number] = signal.signal(number, self._handle)
         return self

@@ -72,7 +72,8 @@ def run_stage(
             raise
         if end:
             emit(end, index, logs)
-        # After the hooks: a callback may request the stop in on_train_batch_end of this batch.
+        # This follows the hooks: a callback may request the stop in on_train_batch_end of this
+        # batch.
         if step.done:
             break
     return index + 1 - first

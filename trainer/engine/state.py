@@ -100,8 +100,8 @@ class FitState:
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is restored."""
-        # The names are part of the format of checkpoints ("feed" is the iterator): another name
-        # could not be found in earlier checkpoints.
+        # The names are part of the format of checkpoints: "feed" is the iterator, and a new name
+        # would not exist in earlier checkpoints.
         parts: dict[str, Any] = {
             "net": NetState(self.net),
             "loss": self.objective,
@@ -117,7 +117,7 @@ class FitState:
         counts: Counter[str] = Counter()  # of callbacks, by the names of their classes
         for callback in flatten_callbacks(self.callbacks):
             if callback is not self.history and isinstance(callback, Stateful):
-                # Numbered within their class: other callbacks may be added without renaming these.
+                # Numbers count within a class: other callbacks may be added without renaming these.
                 name = type(callback).__name__
                 parts[f"callbacks.{name}.{counts[name]}"] = callback
                 counts[name] += 1
@@ -128,7 +128,8 @@ class FitState:
         # The counters live in the update and the iterator until a state is read.
         self.count()
         states = {name: part.state_dict() for name, part in self.parts().items()}
-        # Last: if a `state_dict` draws random numbers, the running fit continues after them too.
+        # The generators are read last: if a `state_dict` draws random numbers, the running fit
+        # continues after them too.
         return {**states, "random": random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
@@ -166,7 +167,7 @@ class FitState:
         failed = []
         for name, part in self.parts().items():
             if name == "feed":
-                # As in `load_state_dict`: the parts are restored in the same order.
+                # The parts are restored in the same order as in `load_state_dict`.
                 self._set_position()
             try:
                 part.load_state_dict(state[name])

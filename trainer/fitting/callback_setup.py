@@ -70,7 +70,7 @@ def set_up_callbacks(
         ValueError: A callback monitors a value that the fit does not measure.
         TypeError: An object is not a callback.
     """
-    # Names first: monitored values are checked against them before any callback exists.
+    # The names come first: monitored values are checked against them before any callback exists.
     names = model.figure_names(sets, train_metrics=arguments.train_metrics)
     names = _with_monitored(model, names, arguments)
     monitor, mode = monitored_value(model, arguments, names, sets)
@@ -81,7 +81,7 @@ def set_up_callbacks(
     processes = model.placement.processes
     return FitCallbacks(
         every,
-        # Collected once; the loop calls these tuples and never looks at the callbacks again.
+        # The hooks are collected once; the loop never looks at the callbacks again.
         Hooks.collect(every),
         monitor,
         mode,
@@ -131,14 +131,14 @@ def make_callbacks(
         project = arguments.wandb if isinstance(arguments.wandb, str) else None
         callbacks.append(WandbCallback(project))
     if saver is not None:
-        # After all callbacks with a state, which its checkpoints contain.
+        # The saver follows all callbacks with a state, which its checkpoints contain.
         callbacks.append(saver)
     if arguments.plot and not (arguments.plot is True and in_notebook()):
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:
         progress = _display(arguments, monitor, mode)
         notes = [] if saver is None else saver.folder.notes
-        # Last: values that callbacks add to the logs are displayed too.
+        # The display comes last, because it shows values that callbacks add.
         callbacks += [Announcer(progress, [*callbacks, signals], notes), progress]
     # The other processes do not write or print, but must take part in collectives.
     return callbacks if model.placement.processes.is_main else on_every_process(callbacks)
@@ -153,7 +153,7 @@ def _display(arguments: FitArguments, monitor: str, mode: str) -> Progress:
 
 def _sorted(callbacks: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
     """Return the user's callbacks that come before those of fit, and those that come after."""
-    # Two lists in the order of the user's, because later callbacks may depend on earlier ones.
+    # All lists keep the user's order, because later callbacks may depend on earlier ones.
     first, adding, others = list[Any](), list[Any](), list[Any]()
     for callback in callbacks:
         group = adding if monitor in added_columns(callback) else others

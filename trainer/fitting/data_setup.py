@@ -56,7 +56,7 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
     is_loader = isinstance(train_data, DataLoader)
     batch_size = train_data.batch_size if is_loader else arguments.batch_size
     floating, processes = floating_dtype(model.net.parameters()), model.placement.processes
-    # Before sources are made: they shuffle, and the split must not depend on the order.
+    # The split comes before the sources: they shuffle, and it must not depend on their order.
     if val_data is None and arguments.validation_split:
         train_data, val_data = split_validation(train_data, arguments.validation_split, floating)
     batching = Batching(
@@ -69,7 +69,7 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
         RankShard(processes.rank, processes.world_size),
     )
     train = as_source(train_data, "train_data", batching)
-    # Validation in the order of the data, so that its values do not depend on a seed.
+    # Validation keeps the order of the data, so that its values do not depend on a seed.
     in_order = replace(batching, shuffle=False)
     validation = {
         prefix: as_source(data, set_name(prefix), in_order)
@@ -77,8 +77,8 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
     }
     lengths = {"train_data": (train.samples, train.steps)}
     lengths |= {set_name(name): (s.samples, s.steps) for name, s in validation.items()}
-    # A collective. Different lengths would end in different numbers of steps, in which the
-    # processes would wait for each other.
+    # This is a collective. With different lengths, the processes would take different numbers of
+    # steps, and wait for each other.
     processes.require_equal(lengths)
     check_enough(train, "train_data", processes.world_size)
     return FitData(train, validation, batch_size)

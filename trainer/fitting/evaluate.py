@@ -43,7 +43,7 @@ def evaluate(
     with together(model.placement.processes, "evaluate"):
         for prefix, data in validation_sets(val_data).items():
             source = open_source(model, data, set_name(prefix), batch_size, steps, num_workers)
-            # For each set anew, because the number of steps differs.
+            # Each set has its own hooks, because the number of steps differs.
             hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
             step = choose_evaluation_step(spec, source, prefix, lambda: model.stop_evaluating)
             passes.append(Evaluation(spec, step, source, hooks, steps, set_name(prefix)))
@@ -97,7 +97,7 @@ def open_source(
     floating = floating_dtype(model.net.parameters())
     processes = model.placement.processes
     # All processes must split the same order of the data, so they share one seed.
-    # Peeked, not drawn: an evaluation leaves the global generator as it is.
+    # The seed is peeked, not drawn: an evaluation leaves the global generator as it is.
     seed = processes.broadcast(peek_seed())
     shard = RankShard(processes.rank, processes.world_size)
     batching = Batching(batch_size, False, seed, floating, num_workers, shard)

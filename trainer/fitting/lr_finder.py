@@ -68,7 +68,7 @@ class _Ramp(Callback):
         """Record the loss of the batch, and stop if it explodes."""
         loss = float((logs or {})["train_loss"])
         self.losses.append(loss)
-        # Corrected for its start at 0 below, as the moments of Adam are.
+        # The line below corrects the mean for its start at 0, as Adam does with its moments.
         self._mean = _SMOOTHING * self._mean + (1 - _SMOOTHING) * loss
         self.smoothed.append(self._mean / (1 - _SMOOTHING ** len(self.losses)))
         # The first batches are too noisy for a comparison with the least loss.
@@ -152,7 +152,7 @@ def _generators_restored(data: Any) -> Iterator[None]:
     """Restore the random generators of a user's loader at the end, so that its order continues."""
     holders = (data, data.sampler, data.batch_sampler) if isinstance(data, DataLoader) else ()
     generators = [getattr(holder, "generator", None) for holder in holders]
-    # Recorded before the fit, which reads from the loader.
+    # The states are recorded before the fit reads from the loader.
     states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     try:
         yield

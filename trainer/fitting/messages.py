@@ -81,7 +81,7 @@ class Announcer(Callback):
         compiled = self.model.compilation
         if compiled is not None and compiled.seconds:
             self._progress.say(f"compiled the training step in {compiled.seconds:.1f} s")
-            # Printed once per compilation: the next fit with the same region compiles nothing.
+            # The time is printed once: the next fit with the same region compiles nothing.
             compiled.seconds = 0.0
 
     def on_train_end(self, logs: Logs | None = None) -> None:
@@ -103,7 +103,7 @@ class Announcer(Callback):
         reasons = (getattr(source, "stopping_reason", "") for source in self._sources)
         reason = next(filter(None, reasons), "")
         epochs, seconds = self.model.progress.epochs, perf_counter() - self._started
-        # A stop that nobody gave a reason for still counts as one if epochs are missing.
+        # A stop without a reason still counts as one if epochs are missing.
         if not reason and (epochs >= self.params["epochs"] or not self.model.stop_training):
             count = len(self.model.history) - self._first_epoch
             return (

@@ -59,8 +59,8 @@ def check_monitors(
     callbacks = list(flatten_callbacks(callbacks))
     _set_display_directions(callbacks, model, names, sets)
     for place, callback in enumerate(callbacks):
-        # In the order of the callbacks: a value exists for those that come after the one that adds
-        # it.
+        # The order of the callbacks counts: a value exists for those that come after the one that
+        # adds it.
         added += _added_by([callback], names)
         if not isinstance(callback, MonitorCallback):
             continue
@@ -166,7 +166,7 @@ def direction(
     higher = next(
         (
             higher_is_better(metric, name.removeprefix(key).removeprefix("_"))
-            # The longest name first: "f1_macro" must not be taken for a value of "f1".
+            # The longest name comes first: "f1_macro" must not be taken for a value of "f1".
             for key, metric in sorted(metrics.items(), key=lambda item: -len(item[0]))
             if name == key or name.startswith(f"{key}_")
         ),

@@ -39,7 +39,8 @@ def check_rank_consistency(
     # Without a seed argument each process has drawn its own; the one of rank 0 is used below.
     facts["seed"] = arguments.seed if arguments.seeded else None
     facts["callbacks"] = [type(callback).__name__ for callback in arguments.callbacks]
-    # Shapes and dtypes, not values: weights are broadcast later, so they may differ here.
+    # Shapes and dtypes are compared, not values: weights are broadcast later, so they may differ
+    # here.
     facts |= {
         f"net.{plain_name(name)}": _form(value) for name, value in model.net.named_parameters()
     }
@@ -47,7 +48,7 @@ def check_rank_consistency(
     facts["optimizer"] = type(model.optimizer).__name__
     facts["loss"] = repr(model.objective.name)
     facts["completed epochs"] = model.progress.epochs
-    # A collective: all processes raise, or none.
+    # This is a collective: all processes raise, or none.
     processes.require_equal(facts)
     # Checkpoints carry one run id, and the order of the data follows from one seed: of rank 0.
     # The others wait for rank 0.
@@ -60,7 +61,8 @@ def broadcast_results(model: BaseModel, processes: Processes) -> None:
     if not processes.is_distributed:
         return
     # Durations and callbacks that ran only on rank 0, as restoring the best weights, may differ.
-    # A collective, as the two below: all processes come here after a regular end of the fit.
+    # This is a collective, as the two below: all processes come here after a regular end of the
+    # fit.
     history = processes.broadcast(model.history.state_dict())
     if not processes.is_main:
         model.history.load_state_dict(history)

@@ -62,7 +62,7 @@ def prepare(
     iterator = _training_batches(model, data, arguments, epochs.start)
     validation = _validation(model, spec, data, callbacks, arguments)
     update = _update(model, optimizer, arguments)
-    # Before `attach`: callbacks read the progress from the model.
+    # The progress is set before `attach`: callbacks read it from the model.
     model.progress = Progress(arguments.seed, epochs.start, updates=update.completed)
     model.history.begin(
         callbacks.monitor, callbacks.mode, arguments.seed, sets=list(data.validation)
@@ -71,7 +71,7 @@ def prepare(
     # Callbacks may have drawn from the global generators; the net's random numbers, and those of
     # metrics and losses from here on, follow from the seed alone.
     seed_everything(model.placement.processes.rank_seed(arguments.seed, "model", epochs.start))
-    # After the seed: metrics and losses may draw numbers when they are made.
+    # The step is made after the seed: metrics and losses may draw numbers.
     step = choose_training_step(
         model, spec, iterator.source, update, arguments, callbacks.coordinator
     )
@@ -90,7 +90,7 @@ def prepare(
         step=step,
         hooks=callbacks.hooks,
         shutdown=callbacks.shutdown,
-        # Recorded here, before callbacks change the modes of modules.
+        # The modes are recorded before callbacks change those of modules.
         modes=training_modes(model.net),
         arguments=arguments,
         last_epoch=epochs.stop,
@@ -112,7 +112,7 @@ def _place_optimizer(model: BaseModel, optimizer: Optimizer) -> None:
     """Move the optimizer's state to where its parameters are; DeepSpeed places it itself."""
     if model.placement.zero is None:
         move_optimizer(optimizer)
-        # After the move, which does not keep the memory format.
+        # This follows the move, which does not keep the memory format.
         align_state(optimizer)
 
 
@@ -144,7 +144,8 @@ def _params(
 def _check_objective(model: BaseModel, epochs: range) -> None:
     """Check that penalties match parameters, and that scheduled weights are numbers."""
     model.objective.bind(model.net, strictly=True)
-    # A schedule that fails in epoch 900 fails before the first batch.
+    # The whole schedule is evaluated now, so that an error in a late epoch surfaces before the
+    # first batch.
     for term in model.objective.module.terms:
         for epoch in epochs[:_CHECKED_EPOCHS] if term.schedules else ():
             term.weight(epoch)

@@ -24,14 +24,14 @@ def fit_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> pd
     """Train in several processes; see `KerasModel.fit_ddp`."""
     arguments = {"model": model, "keep_interrupted": in_notebook(), **options}
     result = launch(_fit_in_process, arguments, num_processes)
-    # Into the model of this process, in place: users hold references to net and optimizer.
+    # The states are loaded in place: users hold references to net and optimizer.
     for name, part in _parts(model).items():
         part.load_state_dict(result["parts"][name])
     if model.optimizer is not None:
         # The states come as contiguous tensors.
         align_state(model.optimizer)
     model.progress = Progress(**result["progress"])
-    # Appended, because the history's state does not contain the records.
+    # The records are appended, because the history's state does not contain them.
     model.history.fits.extend(result["fits"])
     for name, value in result["attributes"].items():
         setattr(model, name, value)

@@ -49,7 +49,7 @@ def start(
     """
     processes = model.placement.processes
     resumes = arguments.resume or arguments.backup is not None
-    # A collective: all ranks resume the same checkpoint, or none does.
+    # This is a collective: all ranks resume the same checkpoint, or none does.
     checkpoint = find_on_all_ranks(resumes, folder, processes)
     if checkpoint is not None:
         # Without a seed argument the fit drew one; only with that one it continues alike.
@@ -57,7 +57,7 @@ def start(
         arguments = replace(arguments, initial_epoch=0, seed=seed, resume=False)
     progress = model.progress
     try:
-        # First a fit as if it were new; then its states are replaced.
+        # The fit is prepared as if it were new; then its states are replaced.
         run = prepare(model, train_data, val_data, arguments, folder)
         if run.saver is not None:
             # A state that cannot be saved is an error now, not after the first epoch.
@@ -71,7 +71,7 @@ def start(
         model.progress, model.run = progress, None
         raise
     if folder is not None and processes.is_main:
-        # Only now: if anything above fails, the earlier run stays where it is.
+        # The earlier run is moved last: if anything above fails, it stays where it is.
         _move_earlier_run(folder, run, checkpoint)
         folder.notes += [] if checkpoint is None else [_resume_message(run, checkpoint)]
     return run

@@ -206,7 +206,7 @@ class History(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the table with its columns as float64 tensors, and the clock."""
         table = self._complete()
-        # As Python floats have, so that a resumed table has the same bits.
+        # Python floats have 64 bits, so that a restored table is the same.
         columns = {name: torch.tensor(table[name], dtype=torch.float64) for name in table}
         settings = {"monitor": self.monitor, "mode": self.mode, "seed": self.seed}
         seconds = time.perf_counter() - self._started if self._in_epoch else 0.0
@@ -214,7 +214,7 @@ class History(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a table; the records of its fits are not in the state."""
-        # Logs of an epoch that the restored table does not have.
+        # The restored table does not have the epoch of these logs.
         self._last = None
         self.fits.clear()
         self._columns = {
@@ -241,7 +241,7 @@ class History(Callback):
 
     def _row(self, logs: Logs) -> dict[str, float]:
         """Return a row with all columns, NaN for a validation that was not due."""
-        # Reads from a device, if a callback has added a tensor.
+        # This reads from a device, if a callback has added a tensor.
         numbers = {name: number for name in logs if (number := _number(logs[name])) is not None}
         row = {"epoch": self._epoch + 1, **numbers}
         trained = [name.removeprefix("train_") for name in logs if name.startswith("train_")]

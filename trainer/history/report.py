@@ -121,7 +121,7 @@ def _plots_section(history: ReportedHistory) -> dict[str, Any]:
 
 def metric_names(history: ReportedHistory) -> list[str]:
     """Return the metrics of a history, "acc" for `train_acc`: loss, the monitored one, others."""
-    # The longest prefix first: "val_" begins "val_clean_" too.
+    # The longest prefix comes first: "val_" begins "val_clean_" too.
     prefixes = sorted(("train_", *(history.sets or ("val_",))), key=len, reverse=True)
     names: dict[str, str] = {}
     for column in history.columns:

@@ -25,7 +25,7 @@ def optimizer_of(optimizer: Optimizer) -> str:
     parameters = inspect.signature(type(optimizer)).parameters
     groups = optimizer.param_groups
     settings = []
-    # The learning rate first, then the order of the constructor.
+    # The learning rate comes first; the rest has the order of the constructor.
     for name in dict.fromkeys(["lr", *parameters]):
         values = [_plain(group[name]) for group in groups if name in group]
         plain = all(_is_plain(value) for value in values)

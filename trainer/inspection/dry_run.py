@@ -57,7 +57,7 @@ def dry_run(net: nn.Module, features: Any, tracer: ModuleTracer) -> Any:
     Raises:
         ShapeError: A layer rejects the shape of its inputs.
     """
-    # The tracer knows the innermost call that did not end.
+    # The tracer records the innermost call that did not end.
     try:
         with tracer.tracing():
             return choose_call(net, features)(features)
@@ -96,7 +96,7 @@ def _buffer_restorer(net: nn.Module) -> Callable[[], None]:
 
     def restore() -> None:
         for buffers, name, buffer, before in saved:
-            # The same objects again, because a module may have replaced them.
+            # The same objects are put into place again, because a module may have replaced them.
             buffers[name] = buffer
             # This waits for the device, once per buffer.
             if buffer.is_meta or torch.equal(buffer, before):

@@ -83,7 +83,7 @@ def _generated(net: nn.Module, shape: Any, dtype: Any, samples: int) -> Tensor:
     dtype = _as_dtype(dtype) if dtype is not None else _precision(net) or torch.get_default_dtype()
     if not (dtype.is_floating_point or dtype.is_complex):
         return torch.zeros((samples, *shape), dtype=dtype)  # 0 is a valid class or index
-    # A generator of its own, so that the global one does not change.
+    # The batch has its own generator, so that the global one does not change.
     generator = torch.Generator().manual_seed(0)
     return torch.rand((samples, *shape), generator=generator).to(dtype)
 

@@ -119,7 +119,7 @@ def _exported_program(net: nn.Module, features: Any) -> Iterator[Any]:
         args, kwargs = ((), inputs) if by_name else (inputs, None)
         shapes = map_tensors(free, inputs)
         try:
-            # In the `try`: errors of saving are errors of the export too.
+            # Errors of saving, in the body of the context, are errors of the export too.
             yield torch.export.export(net, args, kwargs, dynamic_shapes=shapes)
         except Exception as error:
             message = f"{type(net).__name__} cannot be exported: {_root_cause(error)}"
@@ -151,7 +151,7 @@ def _on_cpu(net: nn.Module) -> Iterator[None]:
 
 def _root_cause(error: BaseException) -> str:
     """Return the first sentence of the error that caused all others, with an explanation."""
-    # From the outside to the inside: the last one is the cause of all.
+    # The causes go from the outside to the inside: the last one has caused all others.
     texts = [_COLOURS.sub("", str(cause)).strip() for cause in _causes(error)]
     text = next((text for text in reversed(texts) if text), type(error).__name__)
     for pattern, explanation in _EXPLANATIONS.items():

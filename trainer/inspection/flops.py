@@ -144,7 +144,7 @@ def flop_summary(
     tracer = ModuleTracer(net, counter.get_total_flops, _sequence_number)
     with undisturbed(net), _countable_kernels(net), torch.set_grad_enabled(backward), counter:
         output = dry_run(net, inputs, tracer)
-        # Read before the backward pass, which adds to the same counter.
+        # This is read before the backward pass, which adds to the same counter.
         forward = counter.get_total_flops()
         by_node = _count_backward(net, output, counter) if backward else {}
     calls = [call for module_calls in tracer.calls.values() for call in module_calls]
@@ -178,7 +178,7 @@ def _countable_kernels(net: nn.Module) -> Iterator[None]:
     recurrent = any(isinstance(module, nn.RNNBase) for module in net.modules())
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if recurrent else ()
     with ExitStack() as stack:
-        # The counter knows the matrix products of this variant.
+        # The counter supports the matrix products of this variant.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         for backend in backends:
             stack.callback(setattr, backend, "enabled", backend.enabled)
@@ -210,11 +210,11 @@ def _count_backward(net: nn.Module, output: Any, counter: FlopCounterMode) -> di
         raise ValueError(message)
     by_node: dict[int, int] = {}
     with ExitStack() as hooks:
-        # All nodes first: hooks must exist when the backward pass runs.
+        # All hooks must exist before the backward pass runs.
         for node in _graph_nodes(ends):
             _count_node(node, counter, by_node, hooks)
         grads = [torch.ones_like(end) for end in ends]
-        # Not `backward`, which would change `.grad`.
+        # `backward` would change `.grad`.
         torch.autograd.grad(ends, parameters, grads, allow_unused=True)
     return by_node
 
@@ -226,7 +226,8 @@ def _count_node(
     number = sequence_number(node)
 
     def begin(_grads: Any) -> None:
-        # Minus at the begin and plus at the end: the difference is that of the node.
+        # The count is subtracted here and added at the end, so that the difference is that of the
+        # node.
         by_node[number] = by_node.get(number, 0) - counter.get_total_flops()
 
     def end(_inputs: Any, _outputs: Any) -> None:

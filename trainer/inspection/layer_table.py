@@ -154,7 +154,7 @@ class LayerTable:
     def _fitting_lines(self, width: int | None) -> list[list[str]]:
         """Return head and lines as cells, in the most complete layout that fits."""
         lines, room = self._table_lines(_LAYOUTS[0]), 0
-        # From the most complete layout to the smallest.
+        # The layouts go from the most complete to the smallest.
         for layout in _LAYOUTS:
             lines = self._table_lines(layout)
             missing = 0 if width is None else _total_width(lines) - width

@@ -70,7 +70,7 @@ def layer_tree(net: nn.Module, calls: Mapping[int, list[Call]]) -> Layer:
             # A module at n places is called n times; the calls are dealt out in turn.
             layer.calls = calls.get(module, [])[number :: len(layers)]
     owners: dict[int, str] = {}
-    # After sorting, so that the first call owns a tied parameter.
+    # This follows the sorting, so that the first call owns a tied parameter.
     for layer in _sort_by_call(root).walk():
         _assign_parameters(layer, owners)
     return root
@@ -79,7 +79,7 @@ def layer_tree(net: nn.Module, calls: Mapping[int, list[Call]]) -> Layer:
 def _build_tree(
     module: nn.Module, name: str, path: str, depth: int, occurrences: dict[int, list[Layer]]
 ) -> Layer:
-    # By identity: a module may occur at several places.
+    # Modules are compared by identity: one may occur at several places.
     before = occurrences.setdefault(id(module), [])
     layer = Layer(module, name, path, depth, before[0].path if before else None)
     before.append(layer)
@@ -94,7 +94,7 @@ def _build_tree(
 def _sort_by_call(layer: Layer) -> Layer:
     for child in layer.children:
         _sort_by_call(child)
-    # Stable: layers without a call keep their order, at the end.
+    # The sort is stable: layers without a call keep their order, at the end.
     layer.children.sort(key=lambda child: child.first)
     return layer
 

@@ -66,7 +66,8 @@ class ModuleTracer:
             attention.set_fastpath_enabled(False)
             for module in self._net.modules():
                 if not isinstance(module, torch.jit.ScriptModule):  # does not support these hooks
-                    # With keyword arguments, in which transformers pass their inputs.
+                    # Keyword arguments are included, because transformers pass their inputs by
+                    # name.
                     begin = module.register_forward_pre_hook(self._begin, with_kwargs=True)
                     hooks.callback(begin.remove)
                     end = module.register_forward_hook(self._end, with_kwargs=True)

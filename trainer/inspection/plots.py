@@ -140,7 +140,7 @@ def _confusion(reader: PairReader) -> Tensor:
                 )
             )
         metrics[0].update(*reshape_for_task(tasks[0], pairs.y_pred, pairs.y_true))
-        # Nothing is kept of a batch: the counts are in the metric.
+        # Nothing of a batch is kept: the counts are in the metric.
         return torch.zeros(0)
 
     reader.each(count)

@@ -96,7 +96,7 @@ def bare_step(optimizer: optim.Optimizer) -> Callable[[], Any]:
     before_all, after_all = (getattr(optimizers, name) for name in _GLOBAL_HOOKS)
     mark_stepped(optimizer)
 
-    # Looked at in each call: hooks and profilers may come at any time.
+    # Each call looks at them, because hooks and profilers may come at any time.
     def bare() -> None:
         if (
             hooked._optimizer_step_pre_hooks

@@ -17,7 +17,7 @@ class Modes:
     def restore(self) -> None:
         """Restore the mode of every module."""
         for module, training in self._modes:
-            # The attribute itself: `train()` would set all modules inside, too.
+            # The attribute is set itself, because `train()` would set all modules inside, too.
             module.training = training
 
 
@@ -29,7 +29,7 @@ def training_modes(net: nn.Module) -> Modes:
     """
     before = Modes(net)
     if not net.training:
-        # Only to read what it does; `before.restore` undoes it.
+        # This shows which modes it sets; `before.restore` undoes it.
         net.train()
     modes = Modes(net)
     before.restore()

@@ -55,7 +55,7 @@ def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
     current = inner.state_dict()
     names = {plain_name(name): name for name in current}
     plain = {plain_name(name): value for name, value in state.items()}
-    # A state of DistributedDataParallel, saved without this function.
+    # The file may be a state of DistributedDataParallel that torch saved with its prefix.
     if all(name.startswith("module.") and name not in names for name in plain):
         plain = {name.removeprefix("module."): value for name, value in plain.items()}
     named = {names.get(name, name): value for name, value in plain.items()}

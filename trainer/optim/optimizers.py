@@ -45,19 +45,19 @@ def make_optimizer(
     """
     if isinstance(optimizer, optim.Optimizer):
         return optimizer
-    # Frozen ones too: a callback may unfreeze them later.
+    # Frozen parameters are included: a callback may unfreeze them later.
     parameters = [*net.parameters(), *extra]
     if not parameters:
         return None
     if optimizer is None or isinstance(optimizer, str):
         optimizer_type = optim.Adam if optimizer is None else optimizer_named(optimizer)
         options: dict[str, Any] = {"lr": 3e-4} if optimizer is None else {}
-        # One kernel for all parameters.
+        # The fused variant updates all parameters by one kernel.
         if can_fuse(optimizer_type, net, parameters):
             options["fused"] = True
         return optimizer_type(parameters, **options)
     factory: Any = optimizer
-    # Not callable: the error below names what was passed.
+    # Objects that are not callable lead to the error below, which names them.
     result = factory(parameters) if callable(factory) else factory
     if not isinstance(result, optim.Optimizer):
         message = (

@@ -69,7 +69,7 @@ class WarmupCosine:
     def factor(self, update: int) -> float:
         """Return the factor of the optimizer's rate in an update, counted from 0."""
         if update < self.warmup:
-            # From 1 / warmup, not from 0: the first update moves the weights too.
+            # The warm-up starts at 1 / warmup, not at 0: the first update moves the weights too.
             return (update + 1) / self.warmup
         # After the last update the rate stays at its end.
         progress = min((update - self.warmup) / (self.updates - self.warmup), 1.0)
@@ -114,6 +114,6 @@ def step_after_epoch(scheduler: Any, when: str, monitor: str, logs: Mapping[str,
         # An epoch without validation has no value for it.
         if monitor in logs:
             scheduler.step(logs[monitor])
-    # "validation": only in epochs that measured something on validation data.
+    # With "validation", only epochs that measured something on validation data count.
     elif when == "epoch" or any(name.startswith("val_") for name in logs):
         scheduler.step()

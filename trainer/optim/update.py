@@ -55,15 +55,15 @@ class Update:
         self._last_scale = 0.0 if scaler is None else scaler.get_scale()
         clips = clip_grad_norm is not None or clip_grad_value is not None
         plain = scaler is None and not clips and not penalties
-        # Chosen once, not in each step.
+        # The step is chosen once.
         self._change = bare_step(optimizer)
         self._step: Callable[[], Any] = self._change if plain else self._guarded_step
 
     def zero_grad(self) -> None:
         """Discard all gradients; until the next batch, callbacks can read them."""
         if self._plain_zero:
-            # None instead of zeros: the next backward pass writes its gradients instead of adding
-            # them.
+            # None is better than zeros: the next backward pass writes its gradients instead of
+            # adding them.
             for parameter in self.parameters:
                 parameter.grad = None
         else:
@@ -85,7 +85,7 @@ class Update:
         """Count an update, and take a step of the schedule if it is due in every update."""
         self.completed += 1
         if self._schedules:
-            # Recorded before the step of the schedule: these rates made the update.
+            # This comes before the step of the schedule: these rates made the update.
             self._used_rates = self._rates()
             self._schedule()
 
@@ -109,8 +109,8 @@ class Update:
         Returns:
             The norm before the clipping, None without clipping by the norm.
         """
-        # Before clipping, which limits the whole gradient, and after unscaling: penalties are not
-        # scaled.
+        # Penalties come after unscaling, because they are not scaled, and before clipping, which
+        # limits the whole gradient.
         for penalty in self._penalties:
             penalty.add_gradients()
         max_norm, max_value = self.clipping
@@ -145,19 +145,20 @@ class Update:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def _guarded_step(self) -> None:
-        # The order matters: unscale, add penalties, clip, step, and only then change the scale.
+        # The order matters: first unscale, then add penalties and clip, then step, and only then
+        # change the scale.
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        # Before the weights change: an update by NaN cannot be undone.
+        # The check comes before the weights change: an update by NaN cannot be undone.
         self.check_norm(self.shape_gradients())
         if self.scaler is None:
             self._change()
         else:
-            # Skips the update if gradients are not finite; for that it reads from the device.
+            # This skips the update if gradients are not finite; for that it reads from the device.
             self.scaler.step(self.optimizer)
             if self._schedules:
-                # Read before `update`, which lowers the scale after a skipped update; this waits
-                # for the device.
+                # The scale is read before `update`, which lowers it after a skipped update; this
+                # waits for the device.
                 self._scale = self.scaler.get_scale()
             self.scaler.update()
             if not (self.completed + 1) % _MAX_SKIPPED:

@@ -31,7 +31,7 @@ def new_figure(width: float, height: float) -> Figure:
 
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
     figure = Figure(figsize=(width, height), layout=layout)
-    # Not pyplot, which keeps all figures and may open windows.
+    # pyplot would keep all figures, and may open windows.
     FigureCanvasAgg(figure)
     figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     return figure

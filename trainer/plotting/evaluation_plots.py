@@ -111,7 +111,7 @@ def draw_curve(
         missing = "positive" if not positive.any() else "negative"
         label, points = f"{before}no {missing} samples", torch.zeros(2, 0)
     else:
-        # From the highest score down: each threshold adds the samples above it.
+        # The counts go from the highest score down: each threshold adds the samples above it.
         points = _corners(*(count.flip(0).cumsum(0) for count in reversed(metric.counts())))
     hidden = number >= _IN_LEGEND
     axes.plot(
@@ -137,7 +137,7 @@ def draw_chance(axes: Axes, title: str) -> None:
 
 def draw_scatter(axes: Axes, y_true: Tensor, y_pred: Tensor, name: str) -> None:
     """Draw predictions over targets, both (N,), with a diagonal line."""
-    # Every n-th sample, so that the picture does not depend on random numbers.
+    # Every n-th sample is drawn, so that the picture does not depend on random numbers.
     step = -(-len(y_true) // _MAX_DOTS)
     label = "samples" if step == 1 else f"every {step}th of {len(y_true):,} samples"
     size, alpha = (26.0, 0.55) if len(y_true) <= 300 else (10.0, 0.3)
@@ -148,7 +148,7 @@ def draw_scatter(axes: Axes, y_true: Tensor, y_pred: Tensor, name: str) -> None:
         alpha=alpha,
         color=_BLUE,
         linewidths=0,
-        # Thousands of dots as vectors would make a file slow to show.
+        # Vectors would make a file of thousands of dots slow to show.
         rasterized=True,
     )
     axes.plot([], [], "o", color=_BLUE, alpha=0.7, markersize=5, markeredgewidth=0, label=label)

@@ -147,7 +147,7 @@ def plot_history(
     figure = new_figure(4.8 * columns, 3.6 * rows)
     for place, name in enumerate(names, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        # Below the line of finished epochs.
+        # The running epoch lies below the line of finished epochs.
         _draw_running(axes, frame, lines[name], running)
         _draw(axes, frame, lines[name], monitor, best)
         dress_axes(axes, name, "epoch")
@@ -250,7 +250,7 @@ def _scale(axes: Axes, frame: pd.DataFrame, lines: list[Line]) -> None:
 def _is_crowded(columns: Sequence[Iterable[float]]) -> bool:
     """Return whether, after some epoch, most of a line is far below the largest value."""
     ordered: list[list[float]] = [[] for _ in columns]
-    # After each epoch, because the axis must not change back when later values spread.
+    # Each epoch is tested, because the axis must not change back when later values spread.
     for row in zip(*columns, strict=True):
         for values, value in zip(ordered, row, strict=True):
             if math.isfinite(value):

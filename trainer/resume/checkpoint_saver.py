@@ -86,11 +86,12 @@ class CheckpointSaver(Callback):
             CheckpointError: A state has a value that is not supported.
         """
         run = self.run
-        # Waits for the device, and with a sharded net for the other processes.
+        # This waits for the device, and with a sharded net for the other processes.
         check_finite(run)
         # All processes take part: their random states and sums are gathered.
         snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
-        # Recorded before writing: if writing fails, `_failures` makes `save_anew` repeat the save.
+        # The position is recorded before writing: if that fails, `_failures` makes `save_anew`
+        # repeat the save.
         self._saved = self._position()
         parts, writer = snapshot.packed(), self._writer
         if isinstance(writer, AsyncWriter):  # training changes the tensors while the thread writes
@@ -114,7 +115,7 @@ class CheckpointSaver(Callback):
         Raises:
             CheckpointError, NonFiniteError: See `save`.
         """
-        # Waits for the thread that writes.
+        # This waits for the thread that writes.
         self._attempt(self._writer.wait)  # a pending save may fail, and is then repeated
         due = self.newest is None or self._failures > 0 or self._saved != self._position()
         # A failed write is known to the main process alone, but all must save or none.
@@ -137,7 +138,7 @@ class CheckpointSaver(Callback):
     def _written(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:  # only the main process has it
             return
-        # In the thread of training, so that callbacks do not run in a thread of their own.
+        # This runs in the thread of training, so that callbacks do not run in another one.
         self.newest, self.newest_step = shown(checkpoint.path), checkpoint.step
         self._failures = 0
         for callback in self.run.state.callbacks:
@@ -245,7 +246,7 @@ def check_finite(run: Run) -> None:
     named = [(name, local_tensor(p)) for name, p in run.net.named_parameters() if p.requires_grad]
     wrong = [~p.isfinite().all() for _, p in named]
     names = []
-    # One read from the device for all parameters; only after a finding, one for each of them.
+    # One read from the device serves all parameters; only after a finding, each is read.
     if wrong and bool(torch.stack(wrong).any()):
         names = [name for (name, _), is_wrong in zip(named, wrong, strict=True) if is_wrong]
     if is_sharded(run.net):  # each rank has checked its shards

@@ -56,7 +56,7 @@ def _place(run: Run, loaded: LoadedCheckpoint, state: dict[str, Any]) -> None:
     progress, pass_length = dict(state["progress"]), run.iterator.source.pass_length
     saved = loaded.info["run_settings"]
     per_round = saved["processes"] * (saved["batch_size"] or 1)
-    # In samples, or in batches of the user's loader, for which the batch size is None.
+    # The unit is a sample, or a batch of the user's loader, for which the batch size is None.
     behind = state["feed"]["behind"] + progress["position"] * per_round
     if pass_length.units is not None:
         # With padded rounds, this may exceed the pass: ranks without a batch repeat one.
@@ -87,7 +87,7 @@ def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
         counted.append(own)
         return [own]
 
-    # In the order of the ranks, which is the order of the sums.
+    # The order of the ranks is the order of the sums.
     for state in everywhere:
         each = copy.copy(measurement)
         each.losses = copy.deepcopy(measurement.losses)
@@ -105,6 +105,7 @@ def _fresh(run: Run, epoch: int) -> dict[str, Any]:
     """Return a random state for a rank that the saved fit did not have."""
     with undisturbed_randomness():
         rank = run.coordinator.processes.rank
-        # With the rank: two ranks must not draw the same numbers, for example for dropout.
+        # The seed depends on the rank: two ranks must not draw the same numbers, for example for
+        # dropout.
         seed_everything(derive_seed(run.arguments.seed, "model", epoch, rank))
         return random_state()

@@ -38,7 +38,7 @@ def restore(run: Run, loaded: LoadedCheckpoint) -> None:
     # All checks come before the first change of the fit.
     _check_same_run(run, loaded, state)
     # A part may reject its state after others have loaded theirs; then all get theirs back.
-    # A deep copy: loading a state copies into the same tensors.
+    # The copy is deep, because loading a state copies into the same tensors.
     before = copy.deepcopy(run.state.state_dict())
     try:
         _load_state(run, _without_other_sums(run, loaded, state))

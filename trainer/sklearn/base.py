@@ -70,7 +70,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         **prefixed: Any,
     ) -> None:
         estimator.check_prefixes(prefixed, type(self).__name__)
-        # Only assignments: scikit-learn clones an estimator by its parameters, which must be
+        # This only assigns: scikit-learn clones an estimator by its parameters, which must be
         # unchanged.
         self.net = net
         self.loss_fn = loss_fn
@@ -92,7 +92,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         self.dtype = dtype
         self.verbose = verbose
         self.random_state = random_state
-        # As attributes, so that get_params and clone see them.
+        # The parameters become attributes, so that get_params and clone see them.
         self.__dict__.update(prefixed)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
             *data,
             test_size=self.validation_split,
             stratify=y if is_classifier(self) else None,
-            # The same seed, so that equal estimators split alike.
+            # The seed is the same, so that equal estimators split alike.
             random_state=self._seed,
         )
         # train_test_split returns (train, test) for each array in turn.
@@ -222,9 +222,9 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
     def _train(self, train: Any, y: np.ndarray, **options: Any) -> None:
         chosen = {name: getattr(self, name) for name in _PASSED_ON}
         chosen |= {"seed": self._seed, "class_weight": self._weights(y), "plot": False}
-        # Copied, because callbacks have a state.
+        # The callbacks are copied, because they have a state.
         chosen |= {"callbacks": copy.deepcopy(self.callbacks), **options}
-        # Last: the user's own arguments of fit win.
+        # The user's own arguments of fit take precedence.
         self.model_.fit(train, **{**chosen, **estimator.prefixed(vars(self), "fit__")})
 
     def _outputs(self, X: Any) -> Tensor:

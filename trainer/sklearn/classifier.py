@@ -172,7 +172,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
             X: The features.
         """
         scores = self.decision_function(X)
-        # One score per sample: that of the second class.
+        # One score per sample is that of the second class.
         codes = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)
         return np.asarray(self.classes_[codes])
 
@@ -205,7 +205,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return np.asarray(y)
 
     def _learn(self, y: np.ndarray) -> int:
-        # Sorted: the codes below are positions in it.
+        # The labels are sorted: the codes below are positions in them.
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             message = f"y has one class, {self.classes_[0]!r}; a classifier needs two or more"

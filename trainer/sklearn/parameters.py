@@ -107,7 +107,7 @@ def optimizer_for(net: nn.Module, optimizer: Any, options: Mapping[str, Any]) ->
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         fused = isinstance(kind, type) and can_fuse(kind, net, parameters)
-        # The user's options come last and win.
+        # The user's options take precedence.
         built: torch.optim.Optimizer = kind(
             parameters, **{"fused": True} | dict(options) if fused else options
         )
@@ -168,7 +168,7 @@ def class_targets(shape: tuple[int, ...], codes: np.ndarray, classes: int) -> np
     """
     width = shape[0] if shape else 1
     if width == 1 and classes == 2:
-        # In the shape of the outputs, because the binary loss compares elements.
+        # The targets have the shape of the outputs, because the binary loss compares elements.
         return codes.reshape(-1, *shape).astype(np.float64)
     if width != classes:
         allowed = "2, or 1 logit" if classes == 2 else f"{classes}"

@@ -72,7 +72,7 @@ class KerasRegressor(RegressorMixin, KerasEstimator):  # type: ignore[misc]
 
     def _check_targets(self, y: Any) -> np.ndarray:
         y = check_array(y, ensure_2d=False, dtype="numeric", estimator=self, input_name="y")
-        # Raises scikit-learn's own error for more dimensions.
+        # For more dimensions this raises scikit-learn's own error.
         return np.asarray(y, np.float64) if y.ndim <= 2 else column_or_1d(y)
 
     def _learn(self, y: np.ndarray) -> int:

@@ -37,11 +37,10 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
         # Gradients are cleared once per window, before its first batch.
         if not self._open:
             self.update.zero_grad()
-        # forward
         parts = self.measurement.measure(micro_batch)  # its errors are clearer than the divisors'
         if isinstance(divisors, Exception):
             raise divisors
-        # backward: the gradients add up to those of one batch with all samples of the window
+        # The gradients of a window add up to those of one batch with all of its samples.
         self.update.backward(self.measurement.objective.total(parts, divisors))
         self._open = not closes
         if closes:

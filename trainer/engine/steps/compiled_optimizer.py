@@ -33,7 +33,7 @@ class CompiledOptimizer:
         # A shallow copy: it updates the same parameters, with the same tensors of state.
         self.optimizer = copy.copy(optimizer)
         self._original = optimizer
-        # Kept for `stale`: load_state_dict replaces the dict and the groups by new objects.
+        # `stale` compares these by identity: load_state_dict replaces the dict and the groups.
         self._state = optimizer.state
         self._steps: list[tuple[Tensor, Tensor]] = []  # step counts: the original's, the copy's
         self.optimizer.state = defaultdict(dict)
@@ -77,7 +77,8 @@ class CompiledOptimizer:
             raise CannotCompileError(message)
         groups = zip(self._groups, self.optimizer.param_groups, strict=True)
         for i, (original, copied) in enumerate(groups):
-            # Compared with a Python number: comparing with the tensor would wait for the device.
+            # The rate is compared with a number: comparing with the tensor would wait for the
+            # device.
             if original["lr"] != self._rates[i]:
                 self._rates[i] = float(original["lr"])
                 copied["lr"].fill_(self._rates[i])

@@ -112,7 +112,8 @@ class CompiledRegion:
             outcome = self._run(batch) if self._ready else self._compiling(batch)
             if self._graphs:  # the next run of a CUDA graph overwrites its outputs
                 outcome = map_tensors(Tensor.clone, outcome)
-        # Not in the region: these counts lie on the CPU, as those of most optimizers do.
+        # This is outside of the region, because these counts lie on the CPU, as those of most
+        # optimizers do.
         self._optimizer.count()
         return outcome
 
@@ -183,19 +184,19 @@ def _step_function(
     """Return the step as one function, which torch traces."""
 
     def step(batch: Any) -> Outcome:
-        # forward and objective
+        # The step begins with forward pass and objective.
         with torch.enable_grad():
             y_pred, y_true, weight = forward(batch)
             parts = objective.compare(y_pred, y_true, weigh(y_true, weight))
-            # backward: functional, because the gradients must keep their addresses
+            # The backward pass is functional, because the gradients must keep their addresses.
             gradients = torch.autograd.grad(objective.total(parts), trained)
         parts = [(value.detach(), share) for value, share in parts]
-        # Only measured here, with the weights before the update, as in an uncompiled step; the
-        # gradients of the penalties are added in `shape_gradients`.
+        # The penalties are only measured here, with the weights before the update, as in an
+        # uncompiled step; their gradients are added in `shape_gradients`.
         parts += objective.penalize(parts)
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad.copy_(gradient)  # type: ignore[union-attr]
-        # penalties, clipping and update, in the order of `Update`
+        # Penalties, clipping and update follow in the order of `Update`.
         norm = update.shape_gradients()
         optimizer.step()
         return detached(y_pred), y_true, weight, parts, norm

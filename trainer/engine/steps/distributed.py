@@ -68,8 +68,8 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
             self._sync.backward(total, request, count)
         self._open = not closes
         if closes:
-            # Before the update: clipping must see the gradients of all processes, and an error of
-            # one process raises in all of them before the weights change.
+            # This comes before the update: clipping must see the gradients of all processes, and an
+            # error of one process raises in all of them before the weights change.
             self._finish()
             self.update()
 
@@ -80,8 +80,8 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
     @property
     def done(self) -> bool:
         """Whether the processes have decided to stop; an update that has begun is finished."""
-        # The decision of all processes, not the request of this one: every process must leave the
-        # stage after the same batch.
+        # All processes must leave the stage after the same batch, so their common decision counts,
+        # not the request of this one.
         return not self._open and self._coordinator.stopped
 
     def user_batch(self, batch: Any) -> Any:

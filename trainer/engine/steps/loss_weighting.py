@@ -60,7 +60,7 @@ class LossWeighting:
         """Agree with the other processes on the unit and on how terms are weighted."""
         objective = self._objective
         differ = _count_differently(parts) or len(set(objective.summed)) > 1
-        # A collective, once per fit: all processes wait for the first batch of each other.
+        # This is a collective, once per fit: all processes wait for the first batch of each other.
         gathered = self._processes.gather((float(parts[0][1]), differ))
         # A resumed fit keeps the unit from its checkpoint: with another unit, the divisions would
         # round differently.
@@ -97,15 +97,15 @@ class LossWeighting:
     def _weighted_by_term(self, parts: list[TermValue], counts: float) -> Tensor:
         """Return the loss with each term weighted by its own count, exchanged beforehand."""
         like, processes = parts[0][0], self._processes
-        # In the dtype of the losses, because a collective needs one dtype for all of them.
+        # The counts get the dtype of the losses, because a collective needs one dtype for all.
         local = torch.stack([torch.as_tensor(share).to(like) for _, share in parts]) * counts
         totals = local.clone()
-        # A second collective in each step, in which the processes wait for each other: one division
-        # afterwards cannot weight terms that count differently.
+        # This is a second collective in each step, in which the processes wait for each other: one
+        # division afterwards cannot weight terms that count differently.
         distributed.all_reduce(totals)
         fractions = local / totals.clamp_min(torch.finfo(local.dtype).tiny)
         weighted: list[TermValue] = [
-            # Undoes the average over processes, as above.
+            # The factor undoes the average over processes, as above.
             (value * (counts if summed else fraction) * processes.world_size, 1)
             for (value, _), fraction, summed in zip(
                 parts, fractions, self._objective.summed, strict=True

@@ -104,7 +104,7 @@ class Measurement:
 
     def run_only(self, batch: Any) -> None:
         """Run the net on a batch without counting it."""
-        # Not `self.forward`: this process may not have seen a batch of its own yet.
+        # `self.forward` does not exist yet if this process has not had a batch of its own.
         self._choose_forward(batch)(batch)
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ class Measurement:
         local = self.losses, self.metrics
         try:
             if self.processes.is_distributed:
-                # Also in a process without a single batch, because the others wait in the
+                # A process without a single batch takes part too, because the others wait in the
                 # collective.
                 self.losses, self.metrics = self._gathered()
             figures = self.figures()
@@ -200,7 +200,7 @@ class Measurement:
         parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight))
         self._check_parts([*parts, *self._first_penalties(parts)])
         self._record(y_pred, y_true, weight, parts)
-        # Only now: if a check fails, the next batch must pass the checks too.
+        # The checks end only here: if one fails, the next batch must pass them too.
         self.measure = self._measure
         return parts
 

@@ -71,7 +71,8 @@ class TrainingMeasurement(Measurement):
         if not isfinite(loss):
             # A loss that is known here lies on the CPU, so nothing waits.
             self.on_nonfinite(self._not_finite(loss, [value.item() for value, _ in parts]))
-            # Reached only if `on_nonfinite` defers the error, as it does with several processes.
+            # This is reached only if `on_nonfinite` defers the error, as it does with several
+            # processes.
             return
         self.metrics.update(y_pred, y_true, weight)
 

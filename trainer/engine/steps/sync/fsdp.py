@@ -59,7 +59,7 @@ class FSDPSync:
 
     def totals(self) -> Tensor:
         """Exchange requests and counts."""
-        # A collective of its own: FSDP2 has no place for the two numbers among its gradients.
+        # This is a separate collective: FSDP2 has no place for the two numbers among its gradients.
         return self._totals.averaged()
 
     def divide(self, count: float | Tensor) -> None:
