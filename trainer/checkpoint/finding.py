@@ -126,7 +126,7 @@ def find_on_all_ranks(
             "folder; copy it to all machines, or use a shared file system"
         )
         raise RankError(message)
-    # Each rank reads the files itself: sending the state would need its memory twice.
+    # Each rank reads the files itself instead of receiving a pickled state.
     return loaded or load_checkpoint(Checkpoint(path), verified=True)
 
 

@@ -70,10 +70,10 @@ class Placement:
         self.processes = Processes()
         plugin = fsdp_plugin(fsdp, self.accelerator) if self.processes.is_distributed else None
         self.sharding: Sharding | None = None
-        # FSDP shards the optimizer's state as well, so DeepSpeed has nothing left to shard.
         if plugin is not None:
             self.sharding = Sharding(plugin, self.accelerator, self.processes)
         self.zero: Zero | None = None
+        # FSDP shards the optimizer's state as well, so DeepSpeed has nothing left to shard.
         may_use_zero = self.processes.is_distributed and self.sharding is None
         zero_plugin = deepspeed_plugin(deepspeed) if may_use_zero else None
         if zero_plugin is not None:
