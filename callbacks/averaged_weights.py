@@ -54,6 +54,7 @@ class AveragedWeights:
             ValueError: The means belong to different weights.
         """
         slots = dict(_weight_slots(model, buffers=self._buffers))
+        # This is decided once, not in each update.
         self._sharded = any(is_split(store[key]) for store, key in slots.values())
         if not self._means:
             self._slots = slots
@@ -68,6 +69,7 @@ class AveragedWeights:
                     f"model {has}; average the weights of one model only"
                 )
                 raise ValueError(message)
+        # The model may have gained parameters since, which have no mean.
         self._slots = {name: slots[name] for name in self._means}
         self._means = _to_devices_of(self._means, self._weights())
         self._saved = _to_devices_of(self._saved, self._weights())
@@ -82,7 +84,9 @@ class AveragedWeights:
         weights = self._weights()
         if self._means:
             means = list(self._means.values())
+            # The means may be wider than the weights, and lerp needs one dtype.
             cast_weights = [w.to(m.dtype) for w, m in zip(weights.values(), means, strict=True)]
+            # The update is in place, by one kernel for all tensors, without a read from the device.
             foreach_lerp_(self._local_tensors(means), self._local_tensors(cast_weights), fraction)
         else:
             self._means = {name: _initial_mean(weight) for name, weight in weights.items()}
@@ -93,6 +97,7 @@ class AveragedWeights:
         """Replace the weights by the means and save the weights, unless this was done before."""
         if self._means and not self._saved:
             weights = self._weights()
+            # The weights are cloned, because the next line overwrites them in place.
             self._saved = {name: weight.detach().clone() for name, weight in weights.items()}
             means = self._local_tensors(self._means.values())
             foreach_copy_(self._local_tensors(weights.values()), means)
@@ -119,6 +124,7 @@ class AveragedWeights:
             self.apply()
             yield
         finally:
+            # The outermost context restores the weights.
             if not before:
                 self.restore()
 
@@ -133,6 +139,7 @@ class AveragedWeights:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a copy of the state; the model's own state holds what was in the net."""
         self.count = state["count"]
+        # The checkpoint's tensors may be shared with other parts that are restored from it.
         self._means = {name: mean.clone() for name, mean in state["means"].items()}
         self._saved = {name: weight.clone() for name, weight in state["held"].items()}
 
@@ -142,6 +149,7 @@ class AveragedWeights:
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the current weights, read from the modules: a module may replace its tensors."""
+        # Buffers are chosen once, with the first mean: masks of -inf must not be averaged.
         if not self._means:
             self._slots = {n: (s, k) for n, (s, k) in self._slots.items() if _can_be_averaged(s[k])}
         return {name: store[key] for name, (store, key) in self._slots.items()}
@@ -154,6 +162,7 @@ def _weight_slots(model: TrainedModel, *, buffers: bool) -> Iterator[tuple[str, 
         for path, part in module.named_modules(prefix=owner):
             for store, key in _tensor_slots(part, buffers=buffers):
                 tensor = store[key]
+                # Tied weights are one tensor; a second lerp would move their mean twice.
                 if id(tensor) not in seen and (tensor.is_floating_point() or tensor.is_complex()):
                     seen.add(id(tensor))
                     yield f"{path}.{key}", (store, key)

@@ -46,11 +46,13 @@ def recompute_statistics(
     from fitorch.nets.precision import floating_dtype
     from fitorch.randomness import undisturbed_randomness
 
+    # update_bn changes statistics and momentum of the norms in place.
     before = [(copy.deepcopy(norm.state_dict()), norm.momentum) for norm in norms]
     floating = floating_dtype(model.net.parameters())
     batching = Batching(batch_size, False, 0, floating, "auto")
     source = as_source(data, "SWA's data", batching).to(model.placement.device)
     try:
+        # The pass may draw random numbers, which the fit must not notice.
         with undisturbed_randomness():
             batches = ([batch] for batch in _without_last_sample(source.batches(0)))
             swa_utils.update_bn(batches, _BatchNormForward(model, norms))
@@ -69,6 +71,7 @@ def _without_last_sample(batches: Iterable[Any]) -> Iterator[Any]:
 
     seen_larger = False
     for batch in batches:
+        # BatchNorm raises an error for a batch of one sample, as for the rest of a pass.
         if sample_count(batch) > 1 or not seen_larger:
             yield batch
         seen_larger = seen_larger or sample_count(batch) > 1
@@ -79,6 +82,7 @@ class _BatchNormForward(nn.Module):
 
     def __init__(self, model: TrainedModel, norms: list[BatchNorm]) -> None:
         super().__init__()
+        # update_bn resets the norms that it finds in this module, so only these are in it.
         self.norms = nn.ModuleList(norms)
         spec = model.measurement_spec()
         net, cast, hook = spec.net, spec.placement.cast, spec.forward

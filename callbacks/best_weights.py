@@ -30,6 +30,7 @@ class BestWeights(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode)
         self.folder = None if folder is None else Path(folder)
+        # The snapshot is in memory, because on_train_end restores it, with or without a folder.
         self._best = WeightSnapshot()
         self._value_in_file = math.nan
 
@@ -47,6 +48,8 @@ class BestWeights(MonitorCallback):
         # Synchronizes the processes: the main process may be moving an old file away, so that
         # only what it has read is valid.
         metadata = self.model.placement.processes.broadcast(metadata)
+        # A resumed fit has the best value in its state; the file may be of a later epoch, which it
+        # trains again.
         if not resumed and metadata.get("monitor") == self.monitor:
             self._value_in_file = float(metadata["value"])
         if (
@@ -61,13 +64,16 @@ class BestWeights(MonitorCallback):
         value = self.value_in(logs)
         if value is None or not self.watched.improves(value, epoch):
             return
+        # The copy uses the memory of the previous one; for weights on a device it stays there.
         self._best.take(self.model)
+        # Comparisons with NaN are False, so that a file without a known value is replaced.
         worse = (
             value >= self._value_in_file
             if self.watched.mode == "min"
             else value <= self._value_in_file
         )
         if self.folder is not None and not worse:
+            # The file is written and fsynced now: a crash must not lose the best weights.
             self.model.save_ckpt(self.folder / BEST, metadata=self._metadata())
 
     def on_train_end(self, logs: Logs | None = None) -> None:

@@ -58,6 +58,7 @@ class CallbackList(Callback):
     def append(self, callback: Any) -> None:
         """Append a callback."""
         self.callbacks.append(with_keras_hooks(callback))
+        # All hooks are collected again, because their order is that of the callbacks.
         self._hooks = Hooks.collect(self.callbacks)
 
     def set_params(self, params: dict[str, Any]) -> None:
@@ -84,6 +85,7 @@ class CallbackList(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Run the hook of each callback."""
+        # An empty dict of the caller is passed on: callbacks add their columns to it.
         emit(self._hooks.on_epoch_end, epoch, {} if logs is None else logs)
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:

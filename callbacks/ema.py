@@ -64,6 +64,7 @@ class EMA(Callback):
     def set_model(self, model: TrainedModel) -> None:
         """Set the model of a fit, an evaluation or a prediction."""
         super().set_model(model)
+        # `evaluate` and `predict` call this too, also from another callback of this fit.
         self._external_runs += 1
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -72,15 +73,18 @@ class EMA(Callback):
             self._average.reset()
         self._average.bind(self.model)
         self._restored, self._in_fit = False, True
+        # Updates are counted over all fits.
         self._last_update = self.model.updates
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Restore the weights, with which training continues."""
+        # This drops the count of `fit` itself, which has called set_model, and of runs that failed.
         self._external_runs = 0
         self._average.restore()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Update the means if the batch made an update."""
+        # Within a window of accumulated batches, the weights have not changed.
         updates = self.model.updates
         if updates == self._last_update:
             return
@@ -90,11 +94,13 @@ class EMA(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Apply the means for callbacks that save weights, also in an epoch without validation."""
+        # This callback comes first (`comes_first`), so that the others save these weights.
         self._average.apply()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Keep the means in the net."""
         if self._in_fit:
+            # The means stay only after a fit that began: an error before it must not touch the net.
             self._average.make_permanent()
         self._in_fit = False
 
@@ -108,6 +114,7 @@ class EMA(Callback):
             message = "EMA has not averaged any weights yet; pass it to fit(callbacks=[...]) first"
             raise RuntimeError(message)
         self._average.bind(self.model)
+        # The validation of an epoch leaves the means in the net, for what on_epoch_end saves.
         self._restore_at_end = not self._average.applied and (
             not self._in_fit or self._external_runs > 0
         )
@@ -142,6 +149,7 @@ class EMA(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the means, and the saved weights while the means are applied."""
+        # If the means are in the net, the state holds the weights with which training continues.
         return self._average.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

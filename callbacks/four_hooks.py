@@ -52,6 +52,7 @@ class FourHooks(Callback):
         self._call("on_fit_end")
 
     def _end_training(self) -> None:
+        # Several validation sets call on_test_begin several times.
         if not self._trained:
             self._trained = True
             self._call("on_train_epoch_end")

@@ -45,6 +45,7 @@ class Freezing(Callback):
         """
         net = self.model.net
         self.select(net)
+        # The flags of all parameters are recorded, because GradualUnfreeze also unfreezes others.
         self._original_flags = [
             (parameter, parameter.requires_grad) for parameter in net.parameters()
         ]
@@ -53,8 +54,10 @@ class Freezing(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Freeze the parameters that do not train in this epoch, and unfreeze the others."""
+        # Parameters are compared by id: `==` compares their elements.
         frozen = {id(p) for p, _ in self._original_flags if self.is_frozen(id(p), epoch)}
         for parameter, before in self._original_flags:
+            # Only floating-point and complex tensors can require a gradient.
             trainable = parameter.is_floating_point() or parameter.is_complex()
             trains = id(parameter) not in frozen and (before or self.unfreezes)
             parameter.requires_grad_(trainable and trains)
@@ -65,6 +68,7 @@ class Freezing(Callback):
         """Restore the `requires_grad` of all parameters."""
         for parameter, before in self._original_flags:
             parameter.requires_grad_(before)
+        # Nothing keeps the parameters alive after the fit.
         self._original_flags = []
         self._restore_norm_modes()
 
@@ -87,6 +91,7 @@ class Freezing(Callback):
             self._modes.apply()
         self._restore_norm_modes()
         for norm, parameters in self._norms:
+            # Norms that the user has put into eval mode are not recorded, so they stay there.
             if norm.training and parameters and parameters <= frozen:
                 norm.eval()
                 self._norms_in_eval.append(norm)
@@ -188,6 +193,7 @@ class GradualUnfreeze(Freezing):
     def select(self, net: nn.Module) -> None:
         """Find the first epoch of each parameter."""
         self._first_epochs = {}
+        # Epochs are visited from late to early, so that the earliest one of a parameter stays.
         for epoch in sorted(self.schedule, reverse=True):
             selected = find_parameters(
                 net, self.schedule[epoch], f"GradualUnfreeze, for epoch {epoch},"
@@ -223,6 +229,7 @@ def find_parameters(net: nn.Module, selection: Any, who: str) -> set[int]:
     Raises:
         ValueError: A pattern does not match any parameter.
     """
+    # A tied weight has several names, and a pattern may match any of them.
     named = [(plain_name(n), p) for n, p in net.named_parameters(remove_duplicate=False)]
     selected: set[int] = set()
     is_list = selection and isinstance(selection, (list, tuple))

@@ -80,6 +80,7 @@ class GradientNorm(Callback):
         if updates == self._last_update:
             return
         self._last_update = updates
+        # The gradients stay until the next batch. With a sharded net this is a collective.
         norm = total_norm(self._parameters, self.norm_type, split=self._sharded)
         if norm is not None:
             self._accumulate(norm)
@@ -107,10 +108,12 @@ class GradientNorm(Callback):
     def _accumulate(self, norm: Tensor) -> None:
         total = norm.new_zeros(3) if self._sums is None else self._sums.to(norm.device)
         one = torch.ones_like(norm)
+        # This stays on the device: a branch on the value would wait for it.
         if self._scaled:
             one = norm.isfinite().to(norm)
             norm = norm.nan_to_num(0.0, 0.0, 0.0)
         sums = total[:2] + torch.stack([norm, one])
+        # One vector on the device holds sum, count and maximum, so that they are read together.
         self._sums = torch.cat([sums, torch.maximum(total[2], norm).reshape(1)])
 
 
@@ -128,7 +131,9 @@ def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = Fals
         return None
     if split:
         return full_tensor(torch.nn.utils.get_total_norm(gradients, norm_type))
+    # The norm of the norms is the norm of all gradients, without a copy of them.
     norms = torch.stack(foreach_norm(gradients, norm_type))
+    # The sum is float32 at least, because a sum of squares overflows fp16.
     dtype = torch.promote_types(norms.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=dtype)
     return norm

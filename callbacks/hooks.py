@@ -52,6 +52,7 @@ class Hooks:
             _check_callback(callback)
         return cls(
             **{
+                # Hooks are bound methods, which the loop calls without a look-up of attributes.
                 name: tuple(hook for callback in callbacks for hook in _overrides(callback, name))
                 for name in HOOKS
             }
@@ -78,6 +79,7 @@ def with_keras_hooks(callback: Any) -> Any:
 def attach(callbacks: list[Any], model: object, params: dict[str, Any]) -> None:
     """Call `set_params` and `set_model` of all callbacks that have these methods."""
     for callback in callbacks:
+        # Each callback gets a copy: changes by one must not reach the others.
         for name, value in (("set_params", dict(params)), ("set_model", model)):
             setter = getattr(callback, name, None)
             if setter is not None:
@@ -86,6 +88,7 @@ def attach(callbacks: list[Any], model: object, params: dict[str, Any]) -> None:
 
 def emit(hooks: tuple[Hook, ...], *args: Any) -> None:
     """Call all `hooks` with `args`; an error gets a note with the name of the hook."""
+    # The `except` block uses the hook, so that one `try` serves all of them.
     hook = None
     try:
         for hook in hooks:
@@ -129,6 +132,7 @@ def _is_overridden(callback: Any, name: str) -> bool:
     """Return whether the callback has its own implementation of the hook `name`."""
     if getattr(callback, name, None) is None:
         return False
+    # A function may be set on the instance, as LambdaCallback does.
     if name in getattr(callback, "__dict__", {}):
         return True
     owner = next((cls for cls in type(callback).__mro__ if name in cls.__dict__), None)
@@ -163,6 +167,8 @@ def _misspelled_hook(callback: Any) -> str:
     """Return a message about a method that looks like a misspelled hook, "" if there is none."""
     for name in dir(type(callback)):
         if name.startswith("on_") and name not in _HOOK_NAMES:
+            # A close name that is no hook is probably a typing error; others are the user's
+            # methods.
             close = difflib.get_close_matches(name, _HOOK_NAMES, n=1, cutoff=0.85)
             if close:
                 return f"there is no hook {name} (did you mean {close[0]}?)"

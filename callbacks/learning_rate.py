@@ -42,6 +42,7 @@ class LearningRateScheduler(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Set the rate, unless this is a resumed epoch whose rate is set already."""
+        # A schedule that multiplies the current rate would do so twice in a resumed epoch.
         resumed, self._resumed = self._resumed, None
         self._epoch = epoch
         if epoch != resumed:
@@ -57,6 +58,7 @@ class LearningRateScheduler(Callback):
 
     def _set_rates(self, epoch: int) -> None:
         groups = groups_of(self.model)
+        # The rate is read once, because the loop below changes it.
         current = float(groups[0]["lr"])
         rate: Any = self.schedule(epoch, current) if self._takes_rate else self.schedule(epoch)
         try:
@@ -73,6 +75,7 @@ class LearningRateScheduler(Callback):
             )
             raise ValueError(message)
         for group in groups:
+            # With a rate of 0 the ratios are lost; all groups then get the same rate.
             ratio = float(group["lr"]) / current if current else 1.0
             set_rate(group, rate * ratio)
 
@@ -140,6 +143,7 @@ class ReduceLROnPlateau(MonitorCallback):
         value = self.value_in(logs)
         if value is None:
             return
+        # As in Keras' callback, the cooldown counts before the comparison.
         if self.cooldown_counter:
             self.cooldown_counter -= 1
             self.wait = 0
@@ -167,6 +171,7 @@ class ReduceLROnPlateau(MonitorCallback):
             if rate > self.min_lr:
                 set_rate(group, max(rate * self.factor, self.min_lr))
                 lowered = True
+        # At the lower bound nothing changes, and no cooldown begins.
         if lowered:
             self.cooldown_counter = self.cooldown
             self.wait = 0
@@ -215,6 +220,7 @@ def _takes_rate(schedule: Any) -> bool:
         signature = inspect.signature(schedule)
     except ValueError:  # a built-in without a signature
         return False
+    # Two arguments are tried first: a schedule with a default for `lr` takes both.
     for arguments in ((0, 0.1), (0,)):
         try:
             signature.bind(*arguments)

@@ -21,6 +21,7 @@ class BatchLogs(Mapping[str, float]):
         self._read = read
 
     def __getitem__(self, name: str) -> float:
+        # The values are read once: two reads would wait for the device twice.
         values = self._read()
         return values[name] if name in values else values[self._prefix + name]
 
@@ -31,6 +32,7 @@ class BatchLogs(Mapping[str, float]):
         return len(self._read())
 
     def __bool__(self) -> bool:
+        # `logs or {}` in a callback must not read the values from the device.
         return True
 
     def copy(self) -> dict[str, float]:

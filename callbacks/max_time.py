@@ -34,6 +34,7 @@ class MaxTime(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Start the clock."""
         self.stopping_reason = ""
+        # The clock is monotonic: the time of day may be set while training runs.
         self._end = time.monotonic() + self.seconds
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:

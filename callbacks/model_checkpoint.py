@@ -84,6 +84,7 @@ class ModelCheckpoint(MonitorCallback):
         self._batches = 0
         self._due = False
         self._epoch = 0
+        # The threshold is the value to beat until a file is better.
         self.watched.best = initial_value_threshold
 
     @property
@@ -108,10 +109,12 @@ class ModelCheckpoint(MonitorCallback):
         """
         super().on_train_begin(logs)
         folder = self.filepath.parent
+        # Placeholders in the name of a folder are not known yet.
         while "{" in str(folder):
             folder = folder.parent
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".fitorch"
+        # Writing shows an unwritable folder before the first epoch, not after it.
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may have deleted it
         self._last_save = time.monotonic()
@@ -124,6 +127,7 @@ class ModelCheckpoint(MonitorCallback):
         """Save if it is due."""
         self._batches += 1
         if self.every_n_steps is not None and not self._batches % self.every_n_steps:
+            # Batches are counted alike by all processes, so they need no message.
             self._due = True
         elif self.every_minutes is not None:
             late = time.monotonic() - self._last_save >= 60 * self.every_minutes
@@ -168,6 +172,7 @@ class ModelCheckpoint(MonitorCallback):
         except KeyError as error:
             message = f"{self.filepath} has the placeholder {error}, which was not measured"
             raise KeyError(message) from error
+        # The lists are restored if saving fails, so that they name existing files only.
         before = list(self.saved), list(self._values)
         self._record_path(
             path, value
@@ -177,6 +182,7 @@ class ModelCheckpoint(MonitorCallback):
         except Exception:
             self.saved, self._values = before
             raise
+        # Files are deleted after saving: there are never fewer than save_top_k.
         self._delete_worst()
 
     def _record_path(self, path: str, value: float | None) -> None:
@@ -193,6 +199,7 @@ class ModelCheckpoint(MonitorCallback):
     def _is_among_the_best(self, value: float) -> bool:
         if self.save_top_k is None or len(self._values) < self.save_top_k:
             return True
+        # The worst of the kept files is the one to beat.
         return self._worse(max(self._values, key=self._cost), value)
 
     def _worse(self, value: float, other: float) -> bool:
@@ -280,6 +287,7 @@ class EpochCheckpoint(Callback):
         if (epoch + 1) % self.save_freq:
             return
         path = self.model.save_ckpt(self.ckpt_dir / f"epoch_{epoch + 1:04d}.safetensors")
+        # A resumed fit may write a file again; it is then the newest.
         self.saved = [name for name in self.saved if name != str(path)] + [str(path)]
         while len(self.saved) > self.max_ckpt:
             _delete(Path(self.saved.pop(0)), self.model)
@@ -295,6 +303,7 @@ class EpochCheckpoint(Callback):
 
 def _delete(path: Path, model: TrainedModel) -> None:
     """Delete a file of weights or a checkpoint folder, on the main process."""
+    # All processes record the files; one deletes them.
     if not model.is_main_process:
         return
     if path.is_dir():

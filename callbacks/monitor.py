@@ -38,6 +38,7 @@ class Monitor:
             value: The new value; NaN is never better, and causes a warning.
             epoch: The epoch of the value, counted from 0.
         """
+        # This comes before the comparison, in which NaN would be neither better nor worse.
         if math.isnan(value):
             best = "none yet" if self.best is None else f"{self.best:.6g}"
             warnings.warn(
@@ -99,6 +100,7 @@ class MonitorCallback(Callback):
         self.monitor = monitor
         self.mode = mode
         self.min_delta = min_delta
+        # `set_direction` replaces the direction before training if the mode is "auto".
         self.watched = Monitor(monitor, "min" if mode == "auto" else mode, min_delta)
         self.optional: frozenset[str] = frozenset()
         self._restored = False
@@ -115,6 +117,7 @@ class MonitorCallback(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Discard the state of an earlier fit, unless a saved state was restored."""
+        # A checkpoint is restored before on_train_begin, whose hook must not discard it.
         if not self._restored:
             self.forget()
         self._restored = False
@@ -140,6 +143,7 @@ class MonitorCallback(Callback):
         if not logs:
             return None
         if self.monitor in logs:
+            # A callback may have added a tensor, which this reads from its device.
             return float(logs[self.monitor])
         if not self.optional.isdisjoint(spellings(self.monitor)):
             return None
@@ -209,6 +213,7 @@ def check_monitor(
     names = list(measured)
     if any(name in names for name in spellings(monitor)):
         return
+    # The columns of a metric that returns several values are unknown before the first batch.
     if any(monitor.startswith(f"{name}_") for name in names if name not in numbers):
         return
     raise ValueError(_not_measured_message(monitor, names, who))

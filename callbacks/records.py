@@ -43,8 +43,10 @@ class _FileLogger(Callback):
         self.filename.parent.mkdir(parents=True, exist_ok=True)
         with self.filename.open("a", encoding="utf-8"):
             pass
+        # Rows of epochs that are trained again would otherwise occur twice.
         first = self.model.progress.epochs
         rows = [row for row in self._read_rows() if int(row["epoch"]) < first] if continues else []
+        # The rewrite is atomic, because the rows of earlier epochs are in the file.
         self._rewrite(rows)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -201,6 +203,7 @@ def _csv_value(value: Any) -> Any:
 
 def _json_value(value: Any) -> Any:
     """Return a value that JSON supports."""
+    # For a tensor on a device this waits.
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):

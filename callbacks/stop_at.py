@@ -51,6 +51,7 @@ class StopAt(MonitorCallback):
             return
         self.watched.improves(value, epoch)  # records the best value
         sign = 1 if self.watched.mode == "min" else -1
+        # NaN compares as False and never reaches the target.
         if sign * value <= sign * self.value:
             self.stopping_reason = f"{self.monitor} reached {self.value:g}"
             self.model.stop_training = True

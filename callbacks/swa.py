@@ -81,6 +81,7 @@ class SWA(Callback):
         if not self._restored:
             self._average.reset()
             self._rates = []
+        # No epoch has begun yet: if a check below fails, on_train_end must not touch the net.
         self._restored = self._between_epochs = False
         self._norms = None
         self._check_fit()
@@ -93,6 +94,7 @@ class SWA(Callback):
         if self.lr is None or epoch < self._first_epoch:
             return
         groups = groups_of(self.model)
+        # The rates are recorded at the first averaged epoch; a resumed fit has them in its state.
         self._rates = self._rates or [float(group["lr"]) for group in groups]
         progress = (
             min(1.0, (epoch - self._first_epoch) / self.anneal_epochs)
@@ -105,18 +107,22 @@ class SWA(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Update the mean."""
+        # An error or Ctrl-C within an epoch leaves this False, and the net keeps its weights.
         self._between_epochs = True
         self._norms = batch_norms_of(
             self.model.net
         )  # another callback may have frozen some until now
         if epoch >= self._first_epoch:
+            # The fraction 1 / (n + 1) gives all weights so far the same share.
             self._average.add(1 / (self._average.count + 1))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Replace the weights by the mean, and compute the batch norm statistics."""
+        # The flag is reset, so that a second call does nothing.
         complete, self._between_epochs = self._between_epochs, False
         if not complete or not self._average.count:
             return
+        # The statistics must be those of the mean, so it is in the net while they are computed.
         with self._average.applied_to(self.model):
             norms = batch_norms_of(self.model.net) if self._norms is None else self._norms
             if norms:  # before the mean is permanent, so that an error restores the weights

@@ -61,6 +61,7 @@ class TensorBoardCallback(Tracker):
         if not self.log_weight or (epoch + 1) % self.log_weight_freq:
             return
         for name, parameter in self.model.net.named_parameters():
+            # This waits for the device, once per parameter and histogram.
             values = parameter.detach().float().cpu()
             values = values[values.isfinite()]  # TensorBoard raises an error for others
             if values.numel():
@@ -101,11 +102,13 @@ class WandbCallback(Tracker):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open a run, or continue the last one."""
         super().on_train_begin(logs)
+        # Files of an earlier fit are not uploaded: only changed ones belong to this run.
         self._earlier_files = self._best_files()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Upload the best weights, and close the run."""
         try:
+            # The upload comes before the end of the run, which ends uploads.
             if self.save_ckpt and self.tracker is not None:
                 self._upload()
         finally:

@@ -90,15 +90,18 @@ class Tracker(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open a run, or continue the last one."""
+        # A fit may start in an `except` block; that error is not its end.
         self._prior_error = sys.exc_info()[1]
         if not self._continues_run():
             self._run, self._batches = "", 0
+        # A wandb run that is open already belongs to the user and stays open.
         new, before = not self._run, _active_wandb_run()
         self.tracker = self._open()
         self._user_run = before is not None and self.tracker.tracker is before
         self._run = self._run_id()
         self._run_model, self._restored = getattr(self, "model", None), False
         self._axes.clear()
+        # A continued run has its configuration.
         if new:
             config = self._default_config() if self.config is None else self.config
             self.tracker.store_init_configuration(
@@ -168,6 +171,7 @@ class Tracker(Callback):
         tracker_type = LOGGER_TYPE_TO_CLASS[self.name]
         arguments: list[Any] = [self.project]
         if self.name == "tensorboard":
+            # Each run has its own name: TensorBoard would draw two runs in one folder as one.
             self._run = self._run or _new_run_name(self.logging_dir, self.project)
             arguments = [self._run]
         if tracker_type.requires_logging_directory:
@@ -184,6 +188,7 @@ class Tracker(Callback):
             return {"run_id": self._run} if self._run else {}
         if self.name != "wandb":
             return {}
+        # wandb prints on its own, also with verbose=0.
         quiet = getattr(self, "params", {}).get("verbose") == 0
         settings: dict[str, Any] = {"settings": {"silent": True}} if quiet else {}
         return {**settings, "id": self._run, "resume": "allow"} if self._run else settings
@@ -213,6 +218,7 @@ class Tracker(Callback):
         if self.name != "wandb" or self.every_n_steps is None:
             self.tracker.log(values, step=position)
             return
+        # An axis is defined once per column, because wandb keeps the definitions.
         for name in sorted(values.keys() - self._axes):
             self.tracker.tracker.define_metric(name, step_metric=axis)
         self._axes |= values.keys()
@@ -246,6 +252,7 @@ def _tracker_name(name: str) -> str:
 def _new_run_name(folder: Path, project: str | None) -> str:
     """Return an unused path relative to `folder` for a new run: the project, and the time."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    # Two fits may start in the same second.
     names = (f"{now}-{count}" if count else now for count in itertools.count())
     paths = (Path(project or "", name) for name in names)
     return str(next(path for path in paths if not (folder / path).exists()))
@@ -269,4 +276,5 @@ def _config_value(value: Any) -> Any:
 
 def _scalar(value: Any) -> Any:
     """Return the number in a 0-dimensional array or tensor, and other values as they are."""
+    # For a tensor on a device this waits.
     return value.item() if getattr(value, "ndim", None) == 0 else value

@@ -25,6 +25,7 @@ class WeightSnapshot:
     def take(self, model: TrainedModel) -> None:
         """Copy the weights, into the memory of the previous copy if there is one."""
         states = {name: plain_state(module) for name, module in _modules(model).items()}
+        # The memory of the previous copy fits only a state with the same names.
         if self.states is None or _state_keys(self.states) != _state_keys(states):
             self.states = _copy_states(states)
             return
@@ -35,6 +36,8 @@ class WeightSnapshot:
         """Load the copy into the model, if there is one."""
         if self.states is not None:
             for name, module in _modules(model).items():
+                # The weights are loaded in place: optimizers and compiled steps hold the
+                # parameters.
                 load_plain(module, self.states[name])
 
     def clear(self) -> None:
@@ -42,6 +45,7 @@ class WeightSnapshot:
         self.states = None
 
     def load(self, states: Mapping[str, Mapping[str, Any]] | None) -> None:
+        # This copies, because later snapshots overwrite the tensors in place.
         """Replace the copy by a copy of `states`, the state of an earlier snapshot."""
         self.states = None if states is None else _copy_states(states)
 
@@ -65,6 +69,7 @@ def _copy_states(states: Mapping[str, Mapping[str, Any]]) -> States:
 def _overwrite(target: dict[str, Any], state: Mapping[str, Any]) -> None:
     for name, value in state.items():
         if isinstance(value, Tensor):
+            # Both tensors are on one device, so nothing waits.
             target[name].copy_(value)
         else:
             target[name] = value

@@ -32,6 +32,7 @@ class ReducedLoss(Composable, nn.Module):
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """Return the loss, a scalar, or with "none" what `unreduced` returns."""
         losses = self.unreduced(y_pred, y_true)
+        # Without a reduction, sample weights can be applied afterwards.
         if self.reduction == "none":
             return losses
         return losses.mean() if self.reduction == "mean" else losses.sum()

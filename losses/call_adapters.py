@@ -26,6 +26,7 @@ _OVER_CLASSES = tuple(
 
 def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
+    # The type decides, once per fit: a step calls the adapter without a look at the loss.
     adapters = (call for loss_type, call in _CALLS.items() if isinstance(loss_fn, loss_type))
     return next(adapters, _call_swapped if takes_targets_first(loss_fn) else _call_plain)
 
@@ -40,19 +41,23 @@ def takes_tensors(loss_fn: Any) -> bool:
     return str(getattr(called, "__module__", "")).startswith(("torch.nn.", "fitorch.losses."))
 
 
-def class_options_of(loss_fn: Any) -> Callable[[], tuple[int | None, Tensor | None]] | None:
-    """Return a function for the ignored class and the class weights of torch's cross entropies.
+def averages_over_classes(loss_fn: Any) -> bool:
+    """Return whether a loss averages over class numbers as torch's cross entropies do.
 
-    Args:
-        loss_fn: A loss; the result is None if it does not average over class numbers as they do.
+    The method decides, so that subclasses with another `forward` are not taken for torch's.
     """
-    if getattr(type(loss_fn), "forward", None) in _OVER_CLASSES:
-        return lambda: (ignored_class(loss_fn), loss_fn.weight)
-    keywords = loss_fn.keywords if isinstance(loss_fn, partial) else {}
     function = loss_fn.func if isinstance(loss_fn, partial) else loss_fn
-    if function in (functional.cross_entropy, functional.nll_loss):
-        return lambda: (keywords.get("ignore_index", -100), keywords.get("weight"))
-    return None
+    is_function = function in (functional.cross_entropy, functional.nll_loss)
+    return is_function or getattr(type(loss_fn), "forward", None) in _OVER_CLASSES
+
+
+def class_options(loss_fn: Any) -> tuple[int | None, Tensor | None]:
+    """Return the ignored class and the class weights of a loss that averages over classes."""
+    if isinstance(loss_fn, nn.Module):
+        weight: Tensor | None = loss_fn.weight  # type: ignore[assignment]
+        return ignored_class(loss_fn), weight
+    keywords = loss_fn.keywords if isinstance(loss_fn, partial) else {}
+    return keywords.get("ignore_index", -100), keywords.get("weight")
 
 
 def reduction_of(loss_fn: Any) -> str | None:
@@ -109,6 +114,7 @@ def _call_gaussian(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
 def _call_ctc(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
     """Call with log-probabilities (T, N, C), their lengths (N,), labels and label lengths (N,)."""
     log_probabilities, lengths, labels, label_lengths = _ctc_arguments(loss_fn, y_pred, y_true)
+    # Lists of Python numbers are allowed too.
     lengths, label_lengths = torch.as_tensor(lengths), torch.as_tensor(label_lengths)
     return loss_fn(log_probabilities, labels, lengths, label_lengths)  # type: ignore[no-any-return]
 
@@ -134,6 +140,7 @@ def _ctc_arguments(loss_fn: Any, y_pred: Any, y_true: Any) -> tuple[Any, Any, An
     if input_lengths:
         return log_probabilities, input_lengths[0], labels, label_lengths
     longest, samples = log_probabilities.shape[:2]
+    # The lengths are on the device of the net's output, so that no copy is needed.
     lengths = torch.full((samples,), longest, dtype=torch.int64, device=log_probabilities.device)
     return log_probabilities, lengths, labels, label_lengths
 

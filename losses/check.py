@@ -45,13 +45,16 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     Raises:
         MisfitError: They do not fit the loss.
     """
+    # Their predictions are several outputs, whose shapes the targets do not have.
     if isinstance(loss_fn, _COMPARISONS) and isinstance(y_true, Tensor):
         check_signs(loss_name(loss_fn), y_true)
         return
     if isinstance(loss_fn, nn.GaussianNLLLoss):
+        # The mean and the values; the variance is the other part of the pair.
         y_pred, y_true = _first_tensor(y_pred), _first_tensor(y_true)
     if not (isinstance(y_pred, Tensor) and isinstance(y_true, Tensor)):
         return
+    # Losses of fitorch bring their own check.
     if isinstance(loss_fn, ReducedLoss):
         loss_fn.check(y_pred, y_true)
         return
@@ -59,6 +62,7 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     rule = next(rules, None)
     if rule is not None:
         rule(loss_fn, y_pred, y_true)
+    # This is a warning, not an error: a function of the user's may want all pairs.
     elif broadcasts_by_accident(y_pred, y_true):
         warnings.warn(
             f"predictions of shape {tuple(y_pred.shape)} and targets of shape "
@@ -79,6 +83,7 @@ def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     Raises:
         MisfitError: A class number is out of range.
     """
+    # Floats are class probabilities, whose columns the shape check compares.
     integers = isinstance(y_true, Tensor) and not y_true.is_floating_point()
     if not (integers and isinstance(y_pred, Tensor)):
         return
@@ -130,6 +135,7 @@ def _check_kl_div(loss_fn: nn.Module, y_pred: Tensor, y_true: Tensor) -> None:
 
 def _check_classes(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
     name = loss_name(loss_fn)
+    # One-hot targets fit CrossEntropyLoss alone, which takes class probabilities.
     if y_true.shape == y_pred.shape and y_true.is_floating_point():
         if not isinstance(loss_fn, nn.CrossEntropyLoss):
             message = (
@@ -164,6 +170,7 @@ def _check_class_lists(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> None:
 
 
 def _expect_logarithms(loss_fn: nn.Module, y_pred: Tensor) -> None:
+    # This waits for the device, in the first batch only.
     if y_pred.numel() and y_pred.detach().max() > 1e-4:
         instead = " or use nn.CrossEntropyLoss" if isinstance(loss_fn, nn.NLLLoss) else ""
         warnings.warn(
@@ -177,6 +184,8 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
     if y_pred.dim() < 2 or y_pred.shape[1] < 2 or not y_pred.numel():
         return
     p = y_pred.detach()
+    # Probabilities that go through a second softmax train badly, without any error. This waits for
+    # the device, in the first batch only.
     if bool((p >= 0).all()) and bool((p.sum(1) - 1).abs().max() < 1e-4):
         warnings.warn(
             f"{loss_name(loss_fn)} expects logits, but predictions look like probabilities (none "

@@ -28,6 +28,7 @@ class Composable:
         return Composition([*terms_of(self), *terms_of(other)])
 
     def __radd__(self, other: Any) -> Any:
+        # `sum` starts with 0, which adds no term.
         if isinstance(other, int) and other == 0:  # the start value of sum([...])
             return self
         return Composition([*terms_of(other), *terms_of(self)])
@@ -39,6 +40,7 @@ class Composable:
         return Composition([*terms_of(other), *(term.times(-1.0) for term in terms_of(self))])
 
     def __mul__(self, weight: Any) -> Composition:
+        # Each term has its own weight, so that each has its own column.
         return Composition([term.times(weight) for term in terms_of(self)])
 
     __rmul__ = __mul__
@@ -87,6 +89,7 @@ class Composition(Composable, nn.Module):
     def __init__(self, terms: Iterable[Term]) -> None:
         super().__init__()
         self.terms = tuple(terms)
+        # Only modules are registered: functions have no parameters to find, move or save.
         self.losses = nn.ModuleList(t.fn for t in self.terms if isinstance(t.fn, nn.Module))
 
     def forward(
@@ -110,6 +113,7 @@ class Composition(Composable, nn.Module):
         if penalties and net is None:
             message = f"{self!r} penalizes a net; pass it: loss_fn(y_pred, y_true, net)"
             raise TypeError(message)
+        # The copies have the weights of this epoch; the terms themselves do not change.
         terms = [replace(term, factor=term.weight(epoch)) for term in self.terms]
         values = [
             term.factor * term.fn(net)
@@ -165,6 +169,7 @@ def terms_of(spec: Any) -> list[Term]:
         TypeError: `spec` is none of these.
         ValueError: `spec` is an unknown name, or contains no loss.
     """
+    # Nested formulas become one flat sum.
     if isinstance(spec, Composition):
         return list(spec.terms)
     if isinstance(spec, (Mapping, list, tuple)):
@@ -182,6 +187,7 @@ def terms_of(spec: Any) -> list[Term]:
 def _terms_by_output(spec: Any) -> list[Term]:
     items = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
     terms = [
+        # Penalties look at the net, whatever output they are listed under.
         loss_term if loss_term.penalizes else replace(loss_term, output=(key, *loss_term.output))
         for key, loss in items
         if loss is not None

@@ -49,6 +49,7 @@ class DiceLoss(ReducedLoss):
         """Return the loss of each sample, of shape (N,)."""
         if is_class_numbers(y_pred, y_true):
             p = y_pred.softmax(1) if self.from_logits else y_pred
+            # The new dimension goes to the place of the classes in the predictions.
             y = F.one_hot(y_true.long(), y_pred.shape[1]).movedim(-1, 1).to(p.dtype)
             return self._dice_loss(p, y, 2).mean(1)
         p = y_pred.sigmoid() if self.from_logits else y_pred

@@ -65,6 +65,7 @@ class FocalLoss(ReducedLoss):
             raise ValueError(message)
         by_class = weights is not None and weights.dim() > 0
         self.alpha = None if by_class or alpha is None else float(alpha)  # type: ignore[arg-type]
+        # A buffer moves to the device with the loss and is saved with it.
         self.register_buffer("class_alpha", weights if by_class else None)
         self.class_alpha: Tensor | None
 
@@ -108,6 +109,7 @@ class FocalLoss(ReducedLoss):
             raise MisfitError(self._alpha_message(None))
         if self.from_logits:
             cross_entropy = F.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
+            # The sigmoid of the negative is exact where 1 - sigmoid would cancel digits.
             positive, negative = y_pred.sigmoid(), (-y_pred).sigmoid()
         else:
             cross_entropy = F.binary_cross_entropy(y_pred, y_true, reduction="none")
@@ -120,12 +122,14 @@ class FocalLoss(ReducedLoss):
 
     def _multi_class(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         p = y_pred.log_softmax(1) if self.from_logits else y_pred
+        # `gather` needs int64.
         log_pt = p.gather(1, y_true.long().unsqueeze(1)).squeeze(1)
         if not self.from_logits:  # a probability of 0 would give log(0) = -inf
             log_pt = log_pt.clamp_min(torch.finfo(log_pt.dtype).tiny).log()
         # -expm1(log p) is 1 - p without cancellation for p near 1.
         losses = -_power(-log_pt.expm1(), self.gamma) * log_pt
         if self.class_alpha is not None:
+            # The weights are looked up on the device, without a read.
             return losses * self.class_alpha.to(losses.dtype)[y_true.long()]
         return losses if self.alpha is None else losses * self.alpha
 

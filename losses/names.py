@@ -18,6 +18,7 @@ def formula_of(fn: Any) -> str:
     """Return the text of a loss, a penalty or a schedule in a formula: `FocalLoss(gamma=2)`."""
     if inspect.isroutine(fn):
         return str(fn.__name__)
+    # The name of the function, without its arguments.
     if isinstance(fn, partial):
         return formula_of(fn.func)
     text = repr(fn)

@@ -39,8 +39,10 @@ def names_of(terms: Iterable[Term], taken: Iterable[str] = ()) -> list[str]:
     outputs = [term.output for term in terms]
     for term in terms:
         name = term.name or _default_name(term, alone=outputs.count(term.output) == 1)
+        # A metric of the same name would have the same column.
         name = f"{name}_loss" if name in taken else name
         candidates = _numbered(name)
+        # "loss" is the column of the whole objective.
         names.append(next(c for c in candidates if c not in {*names, *taken, "loss"}))
     return names
 
@@ -89,12 +91,14 @@ class Objective:
 
     def __init__(self, loss_fn: Any, metrics: Iterable[str] = ()) -> None:
         terms = [] if loss_fn is None else terms_of(loss_fn)
+        # With penalties alone, the net computes its loss itself.
         if all(term.penalizes for term in terms):
             terms = [Term(NetLoss(), name="own"), *terms]
         self.module = Composition(terms)
         named = list(zip(terms, names_of(terms, metrics), strict=True))
         self.losses = [LossTerm(t, name) for t, name in named if not t.penalizes]
         self.penalties = [PenaltyTerm(t, name) for t, name in named if t.penalizes]
+        # Weights that are schedules have a value before the first epoch.
         self.begin_epoch(0)
 
     @property
@@ -157,6 +161,7 @@ class Objective:
 
         If the objective has several terms, their names are prefixes: `center.weight`.
         """
+        # A loss may contain the net, or parts of it.
         seen = {id(parameter) for parameter in net.parameters()}
         for term in self._terms:
             module = term.term.fn
@@ -206,6 +211,7 @@ class Objective:
             weight: A weight for each sample, of shape (N,) or (N, 1), or None.
             batch: The whole batch, which decides how many samples there are without targets.
         """
+        # Penalties come last, in the order of the columns.
         parts = self.compare(y_pred, y_true, weight, batch)
         return [*parts, *self.penalize(parts)]
 
@@ -219,6 +225,8 @@ class Objective:
         Args:
             parts: What `compare` returned.
         """
+        # The penalties share the normalizer of the first loss, so that their values over an epoch
+        # are means over the same samples.
         return [(penalty(), parts[0][1]) for penalty in self.penalties]
 
     def total(self, parts: list[TermValue], divisors: list[Any] | None = None) -> Tensor:
@@ -236,6 +244,7 @@ class Objective:
             summed = self.summed
             divided = zip(values, divisors, summed, strict=True)
             values = [v if s else v / _cast_like(d, v) for v, d, s in divided]
+        # The order is that of the formula, so that the bits are those of a hand-written sum.
         return sum(values[1:], start=values[0])
 
     def normalizers(self, y_pred: Any, y_true: Any, weight: Any = None) -> list[int | Tensor]:

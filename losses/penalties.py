@@ -55,6 +55,7 @@ class Penalty(Composable):
         weights = self.choose(net)
         if not weights:
             raise ValueError(nothing_to_penalize(formula_of(self), net))
+        # This is a collective if the weights are sharded.
         return self.value([full_tensor(weight) for weight in weights])
 
     def choose(self, net: nn.Module) -> list[nn.Parameter]:
@@ -67,6 +68,7 @@ class Penalty(Composable):
 
     def value_of_shards(self, weights: list[nn.Parameter]) -> Tensor:
         """Return the penalty on sharded parameters; a collective call, made by every rank."""
+        # The weights are gathered, because a penalty need not be a sum over elements.
         return self.value([full_tensor(weight) for weight in weights])
 
     def add_gradients(self, weights: list[nn.Parameter], factor: float | Tensor) -> None:
@@ -76,8 +78,10 @@ class Penalty(Composable):
             weights: The parameters; each has a dense gradient.
             factor: The weight of the penalty, a number or a 0-dimensional tensor.
         """
+        # The caller has disabled gradients, but this one is needed.
         with torch.enable_grad():
             value = self.value(weights)
+        # Weights that the value does not depend on have a gradient of 0.
         gradients = torch.autograd.grad(value, weights, materialize_grads=True)
         _add_scaled([weight.grad for weight in weights], gradients, factor)
 
@@ -248,6 +252,7 @@ class _NormPenaltyFunction(torch.autograd.Function):
         terms = []
         if l1:
             terms.append(l1 * torch.stack(foreach_norm(pieces, 1, wide)).sum())
+        # A penalty with both factors 0 still returns a tensor.
         if l2 or not l1:
             squares = torch.stack(foreach_norm(pieces, 2, wide)).square()
             terms.append(0.5 * l2 * squares.sum())
@@ -274,6 +279,7 @@ class _NormPenaltyFunction(torch.autograd.Function):
 
 def _add_scaled(gradients: list[Any], addends: Sequence[Tensor], factor: float | Tensor) -> None:
     """Add `factor * addends` to the gradients, in place."""
+    # `alpha` takes numbers only; reading the tensor would wait for the device.
     if isinstance(factor, Tensor):
         foreach_add_(gradients, foreach_mul([*addends], factor))
     else:

@@ -38,6 +38,7 @@ class PenaltyTerm(WeightedTerm):
         Raises:
             ValueError: The penalty does not match any parameter, and `strictly` is True.
         """
+        # The parameters are chosen once per epoch: matching names takes longer than the penalty.
         self._parameters = self.penalty.choose(net)
         self._split = any(map(is_split, self._parameters))
         if strictly and not self._parameters:
@@ -56,11 +57,14 @@ class PenaltyTerm(WeightedTerm):
 
         Parameters that were frozen since `bind` are left out.
         """
+        # A frozen parameter must not get a gradient, which the optimizer would use.
         trained = [parameter for parameter in self._parameters if parameter.requires_grad]
         for parameter in trained:
             if parameter.grad is None:
+                # The batch did not reach this parameter, but its penalty counts.
                 parameter.grad = torch.zeros_like(parameter)
             elif parameter.grad.is_sparse:
+                # A dense gradient cannot be added to a sparse one in place.
                 parameter.grad = parameter.grad.to_dense()
         if trained:
             add = self.penalty.add_to_shards if self._split else self.penalty.add_gradients

@@ -26,6 +26,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "gaussian_nll": nn.GaussianNLLLoss,
     "hinge_embedding": nn.HingeEmbeddingLoss,
     "huber": nn.HuberLoss,
+    # torch's default divides by the number of elements, which does not give the divergence.
     "kl_div": lambda: nn.KLDivLoss(reduction="batchmean"),
     "l1": nn.L1Loss,
     "mae": nn.L1Loss,
@@ -115,6 +116,7 @@ def _by_name(name: str) -> Loss:
     if name in classes:
         loss: Loss = classes[name]()
         return loss
+    # This one is made by a function, so that it has no class name.
     if name in ("KLDivLoss", "KLDiv"):
         return LOSSES["kl_div"]()
     close = difflib.get_close_matches(name.lower(), LOSSES, n=1, cutoff=0.5)
@@ -126,6 +128,7 @@ def _by_name(name: str) -> Loss:
 def _as_module(loss: Any) -> Any:
     """Return the module equivalent to a function of torch.nn.functional; other losses as is."""
     function, keywords = loss, {}
+    # Positional arguments are left alone: those of a module have another order.
     if isinstance(loss, partial) and not loss.args:
         function, keywords = loss.func, loss.keywords
     try:

@@ -46,6 +46,7 @@ def no_decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         message = f"weight_decay must be 0 or more, got {weight_decay!r}"
         raise ValueError(message)
     decayed, rest = list[nn.Parameter](), list[nn.Parameter]()
+    # Frozen parameters are included: a callback may unfreeze them.
     for _, parameter, is_weight in _parameters(net):
         (decayed if is_weight else rest).append(parameter)
     return [
@@ -91,6 +92,7 @@ def _parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
     seen: set[int] = set()
     for path, module in net.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
+            # A shared parameter has the name of its first place.
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 full_name = f"{path}.{name}" if path else name
@@ -126,6 +128,7 @@ def predicate(selection: Any, argument: str) -> Callable[[str, nn.Parameter], bo
         raise TypeError(message)
 
     def matches(name: str, _parameter: nn.Parameter) -> bool:
+        # The name of a module stands for all parameters in it.
         return any(fnmatchcase(name, p) or name.startswith(f"{p}.") for p in patterns)
 
     return matches

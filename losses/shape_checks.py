@@ -43,6 +43,7 @@ def check_probabilities(name: str, y_pred: Tensor, instead: str) -> None:
     """
     if not y_pred.numel():
         return
+    # One pass over the predictions; the comparison reads both numbers from the device.
     low, high = y_pred.detach().aminmax()
     if low < 0 or high > 1:
         message = (
@@ -54,6 +55,7 @@ def check_probabilities(name: str, y_pred: Tensor, instead: str) -> None:
 
 def check_signs(name: str, y_true: Tensor) -> None:
     """Check that targets are -1 or 1, not the 0 and 1 of other losses."""
+    # This waits for the device, in the first batch only.
     wrong = y_true[(y_true != 1) & (y_true != -1)]
     if wrong.numel():
         message = (
@@ -90,6 +92,7 @@ def check_labels(name: str, y_pred: Tensor, y_true: Tensor) -> int | None:
 
 def check_class_numbers(name: str, y_pred: Tensor, y_true: Tensor) -> None:
     """Check that targets (N, ...) are one class number for each prediction (N, C, ...)."""
+    # torch's losses accept uint8 as well as int64.
     if y_true.dtype != torch.uint8:
         check_long(name, y_true)
     if tuple(y_true.shape) != class_shape(y_pred):
@@ -105,6 +108,7 @@ def check_class_numbers(name: str, y_pred: Tensor, y_true: Tensor) -> None:
 def check_class_range(name: str, classes: int, y_true: Tensor, ignored: int | None = None) -> None:
     """Check that class numbers are in [0, classes), except for the ignored one."""
     outside = (y_true < 0) | (y_true >= classes)
+    # This waits for the device.
     wrong = y_true[outside if ignored is None else outside & (y_true != ignored)]
     if wrong.numel():
         message = (
@@ -128,6 +132,7 @@ def class_count(y_pred: Tensor) -> int:
 def broadcasts_by_accident(y_pred: Tensor, y_true: Tensor) -> bool:
     """Return whether one is (N, 1) and the other (N,), whose difference would be (N, N)."""
     column, flat = sorted((y_pred, y_true), key=Tensor.dim, reverse=True)
+    # A batch of one sample broadcasts to itself.
     return column.dim() == flat.dim() + 1 and column.shape == (*flat.shape, 1) and len(flat) > 1
 
 

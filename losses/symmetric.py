@@ -84,6 +84,7 @@ class SCELoss(ReducedLoss):
 
     def _multi_class(self, y_pred: Tensor, y_true: Tensor) -> tuple[Tensor, Tensor]:
         p = y_pred.softmax(1) if self.from_logits else y_pred
+        # The clamp keeps logarithms finite; outside of its bounds it has no gradient.
         p = p.clamp(_MIN_P, 1.0)
         if self.from_logits:
             forward = F.cross_entropy(y_pred, y_true, reduction="none")

@@ -39,6 +39,7 @@ class Term:
     @property
     def penalizes(self) -> bool:
         """Whether the term is a penalty on the net instead of a loss."""
+        # `is True` excludes objects with another attribute of that name.
         return getattr(self.fn, "penalizes", False) is True
 
     def times(self, weight: Any) -> Term:
@@ -59,6 +60,7 @@ class Term:
         if (
             callable(weight)
             and not hasattr(weight, "penalizes")
+            # A loss is callable too, but a product of two losses has no meaning here.
             and not isinstance(weight, (nn.Module, Tensor, type))
         ):
             return replace(self, schedules=(*self.schedules, weight))
@@ -98,7 +100,9 @@ class Term:
 def as_number(value: Any) -> float | None:
     """Return a weight as a float; None if it is not a constant real number."""
     if isinstance(value, Tensor):
+        # A weight that learns would be frozen by the conversion.
         constant = value.numel() == 1 and not value.requires_grad and not value.is_complex()
+        # For a tensor on a device this waits, once.
         return float(value) if constant else None
     return float(value) if isinstance(value, Real) else None
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fitorch.tree import sample_count
 
 from .call_adapters import (
+    averages_over_classes,
     call_of,
-    class_options_of,
+    class_options,
     parameter_of,
     per_label,
     reduction_of,
@@ -52,7 +53,7 @@ class LossTerm(WeightedTerm):
         self._reduction = reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
         self._unreduced: Any = None
-        self._class_options = class_options_of(term.fn)
+        self._over_classes = averages_over_classes(term.fn)
         self._counts_lengths = isinstance(term.fn, nn.CTCLoss)
 
     @property
@@ -74,7 +75,7 @@ class LossTerm(WeightedTerm):
             y_pred, y_true, weight = self.select(y_pred, y_true, weight)
         if weight is None and self._reduces:
             # The loss reduces itself, so that its bits are those of a hand-written loop.
-            loss = self._call(self.loss_fn, y_pred, y_true)
+            loss: Any = self._call(self.loss_fn, y_pred, y_true)
             if not isinstance(loss, Tensor):
                 loss = self._split(loss)
             elif self.parts:
@@ -123,9 +124,11 @@ class LossTerm(WeightedTerm):
         if self._count_targets is not None and TargetCount.applies(y_true):
             return self._count_targets(y_pred, y_true)
         counts = self._target_counts(y_true)
+        # Sample weights multiply the weights of targets, as in torch's own mean.
         if weight is not None:
             return _sum_of_counts(weight.reshape(-1), counts)
         if counts is not None:  # stays on the device: reading it here would synchronize
+            # An exact count in int64; a sum of class weights has the dtype of the weights.
             return counts.count_nonzero() if counts.dtype is torch.bool else counts.sum()
         if self._counts_lengths:
             return len(y_true[-1])  # the label lengths, since labels may be concatenated
@@ -137,10 +140,10 @@ class LossTerm(WeightedTerm):
         For class numbers, torch divides by the sum of these weights: 0 for ignored targets, and
         the class weight for the others.
         """
-        options = self._class_options
-        if options is None or not isinstance(y_true, Tensor) or y_true.is_floating_point():
+        if not self._over_classes or not isinstance(y_true, Tensor) or y_true.is_floating_point():
             return None
-        ignored, weight = options()  # read again: they belong to the user's loss
+        # Ignored targets are not class numbers: they look up class 0, and count as 0.
+        ignored, weight = class_options(self.loss_fn)  # read again: they belong to the user's loss
         counts: Tensor = y_true != ignored  # type: ignore[assignment]
         return counts if weight is None else weight[y_true.where(counts, 0).long()] * counts
 
@@ -158,11 +161,13 @@ class LossTerm(WeightedTerm):
                 f"{tuple(losses.shape)}{samples}; expected one loss per sample along dimension 0"
             )
             raise ValueError(message)
+        # A loss that does not reduce itself takes the same path, with weights of 1.
         weight = losses.new_ones(len(losses)) if weight is None else weight.reshape(-1)
         weight = weight.to(losses.dtype)
         counts = self._target_counts(y_true)
         sums_elements = counts is not None or self._reduction in ("sum", "batchmean")
         if losses.dim() > 1 and not sums_elements:
+            # Each sample counts once, however many elements it has.
             losses = losses.flatten(1).mean(1)
         total = _sum_of_counts(weight, counts)
         weighted = (losses * _align_to_samples(weight, losses)).sum()
@@ -176,6 +181,7 @@ class LossTerm(WeightedTerm):
         if isinstance(self.loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
             return -self.loss_fn(y_pred, y_true).output  # type: ignore[no-any-return]
         if self._unreduced is None:
+            # The function is made at its first use: without weights no loss per sample is needed.
             self._unreduced = self._make_unreduced()
         losses: Any = self._unreduced(y_pred, y_true)
         if not isinstance(losses, Tensor):
@@ -208,6 +214,7 @@ class LossTerm(WeightedTerm):
 
         The loss itself is called, not a copy: callbacks and modes may have changed it.
         """
+        # The change lasts for the call only; validation may use the same loss.
         self.loss_fn.reduction = "none"
         try:
             return self._call(self.loss_fn, y_pred, y_true)

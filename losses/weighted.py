@@ -36,11 +36,14 @@ class WeightedTerm:
         if self.term.schedules:
             self.weight = self.term.weight(epoch)
             if self._weight_tensor is not None:
+                # The tensor is filled in place, because compiled code holds it.
                 self._weight_tensor.fill_(self.weight)
 
     def keep_weights_in_tensors(self) -> None:
         """Keep a scheduled weight in a tensor: compiled code has Python numbers built in."""
         if self.term.schedules and self._weight_tensor is None:
+            # A Python number has 64 bits too; a tensor without dimensions keeps the dtype of what
+            # it multiplies.
             self._weight_tensor = torch.tensor(self.weight, dtype=torch.float64)
 
     def weigh(self, value: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class Accuracy(Score):
         """
         hit = hits(preds, target, threshold(self.from_logits))
         correct, total = weighted_hits(hit, sample_weight)
+        # The counts stay on the device: nothing is read before `compute`.
         self.correct = self.correct + correct
         self.total = self.total + total
 

@@ -21,10 +21,12 @@ class ForwardMetric:
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        # Callbacks read the direction from the adapter.
         self.higher_is_better = getattr(module, "higher_is_better", None)
 
     def update(self, y_pred: Any, y_true: Any) -> None:
         """Add a batch; the return value of the call is ignored."""
+        # The call updates the state; what it returns is the value of the batch.
         self.module(y_pred, y_true)
 
     def compute(self) -> Any:

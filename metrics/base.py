@@ -48,6 +48,7 @@ class MetricSet:
     ) -> None:
         by_output: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, output, metric in flat(metrics):
+            # Each stage has new metrics, with the kind of predictions that the loss expects.
             made = make_metric(name, metric, device, scale(output))
             by_output.setdefault(output, {})[name] = made
         self._device = device
@@ -71,6 +72,7 @@ class MetricSet:
         if not self._outputs:
             return
         self._updated = True
+        # The output is detached once for all metrics: the graph must not outlive the step.
         y_pred = detached(output)
         for output_metrics in self._outputs:
             output_metrics.update(y_pred, y_true, sample_weight)
@@ -84,12 +86,14 @@ class MetricSet:
         Raises:
             MetricError: A metric fails.
         """
+        # Most metrics raise an error if they are computed without a batch.
         if not self._updated:
             return dict.fromkeys(self._order, math.nan)
         results: dict[str, Any] = {}
         for output_metrics in self._outputs:
             results |= output_metrics.compute()
         values: dict[str, float] = {}
+        # The columns have the order of the user's mapping, not of the outputs.
         for name in self._order:
             values |= _named_values(name, results[name])
         self._computed = values
@@ -120,12 +124,15 @@ class MetricSet:
             >>> metrics.gathered(gather).compute()  # doctest: +SKIP
         """
         for output_metrics in self._outputs:
+            # Pending batches are part of the state that is merged.
             output_metrics.flush()
         local = [
             {name: portable(metric) for name, metric in output_metrics.metrics.items()}
             for output_metrics in self._outputs
         ]
+        # This is a collective: all processes take part, with None if they had no batch.
         parts = [part for part in gather(local if self._updated else None) if part is not None]
+        # The sums of this process are kept, because the stage may continue.
         union = copy.deepcopy(self)
         union._updated = bool(parts)
         for number, output_metrics in enumerate(union._outputs if parts else ()):
@@ -143,6 +150,7 @@ class MetricSet:
         """Restore the accumulated state."""
         self._updated = state["updated"]
         for output_metrics, output_state in zip(self._outputs, state["fed"], strict=True):
+            # Checkpoints are read on the CPU.
             output_metrics.load_state_dict(move_state(output_state, self._device))
 
     def warn_of_nan(self, stage: str) -> None:
@@ -201,6 +209,7 @@ def flat(
 def _named_values(name: str, value: Any) -> dict[str, float]:
     """Return the numbers of a metric's result by column name."""
     if isinstance(value, Mapping):
+        # This reads from the device, as the next lines do.
         return {f"{name}_{key}": float(item) for key, item in value.items()}
     if isinstance(value, Tensor) and value.numel() > 1:
         return {f"{name}_{i}": number for i, number in enumerate(value.flatten().tolist())}

@@ -27,6 +27,7 @@ class BatchBuffer:
 
     def keep(self, part: Any) -> Any:
         """Return a copy of a tensor in the buffer, or the tensor itself if it does not fit."""
+        # Subclasses of Tensor, and tensors with a graph, are kept as they are.
         if type(part) is not Tensor or not part.is_cpu or part.requires_grad:
             return part
         if part.layout is not torch.strided:
@@ -34,8 +35,10 @@ class BatchBuffer:
         if not self._free:
             if part.numel() > self._max_elements:
                 return part
+            # All copies share one block, which stays in memory until the last of them is gone.
             self._free = [*part.new_empty((self._capacity, *part.shape)).unbind()]
         slot = self._free[-1]
+        # The last batch of an epoch may have another shape.
         if slot.shape != part.shape or slot.dtype != part.dtype:
             return part
         return self._free.pop().copy_(part)

@@ -37,6 +37,7 @@ class OutputMetrics:
     def __init__(self, output: tuple[Any, ...], metrics: dict[str, Any]) -> None:
         self.metrics = metrics
         self._output = output
+        # Signatures are inspected once, because that is slow.
         self._weighted = {name for name, metric in metrics.items() if takes_weights(metric)}
         self._joined = [name for name, metric in metrics.items() if _is_additive(metric)]
         self._one_by_one = [name for name, metric in metrics.items() if not _is_additive(metric)]
@@ -57,14 +58,18 @@ class OutputMetrics:
                 y_true = self._select(y_true, key, "the targets")
             weight = weight[key] if isinstance(weight, (Mapping, list, tuple)) else weight
         if isinstance(y_true, Tensor) and y_true.dtype in _HALF_DTYPES:
+            # Metrics add up in the dtype of what they get; sums in half precision would round.
             y_true = y_true.float()
         for name in self._one_by_one:
+            # These metrics may average over their calls, so each call gets one batch.
             self._update_metric(name, y_pred, y_true, weight)
         if self._joined:
             self._pending.append(self._copy_for_later(y_pred, y_true, weight))
             self._pending_elements += (
                 y_pred.numel() if isinstance(y_pred, Tensor) else _MAX_ELEMENTS
             )
+            # This depends on the numbers of batches and elements alone, so that a resumed fit joins
+            # the same batches.
             if len(self._pending) >= self._limit or self._pending_elements >= _MAX_ELEMENTS:
                 self.flush()
                 self._limit = _MAX_BATCHES
@@ -86,12 +91,14 @@ class OutputMetrics:
         Raises:
             MetricError: A metric fails.
         """
+        # The state is cloned, because the updates below change the metrics' tensors in place.
         before = clone_state(self.state_dict()) if self._pending else None
         self.flush()
         try:
             return {name: self._compute_metric(name) for name in self.metrics}
         finally:
             if before is not None:
+                # The metrics are left as they were before the value was read.
                 self.load_state_dict(before)
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,6 +139,7 @@ class OutputMetrics:
 
     def flush(self) -> None:
         """Update the additive metrics with the pending batches."""
+        # All metrics get the same joined batch.
         for batch in _concatenate(self._pending):
             for name in self._joined:
                 self._update_metric(name, *batch)
@@ -198,12 +206,15 @@ def _is_additive(metric: Any) -> bool:
 def _concatenate(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
     """Return the batches concatenated to one, if they are tensors that differ in length alone."""
     tensors = all(isinstance(part, Tensor) for batch in pending for part in batch[:2])
+    # A single batch needs no copy.
     if len(pending) < 2 or not tensors:
         return pending
+    # Predictions of other sizes, as of sequences, cannot be joined.
     if len({(y_pred.shape[1:], y_true.shape[1:]) for y_pred, y_true, _ in pending}) > 1:
         return pending
     y_pred, y_true, weight = zip(*pending, strict=True)
     weighted = all(isinstance(part, Tensor) for part in weight)
+    # Some batches have weights and some do not.
     if not weighted and any(part is not None for part in weight):
         return pending
     return [(torch.cat(y_pred), torch.cat(y_true), torch.cat(weight) if weighted else None)]

@@ -29,6 +29,7 @@ class CountingMetric(Score):
         self, num_classes: int | None = None, *, from_logits: bool | None = None, **kwargs: Any
     ) -> None:
         super().__init__(from_logits, **kwargs)
+        # Two classes are counted as one, the positives, as in scikit-learn.
         classes = 1 if num_classes is None or num_classes < 3 else num_classes
         for name in ("hits", "predicted", "actual"):
             zeros = torch.zeros(classes, dtype=torch.int64)
@@ -49,6 +50,7 @@ class CountingMetric(Score):
         hits, predicted, actual = _class_counts(
             preds, target, threshold(self.from_logits), sample_weight
         )
+        # The sum is a new tensor: the first batch may have more classes than the zeros.
         self.hits = self.hits + hits
         self.predicted = self.predicted + predicted
         self.actual = self.actual + actual
@@ -56,9 +58,11 @@ class CountingMetric(Score):
 
     def _mean(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """Return the mean ratio over the classes that occur; NaN if no sample was counted."""
+        # This waits for the device.
         if not self.total:
             return torch.tensor(torch.nan)
         ratios = torch.where(denominator > 0, numerator / denominator, 0.0)
+        # Classes that neither occur nor are predicted have no ratio.
         if len(ratios) > 1:
             ratios = ratios[self.predicted + self.actual > 0]
         return ratios.mean().float()
@@ -184,7 +188,9 @@ def _count_classes(
     if weight is None:
         weight = torch.ones_like(numbers)
     elif weight.device.type != "mps":
+        # Sums of float32 weights would round after some million samples.
         weight = weight.double()
     weight = weight if mask is None else weight * mask
     bins = numbers.clamp(0, classes)  # numbers that are too large go to an extra bin
+    # `bincount` would read the largest number from the device.
     return weight.new_zeros(classes + 1).scatter_add(0, bins, weight)[:classes]

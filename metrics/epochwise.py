@@ -51,8 +51,10 @@ class WholeEpoch:
         """Return the value of the function, NaN if there were no batches."""
         if not self._kept:
             return math.nan
+        # The order is that of the batches; with several processes, it is that of the ranks.
         y_pred, y_true = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
         if (getattr(self.function, "__module__", None) or "").startswith("sklearn."):
+            # scikit-learn takes targets first.
             return self.function(y_true.numpy(), y_pred.numpy())
         return self.function(y_pred, y_true)
 
@@ -62,6 +64,8 @@ class WholeEpoch:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all predictions and targets."""
+        # The batches become one tensor, because a checkpoint would otherwise have one for each of
+        # them.
         return {"kept": [torch.cat(parts) for parts in zip(*self._kept, strict=True)]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

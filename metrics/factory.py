@@ -42,8 +42,10 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
         )
         raise TypeError(message)
     if methods:
+        # The user's object stays as it is, and each stage has its own.
         new = without_sync(copy.deepcopy(metric))
         new = new.to(device) if hasattr(new, "to") else new
+        # It may have been used before.
         new.reset()
         if not callable(getattr(new, "update", None)):
             return ForwardMetric(new)
@@ -63,6 +65,8 @@ def _with_prediction_kind(metric: Any, scale: PredictionKind) -> Any:
         return Probabilities(metric, scale)
     if getattr(metric, "from_logits", False) is None:  # a metric of fitorch, not set by the user
         metric.from_logits = scale != "probabilities"
+        # Whether predictions are logits is unknown, so both kinds are counted until all have been
+        # seen.
         if scale is None and metric.needs_prediction_kind:
             metric.from_logits = False
             return Probabilities(metric, None)

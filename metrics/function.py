@@ -28,6 +28,7 @@ class FunctionMetric:
 
     def update(self, y_pred: Any, y_true: Any) -> None:
         """Add a batch."""
+        # The value may stay on the device.
         value = torch.as_tensor(self.function(y_pred, y_true))
         self._mean.add(value, _sample_count(y_pred if y_true is None else y_true))
 
@@ -51,6 +52,7 @@ class FunctionMetric:
         """Replace the mean by that over the batches of `parts`."""
         self._mean = HostMean()
         for part in parts:  # in float64, in rank order, so that all ranks get the same bits
+            # This waits for the device, once per process and stage.
             sums = torch.tensor(part._mean.sums(), dtype=torch.float64)
             self._mean.add(sums[0] / sums[1], sums[1])
 

@@ -55,6 +55,7 @@ class HitRate:
     def merge(self, parts: Sequence[HitRate]) -> None:
         """Replace the counts by the sums of those of `parts`."""
         self._hits = torch.stack([part._hits for part in parts if part._hits is not None]).sum()
+        # This reads from the device.
         self._total = sum(float(part._total) for part in parts)
 
 
@@ -70,6 +71,7 @@ def hits(preds: Tensor, target: Tensor, threshold: float) -> Tensor:
         ValueError: The shapes do not match.
     """
     if preds.dim() == target.dim() + 1 and preds.shape[1] > 1:
+        # Logits and probabilities have the same largest class.
         return preds.argmax(1) == target
     if preds.numel() == target.numel() and len(preds) == len(target):
         return (preds > threshold).reshape(target.shape) == (target > 0.5)
@@ -90,5 +92,6 @@ def weighted_hits(hit: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, in
     if sample_weight is None:
         return hit.sum(), hit.numel()
     weight = sample_weight.reshape(-1, *[1] * (hit.dim() - 1)).expand(hit.shape)
+    # The weights are float64, because a sum of many float32 weights would round.
     wide = weight.float() if weight.device.type == "mps" else weight.double()
     return (hit * wide).sum(), wide.sum()

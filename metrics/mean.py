@@ -63,6 +63,7 @@ class HostMean(Mean):
 
     def add(self, value: Tensor, normalizer: int | Tensor) -> float:
         """Add a scalar and return it; the mean over an empty batch, which is NaN, counts as 0."""
+        # On the CPU nothing waits.
         number, count = value.item(), float(normalizer)
         if not count and not self.summed:
             return 0.0
@@ -99,8 +100,10 @@ class DeviceMean(Mean):
 
     def add(self, value: Tensor, normalizer: int | Tensor) -> float:
         """Add a scalar; return 0, because reading the value would wait for the device."""
+        # The value is detached, because the graph of the step would stay in memory.
         self._values.append(value.detach())
         self._normalizers.append(normalizer)
+        # The sums are folded at a fixed number of values, so that their order is always the same.
         if len(self._values) == self._MAX_PENDING:
             self._fold()
         return 0.0
@@ -150,10 +153,12 @@ class DeviceMean(Mean):
         """Return the sums including pending values, on the device, in its widest float dtype."""
         if not self._values:
             return self._state
+        # One kernel adds all pending values, in float64, so that thousands of values do not round.
         values = torch.stack(self._values)
         wide = torch.float32 if values.device.type == "mps" else torch.float64
         values, normalizers = values.to(wide), self._stack_normalizers(values.device, wide)
         indices = torch.arange(self._folded, self._folded + len(values), device=values.device)
+        # This is computed on the device along with the sums, so that one read returns all.
         first_nonfinite = torch.where(values.isfinite(), math.inf, indices.to(wide)).min()
         if not self.summed:  # the mean over an empty batch is NaN, and counts as 0
             values = torch.where(normalizers != 0, values * normalizers, 0.0)
@@ -165,6 +170,7 @@ class DeviceMean(Mean):
 
     def _stack_normalizers(self, device: torch.device, wide: torch.dtype) -> Tensor:
         if all(isinstance(normalizer, int) for normalizer in self._normalizers):
+            # The host does not wait for the copy.
             return torch.tensor(self._normalizers, dtype=wide).to(device, non_blocking=True)
         if all(
             isinstance(normalizer, Tensor) and normalizer.device == device
@@ -230,6 +236,7 @@ class Means:
         """
         sums = [mean.sums() for mean in self._means]
         means = [total / count for total, count in sums if count]
+        # Terms that no batch had targets for do not make the whole loss NaN.
         return sum(means) if means else math.nan, [_ratio(*pair) for pair in sums]
 
     def sums(self) -> Sums:
@@ -243,6 +250,7 @@ class Means:
         Args:
             everywhere: What `sums` returned on each process.
         """
+        # Gathered sums are Python numbers, whatever device they come from.
         union = Means(torch.device("cpu"), [mean.summed for mean in self._means])
         for number, mean in enumerate(union._means):
             _set_sums(mean, [sums[number] for sums, _ in everywhere])

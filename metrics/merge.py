@@ -70,6 +70,7 @@ def _merge_modules(metric: Any, parts: Sequence[Any]) -> None:
     for collection in (metric, *parts):
         if type(collection).__name__ == "MetricCollection":
             collection.values()  # copies the states that members of a compute group share
+    # The modules have the same order in all copies, because they were built alike.
     for module, *others in zip(metric.modules(), *(p.modules() for p in parts), strict=True):
         if has_states(module):
             _merge_states(module, others)
@@ -78,6 +79,7 @@ def _merge_modules(metric: Any, parts: Sequence[Any]) -> None:
 def _merge_states(metric: Any, parts: Sequence[Any]) -> None:
     for name, reduction in reductions_of(metric).items():
         states = [getattr(part, name) for part in parts]
+        # The order is that of the ranks, so that all processes get the same bits.
         setattr(metric, name, _reduce_states(states, reduction))
     set_merged(metric, parts)
 
@@ -85,6 +87,7 @@ def _merge_states(metric: Any, parts: Sequence[Any]) -> None:
 def _reduce_states(states: list[Any], reduction: Any) -> Any:
     """Return the reduction of several states, as torchmetrics' own synchronization computes it."""
     if len(states) == 1:
+        # The state is copied, because the parts must not change with the metric.
         return copy.deepcopy(states[0])
     if any(isinstance(state, list) for state in states):
         listed = [state if isinstance(state, list) else [state] for state in states]

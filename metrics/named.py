@@ -42,6 +42,7 @@ class NamedMetric:
             ValueError: The metric is not defined for the task, or the task cannot be inferred.
         """
         if self.task is None:
+            # The first batch decides; later ones are reshaped to its task.
             self._make(self.entry.task or infer_task(preds, target, self._scale), preds.device)
         weights = {"sample_weight": sample_weight} if self._weighted else {}
         assert self.task is not None
@@ -68,6 +69,7 @@ class NamedMetric:
         if not state:
             self.task = self._metric = None
             return
+        # A resumed epoch continues before its first batch has shown the task.
         if self.task != Task(*state["task"]):
             self._make(Task(*state["task"]), torch.device(state["device"]))
         load_state(self._metric, state["metric"])
@@ -95,6 +97,7 @@ class NamedMetric:
             )
             raise ValueError(message)
         if self.task is None:
+            # This process has had no batch, but another one has inferred the task.
             self.task, self._metric = parts[0].task, copy.deepcopy(parts[0]._metric)
             self._weighted, self._device = parts[0]._weighted, parts[0]._device
         merge(self._metric, [part._metric for part in parts])

@@ -35,6 +35,7 @@ class Probabilities:
         self.batchable = metric  # batches may be concatenated if the metric is additive
         self.higher_is_better = getattr(metric, "higher_is_better", None)
         self._scale: PredictionKind = scale or "logits"
+        # A second copy is updated in the same way, because the kind shows only at the end.
         self._as_is = None if scale else copy.deepcopy(metric)
         self._outside: Tensor | None = None
         self._weighted = takes_weights(metric)
@@ -47,11 +48,13 @@ class Probabilities:
             # Stays on the device: reading it in each update would synchronize.
             outside = outside_unit_interval(preds)
             self._outside = outside if self._outside is None else self._outside | outside
+            # The copy must accept logits too, until they have shown that it is not needed.
             preds = preds.clamp(0, 1) if preds.is_floating_point() else preds
             self._as_is.update(preds, target, **weights)
 
     def compute(self) -> Any:
         """Return the value over all batches."""
+        # This waits for the device.
         if self._as_is is not None and self._outside is not None and not self._outside:
             return self._as_is.compute()
         return self.metric.compute()
@@ -81,6 +84,7 @@ class Probabilities:
         if self._as_is is not None:
             merge(self._as_is, [part._as_is for part in parts])
             flags = [part._outside for part in parts if part._outside is not None]
+            # One logit in any process decides for all.
             self._outside = torch.stack(flags).any() if flags else None
 
 

@@ -70,6 +70,7 @@ class RankingMetric(Score):
             raise ValueError(message)
         scores, positive = preds.detach().reshape(-1), target.reshape(-1) > 0.5
         weight = None if sample_weight is None else sample_weight.reshape(-1)
+        # Scores are kept as they are, and sorted once, at the end.
         if self.thresholds is None:
             self.scores.append(scores)
             self.positives.append(positive)
@@ -88,6 +89,7 @@ class RankingMetric(Score):
         probability = scores.float()
         if self.from_logits is not False:
             probability = probability.sigmoid()
+        # NaN has no bin: it is counted apart, and makes the value NaN.
         index = (probability.nan_to_num() * bins).long().clamp(0, bins - 1)
         self.unordered = self.unordered + probability.isnan().sum()
         for name, mask in (("positive_bins", positive), ("negative_bins", ~positive)):
@@ -95,6 +97,7 @@ class RankingMetric(Score):
                 mask.long() if weight is None else weight.to(_count_dtype(weight.device)) * mask
             )
             total = getattr(self, name)
+            # The sum is a new tensor: integer counts become float64 with the first weights.
             setattr(
                 self,
                 name,
@@ -109,6 +112,7 @@ class RankingMetric(Score):
         if self.thresholds is not None:
             wide = _count_dtype(self.positive_bins.device)
             counts = torch.stack([self.positive_bins, self.negative_bins]).to(wide)
+            # The comparison stays on the device, without a read.
             positives, negatives = counts.where(self.unordered == 0, torch.nan)
             return positives, negatives
         if not len(self.scores):
@@ -116,13 +120,16 @@ class RankingMetric(Score):
         scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.positives)
         wide = _count_dtype(scores.device)
         weight = dim_zero_cat(self.weights).to(wide) if len(self.weights) else None
+        # Equal scores may be in any order: they are counted together below.
         order = scores.argsort()
         scores, positive = scores[order], positive[order].to(wide)
         weight = torch.ones_like(positive) if weight is None else weight[order]
+        # This waits for the device.
         if scores[-1:].isnan().any():  # NaN sorts to the end
             return torch.full((1,), torch.nan), torch.full((1,), torch.nan)
         last = torch.ones_like(scores, dtype=torch.bool)
         last[:-1] = scores[1:] != scores[:-1]  # the last sample of each distinct score
+        # The sums are float64, in which counts are exact up to 2**53.
         positives, negatives = (weight * positive).cumsum(0), (weight * (1 - positive)).cumsum(0)
         zero = positives.new_zeros(1)
         return positives[last].diff(prepend=zero), negatives[last].diff(prepend=zero)
@@ -157,6 +164,7 @@ class AUC(RankingMetric):
     def compute(self) -> Tensor:
         """Return the area in [0, 1], NaN if a class is missing or a score is NaN."""
         positives, negatives = self.counts()
+        # This counts, for each score, the negatives with a lower one; ties count half below.
         below = negatives.cumsum(0) - negatives
         pairs = positives.sum() * negatives.sum()
         return ((positives * (below + negatives / 2)).sum() / pairs).float()

@@ -31,6 +31,7 @@ class MetricEntry:
 
 def _accuracy(task: Task, scale: PredictionKind) -> Any:
     _check_task(task, ("regression",), "accuracy")
+    # Logits or probabilities is known only at the end of the epoch.
     if scale is None and task.kind != "multiclass":
         return Probabilities(HitRate(threshold=0.5), None)
     return HitRate(threshold=0.5 if scale == "probabilities" else 0.0)
@@ -55,6 +56,7 @@ def _classification(suffix: str, **options: Any) -> MetricFactory:
     """Return a factory for a torchmetrics classification metric, averaged over classes."""
 
     def make(task: Task, scale: PredictionKind) -> Any:
+        # The import is here, because torchmetrics takes seconds.
         from torchmetrics import classification
 
         _check_task(task, ("regression",), suffix)

@@ -20,6 +20,7 @@ class Score(Metric):
 
     is_differentiable = False
     higher_is_better = True
+    # `forward` of torchmetrics then updates once instead of twice.
     full_state_update = False
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0

@@ -74,6 +74,7 @@ def _load_module_state(module: nn.Module, state: Mapping[str, Any]) -> None:
         if tensor is None:
             setattr(module, name, value)
         else:
+            # The tensor stays the same object.
             tensor.data = value.data
     if hasattr(module, "_computed"):  # torchmetrics' cached result, which is stale now
         vars(module)["_computed"] = None
@@ -91,6 +92,7 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def _with_copied_lists(state: Mapping[str, Any]) -> dict[str, Any]:
+    # Metrics append to their lists; those of a checkpoint must not grow.
     return {name: list(v) if isinstance(v, list) else v for name, v in state.items()}
 
 

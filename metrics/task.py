@@ -48,8 +48,10 @@ def infer_task(y_pred: Any, y_true: Any, scale: PredictionKind = None) -> Task:
         ValueError: The shapes belong to none of these tasks.
     """
     if isinstance(y_pred, Tensor) and isinstance(y_true, Tensor):
+        # The targets are class numbers.
         if y_pred.dim() == y_true.dim() + 1 and y_pred.shape[1] > 1:
             return Task("multiclass", y_pred.shape[1])
+        # The targets are class probabilities.
         if y_pred.shape == y_true.shape and scale == "class_logits" and y_pred.dim() > 1:
             return Task("multiclass", y_pred.shape[1])
         if y_pred.numel() == y_true.numel() and len(y_pred) == len(y_true):
@@ -73,6 +75,7 @@ def reshape_for_task(task: Task, preds: Tensor, target: Tensor) -> tuple[Tensor,
     if task.kind == "regression":
         return preds.reshape(target.shape), target
     if task.kind == "multiclass":
+        # Class probabilities become the most probable class.
         return preds, (target.argmax(1) if target.shape == preds.shape else target.long())
     if task.kind == "binary":
         return preds.reshape(-1), (target.reshape(-1) > 0.5).long()
@@ -83,6 +86,7 @@ def to_probabilities(preds: Tensor, target: Tensor, scale: PredictionKind) -> Te
     """Return predictions as probabilities, in float64, in which those of large logits differ."""
     if scale == "probabilities" or not preds.is_floating_point():
         return preds
+    # In float32, the sigmoid of 17 is 1: all larger logits would be equal.
     wide = preds if preds.device.type == "mps" else preds.double()
     by_class = preds.dim() == target.dim() + 1 or scale == "class_logits"
     return wide.softmax(1) if by_class and preds.dim() > 1 else wide.sigmoid()

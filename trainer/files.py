@@ -46,12 +46,17 @@ def write(path: Path, chunks: Iterable[Bytes]) -> FileDigest:
         OSError: The file exists already, or is not writable.
     """
     digest, size = hashlib.sha256(), 0
+    # "x" refuses a file that exists already.
     with path.open("xb") as file:
         for chunk in chunks:
+            # The digest is taken from memory, not read back: it describes what should be on the
+            # disk.
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
+        # The first call empties Python's buffer, the second one the cache of the operating system.
         file.flush()
+        # This waits for the disk.
         os.fsync(file.fileno())
     return FileDigest(size, digest.hexdigest())
 
@@ -63,6 +68,7 @@ def fsync(path: Path) -> FileDigest:
         OSError: The file is not readable.
     """
     with path.open("rb") as file:
+        # This waits for the disk.
         os.fsync(file.fileno())
         size = os.fstat(file.fileno()).st_size
         return FileDigest(size, _sha256(file))
@@ -78,15 +84,20 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The folder is not writable.
     """
+    # The temporary file lies in the same folder, because a rename is atomic only within a file
+    # system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         # Before the rename: a file system may write the new name first, and the content never.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        # The rename is atomic: there is no moment without a file of this name.
         temporary.replace(path)
+        # The new name is lost in a power cut until the folder is on the disk.
         sync_folder(path.parent)
     finally:
+        # After a rename there is nothing to unlink.
         temporary.unlink(missing_ok=True)
 
 
@@ -109,6 +120,7 @@ def write_error(message: str, cause: OSError) -> CheckpointWriteError:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, and wait until all their names are on the disk."""
+    # The missing folders are recorded before mkdir creates them.
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -121,6 +133,7 @@ def sync_folder(folder: Path) -> None:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
+        # This waits for the disk.
         os.fsync(handle)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems refuse
@@ -181,6 +194,7 @@ def check(path: Path, expected: FileDigest) -> None:
 def _check_form(path: Path, expected: FileDigest | None) -> None:
     """Raise an error unless the path is a plain file of the expected size."""
     try:
+        # `stat` would follow a link, which could lead to any file of the machine.
         status = path.lstat()
     except OSError as error:
         message = f"{path} is missing ({error.strerror})"
@@ -188,6 +202,7 @@ def _check_form(path: Path, expected: FileDigest | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         message = f"{path} is a link or a special file; a checkpoint consists of plain files"
         raise UnsafeCheckpointError(message)
+    # The size is compared before the content is read: a damaged file may be of any size.
     if expected is not None and status.st_size != expected.bytes:
         message = f"{path} has {status.st_size:,} bytes, but {expected.bytes:,} were written"
         raise CheckpointCorruptedError(message)

@@ -22,6 +22,7 @@ def derive_seed(seed: int, *labels: int | str) -> int:
         >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 2)
         False
     """
+    # `hash` would differ from process to process for text.
     digest = hashlib.sha256(repr((seed, *labels)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -33,6 +34,7 @@ def draw_seed() -> int:
 
 def peek_seed() -> int:
     """Return the seed that `draw_seed` would draw, without changing the generator."""
+    # A copy of the global generator at its current state draws the number.
     generator = torch.Generator().set_state(torch.get_rng_state())
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
@@ -40,6 +42,7 @@ def peek_seed() -> int:
 def seed_everything(seed: int = 42) -> int:
     """Seed Python's, NumPy's and torch's global generators (every device); return `seed`."""
     random.seed(seed)
+    # NumPy takes seeds of 32 bits only.
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     return seed
@@ -50,12 +53,14 @@ def random_state() -> dict[str, Any]:
 
     It consists of tensors and plain values, which `torch.load(weights_only=True)` supports.
     """
+    # The keys become int64, because older releases of torch have no uint32.
     algorithm, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (algorithm, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }
+    # Asking for the state would initialize CUDA, which takes memory and makes forks unsafe.
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():
@@ -82,6 +87,7 @@ def undisturbed_randomness() -> Iterator[None]:
     try:
         yield
     finally:
+        # The generators are restored after an error, too.
         set_random_state(state)
 
 
@@ -95,6 +101,7 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch requires it on GPUs
+    # The debug mode distinguishes "warn" from "error"; the flag does not.
     mode = torch.get_deterministic_debug_mode()
     cudnn: Any = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark

@@ -68,6 +68,7 @@ def sample_count(tree: Any, default: int | None = None) -> int:
     Raises:
         ValueError: No tensor has a dimension, and there is no default.
     """
+    # The first one stands for all: features come first, and have one entry per sample.
     for leaf in leaves(tree):
         if leaf.dim():
             return leaf.shape[0]
@@ -122,6 +123,7 @@ def _fields_of(record: Any) -> dict[str, Any]:
 
 def _rebuild_record(like: Any, values: dict[str, Any]) -> Any:
     """Return a copy of `like` with these values."""
+    # The constructor may compute or check other things, so it is not called.
     record = copy.copy(like)
     for name, value in values.items():
         object.__setattr__(record, name, value)  # the dataclass may be frozen

@@ -115,6 +115,7 @@ class Page:
             if isinstance(block, str):
                 lines.append(block)
             else:
+                # The best row is added only if it is not the last one, which is shown anyway.
                 best = [row for row in block[:-1] if row.best][-1:]
                 lines += [*([] if block[-1].best else best), block[-1]]
         return "\n".join(lines)
@@ -129,6 +130,7 @@ class Page:
 
     def _show(self) -> None:
         data = {"text/html": self.html(), "text/plain": self.text()}
+        # One output is replaced at each refresh.
         if self._handle is None:
             from IPython.display import display
 

@@ -68,6 +68,7 @@ class NotebookProgress(Progress):
         """Start a table below the messages before training."""
         page = self._screen
         super().on_train_begin(logs)
+        # `super().on_train_begin` has discarded the cached screen.
         self.__dict__["_screen"] = page  # one output for both
         self._plot_due = perf_counter() + _MIN_PAUSE
         self._drawn = {}
@@ -85,6 +86,7 @@ class NotebookProgress(Progress):
         super().on_epoch_end(epoch, logs)
         if self._epoch > 1:
             self._drawn = {}
+        # Pauses grow with the time that a plot takes, so that plots take a fixed share at most.
         if perf_counter() >= self._plot_due:
             self._draw()
 
@@ -115,6 +117,8 @@ class NotebookProgress(Progress):
                 points = self._curve.setdefault(name, [])
                 points.append((epochs, value))
                 if len(points) > _MAX_POINTS:
+                    # Every second point is dropped, so that the curve keeps its shape with fewer
+                    # points.
                     del points[1::2]
 
     def _draw(self, dpi: int = _DPI) -> None:
@@ -126,6 +130,7 @@ class NotebookProgress(Progress):
         try:
             self._screen.picture = _picture(self.model.history, self._monitor, self._drawn, dpi)
         except Exception as error:
+            # There is one warning, not one for each refresh.
             self._plots = False
             warnings.warn(f"no live plot: {error}", stacklevel=2)
         pause = (thread_time() - start) / _SHARE if counts else 0.0

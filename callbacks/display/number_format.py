@@ -43,6 +43,7 @@ def duration(seconds: float) -> str:
         >>> [duration(seconds) for seconds in (0.413, 12.34, 83, 3723)]
         ['0.41 s', '12.3 s', '1:23', '1:02:03']
     """
+    # From 59.95 s on, rounding to a tenth would give 60.0 s.
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     return clock(seconds)
@@ -67,6 +68,7 @@ def pace(seconds: float) -> str:
         >>> [pace(seconds) for seconds in (0.00035, 0.0421, 1.25)]
         ['0.35 ms/step', '42.1 ms/step', '1.2 s/step']
     """
+    # From 0.9995 s on, rounding to three digits would give 1e+03 ms.
     return f"{1e3 * seconds:.3g} ms/step" if seconds < 0.9995 else f"{seconds:.1f} s/step"
 
 
@@ -89,6 +91,7 @@ def fold(widths: Sequence[int], ranks: Sequence[int], room: int) -> list[int]:
         The positions of the chosen items, in ascending order.
     """
     chosen = []
+    # The sort is stable: of equal ranks, the first item is chosen first.
     for position in sorted(range(len(widths)), key=ranks.__getitem__):
         if widths[position] <= room or ranks[position] == 0:
             chosen.append(position)

@@ -115,6 +115,7 @@ class Progress(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add an epoch to the next refresh, or write it now if it was slow."""
         figures = dict(logs or {})
+        # A value of that name in the logs takes precedence over the measured time.
         seconds = figures.pop("seconds", perf_counter() - self._epoch_began)
         self._rows.append(EpochRow(epoch + 1, figures, seconds))
         if seconds >= (_SLOW if self._screen.live else _SLOW_FOR_A_FILE):
@@ -124,6 +125,7 @@ class Progress(Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Count the batch, and refresh if a refresh is due."""
         self._count += 1
+        # A step pays only for this comparison: reading metrics waits for the device.
         if perf_counter() >= self._due:
             self._refresh(batch + 1, logs)
 
@@ -141,6 +143,7 @@ class Progress(Callback):
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Erase the live line of an evaluation; record the number of validation batches."""
         if self._fitting:
+            # The length of a validation is often known only after the first one.
             self._validation_steps = self._count
         else:
             self._screen.write()
@@ -156,6 +159,7 @@ class Progress(Callback):
 
     def _open(self) -> None:
         """Reset the display, and check the output again: it may have been redirected."""
+        # These are cached properties: the next access creates them for the output of that time.
         for name in ("_screen", "_table"):
             self.__dict__.pop(name, None)
         self._rows.clear()
@@ -180,6 +184,7 @@ class Progress(Callback):
 
     def _refresh(self, done: int, logs: Logs | None) -> None:
         """Write the pending lines and the live line, and set the time of the next refresh."""
+        # The output is closed: no refresh is due any more.
         if self._screen.broken:
             self._due = math.inf
             return
@@ -187,6 +192,8 @@ class Progress(Callback):
         line = self._live_line(done, now, logs or {}) if self._screen.live else ""
         self._screen.write(self._take_lines(), line)
         end = perf_counter()
+        # The pause grows with the time that a refresh takes, which includes the wait for the
+        # device.
         self._due = end + min(max((end - now) / _SHARE, self.pause), _MAX_PAUSE)
 
     def _live_line(self, done: int, now: float, logs: Logs) -> str:

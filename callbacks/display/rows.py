@@ -76,11 +76,13 @@ class EpochCells:
         """Return the cells of the next epoch, in the order of `names`, which may grow."""
         added = [name for name in row.logs if name not in self.names]
         if added:
+            # New columns come before the last one, which is the time.
             self.names[-1:-1] = added
             candidates = (self._monitor, f"train_{self._monitor}")  # Keras omits the prefix
             self.monitored = next((name for name in candidates if name in self.names), "")
         best = self._is_best(row)
         cells = [self._cell(row, name, best and name == self.monitored) for name in self.names]
+        # NaN is skipped: an epoch without validation does not interrupt the comparison.
         self._before |= {name: value for name, value in row.logs.items() if value == value}
         return cells
 
@@ -111,6 +113,7 @@ class EpochCells:
             value, before = float(row.logs[name]), float(self._before[name])
         except (KeyError, TypeError, ValueError, RuntimeError):
             return "", ""
+        # "not >" is True for NaN as well, which gets no arrow.
         if name not in self.directions or not abs(value - before) > _SMALL * abs(before):
             return "", ""
         better = (value < before) == (self.directions[name] == "min")

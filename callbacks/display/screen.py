@@ -40,6 +40,7 @@ class Screen:
 
     def __init__(self, console: Console | None = None, *, live: bool = True) -> None:
         self._console = Console() if console is None else console
+        # A console of the user's is used as it is.
         watched = console is not None or _is_watched(self._console.file)
         self.live = (
             live
@@ -85,6 +86,7 @@ class Screen:
         text = "".join(f"{line}\n" for line in lines)
         if self.live:
             erase = _ERASE if self._live_line else ""
+            # One write erases and writes, so that the terminal shows nothing in between.
             text = f"{erase}{text}\n{live_line}{_UP}" if live_line else f"{erase}{text}"
             self._live_line = live_line
         if text and not self.broken:

@@ -74,9 +74,11 @@ class Stage:
 
     def _seconds_per_step(self, count: int, now: float) -> float:
         """Return the recent pace, 0 if it is not known yet."""
+        # A refresh without a new batch, as at the beginning of a stage, has no pace.
         if count > self._recent[-1][1]:
             self._recent.append((now, count))
         (start, before), (end, after) = self._recent[0], self._recent[-1]
+        # The pace is that of the last refreshes: the first step may take far longer.
         return (end - start) / max(after - before, 1)
 
     def _progress(self, done: int) -> str:

@@ -75,6 +75,7 @@ class Table:
         if not self._screen.live:
             return [plain_line(cells)]
         added = len(cells) > known or not self._columns
+        # A new column, or another width of the terminal, needs a new header.
         header = self._header() if added or self._width != self._screen.width else []
         by_name = {cell.name: cell for cell in cells}
         line = "".join(self._padded(by_name[column.name], column) for column in self._columns)
@@ -97,6 +98,7 @@ class Table:
         widths = [column.width + column.marks for column in columns]
         ranks = [self._rank(name) for name in self._rows.names]
         if sum(widths) > self._width:  # the number of columns left out is shown too
+            # The count of hidden columns takes part like a column: it may have to make room too.
             widths, ranks = [*widths, len(f"  +{len(columns)}")], [*ranks, self._rank("+")]
         chosen = number_format.fold(widths, ranks, self._width)
         self._columns = [columns[at] for at in chosen if at < len(columns)]

@@ -36,6 +36,7 @@ class Checkpoint:
     def order(self) -> tuple[int, int]:
         """The sort key by age: the updates, then the number of the save at that update."""
         match = NAME.fullmatch(self.path.name)
+        # Numbers are compared: names with more than ten digits do not sort as text.
         return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
 
     @property
@@ -61,6 +62,7 @@ class Checkpoint:
         manifest = self.manifest()
         self._verify_shards(manifest.files)
         for name, digest in manifest.files.items():
+            # Shards, whose names contain the folder, are verified above.
             if "/" not in name:
                 disk.check(self.path / name, digest)
         return manifest
@@ -90,6 +92,7 @@ class Checkpoint:
         files = self.manifest().files
         if not verified:
             self._verify_shards(files)
+        # A part may have two files, of tensors and of values.
         names = sorted({name.rpartition(".")[0] for name in files if "/" not in name})
         return {name: self._part(name, files) for name in names}
 

@@ -60,6 +60,7 @@ class Encoder:
 
     def _encode(self, value: Any, path: tuple[str, ...]) -> Any:
         kind = type(value)
+        # This test comes before the plain types: JSON writes decimals, which Python limits.
         if kind is int and value.bit_length() > _MAX_BITS:
             return _tagged("int", hex(value))
         if kind in _PLAIN:  # exact types: a subclass would be restored as its base
@@ -86,6 +87,7 @@ class Encoder:
             return _tagged("tuple", self._items(value, path))
         if kind is bytes:
             return _tagged("bytes", base64.b64encode(value).decode())
+        # The items are sorted, because the order of a set depends on the hash seed of the process.
         if kind in (set, frozenset):
             return _tagged(kind.__name__, self._items(sorted(value, key=repr), path))
         message = (
@@ -119,6 +121,7 @@ class Encoder:
                 "plain, dense tensor of numbers"
             )
             raise CheckpointError(message)
+        # Lazy conjugation and negation are flags of a view, which the bytes do not contain.
         tensor = tensor.detach().resolve_conj().resolve_neg()
         if tensor.is_complex():
             return _tagged("complex", self._keep(torch.view_as_real(tensor), path))
@@ -132,6 +135,7 @@ class Encoder:
             )
             raise CheckpointError(message)
         native = np.dtype(f"{value.dtype.kind}{value.dtype.itemsize}")  # torch has no "longlong"
+        # The array is copied in native byte order, and a scalar gets a dimension.
         tensor = torch.from_numpy(np.array(value, native, ndmin=1, order="C").view(native))
         shape = list(np.shape(value)) if isinstance(value, np.ndarray) else None
         return _tagged("array", [self._keep(tensor, path), shape])
@@ -155,6 +159,7 @@ def decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     Raises:
         CheckpointCorruptedError: `Encoder` does not produce such values.
     """
+    # Files come from anywhere: whatever they contain, the error is that the checkpoint is damaged.
     try:
         return _decode(plain, tensors)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -169,6 +174,7 @@ def _decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
         return plain
     if _TAG not in plain:
         return {key: _decode(value, tensors) for key, value in plain.items()}
+    # The table holds all known tags: nothing in a file can name a class to create.
     return _DECODERS[plain[_TAG]](plain["value"], tensors)
 
 

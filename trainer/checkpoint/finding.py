@@ -111,11 +111,13 @@ def find_on_all_ranks(
         except CheckpointError as error:
             failure = error
     choice = (None if loaded is None else loaded.checkpoint.path, failure)
+    # The other ranks wait for the main one, which may verify many gigabytes.
     path, main_failure = processes.broadcast(choice)
     if main_failure is not None:
         raise failure or main_failure  # on all ranks: none waits for the others afterwards
     if path is None:
         return None
+    # All ranks wait for each other, and all raise or none.
     seen = processes.gather(path.is_dir())
     if not all(seen):
         lacking = ", ".join(str(rank) for rank, is_seen in enumerate(seen) if not is_seen)
@@ -124,6 +126,7 @@ def find_on_all_ranks(
             "folder; copy it to all machines, or use a shared file system"
         )
         raise RankError(message)
+    # Each rank reads the files itself instead of receiving a pickled state.
     return loaded or load_checkpoint(Checkpoint(path), verified=True)
 
 

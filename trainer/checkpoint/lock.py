@@ -55,6 +55,7 @@ class FolderLock:
 
     def __enter__(self) -> FolderLock:
         try:
+            # The lock comes before the record: only the holder may replace the record.
             self._lock = _acquire(self.path.parent)
             self._record_owner()
         except OSError as error:
@@ -73,6 +74,8 @@ class FolderLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Only the record of this fit is removed: another process may have taken the folder over
+        # since.
         if _read(self.path).get("token") == self._token and self._is_owner():
             with suppress(OSError):
                 self.path.unlink()
@@ -106,6 +109,7 @@ class FolderLock:
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
             "token": self._token,
         }
+        # The replacement is atomic, so that a reader never sees half a record.
         disk.replace(self.path, json.dumps(record).encode())
 
     def _is_owner(self) -> bool:

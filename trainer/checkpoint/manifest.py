@@ -98,6 +98,7 @@ class Manifest:
         sealed = read_json(read(path), path)
         try:
             body, digest = sealed["body"], sealed["sha256"]
+            # The digest is compared before the body is parsed.
             if hashlib.sha256(body.encode()).hexdigest() != digest:
                 message = f"{path} was changed: its sha256 differs"
                 raise CheckpointCorruptedError(message)
@@ -117,6 +118,7 @@ def is_file_name(name: str) -> bool:
 
 def _check_folder(folder: Path) -> None:
     """Raise an error that describes `folder` unless it is a folder with a manifest."""
+    # Links are refused before they are followed.
     for path in (folder, folder / FOLDER):
         if path.is_symlink():
             message = f"{path} is a link; expected a folder"
@@ -130,6 +132,7 @@ def _check_folder(folder: Path) -> None:
             refuse_pickle(file.read(512), folder)
     # A folder without a manifest is a save that did not finish: the manifest is written last.
     path = folder / MANIFEST
+    # `exists` follows links; `read` refuses them with a better message.
     if not path.is_symlink() and not path.exists():
         message = f"{folder} has no {MANIFEST}: saving did not finish, or fitorch did not write it"
         raise CheckpointCorruptedError(message)
@@ -157,6 +160,7 @@ def _parsed(body: Mapping[str, Any], path: Path) -> Manifest:
             message = f"{name} is {body[name]!r:.200}"
             raise TypeError(message)
     for name, entry in body["files"].items():
+        # The types are checked, because a dataclass accepts any.
         if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
             message = f"file {name!r} is {entry!r:.200}"
             raise TypeError(message)

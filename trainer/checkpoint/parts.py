@@ -57,6 +57,7 @@ def pack(parts: Mapping[str, Any]) -> dict[str, Part]:
 def write_parts(folder: Path, parts: Mapping[str, Part]) -> Iterator[tuple[str, FileDigest]]:
     """Write the files of all parts; yield the name and the digest of each."""
     for name, part in parts.items():
+        # A part without tensors and values still gets a file, so that it exists when it is read.
         if part.tensors or part.tree is None:
             file = f"{name}.safetensors"
             yield file, disk.write(folder / file, tensor_parts(part.tensors, {"format": "pt"}))
@@ -76,4 +77,6 @@ def _has_only_tensors(tree: Any) -> bool:
 
 
 def _copy(tensor: Tensor) -> Tensor:
+    # Tensors on the CPU are copied too, because training changes them in place; for others this
+    # waits for the device.
     return tensor.detach().to("cpu", copy=True)

@@ -61,6 +61,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         check_writable(self.path)  # before the lock, for an error that names ckpt_path
         self._lock = FolderLock(self.path)
+        # The lock is taken before anything in the folder changes.
         self._lock.__enter__()
         if self._lock.taken_from:
             self.notes.append(
@@ -105,6 +106,8 @@ class RunFolder:
         if not files:
             return
         previous = self._previous()
+        # An earlier `previous` is replaced file by file, because it may hold other files of the
+        # user.
         previous.mkdir(exist_ok=True)
         for name in _RUN_FILES:  # the user may keep other files there
             _remove(previous / name)
@@ -135,6 +138,7 @@ class RunFolder:
             writer.writerow([int(value) if name == "epoch" else value for name, value in numbers])
         path = self.path / HISTORY
         try:
+            # The replacement is atomic and fsynced: the old rows survive an interrupted write.
             disk.replace(path, text.getvalue().encode())
         except OSError as error:
             message = f"cannot write {path.absolute()}: {error.strerror or error}"
@@ -169,6 +173,8 @@ def check_writable(folder: str | Path) -> None:
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        # Only a write shows whether the folder is writable: permissions do not show quotas and
+        # read-only mounts.
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:

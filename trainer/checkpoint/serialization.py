@@ -57,6 +57,7 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
     Source: https://huggingface.co/docs/safetensors, section "Format".
     """
+    # Names are sorted within a size, so that equal states have equal bytes.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -69,14 +70,17 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
+    # The writer refuses what no reader would accept later.
     if _is_too_large(text, end, _TENSOR):
         message = f"{len(names):,} tensors are too many small ones; concatenate them"
         raise CheckpointError(message)
+    # The padding to 8 bytes aligns the data after the header.
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little")
     yield text
     for name in names:
         if byte_count(tensors[name]):
+            # This waits for the device, one tensor at a time.
             flat = tensors[name].detach().cpu().resolve_neg().contiguous().reshape(-1)
             yield flat.view(torch.uint8).numpy().data
 
@@ -98,6 +102,7 @@ def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    # This comes before parsing: a small file may describe millions of empty tensors.
     if _is_too_large(header, len(content) - len(header), _TENSOR):
         message = f"{path} ({len(content):,} bytes) has more tensors than any checkpoint"
         raise CheckpointCorruptedError(message)
@@ -140,6 +145,7 @@ def read_json(content: bytes, path: Path) -> Any:
         CheckpointCorruptedError: It is not JSON, or needs far more memory than its size.
         UnsafeCheckpointError: It is pickled data.
     """
+    # This comes first, for an error that names the format instead of a syntax error.
     refuse_pickle(content, path)
     if _is_too_large(content, 0, _DICT):
         message = f"{path} ({len(content):,} bytes) has more values than any checkpoint"

@@ -71,10 +71,13 @@ def write_shards(
 
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _errors(CheckpointWriteError, f"cannot write the shards to {folder}"):
+        # This is a collective: every rank writes its file, and rank 0 plans who writes what.
         save(tensors, storage_writer=writer)
     written = folder.glob(f"shard-{processes.rank + 1:05d}-*.safetensors")
     # torch leaves the files in the cache. Each rank flushes its own: only its machine has them.
+    # This waits for the disk.
     digests = {f"{FOLDER}/{path.name}": disk.fsync(path) for path in written}
+    # The ranks wait for each other; rank 0 then writes all digests into the manifest.
     return dict(ChainMap(*processes.gather(digests)))
 
 
@@ -90,6 +93,7 @@ def load_tensors(state: Any, folder: Path, mesh: Any = None) -> Any:
     Raises:
         CheckpointCorruptedError: A tensor is missing, or incomplete.
     """
+    # The dict serves as an ordered set: all ranks must load in the same order.
     names: dict[str, None] = {}
 
     def collect(value: Any, _path: Any) -> Any:
@@ -107,6 +111,7 @@ def load_tensors(state: Any, folder: Path, mesh: Any = None) -> Any:
     with _errors(CheckpointCorruptedError, f"cannot read the shards in {folder}"):
         table = reader.read_metadata().state_dict_metadata
         tensors = {name: _empty(name, table, mesh) for name in names}
+        # With a mesh this is a collective, in which each rank reads its shards.
         load(tensors, storage_reader=reader, no_dist=mesh is None)
     return map_leaves(
         state, lambda leaf, _: tensors[leaf.name] if isinstance(leaf, Shard) else leaf

@@ -83,9 +83,11 @@ class CheckpointStore:
         """
         # A crash at any line leaves a folder that no reader takes for a checkpoint: it has another
         # name until the last line, and no manifest until all its files are on the disk.
+        # The random suffix matters if an earlier attempt at this step has left a folder.
         temporary = self.folder / f".tmp-{step:010d}-{uuid.uuid4().hex[:8]}"
         checkpoint = Checkpoint(self.folder)
         try:
+            # The space is checked before anything is written.
             self._make_room(parts)
             checkpoint = Checkpoint(self._free_name(step))
             temporary.mkdir()
@@ -93,10 +95,13 @@ class CheckpointStore:
             if write_shards is not None:
                 (temporary / shards.FOLDER).mkdir()
                 files |= write_shards(temporary / shards.FOLDER)
+                # This waits until the names of the shards are on the disk.
                 disk.sync_folder(temporary / shards.FOLDER)
             manifest = Manifest(step, __version__, time.time(), files, dict(info))
+            # The manifest is the last file: a folder with a manifest is complete.
             disk.write(temporary / MANIFEST, [manifest.seal()])
             disk.sync_folder(temporary)  # the names of its files, before its own
+            # From here on the checkpoint exists.
             disk.rename(temporary, checkpoint.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -128,6 +133,7 @@ class CheckpointStore:
         faults: dict[str, CheckpointError] = {}
         for checkpoint in self.list():
             try:
+                # This reads every byte of the files.
                 checkpoint.verify()
             except CheckpointError as error:
                 faults[checkpoint.path.name] = error
@@ -156,6 +162,7 @@ class CheckpointStore:
 
     def _free_name(self, step: int) -> Path:
         """Return a path that sorts after all checkpoints of the same step."""
+        # A resumed fit may save the same step again; both stay until one is pruned.
         saves = [checkpoint.order[1] for checkpoint in self.list() if checkpoint.step == step]
         return self.folder / (f"step-{step:010d}" + (f".{max(saves) + 1}" if saves else ""))
 

@@ -43,6 +43,7 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.touch()
+        # An empty file shows the mode that the umask gives to new files.
         mode = temporary.stat().st_mode
         if path.suffix in _TORCH:
             torch.save(dict(state), temporary)
@@ -93,6 +94,7 @@ def _load(path: Path) -> Any:
     from safetensors.torch import load_file
 
     try:
+        # The content decides, not the suffix: any file may be safetensors.
         return load_file(path)
     except SafetensorError:
         if path.suffix == ".safetensors":
@@ -121,6 +123,7 @@ def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
+        # safetensors stores elements in order, without strides.
         tensor = value.detach().contiguous()
         storage = tensor.untyped_storage().data_ptr()  # a tied weight has that of another
         tensors[name] = tensor.clone() if storage in seen else tensor

@@ -40,6 +40,8 @@ class AsyncWriter:
 
     def start(self, write: Callable[[], Checkpoint | None]) -> None:
         """Wait for the previous checkpoint, and start to write this one."""
+        # One checkpoint is pending at a time: two copies would need twice the memory, and could
+        # finish out of order.
         self.wait()
         self._thread = threading.Thread(target=self._work, args=(write,), name="fitorch-save")
         self._thread.start()
@@ -48,6 +50,7 @@ class AsyncWriter:
         """Wait until the pending checkpoint is written; raise its error."""
         if self._thread is None:
             return
+        # This waits for the disk.
         self._thread.join()
         # Cleared before the error is raised, so that a second call does not raise it again.
         self._thread, result, self._result = None, self._result, None

@@ -104,11 +104,13 @@ def _as_array(value: Any, what: str) -> np.ndarray:
     float64.
     """
     array = np.asarray(value)
+    # torch has no long double.
     if array.dtype.kind in _NUMERIC_KINDS and array.dtype.itemsize <= 8:
         return array
     columns = dict(value.dtypes) if hasattr(value, "dtypes") and hasattr(value, "columns") else {}
     foreign = {name: dtype for name, dtype in columns.items() if dtype.kind not in _NUMERIC_KINDS}
     if columns and not foreign:
+        # Missing values of pandas become NaN, as in NumPy.
         return np.asarray(value.to_numpy(np.float64, na_value=np.nan))
     listed = ", ".join(f"column {name!r} of dtype {dtype}" for name, dtype in foreign.items())
     message = (
@@ -121,8 +123,11 @@ def _as_array(value: Any, what: str) -> np.ndarray:
 
 def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tensor:
     kind = array.dtype.kind
+    # float64 is NumPy's default, which users rarely choose on purpose: features take the dtype of
+    # the net.
     if array.dtype == np.float64:
         array = array.astype(np.float64 if floating == torch.float64 else np.float32, copy=False)
+    # Losses of torch take class numbers in int64 only; other unsigned types lack operations.
     elif (labels and kind in "iu") or array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.int64, copy=False)
     return _as_tensor(array)
@@ -131,9 +136,11 @@ def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tenso
 def _as_tensor(array: np.ndarray) -> Tensor:
     """Return a tensor that shares memory with `array` if possible; fitorch never writes to it."""
     array = np.ascontiguousarray(array) if array.ndim else array
+    # The array may come from another machine: torch has no foreign byte orders.
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     with warnings.catch_warnings():
+        # torch warns of writes to read-only memory, which fitorch never does.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
@@ -177,6 +184,7 @@ def as_columns(data: Any, name: str, floating: torch.dtype) -> list[Any]:
     if not 1 <= len(parts) <= 3:
         message = f"{name} is a tuple of {len(parts)}; expected (x, y) or (x, y, sample_weight)"
         raise DataError(message)
+    # (x, y, None) is (x, y).
     parts = parts[:2] if len(parts) == 3 and parts[2] is None else parts
     return [
         to_tensors(part, f"{name}'s {role}", floating, labels=role == "y")

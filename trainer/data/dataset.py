@@ -57,12 +57,14 @@ class SampleReader:
         seed, samples = request
         torch_generator = torch.default_generator
         before = random.getstate(), mtrand.get_bit_generator(), torch_generator.get_state()
+        # NumPy's generator is exchanged, not saved: the old one comes back with its state.
         mtrand.set_bit_generator(self._numpy)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch_generator.manual_seed(seed)
         try:
             return self._read(samples)
+        # A dataset that raises an error must not leave other random numbers behind.
         finally:
             random.setstate(before[0])
             mtrand.set_bit_generator(before[1])
@@ -135,6 +137,7 @@ class SampledSource(LoaderSource):
         self, samples: Iterable[list[Any]], pass_index: int, start: int
     ) -> Iterator[Request]:
         """Return the batches of a pass with seeds that depend on their position alone."""
+        # Rank 0 has the seeds of a single process.
         rank = [self._rank] if self._rank else []
         labels: list[int | str] = ["read", self.name, pass_index, *rank]
         return (
@@ -255,6 +258,7 @@ class DatasetSource(SampledSource):
         return samples.tolist()
 
     def _requests(self, pass_index: int, start: int, behind: int) -> Iterator[Request]:
+        # This is on the CPU; datasets expect Python numbers.
         samples = map(Tensor.tolist, self.order.batches(pass_index, start, behind=behind))
         return self._with_seeds(samples, pass_index, start)
 
@@ -263,23 +267,29 @@ class DatasetSource(SampledSource):
     ) -> Iterator[Any]:
         """Yield batches read in this process, and then by workers if these are faster."""
         for position, request in enumerate(requests, start):
+            # If reading changes the dataset, each worker would change a copy of its own.
             attributes = attributes_of(self.loader) if self._undecided and self._pace.due else None
             began = perf_counter()
             batch = self._reader.batch(request)
             read = perf_counter()
             yield map_tensors(Tensor.pin_memory, batch) if self._pool.pinned else batch
+            # The time until the next batch is requested is that of the training step.
             self._pace.add(read - began, perf_counter() - read)
             if attributes is not None:
                 self._decide(batch, quiet=not state_differs(attributes, attributes_of(self.loader)))
             if self._pool.count:
+                # The order is a function of seed, pass and position, so workers continue at any
+                # batch.
                 rest = self._requests(pass_index, position + 1, behind)
                 yield from self._read_by_pool(rest)
                 return
 
     def _decide(self, batch: Any, *, quiet: bool) -> None:
         """Choose the number of workers; if none are faster, decide again later."""
+        # Training on an accelerator leaves the other CPUs to the workers.
         threads = torch.get_num_threads() if self._device is None else 1
         wanted = self._pace.workers(byte_count(batch), usable_cpus(), threads)
+        # The next decision is based on new times.
         self._pace = Pace()
         if not wanted:
             return

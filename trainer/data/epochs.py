@@ -75,9 +75,12 @@ class EpochIterator:
         """
         while self.taken != self.steps_per_epoch:
             for batch in self._pass():
+                # The batch is counted before it is used: a checkpoint after it starts with the next
+                # one.
                 self.position += 1
                 self.taken += 1
                 yield batch
+                # The epoch ends before the next batch is read, which belongs to the next epoch.
                 if self.taken == self.steps_per_epoch:
                     return
             if not self.position and not self.behind:
@@ -88,6 +91,7 @@ class EpochIterator:
 
     def end_epoch(self) -> None:
         """Record the epoch as completed: all its batches have been used for training."""
+        # The count ends only here: during the validation, a checkpoint must still contain it.
         self.taken = 0
         if self.steps_per_epoch is None:
             self._begin_pass()
@@ -103,6 +107,7 @@ class EpochIterator:
 
     def _pass(self) -> Iterator[Any]:
         """Return the iterator of the current pass, a new one if an epoch is a whole pass."""
+        # With `steps_per_epoch`, a pass continues over several epochs with the same iterator.
         if self._batches is None or self.steps_per_epoch is None:
             self._batches = self._padded(self._open())
         return self._batches
@@ -120,6 +125,7 @@ class EpochIterator:
         if not self.position and not self.behind:
             if self._processes.is_distributed:
                 return self._open_together()
+            # The state is recorded before the order is drawn, so that a resumed fit draws the same.
             if self.remembers and owners:
                 self._begun = {"random": random_state(), "order": capture_generators(owners)}
             return source.batches(self.pass_index)
@@ -128,11 +134,14 @@ class EpochIterator:
         reading = capture_generators(source.reading_owners)
         with undisturbed_randomness():
             if self._begun is not None:
+                # The position of the global generators at the checkpoint is restored at the end of
+                # the block.
                 set_random_state(self._begun["random"])
                 restore_generators(owners, self._begun["order"])
             if self._own is not None:
                 source.rewind(self._own)
             batches = source.batches(self.pass_index, self.position, self.behind)
+        # The state is used once: later passes start at their beginning.
         self._own = None
         restore_generators(source.reading_owners, reading)
         return batches
@@ -142,11 +151,13 @@ class EpochIterator:
         source, owners = self.source, self.source.order_owners
         if not owners:
             return source.batches(self.pass_index)
+        # Every process captures, but only the state of the main one counts.
         begun = {"random": random_state(), "order": capture_generators(owners)}
         self._begun = begun = self._processes.broadcast(begun)  # synchronizes the processes
         if self._processes.is_main:
             return source.batches(self.pass_index)
         with undisturbed_randomness():
+            # The draw of the other processes must not move their own generators.
             set_random_state(begun["random"])
             restore_generators(owners, begun["order"])
             return source.batches(self.pass_index)
@@ -155,9 +166,12 @@ class EpochIterator:
         """Return the state that determines the order, apart from the counters and the seed."""
         source = self.source
         if not self.position and not self.behind:
+            # Between two passes, the next pass begins with the current states.
             begun: Any = {"order": capture_generators(source.order_owners)}
         else:
             begun = self._begun
+        # A stateful loader stores its position; with several processes, batches are skipped
+        # instead.
         inside = source.stateful if self.position and not self._processes.is_distributed else None
         loader_state = None if inside is None else inside.state_dict()
         reading = capture_generators(source.reading_owners)
@@ -171,6 +185,7 @@ class EpochIterator:
         elif begun is not None:
             restore_generators(source.order_owners, begun["order"])
         restore_generators(source.reading_owners, state["reading"])
+        # The iterator of the old position is discarded.
         self._batches = None
 
     def _exhausted(self) -> str:
@@ -197,6 +212,7 @@ def reading(
     while True:
         try:
             batch = next(iterator)
+        # Within a generator, this exception would become a RuntimeError.
         except StopIteration:
             return
         except Exception as error:

@@ -57,8 +57,10 @@ class MemorySource:
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on."""
         home = next(leaves(self.tensors)).device
+        # On the same kind of device, batches are gathered there and nothing is moved.
         if self.device is None or home.type == self.device.type:
             return self._gathered(home, pass_index, start, behind)
+        # A copy from pinned memory runs while the device computes.
         pinned = self.device.type == "cuda"
         batches = self._gathered(home, pass_index, start, behind, pinned=pinned)
         return (map_tensors(self._moved, batch) for batch in batches)
@@ -69,6 +71,7 @@ class MemorySource:
         Otherwise, each batch is moved.
         """
         self.device = device
+        # Gathering on the device avoids a transfer for each batch.
         if fits(self.tensors, device):
             self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
         return self
@@ -115,14 +118,17 @@ class MemorySource:
 
     def _gather(self, indices: Iterator[Tensor], gather: Callable[[Tensor], Any]) -> Iterator[Any]:
         for index in indices:
+            # This is a reference, not a list: reading it from a device would wait.
             self.last = index
             yield gather(index)
 
     def _moved(self, tensor: Tensor) -> Tensor:
+        # The host does not wait; the device orders the copy before its use.
         return tensor.to(self.device, non_blocking=True)
 
     def served(self, count: int = 3) -> list[int]:
         """Return the first sample numbers of the last batch, for messages."""
+        # This is for messages only; on a device it waits.
         return [] if self.last is None else self.last[:count].tolist()
 
 
@@ -167,6 +173,7 @@ def recognize(loader: DataLoader[Any], share: RankShard = ALONE) -> MemorySource
     if contents is None:
         return None
     tensors, subset = contents
+    # The same draws from the generators as by the loader itself.
     indices, (steps, samples) = LoaderIndices(loader, subset, share), _lengths(loader)
     return MemorySource(
         list(tensors),
@@ -199,6 +206,7 @@ _pick = torch.index_select
 def _pick_pinned(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     if tensor.requires_grad:  # autograd does not support out=
         return torch.index_select(tensor, dim, index)
+    # `index_select` cannot allocate pinned memory, so it writes into a buffer.
     shape = (len(index), *tensor.shape[1:])
     out = torch.empty(shape, dtype=tensor.dtype, pin_memory=True)
     return torch.index_select(tensor, dim, index, out=out)
@@ -217,6 +225,7 @@ def fits(tensors: Any, device: torch.device) -> bool:
     """Return whether `tensors` take at most half of the free memory of `device`."""
     if device.type != "cuda":
         return True
+    # The other half is for the net, its gradients and the optimizer.
     return byte_count(tensors) <= torch.cuda.mem_get_info(device)[0] // 2
 
 
@@ -230,6 +239,7 @@ def _tensors_behind(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | 
     if contents is None or indices is None:
         return None
     tensors, inner = contents
+    # The dataset is a subset of a subset: both look-ups become one.
     return tensors, indices if inner is None else inner[indices]
 
 
@@ -252,6 +262,7 @@ def _subset_indices(subset: Subset[Any]) -> Tensor | None:
         return None
     if indices.dim() != 1 or indices.dtype != torch.int64:
         return None
+    # Negative numbers count from the end, as in Python; index_select does not know them.
     return torch.where(indices < 0, indices + len(subset.dataset), indices)  # type: ignore[arg-type]
 
 

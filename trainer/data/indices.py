@@ -68,6 +68,7 @@ class LoaderIndices:
         """
         if self._subset is not None:
             transform = index_lookup(self._subset, transform)
+        # This comes before the order: torch's loader draws the seed of its workers first.
         drawn = self._new_iterator(pass_index)
         start = start * self._share.world + behind
         batches = _vectorized(self._loader.batch_sampler, start, transform)
@@ -107,9 +108,11 @@ class LoaderIndices:
         """
         loader, sampler = self._loader, cast("Iterable[Any]", self._loader.batch_sampler)
         set_epoch(pass_index, loader.sampler, sampler, getattr(sampler, "sampler", None))
+        # Persistent workers are seeded once, when the first iterator is created.
         if self._persistent and self._workers_started:
             return iter(sampler)
         self._workers_started = True
+        # The order of the next three lines is that of torch's loader, for the same numbers.
         batches = iter(sampler)
         torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         return iter(sampler) if self._workers else batches
@@ -121,11 +124,13 @@ class LoaderIndices:
         if plain and type(batch_sampler.sampler) in _DRAWS_AT_ONCE:
             return _start_iterator(batches)
         sized = hasattr(batch_sampler.sampler if plain else batch_sampler, "__len__")
+        # Samplers that draw for each sample would draw between the random numbers of the net.
         return iter(list(batches)) if sized else batches
 
     def _dataset_indices(self, batch: Any) -> Tensor:
         index = torch.tensor(batch.tolist() if hasattr(batch, "tolist") else list(batch))
         samples = len(self._loader.dataset)  # type: ignore[arg-type]
+        # Negative numbers count from the end, as for the dataset itself.
         return torch.where(index < 0, index + samples, index)
 
 
@@ -158,6 +163,7 @@ def _cut_into_batches(
     """Yield the batches of the order of a sequential or shuffling sampler."""
     samples, size = len(order), batch_sampler.batch_size
     full = samples // size * size
+    # A copy, because a view would keep the whole order in memory.
     rest = order[full:].clone()
     pieces = split(order[:full], size, start, transform)
     del order  # so that its memory is free when torch draws the next one below
@@ -175,4 +181,5 @@ def _draw_order(sampler: Any) -> Tensor:
         return torch.arange(samples)
     if sampler.generator is not None:
         return torch.randperm(samples, generator=sampler.generator)
+    # torch's sampler draws a seed too, and then the order from a generator of its own.
     return torch.randperm(samples, generator=torch.Generator().manual_seed(draw_seed()))

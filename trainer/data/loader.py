@@ -65,10 +65,12 @@ class LoaderSource:
 
         Earlier batches are read again and skipped, unless the loader restored its own position.
         """
+        # Datasets that shuffle by the epoch need the pass before their iterator is created.
         set_epoch(pass_index, getattr(self.loader, "dataset", None))
         if self._share.world > 1:
             return self._batches_of_rank(pass_index, behind + start * self._share.world)
         batches = self._iterate(iter(self.loader))
+        # Skipped batches are read, because only the iterator can move its own position.
         for _ in range(0 if self._rewound else start + behind):
             next(batches, None)
         self._rewound = False
@@ -81,6 +83,7 @@ class LoaderSource:
         """
         seed = derive_seed(self._seed, "iterate", self.name, pass_index)
         missing: list[None] = []
+        # Every process reads all batches, in order that their random numbers stay the same.
         all_batches = islice(with_common_randomness(_iterated(self.loader), seed), start, None)
         batches = self._share.of_batches(all_batches, missing)
         yield from self._iterate(batches)
@@ -151,6 +154,7 @@ class LoaderSource:
         batches: Iterable[Any] = chain((first,), others)
         if not self._collates:
             batches = map(self._copy, batches)
+        # The first batch stands for all, so that tensors are passed on without a look.
         elif any(not isinstance(leaf, torch.Tensor) for leaf in array_leaves(first)):
             batches = (as_batch(batch, self._batch_name, self.floating) for batch in batches)
         return batches if self._device is None else map(self._move, batches)
@@ -166,6 +170,7 @@ class LoaderSource:
     def _move(self, batch: Any) -> Any:
         from accelerate.utils import send_to_device
 
+        # From pinned memory the host does not wait.
         return send_to_device(batch, self._device, non_blocking=True)
 
 
@@ -175,6 +180,7 @@ def _failed_workers(processes: Iterable[Any]) -> str:
     The error of the DataLoader depends on what it was doing; a lost connection has no details.
     """
     workers = {worker.sentinel: worker for worker in processes}
+    # The error may be raised a moment before the exit of the worker is known.
     for sentinel in wait(list(workers), timeout=0.2) if workers else ():
         workers[sentinel].join(1)
     return ", ".join(

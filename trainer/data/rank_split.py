@@ -52,6 +52,7 @@ class RankShard:
             batches: The batches of all processes.
             missing: A None is appended if the last round has no batch for this process.
         """
+        # `iter(function, [])` ends with the first empty round.
         for batches_of_round in iter(lambda: list(islice(batches, self.world)), []):
             if self.rank < len(batches_of_round):
                 yield batches_of_round[self.rank]
@@ -60,6 +61,7 @@ class RankShard:
 
     def _parts(self, batches: Iterator[Any]) -> Iterator[Any]:
         while batches_of_round := list(islice(batches, self.world)):
+            # Complete rounds keep their batches whole, with the sizes that the user chose.
             if len(batches_of_round) == self.world:
                 yield batches_of_round[self.rank]
                 continue
@@ -71,6 +73,7 @@ class RankShard:
     def part(self, batches: list[Any]) -> Any:
         """Return this process's even part of the samples of several batches."""
         if isinstance(batches[0], Tensor):
+            # The sizes of the parts differ by at most one.
             return torch.cat(batches).tensor_split(self.world)[self.rank]
         samples = list(chain.from_iterable(batches))
         size, remainder = divmod(len(samples), self.world)
@@ -117,8 +120,11 @@ def with_common_randomness(batches: Iterator[Any], seed: int) -> Iterator[Any]:
     """
     with undisturbed_randomness():
         seed_everything(seed)
+        # The batches continue with this state, apart from the global generators.
         state = random_state()
     while True:
+        # The state is exchanged for each batch: in between, the net draws from the global
+        # generators.
         with undisturbed_randomness():
             set_random_state(state)
             batch = next(batches, _END)

@@ -33,6 +33,7 @@ def capture_generators(owners: Sequence[Any]) -> RngStates:
 def restore_generators(owners: Sequence[Any], states: RngStates) -> None:
     """Restore what `capture_generators` returned, in owners of the same construction."""
     for owner, state in zip(owners, states, strict=True):
+        # A `state_dict` of its own takes precedence over the attributes.
         if "own" in state:
             owner.load_state_dict(state["own"])
             continue
@@ -45,11 +46,13 @@ def owners_of(loader: Any) -> list[Any]:
     """Return the objects that determine the order of a loader: its generator and its samplers."""
     generator = getattr(loader, "generator", None)
     owners: list[Any] = [] if generator is None else [GeneratorHolder(generator)]
+    # A batch sampler contains the sampler, and samplers may wrap others.
     pending = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
     while pending:
         thing = pending.pop(0)
         if not isinstance(thing, Sampler) and not _iterates_itself(thing):
             continue
+        # A loader refers to its sampler twice, directly and through the batch sampler.
         if not any(thing is other for other in owners):
             owners.append(thing)
             pending += [value for value in vars(thing).values() if isinstance(value, Sampler)]
@@ -102,6 +105,7 @@ def _iterates_itself(thing: Any) -> bool:
 def _capture(owner: Any) -> dict[str, Any]:
     if callable(getattr(owner, "load_state_dict", None)):
         return {"own": owner.state_dict()}
+    # Only samplers count: attributes of a dataset are data, not a position.
     counts = isinstance(owner, Sampler) or _iterates_itself(owner)
     values = vars(owner) if counts else {}
     return {
@@ -112,6 +116,7 @@ def _capture(owner: Any) -> dict[str, Any]:
 
 def _generators(owner: Any) -> Iterator[Any]:
     """Yield each generator of an owner once, in an order that depends on attributes alone."""
+    # A generator may be in several attributes, but it has one state.
     seen: set[int] = set()
     for value, _ in attributes_of(owner):
         if isinstance(value, _GENERATORS) and id(value) not in seen:

@@ -62,6 +62,7 @@ class Order:
         """Return the sample numbers of a pass in their order, as int64 of shape (samples,)."""
         if not self.shuffle:
             return torch.arange(self.samples)
+        # The order has its own generator, so that no other draw can change it.
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", pass_index))
         return torch.randperm(self.samples, generator=generator)
 
@@ -80,10 +81,12 @@ class Order:
             transform: A function applied to the numbers of many batches at once.
             behind: The number of samples to skip before that, from batches of a different size.
         """
+        # Samples that were used with another batch size are cut off before batches are made.
         rest = self.permutation(pass_index)[behind:]
         chunks = split(rest, self.per_round, start, transform)
         if self.world == 1:
             return chunks
+        # The global batch is split by ranks, so that n processes use the batches of one.
         parts = (chunk.tensor_split(self.world)[self.rank] for chunk in chunks)
         return (part for part in parts if len(part))
 
@@ -105,6 +108,7 @@ def split(
         start: The number of pieces to skip.
         transform: A function applied to blocks of pieces, or None.
     """
+    # A start in the middle computes its place; nothing is skipped.
     for begin in range(start * size, len(indices), size * 1024):
         block = indices[begin : begin + size * 1024]
         # A copy, because a reference to a view of one piece would keep all indices in memory.

@@ -154,6 +154,7 @@ def set_name(prefix: str) -> str:
 
 def _as_source(data: Any, name: str, batching: Batching) -> Source:
     if isinstance(data, DataLoader):
+        # Tensors in memory come first: they are gathered a batch at a time, with the same bits.
         return recognize(data, batching.share) or _loader_source(data, name, batching)
     if isinstance(data, IterableDataset):
         loader = DataLoader(data, batch_size=batching.batch_size)
@@ -164,6 +165,7 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
         return memory_source(data, name, batching)
     if isinstance(data, Mapping) and is_in_memory(data):
         return memory_source(data, name, batching)
+    # A list of arrays could be several inputs, or inputs and targets.
     if isinstance(data, list) and data and all(is_array(item) for item in data):
         message = (
             f"{name} is a list of arrays; pass a tuple (x, y), or ((x1, x2), y) for two inputs"
@@ -216,6 +218,7 @@ def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple
         raise ValueError(message)
 
     def part(places: slice) -> Any:
+        # Slices are views: nothing is copied.
         return map_tensors(lambda tensor: tensor[places], columns)
 
     return part(slice(cut)), part(slice(cut, None))
@@ -239,6 +242,7 @@ def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
         message = f"{name} is a {type(dataset).__name__} without a length; define __len__"
         raise TypeError(message)
     order = batching.order(samples)
+    # A TensorDataset needs no reading by sample.
     source = dataset_source(dataset, order)
     if source is not None:
         return source
@@ -255,6 +259,7 @@ def _is_sequence_of_samples(data: Any) -> bool:
 def _empty_data(data: Any, name: str, source: Source, batching: Batching) -> str:
     role = {"train_data": "the training data", "val_data": "the validation data"}.get(name, "it")
     if isinstance(data, DataLoader):
+        # These two settings can leave a pass without a batch.
         size, drop_last = data.batch_size, data.drop_last
     else:
         size, drop_last = batching.batch_size, False

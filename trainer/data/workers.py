@@ -80,6 +80,7 @@ class Pace:
             threads: The number of CPUs that the work uses.
         """
         read, work = self.reading / self.batches, self.working / self.batches
+        # For small batches, the queue between processes costs more than reading.
         if read < _MIN_BATCH_SECONDS + _PER_BYTE * size:
             return 0
         count = min(math.ceil(min(read / max(work, 1e-9), MAX_WORKERS)) + 1, cpus, MAX_WORKERS)
@@ -113,6 +114,7 @@ class WorkerPool:
 
         Processes are restarted if the dataset has changed, because they have copies of it.
         """
+        # The processes hold copies, which do not follow a change of the dataset.
         if self._loader is not None and state_differs(
             self._dataset_attributes, attributes_of(self._reader.dataset)
         ):
@@ -120,6 +122,7 @@ class WorkerPool:
         if self._loader is None:
             self._dataset_attributes = attributes_of(self._reader.dataset)
             self._loader = self._start()
+        # This is set before the iterator is created, which reads the first requests at once.
         self._requests = requests
         self._batches = iter(self._loader)
         return self._batches
@@ -171,9 +174,11 @@ class WorkerInit:
 
     def __call__(self, number: int) -> None:
         """Initialize worker `number`."""
+        # A terminal sends Ctrl-C to the workers too; the fit ends them after a last checkpoint.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _end_later)
         info: Any = get_worker_info()
+        # torch's WorkerInfo refuses assignments; the user's function expects the dataset itself.
         object.__setattr__(info, "dataset", info.dataset.dataset)
         if self._user_init is not None:
             self._user_init(number)
@@ -212,12 +217,14 @@ def can_use_workers(dataset: Any, batch: Any, count: int) -> bool:
     """
     methods = multiprocessing.get_all_start_methods()
     method = multiprocessing.get_start_method(allow_none=True) or methods[0]
+    # Daemonic processes cannot have children.
     if method != "fork" or multiprocessing.current_process().daemon:
         return False
     if any(leaf.device.type != "cpu" for leaf in leaves(batch)):
         return False
     shared_memory = Path("/dev/shm")
     room = shutil.disk_usage(shared_memory).free if shared_memory.is_dir() else math.inf
+    # The room is twice that of the prefetched batches and of one in work, for each worker.
     return 2 * (_PREFETCH + 1) * count * byte_count(batch) <= room and _survives_copy(dataset)
 
 
@@ -226,6 +233,7 @@ def attributes_of(dataset: Any) -> Attributes:
     attributes: Attributes = []
     seen: set[int] = set()
     pending = [dataset]
+    # The limit is for datasets of many objects: the inspection must not take longer than reading.
     while pending and len(attributes) < 10_000:
         thing = pending.pop()
         if id(thing) in seen or isinstance(thing, (type, ModuleType, FunctionType, Tensor)):
@@ -263,6 +271,7 @@ class _Inspector(pickle.Pickler):
     def reducer_override(self, thing: Any) -> Any:
         """Inspect closures, and attributes that `__getstate__` hides: a fork would share them."""
         if isinstance(thing, FunctionType):
+            # A closure may hold what an attribute could hold, such as an open file.
             return list, ([cell.cell_contents for cell in thing.__closure__ or ()],)
         state = getattr(type(thing), "__getstate__", None)
         if state is not getattr(object, "__getstate__", None) and hasattr(thing, "__dict__"):

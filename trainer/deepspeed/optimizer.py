@@ -74,10 +74,12 @@ class ZeroOptimizer:
     def follow(self) -> None:
         """Create a new engine if callbacks have frozen or unfrozen parameters."""
         trained = [parameter for parameter in self._parameters() if parameter.requires_grad]
+        # Parameters are compared by identity: `==` compares their elements.
         unchanged = len(trained) == len(self._trained) and all(
             a is b for a, b in zip(trained, self._trained, strict=True)
         )
         if self.engine is None or not unchanged:
+            # This comes before the new engine: the state of the old one would be lost with it.
             self.collect()
             self._partition()
             self._trained = trained
@@ -92,12 +94,15 @@ class ZeroOptimizer:
         """
         zero = self.engine.optimizer
         zero.refresh_fp32_params()  # callbacks may have changed the weights
+        # Schedules change the groups of the user's optimizer only.
         for zero_group, group in zip(self._zero_groups(), self._groups, strict=True):
             settings = group.user_group.items()
             zero_group |= {name: value for name, value in settings if name != "params"}
+        # DeepSpeed divides gradients by its loss scale, which serves as the divisor here.
         zero.loss_scale = divisor
         self.engine.step()
         zero.loss_scale = 1.0
+        # DeepSpeed has checked the gradients of all processes, so all of them raise.
         if zero.overflow:
             message = f"the gradients' norm is {gradient_norm(zero)}"
             raise NonFiniteError(message)
@@ -105,6 +110,7 @@ class ZeroOptimizer:
     def collect(self) -> None:
         """Gather the state from DeepSpeed into the user's optimizer, and close the engine."""
         if self.engine is not None:
+            # This is a collective: all processes wait for each other, once per tensor of the state.
             for parameter, state in self._gathered().items():
                 self.optimizer.state[parameter] = state
             self.close()
@@ -124,6 +130,7 @@ class ZeroOptimizer:
         """Return the state in torch's form on rank 0; all processes must call this."""
         states: dict[Any, State] = dict(self.optimizer.state)
         if self.engine is not None:
+            # This is a collective, also in processes that do not use the result.
             states |= self._gathered()
         parameters = enumerate(self._parameters())
         by_number = {number: states[p] for number, p in parameters if p in states}
@@ -132,6 +139,7 @@ class ZeroOptimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state in torch's form; only that of rank 0 is used."""
         self.close()
+        # The state is left out, because torch would move it to the device of the weights.
         self.optimizer.load_state_dict({**state, "state": {}})
         parameters = self._parameters()
         # Assigned directly: torch's method would move the whole state to the device.
@@ -157,6 +165,7 @@ class ZeroOptimizer:
         All processes must call this.
         """
         self._groups = self._grouped()
+        # `copy.copy` would keep only what `Optimizer.__getstate__` returns.
         copied = object.__new__(type(self.optimizer))
         copied.__dict__.update(self.optimizer.__dict__)
         copied.__dict__.pop("step", None)  # a schedule wraps it to count the user's steps
@@ -203,12 +212,14 @@ class ZeroOptimizer:
                 if isinstance(value, Tensor):  # counts of updates
                     parts[name] = value.to(vector.device if on_device else "cpu", copy=True)
                 continue
+            # This process fills only the parts that it updates.
             part = parts[name] = torch.zeros_like(vector, dtype=value.dtype, requires_grad=False)
             for parameter in group.parameters:
                 # One parameter at a time: the whole state might not fit on the device.
                 whole = torch.empty(parameter.numel(), dtype=value.dtype, device=parameter.device)
                 if self._zero.processes.is_main:
                     whole.copy_(self.optimizer.state[parameter][name].reshape(-1))
+                # All processes wait for rank 0, once per parameter and name.
                 distributed.broadcast(whole, 0)
                 if fragment := fragment_of(parameter):
                     local = whole.narrow(0, fragment.offset, fragment.size)
@@ -238,6 +249,7 @@ class ZeroOptimizer:
             whole.narrow(0, fragment.offset, fragment.size).copy_(local)
         # Each number is nonzero in one process only, so the sum has the same bits.
         distributed.reduce(whole, 0)
+        # This waits for the device.
         return whole.reshape(parameter.shape).cpu() if self._zero.processes.is_main else None
 
 
@@ -256,4 +268,5 @@ def _copied_to_cpu(value: Any) -> Any:
 
 
 def _as_number(value: Any) -> Any:
+    # For a count on a device this waits.
     return value.item() if isinstance(value, Tensor) else value

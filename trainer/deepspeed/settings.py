@@ -75,6 +75,7 @@ class Zero:
         Raises:
             ValueError: There is such a setting; the message contains its name.
         """
+        # The fit has its own values for these settings.
         settings = self._settings
         for section in ("optimizer", "scheduler"):
             if section in settings:
@@ -170,6 +171,7 @@ class Zero:
             )
         if norm is None:
             return clip or None
+        # Equal values in both places are accepted.
         _refuse_contradiction("gradient_clipping", clip, "clip_grad_norm", norm)
         return norm
 
@@ -187,12 +189,14 @@ class Zero:
             clip: The largest norm of the gradients, or None.
         """
         deepspeed = _import()
+        # The user's settings come first, so that those of the fit replace them.
         config = _without_auto(self._settings) | {
             "train_batch_size": self.processes.world_size,
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed uses it only for counting
             "gradient_accumulation_steps": 1,  # ZeroSync sets the boundaries of windows
             "gradient_clipping": clip or 0.0,
             "zero_allow_untested_optimizer": True,
+            # Otherwise DeepSpeed accepts only its own Adam if it offloads state to the CPU.
             "zero_force_ds_cpu_optimizer": False,
         }
         for precision in ("fp16", "bf16"):  # weights stay float32; autocast does the rest
@@ -259,6 +263,7 @@ def check_deepspeed(deepspeed: Any, fsdp: Any) -> None:
 @contextmanager
 def unconfigured() -> Iterator[None]:
     """Hide accelerate's DeepSpeed configuration, so that `Accelerator()` does not set it up."""
+    # `Accelerator()` reads this variable when it is created.
     value = os.environ.pop(ENVIRONMENT, None)
     try:
         yield
@@ -285,6 +290,7 @@ def _import() -> Any:
             "KerasModel(..., fsdp=True)"
         )
         raise ImportError(message) from error
+    # A level that the user has set stays.
     if deepspeed.utils.logger.level == logging.INFO:
         deepspeed.utils.logger.setLevel(logging.WARNING)
     # DeepSpeed calls collectives by names that torch has deprecated.

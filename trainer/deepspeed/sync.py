@@ -46,6 +46,7 @@ class ZeroSync:
     def begin_epoch(self) -> None:
         """Create a new engine if callbacks have frozen or unfrozen parameters."""
         self._update.zero_optimizer.follow()
+        # The module exists before the measurement does.
         self._update.zero_optimizer.module.measure = self._measure
 
     def begin_update(self, batch: Any) -> None:
@@ -56,6 +57,7 @@ class ZeroSync:
     def scope(self, *, closes: bool) -> AbstractContextManager[Any]:
         """Set on the engine whether a batch closes the update."""
         self._closes = closes
+        # This comes before the backward pass, in which DeepSpeed reduces gradients at a boundary.
         self._update.zero_optimizer.engine.set_gradient_accumulation_boundary(closes)
         return nullcontext()
 
@@ -66,6 +68,7 @@ class ZeroSync:
 
     def backward(self, total: Tensor, request: float, count: Any) -> None:
         """Add the gradients of a batch; those of the penalties with the last one."""
+        # The totals of a window are exchanged once, with its last batch.
         self._totals.add(total, request, count)
         if self._closes:
             # Exchanged before the backward pass: the update divides all gradients by the count,
@@ -85,4 +88,6 @@ class ZeroSync:
         self._update.divisor = self._divisor(count)
 
     def _divisor(self, count: float | Tensor) -> float:
+        # On an accelerator this waits for the device, once per update. Without any count, all
+        # gradients are 0, and 1 keeps them.
         return 1.0 if self._sums else float(count) or 1.0

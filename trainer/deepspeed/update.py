@@ -29,6 +29,7 @@ class ZeroUpdate(Update):
     def __init__(self, zero_optimizer: ZeroOptimizer, *args: Any) -> None:
         super().__init__(zero_optimizer.optimizer, *args)
         self.stored = self.zero_optimizer = zero_optimizer
+        # DeepSpeed clips and steps by itself; `Update` is left with counting and the schedule.
         self._step = self._zero_step
 
     def backward(self, loss: Tensor) -> None:
@@ -42,6 +43,7 @@ class ZeroUpdate(Update):
     def close(self) -> None:
         """Close the engine; after an error the processes cannot gather the optimizer state."""
         super().close()
+        # After a regular end, `collect` has emptied the engine.
         if self.zero_optimizer.holds:
             warnings.warn(
                 f"the fit failed after {self.completed} updates, and lost the state of the "
@@ -53,4 +55,5 @@ class ZeroUpdate(Update):
 
     def _zero_step(self) -> None:
         self.zero_optimizer.step(self.divisor)
+        # The user's optimizer was not stepped itself, about which schedules would warn.
         mark_stepped(self.optimizer)

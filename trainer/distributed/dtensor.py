@@ -59,7 +59,9 @@ def gather_full(state: Any, *, keep: bool) -> Any:
     def gather(value: Any, _path: Any) -> Any:
         if not is_split(value):
             return value
+        # All processes wait in this collective, and each needs memory for the whole tensor.
         whole = full_tensor(value.detach())
+        # The copy waits for the device.
         return whole.cpu() if keep else None
 
     return map_leaves(state, gather)

@@ -40,6 +40,7 @@ class FailureStore:
 
     def publish(self, error: BaseException) -> None:
         """Record the error of this process."""
+        # The store holds text only.
         lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
         with suppress(RuntimeError):  # the process that hosted the store is gone
             self._store.set(f"{self._prefix}/failed/{self._rank}", "\n".join(lines))
@@ -59,13 +60,17 @@ class FailureStore:
             error: The error of torch's collective.
         """
         try:
+            # A process that still runs writes this key; one that was killed does not.
             self._store.set(f"{self._prefix}/alive/{self._rank}", "")
+            # This waits up to _GRACE seconds for the records of the other processes.
             records = self._read("alive", "failed", grace_of_last=_GRACE_OF_LAST)
         except RuntimeError:
             return (
                 f"{where}: process {self._rank} lost contact with the others, including the one "
                 f"that hosts the shared store: {error}"
             )
+        # The error that a process recorded is the cause; a vanished process comes next, and lost
+        # contact is what remains.
         if failed := {rank: text for rank, text in records.items() if text}:
             return "; ".join(f"{where} failed in process {n}: {t}" for n, t in failed.items())
         if lost := [str(rank) for rank in range(self._world_size) if rank not in records]:
@@ -92,10 +97,13 @@ class FailureStore:
                 for category in categories:
                     key = f"{self._prefix}/{category}/{rank}"
                     if not records.get(rank) and self._store.check([key]):
+                        # `get` blocks until the key exists, so `check` comes first.
                         records[rank] = self._store.get(key).decode()
             if len(records) == self._world_size or time.monotonic() > end:
                 return records
             if len(records) == self._world_size - 1:
+                # The short wait starts once, when only one rank is missing; later rounds keep that
+                # end.
                 end, grace_of_last = min(end, time.monotonic() + grace_of_last), _GRACE
             time.sleep(0.02)
 
@@ -137,6 +145,7 @@ def end_at_once() -> None:
 
 def end_later(number: int, _frame: FrameType | None) -> None:
     """Handle a signal: end this process by it after a delay, or at once by a second one."""
+    # The default handler is back, so that a second signal ends the process at once.
     signal.signal(number, signal.SIG_DFL)
     timer = threading.Timer(_SIGTERM_DELAY, os.kill, (os.getpid(), number))
     timer.daemon = True

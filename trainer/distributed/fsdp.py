@@ -79,13 +79,17 @@ class Sharding:
             return {}
         self._check(net)
         plugin = self._plugin_for(net)
+        # Duplicates are included: tied weights have several names, which must all be found
+        # afterwards.
         before = dict(net.named_parameters(remove_duplicate=False))
         if not plugin.cpu_ram_efficient_loading:  # which broadcasts the weights itself
             self._broadcast_weights(net)
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
+        # accelerate's function reads the plugin from its shared state.
         self._accelerator.state.fsdp_plugin = plugin
         fsdp2_prepare_model(self._accelerator, net)
+        # FSDP2 shards parameters only; each process holds all buffers.
         for buffer in net.buffers():
             buffer.data = buffer.data.to(self._accelerator.device)
         after = dict(net.named_parameters(remove_duplicate=False))
@@ -95,6 +99,8 @@ class Sharding:
         named: list[tuple[str, Any]] = [*net.named_parameters()]
         refuse_lazy(net, "a sharded net")
         forms = {name: (tuple(p.shape), p.dtype) for name, p in named}
+        # All processes wait in this collective. Without it, different nets would wait for each
+        # other in broadcasts.
         self._processes.require_equal({"weights of the net": len(forms), **forms})
 
     def _broadcast_weights(self, net: nn.Module) -> None:
@@ -103,6 +109,7 @@ class Sharding:
         with torch.no_grad():
             for tensor in (*net.parameters(), *net.buffers()):
                 placed = tensor.data.to(device)
+                # The processes wait for rank 0, once per tensor.
                 torch.distributed.broadcast(placed, 0)
                 tensor.data.copy_(placed)
 
@@ -186,6 +193,7 @@ def follow(optimizer: Optimizer | None, moved: Moved) -> None:
     """Replace the parameters of an optimizer by the sharded ones, and shard its state alike."""
     if optimizer is None or not moved:
         return
+    # The groups are changed in place, because schedulers and callbacks hold them.
     for group in optimizer.param_groups:
         group["params"] = [moved.get(parameter, parameter) for parameter in group["params"]]
     for old, new in moved.items():
@@ -207,6 +215,8 @@ def _blocks(net: nn.Module) -> list[str]:
     counts: Counter[str] = Counter()
     for module in net.modules():
         for block in module if isinstance(module, (nn.ModuleList, nn.Sequential)) else ():
+            # A single layer, as a Linear in a Sequential, is not a block; its children have no
+            # parameters.
             if any(any(True for _ in part.parameters()) for part in block.children()):
                 counts[type(block).__name__] += 1
     return [name for name, count in counts.items() if count > 1]

@@ -53,12 +53,14 @@ def launch(function: Callable[..., Any], arguments: Mapping[str, Any], count: in
     _check_devices(count)
     with tempfile.TemporaryDirectory(prefix="fitorch-") as name:
         folder = Path(name)
+        # The payload is a file, because the pipe serves to notice the end of this process.
         folder.joinpath(PAYLOAD).write_bytes(_pickled_call(function, arguments))
         # Port 0 lets the store choose a free port and listen on it at once, so that no other
         # program can take it before the processes connect.
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         with _started(folder, count, store.port) as processes:
             _wait(processes)
+        # This comes before the result: rank 0 may have written one although another rank failed.
         _raise_failure(folder, processes)
         return pickle.loads(folder.joinpath(RESULT).read_bytes())
 
@@ -116,6 +118,7 @@ def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Po
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if piped else None,
                 stderr=subprocess.STDOUT if piped else None,
+                # In a notebook, Ctrl-C must reach the processes through `_send` alone.
                 start_new_session=piped,
             )
             processes.append(process)
@@ -126,6 +129,7 @@ def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Po
         yield processes
     finally:
         for process in processes:
+            # After a regular end this does nothing: the processes have exited.
             process.kill()
             process.wait()
         for process in processes:
@@ -137,6 +141,7 @@ def _started(folder: Path, count: int, port: int) -> Iterator[list[subprocess.Po
 
 def _rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
     """Return the environment variables of a rank, those that torchrun sets."""
+    # The processes share the cores; with the default, each would start a thread per core.
     threads = max(1, (os.cpu_count() or 1) // count)
     return {
         "RANK": str(rank),
@@ -148,6 +153,7 @@ def _rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",  # torch before 2.5 requires it
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        # The processes import fitorch before they receive `sys.path` with the payload.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
 
@@ -169,6 +175,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
     with _signals_forwarded(processes):
         while any(process.poll() is None for process in processes):
             time.sleep(_POLL_INTERVAL)
+            # The others get some seconds to raise their own errors, which name the cause.
             if failed_at is None and any(process.poll() for process in processes):
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > _GRACE:
@@ -224,6 +231,7 @@ def _raise_failure(folder: Path, processes: list[subprocess.Popen[bytes]]) -> No
             failures.append((False, rank, lost, ""))
     if not failures:
         return
+    # A rank that lost contact is only a consequence: all other failures come first.
     _, rank, error, text = min(failures, key=lambda failure: failure[:2])
     if text:
         annotate(error, f"in process {rank} of {len(processes)}:\n{text}")

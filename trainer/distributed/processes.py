@@ -69,6 +69,7 @@ class Processes:
         """Gather the values of all processes, in the order of the ranks."""
         if not self.is_distributed:
             return [part]
+        # All processes wait here for the slowest one.
         return [pickle.loads(row) for row in _exchanged(_pickled(part), self.world_size)]
 
     def gather_to_main(self, part: Any) -> list[Any] | None:
@@ -76,6 +77,7 @@ class Processes:
         if not self.is_distributed:
             return [part]
         parts: list[Any] | None = [None] * self.world_size if self.is_main else None
+        # The others wait until rank 0 has received their parts.
         distributed.gather_object(_pickled(part), parts)
         return None if parts is None else [pickle.loads(row) for row in parts]
 
@@ -84,6 +86,7 @@ class Processes:
         if not self.is_distributed:
             return value
         values = [_pickled(value) if self.is_main else b""]
+        # The others wait for rank 0.
         distributed.broadcast_object_list(values)
         return pickle.loads(values[0])
 
@@ -102,6 +105,8 @@ class Processes:
         tensors = [*module.buffers(), *(module.parameters() if parameters else ())]
         for tensor in tensors:
             if not is_split(tensor):
+                # The processes wait for rank 0, in the order of registration, which is the same in
+                # all.
                 distributed.broadcast(tensor.data, 0)
 
     def require_equal(self, facts: dict[str, Any]) -> None:
@@ -144,9 +149,11 @@ def _rows(data: bytes, size: int, count: int) -> list[bytes]:
     on_cuda = distributed.get_backend() == "nccl"
     device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
     content = (len(data).to_bytes(8, "little") + data)[:size].ljust(size, b"\0")
+    # NCCL sends tensors of GPUs only.
     row = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
     rows = [torch.empty_like(row) for _ in range(count)]
     distributed.all_gather(rows, row)
+    # On a GPU this waits for the device.
     return [row.cpu().numpy().tobytes() for row in rows]
 
 
@@ -196,7 +203,9 @@ def together(
         # Published before leaving: the others read it as soon as their collectives end.
         store.publish(error)
         report_to_launcher(error)
+        # This waits some seconds for the errors of the others.
         if store.all_failed():
+            # All failed alike, so none waits in a collective, and the group remains usable.
             end_at_once()
         else:
             leave()
@@ -211,6 +220,7 @@ def leave() -> None:
 
 def leave_at_exit() -> None:
     """Leave the process group when Python exits; torch would warn if it still existed."""
+    # Registered only once, however many placements this process makes.
     atexit.unregister(_pause_and_leave)
     atexit.register(_pause_and_leave)
 

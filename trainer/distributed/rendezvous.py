@@ -22,6 +22,7 @@ def init_method() -> str | None:
     return f"{_SCHEME}://"
 
 
+# torch refuses to register a scheme twice.
 @cache
 def _register() -> None:
     from torch.distributed.rendezvous import register_rendezvous_handler

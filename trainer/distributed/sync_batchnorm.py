@@ -35,6 +35,8 @@ class SyncedNorms:
     def applied(self) -> Iterator[None]:
         """Return a context in which the batch norms normalize over all processes."""
         for norm in self._norms:
+            # The method is set on the instance, so that other nets are unchanged; hooks still run,
+            # because `__call__` looks up `forward` there.
             norm.__dict__["forward"] = partial(self._forward, norm)
         try:
             yield
@@ -61,6 +63,7 @@ class SyncedNorms:
         rows = features.transpose(0, 1).flatten(1)  # (C, N * ...)
         counts = float(self.counts)
         local_count = rows.new_tensor([rows.shape[1] * counts])
+        # The processes wait for each other in both sums, in the forward and in the backward pass.
         sums = all_reduce(torch.cat([rows.sum(1) * counts, local_count]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
@@ -79,7 +82,9 @@ def _update_statistics(norm: BatchNorm, mean: Tensor, variance: Tensor, count: T
     norm.num_batches_tracked.add_(1)
     momentum = norm.momentum
     if momentum is None:
+        # This waits for the device, only for norms with a cumulative average.
         momentum = 1.0 / float(norm.num_batches_tracked)
+    # Running variances are unbiased, although the variance of the batch is not, as in torch.
     unbiased = variance * (count / (count - 1).clamp_min(1))
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
     norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)

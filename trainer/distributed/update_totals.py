@@ -36,5 +36,6 @@ class UpdateTotals:
         for request, count in self._added:
             totals[0] += request
             totals[1] += count
+        # The processes wait for each other, once per update.
         distributed.all_reduce(totals)
         return totals / self._world_size

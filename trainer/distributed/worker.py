@@ -18,14 +18,17 @@ from .launcher import PAYLOAD, RESULT
 def main(folder: Path) -> int:
     """Call the pickled function in the folder, write its result there, and return an exit code."""
     rank = int(os.environ["RANK"])
+    # This comes before the import of the user's code, which may take long.
     end_with_parent()
     try:
         function, arguments, paths = pickle.loads(folder.joinpath(PAYLOAD).read_bytes())
+        # Unpickled classes import their modules by the paths of the parent.
         sys.path[:] = paths
         result = function(**arguments)
         if rank == 0:
             folder.joinpath(RESULT).write_bytes(cloudpickle.dumps(result))
     except BaseException as error:
+        # Tracebacks cannot be pickled, so they travel as text.
         text = "".join(traceback.format_exception(error)).rstrip()
         try:
             pickled = cloudpickle.dumps((error, text))
@@ -40,11 +43,13 @@ def main(folder: Path) -> int:
 
 def end_with_parent() -> None:
     """Send SIGTERM to this process once its parent, which holds the other end of stdin, is gone."""
+    # The user's code must not read from this pipe, so stdin becomes the null device.
     pipe, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
 
     def watch() -> None:
+        # The read returns nothing once the parent has closed its end, also if it was killed.
         while os.read(pipe, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)

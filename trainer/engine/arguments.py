@@ -78,6 +78,7 @@ class FitArguments:
         arguments = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         callbacks = values["callbacks"] or ()
         arguments["callbacks"] = [with_keras_hooks(callback) for callback in callbacks]
+        # The seed is drawn only if none is passed: a draw advances torch's global generator.
         arguments |= {"seed": draw_seed() if seed is None else seed, "seeded": seed is not None}
         return cls(**arguments)
 

@@ -68,6 +68,8 @@ class BaseModel(ABC):
         self.objective = Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)])
         self.channels_last: bool = placing["channels_last"]
         self.fsdp, self.deepspeed = placing["fsdp"], placing["deepspeed"]
+        # The device is chosen later: placing a model connects the processes and moves the net,
+        # which a model that is only inspected does not need.
         self._placement: Placement | None = None
         self.history = History()
         self.progress = Progress()
@@ -133,8 +135,10 @@ class BaseModel(ABC):
             fsdp=self.fsdp,
             deepspeed=self.deepspeed,
         )
+        # The check comes first, because `place` changes the net.
         if self._placement.sharding is not None:
             self._check_shardable()
+        # Sharding replaces the net's parameters; the optimizer must train the new ones.
         follow(self.optimizer, self._placement.place(self.net))
         self.objective.to(self._placement.device)
         return self._placement

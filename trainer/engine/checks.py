@@ -98,6 +98,7 @@ def check_optimizer(
             trainable parameters of the loss.
     """
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # Parameters are compared by id: `==` would compare their elements.
     known = {id(parameter) for parameter in (*net.parameters(), *loss.values())}
     foreign = sum(id(parameter) not in known for parameter in held)
     optimizer_name = type(optimizer).__name__
@@ -159,9 +160,11 @@ def batch_norm_guarded(net: nn.Module, smallest_batch: int | None) -> Iterator[N
 
     def check(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
+        # A batch norm that is frozen in eval mode uses its running statistics.
         if layer.training and isinstance(x, Tensor) and x[0].numel() == x.shape[1]:
             raise DataError(_BATCH_NORM)
 
+    # The hooks cost time in each call, so they exist only if the last batch has one sample.
     layers = [m for m in net.modules() if isinstance(m, BatchNorm)] if smallest_batch == 1 else []
     hooks = [layer.register_forward_pre_hook(check) for layer in layers]
     try:

@@ -47,11 +47,14 @@ def choose_training_step(
 ) -> UpdatingStep[StageValues]:
     """Return the step that trains with the arguments of a fit."""
     if not arguments.train_metrics:
+        # With train_metrics=False, only the loss is measured in training.
         spec = replace(spec, metrics={})
     if spec.runner is not None:
         chosen = RunnerTrainingStep if spec.runner.epoch_runner is None else EpochTrainingStep
         return chosen(spec, source, update, model, arguments)
     class_weights = _class_weights(model, arguments)
+    # This test comes before accumulation: a distributed step accumulates by itself, with the counts
+    # of all processes.
     if coordinator.processes.is_distributed:
         _refuse_compilation(model, f"{coordinator.processes.world_size} processes")
         measurement = TrainingMeasurement(
@@ -77,6 +80,7 @@ def choose_training_step(
         return AccumulatingStep(measurement, update, model, window=window)
     if model.compilation is None:
         return TrainingStep(measurement, update, model)
+    # Compiled code treats Python numbers as constants: each epoch would compile again.
     model.objective.keep_weights_in_tensors()
     return CompiledStep(measurement, update, model, compilation=model.compilation)
 

@@ -45,6 +45,7 @@ class ClassWeights:
 
     def _look_up(self, classes: Tensor) -> Tensor:
         last = len(self._table) - 1
+        # A comparison with the clamped index finds unknown classes without a read from the device.
         known = classes.clamp(0, last)
         return torch.where(classes == known, self._table[known], 1.0)
 
@@ -53,6 +54,7 @@ class ClassWeights:
         if isinstance(y_true, Tensor) and y_true.dim():
             if y_true.numel() == y_true.shape[0]:
                 return y_true.reshape(-1).long()
+            # The first batch stands for all, because looking at the values waits for the device.
             if y_true.dim() == 2 and (self._seen_one_hot or _is_one_hot(y_true)):
                 self._seen_one_hot = True
                 return y_true.argmax(1)

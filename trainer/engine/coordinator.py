@@ -58,6 +58,8 @@ class Coordinator:
     @property
     def stopped(self) -> bool:
         """Whether training should stop."""
+        # `stop_training` is set by callbacks of one process at any time. All must leave the loop
+        # after the same batch, so it counts only once it was exchanged.
         if self.processes.is_distributed:
             return self._stopped
         return bool(self.model.stop_training)
@@ -113,6 +115,7 @@ class Coordinator:
                 raise NonFiniteError(message)
         # Each process computes the decision from the same requests, so all decide alike.
         self._stopped = self.model.stop_training = any(request.stop for request in requests)
+        # A stop counts as a pause if any process must pause, as one that received a signal.
         self._pauses = any(request.pause for request in requests)
         self._reason = next((request.reason for request in requests if request.reason), "")
         self.save, self.save_requested = any(request.save for request in requests), False
@@ -127,6 +130,8 @@ class Coordinator:
         self.synchronize()
 
     def _pause_requested(self) -> bool:
+        # With several processes `requested` is True only after the exchange that this request is
+        # part of.
         interrupted = (
             self.signals.pending if self.processes.is_distributed else self.signals.requested
         )

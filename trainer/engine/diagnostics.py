@@ -37,6 +37,8 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     if isinstance(error, NonFiniteError):
         message = f"{error} in {where}{step.circumstances()}; the batch has not changed the weights"
         raise NonFiniteError(message) from error
+    # torch reports a dead worker from a signal handler, so the error may surface in any line of the
+    # step.
     if died := failed_worker_in(error):
         raise DataError(f"{worker_failure_message(died)} [{where}]") from error
     if isinstance(error, MisfitError):
@@ -55,6 +57,8 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
 
 def circumstances(net: nn.Module, rates: list[float], updates: int, samples: list[int]) -> str:
     """Return text that helps to find the cause of a loss that is not finite."""
+    # This waits for the device once per parameter, after training has failed. Each process looks at
+    # its own shards: a collective could wait for processes that have not failed.
     broken = [
         name for name, p in net.named_parameters() if not local_tensor(p.detach()).isfinite().all()
     ]
@@ -72,6 +76,7 @@ def module_of(error: BaseException, net: nn.Module) -> str:
     """Return the path and class of the innermost module of `net` that raised `error`."""
     names = {id(module): name for name, module in net.named_modules()}
     innermost, traceback = "", error.__traceback__
+    # Frames become deeper: the last one with a module of the net as `self` is the innermost.
     while traceback is not None:
         module = traceback.tb_frame.f_locals.get("self")
         if id(module) in names and isinstance(module, nn.Module):
@@ -82,6 +87,7 @@ def module_of(error: BaseException, net: nn.Module) -> str:
 
 def is_shape_error(error: Exception) -> bool:
     """Return whether an error is about shapes of tensors."""
+    # Messages about memory and dtypes contain words of shapes too, such as "size" or "mat1".
     if isinstance(error, torch.cuda.OutOfMemoryError) or _DTYPES.search(str(error)):
         return False
     return isinstance(error, (RuntimeError, ValueError, IndexError)) and bool(

@@ -64,6 +64,7 @@ class Evaluation:
         try:
             emit(hooks.on_test_begin, {})
             figures = self._measure(where)
+        # Callbacks close what they opened in on_test_begin, even if a batch fails.
         finally:
             emit_all(hooks.on_test_end, figures)
         return figures
@@ -74,6 +75,7 @@ class Evaluation:
 
     def _measure(self, where: str) -> dict[str, float]:
         hooks, step, processes = self._hooks, self._step, self._step.processes
+        # This measures penalties, a collective with a sharded net, so every process calls it.
         step.begin()
         # Training updates buffers, as running statistics, in each process by its own batches. All
         # must evaluate with the same ones, or the result would depend on how the data is split.
@@ -85,11 +87,16 @@ class Evaluation:
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
             stage = "validation" if self._name == "val_data" else self._name
             batches = step.arranged(batches, self._steps or self._source.steps)
+            # The lockstep is the outermost iterator: it decides in each round whether a batch is
+            # taken.
             lockstep, batches = in_lockstep(self._net, step, batches)
             place = f"{where}{stage} batch"
             measurement = step.measurement
             measurement.batches = run_stage(self._net, lockstep, batches, begin, end, place)
+        # This reads from the device, and is a collective of all processes, even of those without
+        # batches.
         figures = measurement.result(f"{where}{stage}")
+        # `result` has set the number of batches to that of all processes, so all of them raise.
         if not measurement.batches and not step.done:
             message = (
                 f"{self._name} is empty: the validation data gave no batch; a generator yields its "

@@ -73,6 +73,7 @@ class Lockstep:
         while True:
             batch = next(batches, None)
             # Exchanged before each batch, so that all processes run the net equally often.
+            # This is a collective in each round; the processes wait for the slowest one.
             rounds = gather((batch is not None, self._step.done))
             have_batch = [has_batch for has_batch, _ in rounds]
             if not any(have_batch) or any(done for _, done in rounds):
@@ -81,6 +82,8 @@ class Lockstep:
                 # In the first round a process without data has no batch to repeat: all processes
                 # take that of the first rank that has one.
                 first = have_batch.index(True)
+                # Pickled tensors keep their device, which in another process would be that of the
+                # sender.
                 local_batch = map_tensors(Tensor.cpu, batch)
                 sent = gather(local_batch if self._step.processes.rank == first else None)
                 last = map_tensors(partial(Tensor.to, device=self._device), sent[first])

@@ -19,14 +19,22 @@ def fit(run: Run) -> None:
     with run.shutdown.signals, modes_restored(run.net):
         try:
             emit(run.hooks.on_train_begin, {})
+            # This follows the hooks: a callback of any process may request a stop in
+            # on_train_begin.
             run.coordinator.begin()
             while not run.done:
                 run_epoch(run)
+            # A signal that arrived after the last stage still saves and raises here.
             run.shutdown.honor_signals()
+        # KeyboardInterrupt and Preempted (a SystemExit) are not Exceptions and pass through:
+        # `honor_signals` saves the state before it raises one, and a second signal aborts on
+        # purpose.
         except Exception as error:
             if not run.shutdown.forgives(error, consistent=run.consistent):
                 raise
         finally:
+            # All callbacks get on_train_end, even if one of them fails: they close files and
+            # displays.
             emit_all(run.hooks.on_train_end, run.logs)
         # A collective with DeepSpeed, so not in `finally`: after an error others may not take part.
         run.state.update.collect()
@@ -38,10 +46,14 @@ def run_epoch(run: Run) -> None:
     epoch = run.progress.epochs
     emit(run.hooks.on_epoch_begin, epoch, {})
     logs = EpochLogs(train(run, epoch))
+    # A checkpoint that is saved here holds the trained epoch without its validation; a resumed fit
+    # has no batch left in the epoch and starts with the validation.
     run.shutdown.honor_signals()
     if validation := run.validation_in(epoch):
         logs |= validation(f"epoch {epoch + 1}, ")
         run.shutdown.honor_signals()
+    # Schedule and counters advance before the hooks: a checkpoint that on_epoch_end saves must hold
+    # the state in which the next epoch starts.
     run.schedule(logs)
     run.end_epoch(logs)
     emit(run.hooks.on_epoch_end, epoch, logs)
@@ -61,5 +73,7 @@ def train(run: Run, epoch: int) -> dict[str, float]:
         f"epoch {epoch + 1}, training batch",
         first=run.iterator.taken,
     )
+    # The values are computed later: if the epoch is cut short, the checkpoint holds the sums so
+    # far, to which a resumed fit adds the remaining batches.
     run.pause()
     return run.figures()

@@ -73,6 +73,7 @@ class Placement:
         if plugin is not None:
             self.sharding = Sharding(plugin, self.accelerator, self.processes)
         self.zero: Zero | None = None
+        # FSDP shards the optimizer's state as well, so DeepSpeed has nothing left to shard.
         may_use_zero = self.processes.is_distributed and self.sharding is None
         zero_plugin = deepspeed_plugin(deepspeed) if may_use_zero else None
         if zero_plugin is not None:
@@ -113,6 +114,8 @@ class Placement:
         if devices == {torch.device("meta")}:
             message = "the net lies on the meta device, without weights; build it on 'cpu'"
             raise ValueError(message)
+        # This happens before the optimizer creates its state, which takes the memory layout of the
+        # weights.
         if self.channels_last:
             lay_out(net)
         if self.sharding is not None:

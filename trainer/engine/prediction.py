@@ -50,6 +50,8 @@ class PredictionStep:
 
     def __call__(self, batch: Any) -> None:
         """Predict a batch."""
+        # Each copy waits for the device. In exchange, the device holds the output of one batch
+        # only.
         self.outputs.append(map_tensors(Tensor.cpu, self._output(batch)))
 
     @property
@@ -67,6 +69,7 @@ class PredictionStep:
 
     def _output(self, batch: Any) -> Any:
         if self._hooked:
+            # The user's forward returns (predictions, targets).
             return self._call(batch)[0]
         features = features_of(batch)
         if self._call_features is None:
@@ -100,6 +103,7 @@ def run_prediction(
             begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
             lockstep, batches = in_lockstep(net, step, batches)
             run_stage(net, lockstep, batches, begin, end, "prediction batch")
+    # Workers that read data end even if a batch fails, and each on_predict_begin has its end.
     finally:
         source.close()
         emit_all(hooks.on_predict_end, {})
@@ -128,6 +132,7 @@ def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any]
         return outputs
     all_outputs: list[Any] = []
     # All processes take part in each round, also those that have fewer batches.
+    # Each gather is a collective, in which the processes wait for each other.
     rounds = max(processes.gather(len(outputs)))
     for number in range(rounds):
         output = outputs[number] if number < len(outputs) else None
@@ -151,4 +156,5 @@ def inference(*modules: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module in modules:
+                # FSDP2 frees gathered weights in the backward pass, which inference does not have.
                 release_gathered(module)

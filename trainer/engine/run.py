@@ -62,8 +62,11 @@ class Run:
     _first_update: int = 0  # updates that were completed before the current epoch
 
     def __post_init__(self) -> None:
+        # The model refers to its fit, so that callbacks reach it through `model.run`.
         self.model.run = self
         if self.saver is not None:
+            # Only a fit that saves records the random state at the beginning of each pass: a
+            # resumed pass draws its order from that state.
             self.saver.run, self.iterator.remembers = self, True
 
     @property
@@ -106,7 +109,9 @@ class Run:
         self.modes.apply()
         self.state.objective.bind(self.net)  # callbacks may have frozen or unfrozen parameters
         self.state.objective.begin_epoch(self.progress.epochs)
+        # This follows the callbacks, because steps depend on which parameters are frozen.
         self.step.begin_epoch()
+        # In an epoch that is resumed, the updates of its first batches are completed already.
         window = self.arguments.gradient_accumulation_steps
         self._first_update = self.state.update.completed - _windows(self.iterator.taken, window)
 
@@ -114,6 +119,7 @@ class Run:
         """Save the training state if a stop within the epoch was requested; honor signals."""
         if not self.coordinator.stopped:
             return
+        # Without a known length, batches may be left, so the epoch counts as unfinished.
         unfinished = self.iterator.steps is None or self.iterator.taken < self.iterator.steps
         self.cut_short = unfinished and self.pauses
         self.shutdown.honor_signals(save=self.cut_short)
@@ -132,6 +138,8 @@ class Run:
 
     def end_epoch(self, logs: EpochLogs) -> None:
         """Count the epoch as completed."""
+        # Sums are reset at the end of an epoch, not at the beginning of the next one: a resumed
+        # epoch starts with the sums from its checkpoint.
         self.step.reset()
         self.iterator.end_epoch()
         self._first_update = self.state.update.completed
@@ -141,6 +149,7 @@ class Run:
 
     def _metric_tasks(self) -> dict[str, str]:
         validated = {} if self.validation is None else self.validation.metric_tasks
+        # The tasks of training come last and decide where both stages measure a metric.
         return validated | self.step.measurement.tasks
 
     def batches(self) -> Iterator[Any]:
@@ -154,6 +163,7 @@ class Run:
 
     def validation_in(self, epoch: int) -> Validation | None:
         """Return the validation if it is due in `epoch`, counted from 0, else None."""
+        # A callback stops one validation, not all later ones.
         self.model.stop_evaluating = False
         return None if (epoch + 1) % self.arguments.validation_freq else self.validation
 
@@ -166,8 +176,10 @@ class Run:
         """
         rates = self.state.update.learning_rates()
         try:
+            # This reads the sums from the device, and with several processes it is a collective.
             figures = self.step.measurement.result(f"epoch {self.progress.epochs + 1}, training")
         except NonFiniteError as error:
+            # This error is raised outside of `run_stage`, which adds the circumstances to others.
             where = f"epoch {self.progress.epochs + 1}{self.step.circumstances()}"
             message = f"{error} in {where}"
             raise NonFiniteError(message) from error
@@ -181,6 +193,7 @@ class Run:
 
     def close(self) -> None:
         """Release gradients, iterators and workers; store the counters in the model."""
+        # The counters live in the update and the iterator, both of which end here.
         self.state.count()
         self.model.run = None
         self.state.update.close()

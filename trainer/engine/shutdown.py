@@ -89,6 +89,7 @@ class Shutdown:
         """
         if self.signals.requested:
             self._rescue(error, consistent=consistent)
+            # This raises, so the error itself is dropped: the signal has caused it.
             self.raise_signal()
         if isinstance(error, NonFiniteError):
             receivers = (getattr(callback, "on_nonfinite", None) for callback in self.callbacks)
@@ -103,6 +104,7 @@ class Shutdown:
         repeats = isinstance(error, (CheckpointError, NonFiniteError))
         if repeats or self.saver is None or not consistent or not self.alone:
             return
+        # A second error must not hide the first one, which the caller raises.
         try:
             self.saver.save_anew()
         except (FitorchError, OSError) as failure:

@@ -51,8 +51,10 @@ class SignalHandler:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> SignalHandler:
+        # Python allows signal handlers only in the main thread.
         if threading.current_thread() is threading.main_thread():
             for number, default in self._handled().items():
+                # Handlers of the user stay; an earlier call that failed may have left `end_later`.
                 if signal.getsignal(number) in (default, end_later):
                     self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -82,6 +84,7 @@ class SignalHandler:
 
     def adopt(self, number: int) -> None:
         """Honor a signal that one of the processes received."""
+        # A process that received the signal itself counts from that moment.
         self._signal, self._since = number, self._since or time.monotonic()
         self._stop(number)
 
@@ -113,11 +116,14 @@ class SignalHandler:
         return handled
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        # This runs between any two bytecodes of the main thread, so it only sets a few attributes;
+        # the loop acts on them between two steps.
         now = time.monotonic()
         if self.pending and now - self._since >= _REPEAT_AFTER:
             self._raise(number, "training was aborted by a second signal")
         if not self.pending:
             self.pending_signal, self._since = number, now
+            # With several processes, `adopt` sets the signal in all of them after the same update.
             if not self.waits:
                 self._signal = number
             self._stop(number)

@@ -58,10 +58,13 @@ def run_stage(
     Returns:
         The number of batches that were processed.
     """
+    # The index starts before the first batch, so that a stage without batches returns 0.
     logs, index = step.logs, first - 1
     for index, batch in enumerate(batches, first):
         if begin:
             emit(begin, index, logs)
+        # Only errors of the step are explained by the batch. Errors of hooks get the name of their
+        # hook in `emit`, and errors in reading get theirs in `reading`.
         try:
             step(batch)
         except Exception as error:
@@ -69,6 +72,8 @@ def run_stage(
             raise
         if end:
             emit(end, index, logs)
+        # This follows the hooks: a callback may request the stop in on_train_batch_end of this
+        # batch.
         if step.done:
             break
     return index + 1 - first

@@ -100,6 +100,8 @@ class FitState:
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is restored."""
+        # The names are part of the format of checkpoints: "feed" is the iterator, and a new name
+        # would not exist in earlier checkpoints.
         parts: dict[str, Any] = {
             "net": NetState(self.net),
             "loss": self.objective,
@@ -115,6 +117,7 @@ class FitState:
         counts: Counter[str] = Counter()  # of callbacks, by the names of their classes
         for callback in flatten_callbacks(self.callbacks):
             if callback is not self.history and isinstance(callback, Stateful):
+                # Numbers count within a class: other callbacks may be added without renaming these.
                 name = type(callback).__name__
                 parts[f"callbacks.{name}.{counts[name]}"] = callback
                 counts[name] += 1
@@ -122,8 +125,11 @@ class FitState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every part, and of the random generators."""
+        # The counters live in the update and the iterator until a state is read.
         self.count()
         states = {name: part.state_dict() for name, part in self.parts().items()}
+        # The generators are read last: if a `state_dict` draws random numbers, the running fit
+        # continues after them too.
         return {**states, "random": random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
@@ -148,6 +154,7 @@ class FitState:
                 self._set_position()
             if name in state:
                 part.load_state_dict(state[name])
+        # Tensors of a checkpoint are contiguous, but the weights may be channels-last.
         align_state(self.update.optimizer)
         set_random_state(state["random"])
 
@@ -160,6 +167,7 @@ class FitState:
         failed = []
         for name, part in self.parts().items():
             if name == "feed":
+                # The parts are restored in the same order as in `load_state_dict`.
                 self._set_position()
             try:
                 part.load_state_dict(state[name])

@@ -70,15 +70,18 @@ def set_up_callbacks(
         ValueError: A callback monitors a value that the fit does not measure.
         TypeError: An object is not a callback.
     """
+    # The names come first: monitored values are checked against them before any callback exists.
     names = model.figure_names(sets, train_metrics=arguments.train_metrics)
     names = _with_monitored(model, names, arguments)
     monitor, mode = monitored_value(model, arguments, names, sets)
+    # A signal is worth a clean stop only if something can be saved, or others must stop too.
     signals, saver = SignalHandler(model, saves=folder is not None), make_saver(folder, arguments)
     every = make_callbacks(model, arguments, monitor, mode, signals, saver)
     check_monitors(every, model, names, sets)
     processes = model.placement.processes
     return FitCallbacks(
         every,
+        # The hooks are collected once; the loop never looks at the callbacks again.
         Hooks.collect(every),
         monitor,
         mode,
@@ -115,6 +118,7 @@ def make_callbacks(
     """
     refuse_foreign(arguments.callbacks)
     early, others = _sorted(arguments.callbacks, monitor)
+    # The history comes first, so that all others see the row of the epoch in it.
     callbacks: list[Any] = [model.history, Recorder(), *early]
     if arguments.max_time is not None:
         callbacks.append(MaxTime(arguments.max_time))
@@ -127,13 +131,16 @@ def make_callbacks(
         project = arguments.wandb if isinstance(arguments.wandb, str) else None
         callbacks.append(WandbCallback(project))
     if saver is not None:
+        # The saver follows all callbacks with a state, which its checkpoints contain.
         callbacks.append(saver)
     if arguments.plot and not (arguments.plot is True and in_notebook()):
         callbacks.append(HistoryPlot(_plot_path(arguments.plot, arguments.ckpt_path)))
     if arguments.verbose:
         progress = _display(arguments, monitor, mode)
         notes = [] if saver is None else saver.folder.notes
+        # The display comes last, because it shows values that callbacks add.
         callbacks += [Announcer(progress, [*callbacks, signals], notes), progress]
+    # The other processes do not write or print, but must take part in collectives.
     return callbacks if model.placement.processes.is_main else on_every_process(callbacks)
 
 
@@ -146,10 +153,12 @@ def _display(arguments: FitArguments, monitor: str, mode: str) -> Progress:
 
 def _sorted(callbacks: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any]]:
     """Return the user's callbacks that come before those of fit, and those that come after."""
+    # All lists keep the user's order, because later callbacks may depend on earlier ones.
     first, adding, others = list[Any](), list[Any](), list[Any]()
     for callback in callbacks:
         group = adding if monitor in added_columns(callback) else others
         (first if getattr(callback, "comes_first", False) is True else group).append(callback)
+    # The sort is stable, so that the order within each group is that of the user.
     others.sort(key=lambda callback: getattr(callback, "comes_last", False) is True)
     return [*first, *adding], others
 

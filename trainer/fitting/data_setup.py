@@ -52,9 +52,11 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
         DataError: The data is empty or of no known form.
         RankError: The processes have data of different lengths.
     """
+    # A loader has a batch size of its own, which the argument does not change.
     is_loader = isinstance(train_data, DataLoader)
     batch_size = train_data.batch_size if is_loader else arguments.batch_size
     floating, processes = floating_dtype(model.net.parameters()), model.placement.processes
+    # The split comes before the sources: they shuffle, and it must not depend on their order.
     if val_data is None and arguments.validation_split:
         train_data, val_data = split_validation(train_data, arguments.validation_split, floating)
     batching = Batching(
@@ -63,9 +65,11 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
         arguments.seed,
         floating,
         arguments.num_workers,
+        # All processes derive the same order from one seed, and each takes its part of it.
         RankShard(processes.rank, processes.world_size),
     )
     train = as_source(train_data, "train_data", batching)
+    # Validation keeps the order of the data, so that its values do not depend on a seed.
     in_order = replace(batching, shuffle=False)
     validation = {
         prefix: as_source(data, set_name(prefix), in_order)
@@ -73,6 +77,8 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
     }
     lengths = {"train_data": (train.samples, train.steps)}
     lengths |= {set_name(name): (s.samples, s.steps) for name, s in validation.items()}
+    # This is a collective. With different lengths, the processes would take different numbers of
+    # steps, and wait for each other.
     processes.require_equal(lengths)
     check_enough(train, "train_data", processes.world_size)
     return FitData(train, validation, batch_size)

@@ -36,17 +36,21 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure loss and metrics over `val_data`; see `KerasModel.evaluate`."""
     model.stop_evaluating = False
+    # This places the net, so it comes before everything that looks at its device.
     spec, passes = model.measurement_spec(), []
     model.objective.bind(model.net)  # placing the net may have replaced its parameters
+    # If one process fails, the others end with its error instead of waiting for it.
     with together(model.placement.processes, "evaluate"):
         for prefix, data in validation_sets(val_data).items():
             source = open_source(model, data, set_name(prefix), batch_size, steps, num_workers)
+            # Each set has its own hooks, because the number of steps differs.
             hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
             step = choose_evaluation_step(spec, source, prefix, lambda: model.stop_evaluating)
             passes.append(Evaluation(spec, step, source, hooks, steps, set_name(prefix)))
         validation = Validation(passes)
         try:
             return validation()
+        # Worker processes end even if a batch fails.
         finally:
             validation.close()
 
@@ -93,6 +97,7 @@ def open_source(
     floating = floating_dtype(model.net.parameters())
     processes = model.placement.processes
     # All processes must split the same order of the data, so they share one seed.
+    # The seed is peeked, not drawn: an evaluation leaves the global generator as it is.
     seed = processes.broadcast(peek_seed())
     shard = RankShard(processes.rank, processes.world_size)
     batching = Batching(batch_size, False, seed, floating, num_workers, shard)

@@ -52,6 +52,7 @@ class _Ramp(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Record the ratios between the rates of the parameter groups."""
+        # The ratios hold for the whole test, although rates are set anew for each batch.
         groups = groups_of(self.model)
         first = float(groups[0]["lr"])
         self._ratios = [float(group["lr"]) / first if first else 1.0 for group in groups]
@@ -65,8 +66,10 @@ class _Ramp(Callback):
         """Record the loss of the batch, and stop if it explodes."""
         loss = float((logs or {})["train_loss"])
         self.losses.append(loss)
+        # The line below corrects the mean for its start at 0, as Adam does with its moments.
         self._mean = _SMOOTHING * self._mean + (1 - _SMOOTHING) * loss
         self.smoothed.append(self._mean / (1 - _SMOOTHING ** len(self.losses)))
+        # The first batches are too noisy for a comparison with the least loss.
         if epoch >= _LEAST and self.smoothed[-1] > _DIVERGED * min(self.smoothed):
             self.model.stop_training = True
 
@@ -86,16 +89,19 @@ def find_lr(
 
     _check_range(model, train_data, start, end, steps)
     ramp = _Ramp(np.geomspace(start, end, steps).tolist())
+    # A fit after the test draws the same numbers as without it.
     with undisturbed_randomness(), undisturbed_order(train_data):
         _twin(model).fit(
             train_data,
             epochs=steps,
             steps_per_epoch=1,
+            # A loss that is NaN ends the test, which is expected at high rates.
             callbacks=[ramp, TerminateOnNaN()],
             batch_size=batch_size,
             seed=seed,
             verbose=0,
         )
+    # An epoch that ended in NaN has no loss.
     rates = ramp.rates[: len(ramp.losses)]
     frame = pd.DataFrame({"lr": rates, "loss": ramp.losses, "smoothed": ramp.smoothed})
     frame.attrs["suggestion"] = _suggestion(frame)
@@ -133,6 +139,7 @@ def _twin(model: BaseModel) -> BaseModel:
     twin = copy.copy(model)
     parts = {name: getattr(model, name) for name in _COPIED if hasattr(model, name)}
     vars(twin).update(copy.deepcopy(parts))  # in one call, so that they share parameters
+    # The ramp sets the rates; a schedule or a compiled step of the model would interfere.
     twin.lr_scheduler, twin.compilation, twin.metrics_dict = None, None, {}
     twin.history, twin.progress = History(), Progress()
     return twin

@@ -65,9 +65,11 @@ class Announcer(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Print the tasks of metrics once, above the table, and hints if training takes long."""
+        # Hints appear in fits that take long enough for their advice to pay.
         if perf_counter() - self._started >= _HINTS_AFTER:
             for hint in new_hints(self.model):
                 self._progress.say(f"hint: {hint}")
+        # Tasks are known only after the first batch of both stages, that is, after an epoch.
         if self._tasks_printed:
             return
         self._tasks_printed = True
@@ -79,6 +81,7 @@ class Announcer(Callback):
         compiled = self.model.compilation
         if compiled is not None and compiled.seconds:
             self._progress.say(f"compiled the training step in {compiled.seconds:.1f} s")
+            # The time is printed once: the next fit with the same region compiles nothing.
             compiled.seconds = 0.0
 
     def on_train_end(self, logs: Logs | None = None) -> None:
@@ -100,6 +103,7 @@ class Announcer(Callback):
         reasons = (getattr(source, "stopping_reason", "") for source in self._sources)
         reason = next(filter(None, reasons), "")
         epochs, seconds = self.model.progress.epochs, perf_counter() - self._started
+        # A stop without a reason still counts as one if epochs are missing.
         if not reason and (epochs >= self.params["epochs"] or not self.model.stop_training):
             count = len(self.model.history) - self._first_epoch
             return (

@@ -30,11 +30,13 @@ def monitored_value(
     monitor = arguments.monitor
     added = _added_by(arguments.callbacks, names)
     known = [*names, *added]
+    # "val_loss" is the default: it becomes the loss of the first set, or of training.
     if monitor == "val_loss" and monitor not in known:
         monitor = f"{sets[0]}loss" if sets else "train_loss"
     check_monitor(monitor, known, "fit", _losses(model, sets).union(added))
     monitor = full_name(monitor, known)
     if monitor in added:
+        # A schedule steps before the callbacks, so it would miss a value that they add.
         _check_schedule(model.lr_scheduler, monitor)
     mode = arguments.mode
     if mode == "auto":
@@ -57,6 +59,8 @@ def check_monitors(
     callbacks = list(flatten_callbacks(callbacks))
     _set_display_directions(callbacks, model, names, sets)
     for place, callback in enumerate(callbacks):
+        # The order of the callbacks counts: a value exists for those that come after the one that
+        # adds it.
         added += _added_by([callback], names)
         if not isinstance(callback, MonitorCallback):
             continue
@@ -65,6 +69,7 @@ def check_monitors(
         for name in (*watched, *callback.placeholders):
             _check_order(name, known, callback, callbacks[place + 1 :])
             check_monitor(name, known, type(callback).__name__, numbers)
+        # Values that callbacks add may be missing in some epochs, which is not an error.
         callback.optional = frozenset(added)
         if watched and callback.mode == "auto":
             name = full_name(callback.monitor, known)
@@ -123,6 +128,7 @@ def _set_display_directions(
     """Set on the display the direction of each value for which it is known."""
     directions = {}
     for name in names:
+        # Values of unknown direction get no arrow.
         with suppress(ValueError):
             directions[name] = direction(name, model, sets)
     for callback in callbacks:
@@ -150,6 +156,7 @@ def direction(
     if monitor in added:
         raise ValueError(_no_direction(monitor))
     metrics = {key: metric for key, _, metric in flat(model.metrics_dict)}
+    # The prefixes of validation sets may begin with each other ("val_", "val_noisy_").
     prefixes = sorted(filter(monitor.startswith, ("train_", *sets)), key=len)
     candidates = [monitor.removeprefix(prefix) for prefix in prefixes] or [monitor]
     known = {"loss", *model.objective.names, *metrics}
@@ -159,6 +166,7 @@ def direction(
     higher = next(
         (
             higher_is_better(metric, name.removeprefix(key).removeprefix("_"))
+            # The longest name comes first: "f1_macro" must not be taken for a value of "f1".
             for key, metric in sorted(metrics.items(), key=lambda item: -len(item[0]))
             if name == key or name.startswith(f"{key}_")
         ),

@@ -36,8 +36,11 @@ def check_rank_consistency(
         for field in fields(arguments)
         if field.name not in _NOT_COMPARED
     }
+    # Without a seed argument each process has drawn its own; the one of rank 0 is used below.
     facts["seed"] = arguments.seed if arguments.seeded else None
     facts["callbacks"] = [type(callback).__name__ for callback in arguments.callbacks]
+    # Shapes and dtypes are compared, not values: weights are broadcast later, so they may differ
+    # here.
     facts |= {
         f"net.{plain_name(name)}": _form(value) for name, value in model.net.named_parameters()
     }
@@ -45,8 +48,10 @@ def check_rank_consistency(
     facts["optimizer"] = type(model.optimizer).__name__
     facts["loss"] = repr(model.objective.name)
     facts["completed epochs"] = model.progress.epochs
+    # This is a collective: all processes raise, or none.
     processes.require_equal(facts)
     # Checkpoints carry one run id, and the order of the data follows from one seed: of rank 0.
+    # The others wait for rank 0.
     model.run_id = processes.broadcast(model.run_id)
     return replace(arguments, seed=processes.broadcast(arguments.seed))
 
@@ -56,6 +61,8 @@ def broadcast_results(model: BaseModel, processes: Processes) -> None:
     if not processes.is_distributed:
         return
     # Durations and callbacks that ran only on rank 0, as restoring the best weights, may differ.
+    # This is a collective, as the two below: all processes come here after a regular end of the
+    # fit.
     history = processes.broadcast(model.history.state_dict())
     if not processes.is_main:
         model.history.load_state_dict(history)

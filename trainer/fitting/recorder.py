@@ -127,6 +127,7 @@ class Recorder(Callback):
         run, fits = self.model.run, self.model.history.fits
         if run is None or not fits:
             return
+        # on_train_end runs after an error too; the record then says that the fit failed.
         fits[-1].end(len(self.model.history), metrics_of(run), _ending(run, fits[-1]))
         best = _best_weights(run)
         if best is not None and best.watched.best_epoch is not None:
@@ -156,6 +157,7 @@ def record_of(run: Run) -> FitRecord:
         best_file=None if folder is None else _absolute(folder / BEST),
         last_epoch=run.last_epoch,
         _done_before=run.done,
+        # A fit may start in an `except` block: that error is not the end of this fit.
         _handled=sys.exc_info()[1],
     )
 

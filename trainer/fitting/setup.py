@@ -50,16 +50,19 @@ def prepare(
         ValueError: An argument does not fit the net or the data.
         TypeError: An object is not a callback.
     """
+    # What the arguments alone decide is checked before the data is opened, which may take long.
     optimizer = _checked_optimizer(model)
     epochs = _planned_epochs(model, arguments)
     _check_objective(model, epochs)
     data = open_data(model, train_data, val_data, arguments)
     callbacks = set_up_callbacks(model, arguments, list(data.validation), folder)
+    # The net lies on its device by now; the optimizer's state follows it.
     _place_optimizer(model, optimizer)
     spec = model.measurement_spec()
     iterator = _training_batches(model, data, arguments, epochs.start)
     validation = _validation(model, spec, data, callbacks, arguments)
     update = _update(model, optimizer, arguments)
+    # The progress is set before `attach`: callbacks read it from the model.
     model.progress = Progress(arguments.seed, epochs.start, updates=update.completed)
     model.history.begin(
         callbacks.monitor, callbacks.mode, arguments.seed, sets=list(data.validation)
@@ -68,6 +71,7 @@ def prepare(
     # Callbacks may have drawn from the global generators; the net's random numbers, and those of
     # metrics and losses from here on, follow from the seed alone.
     seed_everything(model.placement.processes.rank_seed(arguments.seed, "model", epochs.start))
+    # The step is made after the seed: metrics and losses may draw numbers.
     step = choose_training_step(
         model, spec, iterator.source, update, arguments, callbacks.coordinator
     )
@@ -86,6 +90,7 @@ def prepare(
         step=step,
         hooks=callbacks.hooks,
         shutdown=callbacks.shutdown,
+        # The modes are recorded before callbacks change those of modules.
         modes=TrainingModes(model.net),
         arguments=arguments,
         last_epoch=epochs.stop,
@@ -107,6 +112,7 @@ def _place_optimizer(model: BaseModel, optimizer: Optimizer) -> None:
     """Move the optimizer's state to where its parameters are; DeepSpeed places it itself."""
     if model.placement.zero is None:
         move_optimizer(optimizer)
+        # This follows the move, which does not keep the memory format.
         align_state(optimizer)
 
 
@@ -138,6 +144,8 @@ def _params(
 def _check_objective(model: BaseModel, epochs: range) -> None:
     """Check that penalties match parameters, and that scheduled weights are numbers."""
     model.objective.bind(model.net, strictly=True)
+    # The whole schedule is evaluated now, so that an error in a late epoch surfaces before the
+    # first batch.
     for term in model.objective.module.terms:
         for epoch in epochs[:_CHECKED_EPOCHS] if term.schedules else ():
             term.weight(epoch)
@@ -167,6 +175,7 @@ def _validation(
     """Return the passes over the validation sets, None if there are none."""
 
     def stopped() -> bool:
+        # Validation changes nothing, so a signal ends it at once; a resumed fit repeats it.
         return callbacks.shutdown.signals.requested or model.stop_evaluating
 
     passes = []
@@ -193,10 +202,12 @@ def _update(model: BaseModel, optimizer: Optimizer, arguments: FitArguments) -> 
         update = Update(optimizer, *settings)
     else:
         placement.zero.check_optimizer(optimizer)
+        # DeepSpeed takes one module, so net and loss become one.
         module = LossModule(model.net, model.objective.module)
         window = arguments.gradient_accumulation_steps
         clip = placement.zero.clipping(arguments.clip_grad_norm, arguments.clip_grad_value, window)
         zero_optimizer = ZeroOptimizer(placement.zero, optimizer, module, clip)
         update = ZeroUpdate(zero_optimizer, *settings)
+    # Updates are counted over all fits: schedules and checkpoints refer to that number.
     update.completed = model.progress.updates
     return update

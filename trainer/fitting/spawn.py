@@ -24,11 +24,14 @@ def fit_ddp(model: BaseModel, num_processes: int, options: dict[str, Any]) -> pd
     """Train in several processes; see `KerasModel.fit_ddp`."""
     arguments = {"model": model, "keep_interrupted": in_notebook(), **options}
     result = launch(_fit_in_process, arguments, num_processes)
+    # The states are loaded in place: users hold references to net and optimizer.
     for name, part in _parts(model).items():
         part.load_state_dict(result["parts"][name])
     if model.optimizer is not None:
+        # The states come as contiguous tensors.
         align_state(model.optimizer)
     model.progress = Progress(**result["progress"])
+    # The records are appended, because the history's state does not contain them.
     model.history.fits.extend(result["fits"])
     for name, value in result["attributes"].items():
         setattr(model, name, value)
@@ -72,6 +75,7 @@ def _fit_in_process(
         return None
     attributes = ("ckpt_path", "metric_tasks", "run_id", "stop_training")
     return {
+        # This waits for the device. Tensors of a GPU could not be unpickled without one.
         "parts": map_tensors(torch.Tensor.cpu, states),
         "progress": model.progress.state_dict(),
         "fits": list(model.history.fits),

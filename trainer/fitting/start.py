@@ -49,6 +49,7 @@ def start(
     """
     processes = model.placement.processes
     resumes = arguments.resume or arguments.backup is not None
+    # This is a collective: all ranks resume the same checkpoint, or none does.
     checkpoint = find_on_all_ranks(resumes, folder, processes)
     if checkpoint is not None:
         # Without a seed argument the fit drew one; only with that one it continues alike.
@@ -56,17 +57,21 @@ def start(
         arguments = replace(arguments, initial_epoch=0, seed=seed, resume=False)
     progress = model.progress
     try:
+        # The fit is prepared as if it were new; then its states are replaced.
         run = prepare(model, train_data, val_data, arguments, folder)
         if run.saver is not None:
+            # A state that cannot be saved is an error now, not after the first epoch.
             run.saver.try_encoding()
         if checkpoint is not None:
             restore(run, checkpoint)
         # A barrier: rank 0 moves earlier checkpoints away below, after all ranks have read theirs.
         processes.gather(None)
     except BaseException:
+        # The model of a fit that did not start is as it was before.
         model.progress, model.run = progress, None
         raise
     if folder is not None and processes.is_main:
+        # The earlier run is moved last: if anything above fails, it stays where it is.
         _move_earlier_run(folder, run, checkpoint)
         folder.notes += [] if checkpoint is None else [_resume_message(run, checkpoint)]
     return run

@@ -101,6 +101,7 @@ class History(Callback):
         """
         columns = self._complete()
         values = columns.get(self.monitor, array("d"))
+        # Ties go to the earliest row, because tuples compare by row next.
         sign = 1 if self.mode == "min" else -1
         rows = ((sign * value, row) for row, value in enumerate(values) if not math.isnan(value))
         _, best = min(rows, default=(0.0, None))
@@ -149,6 +150,7 @@ class History(Callback):
         figure = plot_history(self.frame, self.monitor, self.best.get("epoch"), metrics, self._sets)
         if figsize is not None:
             figure.set_size_inches(figsize)
+        # All processes have the same history; one writes it.
         if path is not None and Processes().is_main:
             figure.savefig(path, dpi=150)
         return figure
@@ -189,11 +191,13 @@ class History(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Start the clock, at the seconds before the checkpoint if the epoch is resumed."""
         self._complete()
+        # A resumed epoch counts the seconds that it took before.
         self._in_epoch, self._started = True, time.perf_counter() - self._before
         self._before = 0.0
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Add a row."""
+        # The logs of the epoch before are final by now.
         self._complete()
         self._in_epoch, self._seconds = False, time.perf_counter() - self._started
         self._last = logs if logs is not None else {}
@@ -202,6 +206,7 @@ class History(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the table with its columns as float64 tensors, and the clock."""
         table = self._complete()
+        # Python floats have 64 bits, so that a restored table is the same.
         columns = {name: torch.tensor(table[name], dtype=torch.float64) for name in table}
         settings = {"monitor": self.monitor, "mode": self.mode, "seed": self.seed}
         seconds = time.perf_counter() - self._started if self._in_epoch else 0.0
@@ -209,6 +214,7 @@ class History(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a table; the records of its fits are not in the state."""
+        # The restored table does not have the epoch of these logs.
         self._last = None
         self.fits.clear()
         self._columns = {
@@ -226,6 +232,7 @@ class History(Callback):
             row = self._row(self._last)
             self._last = None
             for name in [name for name in row if name not in self._columns]:
+                # A new column is NaN in earlier rows.
                 self._columns[name] = array("d", [math.nan]) * self._rows
             for name, values in self._columns.items():
                 values.append(row.get(name, math.nan))
@@ -234,6 +241,7 @@ class History(Callback):
 
     def _row(self, logs: Logs) -> dict[str, float]:
         """Return a row with all columns, NaN for a validation that was not due."""
+        # This reads from a device, if a callback has added a tensor.
         numbers = {name: number for name in logs if (number := _number(logs[name])) is not None}
         row = {"epoch": self._epoch + 1, **numbers}
         trained = [name.removeprefix("train_") for name in logs if name.startswith("train_")]

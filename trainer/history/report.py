@@ -45,6 +45,7 @@ def write_report(history: ReportedHistory, path: str | Path) -> Path:
     content = report(history).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A report that is open in a browser is replaced as a whole.
         disk.replace(path, content)
     except OSError as error:
         message = f"cannot write the report to {path.absolute()}: {error.strerror or error}"
@@ -120,6 +121,7 @@ def _plots_section(history: ReportedHistory) -> dict[str, Any]:
 
 def metric_names(history: ReportedHistory) -> list[str]:
     """Return the metrics of a history, "acc" for `train_acc`: loss, the monitored one, others."""
+    # The longest prefix comes first: "val_" begins "val_clean_" too.
     prefixes = sorted(("train_", *(history.sets or ("val_",))), key=len, reverse=True)
     names: dict[str, str] = {}
     for column in history.columns:
@@ -157,6 +159,7 @@ def _data_url(figure: Figure) -> str:
 
 def _image(figure: Figure, extension: str) -> bytes:
     file = io.BytesIO()
+    # Without the date, the same plot has the same bytes.
     metadata = {"Date": None} if extension == "svg" else None
     figure.savefig(file, format=extension, dpi=_DPI, transparent=True, metadata=metadata)
     return file.getvalue()

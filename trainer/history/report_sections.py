@@ -89,6 +89,7 @@ def _revision(fit: FitRecord) -> str:
     recorded = fit.revision
     assert recorded is not None
     text = recorded.commit[:12] + (f" on {recorded.branch}" if recorded.branch else "")
+    # Uncommitted changes belong to the commit that is checked out now.
     current = revision(recorded.folder)
     changed = is_changed(recorded.folder) if current == recorded else None
     return f"{text}, with uncommitted changes" if changed else text
@@ -96,6 +97,7 @@ def _revision(fit: FitRecord) -> str:
 
 def _best_file(path: Path, epoch: int | None) -> str:
     """Return the path of the best weights, "" if the file is of another epoch."""
+    # A later fit may have replaced the file.
     saved = metadata_of(path).get("epoch")
     return f"{shown(path)}" if epoch is not None and saved == str(epoch) else ""
 
@@ -103,6 +105,7 @@ def _best_file(path: Path, epoch: int | None) -> str:
 def _checkpoint(path: Path, run_id: str) -> str:
     """Return the path of a checkpoint, "" if it is gone or belongs to another run."""
     try:
+        # Only the manifest is read: verifying all files would take long.
         info = Checkpoint(path).manifest().info
     except (CheckpointError, OSError):
         return ""

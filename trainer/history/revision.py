@@ -37,6 +37,7 @@ def revision(folder: Path | None = None) -> Revision | None:
         folder = folder or Path.cwd()
     except OSError:  # someone has removed the working directory
         return None
+    # A look at folders is faster than a process of git, if there is no repository.
     git = next((p / ".git" for p in (folder, *folder.parents) if (p / ".git").exists()), None)
     if git is None:
         return None
@@ -60,6 +61,7 @@ def _rev_parse(folder: Path, head: tuple[int, ...] | None) -> str | None:
     if head is not None and known is not None and known[0] == head:
         return known[1]
     output = _git(folder, "rev-parse", "HEAD", "--abbrev-ref", "HEAD")
+    # Failures are not kept: git may have been too slow.
     if head is not None and output is not None:
         _known[folder] = head, output
     return output
@@ -86,6 +88,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             capture_output=True,
             check=True,
             encoding="utf-8",
+            # git must not wait for a password.
             stdin=subprocess.DEVNULL,
             timeout=_TIMEOUT,
         )

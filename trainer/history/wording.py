@@ -25,6 +25,7 @@ def optimizer_of(optimizer: Optimizer) -> str:
     parameters = inspect.signature(type(optimizer)).parameters
     groups = optimizer.param_groups
     settings = []
+    # The learning rate comes first; the rest has the order of the constructor.
     for name in dict.fromkeys(["lr", *parameters]):
         values = [_plain(group[name]) for group in groups if name in group]
         plain = all(_is_plain(value) for value in values)
@@ -49,6 +50,7 @@ def written(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, list):  # a checkpoint may store a tuple so
         return tuple(value)
+    # For a tensor on a device this waits.
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 

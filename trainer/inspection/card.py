@@ -38,6 +38,7 @@ def _best_values(model: BaseModel) -> dict[str, Any] | None:
     if not row:
         return None
     columns = {n: value for n, value in row.items() if n not in ("epoch", "seconds")}
+    # NaN has no place in JSON.
     measured = {name: float(value) for name, value in columns.items() if value == value}  # not NaN
     monitored = {"monitor": history.monitor, "mode": history.mode, "epoch": int(row["epoch"])}
     return {**monitored, "value": float(row[history.monitor]), "figures": measured}
@@ -45,6 +46,7 @@ def _best_values(model: BaseModel) -> dict[str, Any] | None:
 
 def _of_fit(fit: FitRecord) -> dict[str, Any]:
     """Return the record of the last fit, with the optimizer as it was at its beginning."""
+    # The learning rate may have changed in training, so the optimizer is taken from its beginning.
     settings = dict(fit.settings)
     return {
         "optimizer": settings.get("optimizer"),

@@ -41,6 +41,7 @@ def undisturbed(net: nn.Module) -> Iterator[None]:
     any first batch.
     """
     with ExitStack() as stack:
+        # Lazy parameters stay initialized, so the draws of their initialization count.
         if not any(is_lazy(parameter) for parameter in net.parameters()):
             stack.enter_context(undisturbed_randomness())
         stack.enter_context(modes_restored(net))
@@ -56,6 +57,7 @@ def dry_run(net: nn.Module, features: Any, tracer: ModuleTracer) -> Any:
     Raises:
         ShapeError: A layer rejects the shape of its inputs.
     """
+    # The tracer records the innermost call that did not end.
     try:
         with tracer.tracing():
             return choose_call(net, features)(features)
@@ -94,7 +96,9 @@ def _buffer_restorer(net: nn.Module) -> Callable[[], None]:
 
     def restore() -> None:
         for buffers, name, buffer, before in saved:
+            # The same objects are put into place again, because a module may have replaced them.
             buffers[name] = buffer
+            # This waits for the device, once per buffer.
             if buffer.is_meta or torch.equal(buffer, before):
                 continue
             with torch.no_grad():

@@ -83,6 +83,7 @@ def _generated(net: nn.Module, shape: Any, dtype: Any, samples: int) -> Tensor:
     dtype = _as_dtype(dtype) if dtype is not None else _precision(net) or torch.get_default_dtype()
     if not (dtype.is_floating_point or dtype.is_complex):
         return torch.zeros((samples, *shape), dtype=dtype)  # 0 is a valid class or index
+    # The batch has its own generator, so that the global one does not change.
     generator = torch.Generator().manual_seed(0)
     return torch.rand((samples, *shape), generator=generator).to(dtype)
 
@@ -131,6 +132,7 @@ def _is_hugging_face(features: Any) -> bool:
 
 def _first_batch(data: Any, floating: torch.dtype) -> Any:
     """Return the features of the first batch; random generators are restored afterwards."""
+    # The order of the next fit must be the one without this look.
     with undisturbed_randomness(), undisturbed_order(data):
         source = as_source(data, "features", Batching(floating=floating))
         try:
@@ -144,6 +146,7 @@ def _match_net(net: nn.Module, features: Any) -> Any:
     device, precision = _device(net), _precision(net)
 
     def fit(tensor: Tensor) -> Tensor:
+        # Integers stay as they are: they may be indices.
         dtype = precision if precision is not None and tensor.is_floating_point() else tensor.dtype
         return tensor.to(device=device, dtype=dtype)
 

@@ -57,9 +57,11 @@ def export(model: BaseModel, path: str | Path, features: Any) -> Path:
             "them in one process, and export there"
         )
         raise ValueError(message)
+    # One process writes; the others have the same weights.
     if model.is_main_process:
         content = _EXPORTERS[path.suffix](net, features)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The old file stays until the new one is complete.
         disk.replace(path, content)
     return path
 
@@ -107,6 +109,7 @@ def _exported_program(net: nn.Module, features: Any) -> Iterator[Any]:
         samples = sample_count(batch)
         size = torch.export.Dim("batch")
 
+        # Dimensions of the size of the batch vary with it; others are fixed.
         def free(tensor: Tensor) -> dict[int, Any]:
             return {0: size} if tensor.dim() and tensor.shape[0] == samples else {}
 
@@ -116,6 +119,7 @@ def _exported_program(net: nn.Module, features: Any) -> Iterator[Any]:
         args, kwargs = ((), inputs) if by_name else (inputs, None)
         shapes = map_tensors(free, inputs)
         try:
+            # Errors of saving, in the body of the context, are errors of the export too.
             yield torch.export.export(net, args, kwargs, dynamic_shapes=shapes)
         except Exception as error:
             message = f"{type(net).__name__} cannot be exported: {_root_cause(error)}"
@@ -141,11 +145,13 @@ def _on_cpu(net: nn.Module) -> Iterator[None]:
         yield
     finally:
         if elsewhere:
+            # The optimizer expects the parameters there.
             net.to(elsewhere.pop())
 
 
 def _root_cause(error: BaseException) -> str:
     """Return the first sentence of the error that caused all others, with an explanation."""
+    # The causes go from the outside to the inside: the last one has caused all others.
     texts = [_COLOURS.sub("", str(cause)).strip() for cause in _causes(error)]
     text = next((text for text in reversed(texts) if text), type(error).__name__)
     for pattern, explanation in _EXPLANATIONS.items():

@@ -83,6 +83,7 @@ class FlopSummary(LayerTable):
 def _layer_flops(layer: Layer, counts: dict[Call, tuple[int, int]]) -> list[int]:
     """Return the operations of a layer, or of its children if it was not called; [] for none."""
     flops: list[Any] = [counts[call] for call in layer.calls if call in counts]
+    # A container that was not called itself has the operations of its children.
     flops = flops or [inner for child in layer.children if (inner := _layer_flops(child, counts))]
     return [sum(column) for column in zip(*flops, strict=True)]
 
@@ -136,11 +137,14 @@ def flop_summary(
     net = original_net(net)
     batches = [batch for batch in (input_data, input_data_args, features) if batch is not None]
     inputs = features_for(net, batches, input_shape, input_dtype, batch_size)
+    # A net without a batch dimension counts as one sample.
     samples = max(1, sample_count(inputs, default=1))
     counter = FlopCounterMode(display=False)
+    # The clocks are read at the begin and the end of each call: differences are those of the call.
     tracer = ModuleTracer(net, counter.get_total_flops, _sequence_number)
     with undisturbed(net), _countable_kernels(net), torch.set_grad_enabled(backward), counter:
         output = dry_run(net, inputs, tracer)
+        # This is read before the backward pass, which adds to the same counter.
         forward = counter.get_total_flops()
         by_node = _count_backward(net, output, counter) if backward else {}
     calls = [call for module_calls in tracer.calls.values() for call in module_calls]
@@ -157,6 +161,7 @@ def flop_summary(
 def format_count(count: int) -> str:
     """Return a count with three significant digits and a unit: 1234567 as "1.23 M"."""
     value, unit = float(count), 0
+    # 999.5 would be written as 1000 with three digits.
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     if not unit:
@@ -173,6 +178,7 @@ def _countable_kernels(net: nn.Module) -> Iterator[None]:
     recurrent = any(isinstance(module, nn.RNNBase) for module in net.modules())
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if recurrent else ()
     with ExitStack() as stack:
+        # The counter supports the matrix products of this variant.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         for backend in backends:
             stack.callback(setattr, backend, "enabled", backend.enabled)
@@ -183,6 +189,7 @@ def _countable_kernels(net: nn.Module) -> Iterator[None]:
 def _sequence_number() -> int:
     """Return the sequence number of autograd's next node; later nodes have larger ones."""
     with torch.enable_grad():
+        # A new node has the next number: it marks the place in the graph.
         node = torch.zeros((), requires_grad=True).view(())
     return sequence_number(node.grad_fn)
 
@@ -203,9 +210,11 @@ def _count_backward(net: nn.Module, output: Any, counter: FlopCounterMode) -> di
         raise ValueError(message)
     by_node: dict[int, int] = {}
     with ExitStack() as hooks:
+        # All hooks must exist before the backward pass runs.
         for node in _graph_nodes(ends):
             _count_node(node, counter, by_node, hooks)
         grads = [torch.ones_like(end) for end in ends]
+        # `backward` would change `.grad`.
         torch.autograd.grad(ends, parameters, grads, allow_unused=True)
     return by_node
 
@@ -217,6 +226,8 @@ def _count_node(
     number = sequence_number(node)
 
     def begin(_grads: Any) -> None:
+        # The count is subtracted here and added at the end, so that the difference is that of the
+        # node.
         by_node[number] = by_node.get(number, 0) - counter.get_total_flops()
 
     def end(_inputs: Any, _outputs: Any) -> None:

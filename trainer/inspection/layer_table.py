@@ -154,6 +154,7 @@ class LayerTable:
     def _fitting_lines(self, width: int | None) -> list[list[str]]:
         """Return head and lines as cells, in the most complete layout that fits."""
         lines, room = self._table_lines(_LAYOUTS[0]), 0
+        # The layouts go from the most complete to the smallest.
         for layout in _LAYOUTS:
             lines = self._table_lines(layout)
             missing = 0 if width is None else _total_width(lines) - width
@@ -195,6 +196,7 @@ class LayerTable:
 
 
 def _widths(lines: list[list[str]]) -> list[int]:
+    # Lines of one cell span all columns and do not count.
     whole = [line for line in lines if len(line) > 1]
     return [max(map(len, column)) for column in zip(*whole, strict=True)]
 

@@ -67,8 +67,10 @@ def layer_tree(net: nn.Module, calls: Mapping[int, list[Call]]) -> Layer:
     root = _build_tree(net, type(net).__name__, "", 0, occurrences)
     for module, layers in occurrences.items():
         for number, layer in enumerate(layers):
+            # A module at n places is called n times; the calls are dealt out in turn.
             layer.calls = calls.get(module, [])[number :: len(layers)]
     owners: dict[int, str] = {}
+    # This follows the sorting, so that the first call owns a tied parameter.
     for layer in _sort_by_call(root).walk():
         _assign_parameters(layer, owners)
     return root
@@ -77,6 +79,7 @@ def layer_tree(net: nn.Module, calls: Mapping[int, list[Call]]) -> Layer:
 def _build_tree(
     module: nn.Module, name: str, path: str, depth: int, occurrences: dict[int, list[Layer]]
 ) -> Layer:
+    # Modules are compared by identity: one may occur at several places.
     before = occurrences.setdefault(id(module), [])
     layer = Layer(module, name, path, depth, before[0].path if before else None)
     before.append(layer)
@@ -91,6 +94,7 @@ def _build_tree(
 def _sort_by_call(layer: Layer) -> Layer:
     for child in layer.children:
         _sort_by_call(child)
+    # The sort is stable: layers without a call keep their order, at the end.
     layer.children.sort(key=lambda child: child.first)
     return layer
 
@@ -103,6 +107,7 @@ def _assign_parameters(layer: Layer, owners: dict[int, str]) -> None:
         if parameter is None:
             continue
         path = f"{layer.path}.{name}" if layer.path else name
+        # The first layer that has a parameter owns it; later ones are tied to it.
         owner = owners.setdefault(id(parameter), path)
         if owner == path:
             layer.own_parameters.append(parameter)

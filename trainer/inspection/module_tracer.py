@@ -66,6 +66,8 @@ class ModuleTracer:
             attention.set_fastpath_enabled(False)
             for module in self._net.modules():
                 if not isinstance(module, torch.jit.ScriptModule):  # does not support these hooks
+                    # Keyword arguments are included, because transformers pass their inputs by
+                    # name.
                     begin = module.register_forward_pre_hook(self._begin, with_kwargs=True)
                     hooks.callback(begin.remove)
                     end = module.register_forward_hook(self._end, with_kwargs=True)
@@ -78,11 +80,13 @@ class ModuleTracer:
         return self.active[-1] if self.active else None
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        # Outputs that share memory with inputs, as views, take no memory of their own.
         storages = {_storage(tensor) for tensor in leaves((args, kwargs))}
         call = Call(module, self._number, _describe(args, kwargs), storages - {0})
         self._number += 1
         self.calls.setdefault(id(module), []).append(call)
         if self.active:
+            # A call within another one: the outer module is not a leaf.
             self.active[-1].leaf = False
         self.active.append(call)
         call.clocks.append(tuple(clock() for clock in self._clocks))

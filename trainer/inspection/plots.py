@@ -69,6 +69,7 @@ def plot_roc(
     if scores.isnan().any():
         message = "predictions contain NaN, so that plot_roc cannot rank them; check the model"
         raise ValueError(message)
+    # A binary task has scores for the second class only.
     names = _class_names(labels, max(2, task.size))[-scores.shape[1] :]
     figure = new_figure(5.6, 5.4)
     axes = figure.add_subplot()
@@ -95,6 +96,7 @@ def plot_residuals(
     reader = PairReader(model, "plot_residuals", reading).over(data)
     pairs = reader.all()
     reader.task(pairs, "regression")
+    # Residuals of float32 would lose digits where both are large.
     y_true = pairs.y_true.reshape(len(pairs.y_true), -1).double()
     y_pred = pairs.y_pred.reshape(len(pairs.y_pred), -1).double()
     if y_pred.shape != y_true.shape:
@@ -138,10 +140,12 @@ def _confusion(reader: PairReader) -> Tensor:
                 )
             )
         metrics[0].update(*reshape_for_task(tasks[0], pairs.y_pred, pairs.y_true))
+        # Nothing of a batch is kept: the counts are in the metric.
         return torch.zeros(0)
 
     reader.each(count)
     counts: Tensor = metrics[0].compute()
+    # This waits for the device.
     return counts.cpu()
 
 

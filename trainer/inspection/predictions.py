@@ -59,6 +59,7 @@ class PairReader:
         key = () if self._output is None else (self._output,)
         self.scale: PredictionKind = model.objective.prediction_kind(key)
         indices = (getattr(term.loss_fn, "ignore_index", None) for term in model.objective.losses)
+        # -100 is the default of torch's losses.
         self.ignored = next((index for index in indices if index is not None), -100)
 
     def each(self, take: Callable[[Pairs], Any]) -> Any:
@@ -67,6 +68,7 @@ class PairReader:
         step = _PairStep(model, lambda pairs: take(self._one_output(pairs)))
         source = open_source(model, data=self.data, name="data", **_without(how, "verbose"))
         hooks = collect_hooks(model, None, how["verbose"], how["steps"] or source.steps)
+        # A callback may have stopped an earlier prediction.
         model.stop_predicting = False
         return run_prediction(model.net, step, source, hooks, how["steps"])
 
@@ -92,7 +94,9 @@ class PairReader:
             message = f"{self.picture} cannot infer the task from {shapes}"
             raise DataError(message) from None
         if self.scale is None and task.kind != "regression":  # unknown to the loss
+            # Targets of 0 and 1 may be classes or numbers, which only the loss tells.
             zeros_and_ones = task.kind != "multiclass" and "regression" in kinds
+            # This waits for the device, once per plot.
             if zeros_and_ones or bool((pairs.y_true % 1 != 0).any()):
                 task = Task("regression")
         if task.kind not in kinds:
@@ -153,6 +157,7 @@ def one_vs_rest(task: Task, pairs: Pairs, scale: PredictionKind, ignored: int) -
     if task.kind == "binary":
         y_pred, y_true = y_pred.reshape(-1, 1), y_true.reshape(-1, 1) > 0
     elif task.kind == "multiclass":
+        # If the loss does not tell, predictions outside of [0, 1] are logits.
         kind: PredictionKind = scale or (
             "class_logits" if outside_unit_interval(y_pred) else "probabilities"
         )
@@ -168,6 +173,7 @@ def _weight_per_element(weight: Tensor | None, valid: Tensor) -> Tensor | None:
     """Return the weight of each valid element (pixel or token): that of its sample."""
     if weight is None:
         return None
+    # Elements of a sample lie side by side after the reshape.
     return weight.reshape(-1).repeat_interleave(len(valid) // weight.numel())[valid]
 
 

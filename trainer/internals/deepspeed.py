@@ -30,6 +30,7 @@ def fragment_of(parameter: Any) -> Fragment | None:
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
+    # "hp" is high precision, the vector that is updated; "lp" is low precision, the parameter.
     vector, own = mapping.hp_fragment_address, mapping.lp_fragment_address
     return Fragment(vector.start, own.start, own.numel)
 

@@ -90,11 +90,13 @@ def bare_step(optimizer: optim.Optimizer) -> Callable[[], Any]:
     known = all(hasattr(optimizer, name) for name in _STEP_HOOKS) and not _missing_globals()
     if not (plain and of_torch and wrapped and known):
         return optimizer.step
+    # The decorator of torch's step also disables gradients; here `no_grad` does that.
     step: Any = torch.no_grad()(inspect.unwrap(kind.step))
     hooked: Any = optimizer
     before_all, after_all = (getattr(optimizers, name) for name in _GLOBAL_HOOKS)
     mark_stepped(optimizer)
 
+    # Each call looks at them, because hooks and profilers may come at any time.
     def bare() -> None:
         if (
             hooked._optimizer_step_pre_hooks

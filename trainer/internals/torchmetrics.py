@@ -35,6 +35,7 @@ def state_names(metric: Any) -> list[str]:
 
 def set_merged(metric: Any, parts: Any) -> None:
     """Count the updates of all parts, and drop a result that was computed before the merge."""
+    # torchmetrics warns if `compute` is called with a count of 0.
     metric._update_count = sum(part._update_count for part in parts)
     metric._computed = None
 

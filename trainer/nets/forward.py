@@ -96,6 +96,7 @@ def _by_hook(net: Net, cast: Cast, hook: Hook) -> Forward:
 def _by_form(module: Net, net: Net, batch: Any) -> Forward:
     check_batch(batch)
     if isinstance(batch, Mapping):
+        # Length and form are decided by the first batch; others raise an error.
         return _mappings(module, net, batch)
     call = choose_call(net, batch[0], module)
     return _forward_of_pairs(call) if len(batch) == 2 else _triples(call)

@@ -15,6 +15,7 @@ from .precision import Net
 def lay_out(net: nn.Module) -> None:
     """Convert a net's 4-dimensional weights to channels-last memory; values do not change."""
     for tensor in (*net.parameters(), *net.buffers()):
+        # Assigning `.data` keeps the parameters the same objects.
         tensor.data = _channels_last(tensor.data)
 
 

@@ -21,8 +21,10 @@ def in_precision(net: Net, device: torch.device, dtype: torch.dtype | None) -> N
         return net
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        # Autocast covers the net only: losses and metrics are computed in float32.
         with torch.autocast(device.type, dtype):
             output = net(*args, **kwargs)
+        # Outputs in half precision would make losses and sums round.
         return map_tensors(_to_float32, output)
 
     return forward

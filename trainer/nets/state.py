@@ -30,6 +30,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 def unwrapped(net: nn.Module) -> nn.Module:
     """Return the net inside torch.compile, DataParallel or DistributedDataParallel."""
+    # Wrappers may be nested.
     while True:
         inner: Any = original_module(net)
         if inner is None and isinstance(net, _WRAPPERS):
@@ -54,10 +55,12 @@ def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
     current = inner.state_dict()
     names = {plain_name(name): name for name in current}
     plain = {plain_name(name): value for name, value in state.items()}
+    # The file may be a state of DistributedDataParallel that torch saved with its prefix.
     if all(name.startswith("module.") and name not in names for name in plain):
         plain = {name.removeprefix("module."): value for name, value in plain.items()}
     named = {names.get(name, name): value for name, value in plain.items()}
     inner.load_state_dict(
+        # Files hold whole tensors; each process takes its part.
         {name: distribute_like(value, current.get(name)) for name, value in named.items()}
     )
 

@@ -45,16 +45,19 @@ def make_optimizer(
     """
     if isinstance(optimizer, optim.Optimizer):
         return optimizer
+    # Frozen parameters are included: a callback may unfreeze them later.
     parameters = [*net.parameters(), *extra]
     if not parameters:
         return None
     if optimizer is None or isinstance(optimizer, str):
         optimizer_type = optim.Adam if optimizer is None else optimizer_named(optimizer)
         options: dict[str, Any] = {"lr": 3e-4} if optimizer is None else {}
+        # The fused variant updates all parameters by one kernel.
         if can_fuse(optimizer_type, net, parameters):
             options["fused"] = True
         return optimizer_type(parameters, **options)
     factory: Any = optimizer
+    # Objects that are not callable lead to the error below, which names them.
     result = factory(parameters) if callable(factory) else factory
     if not isinstance(result, optim.Optimizer):
         message = (
@@ -76,6 +79,7 @@ def can_fuse(
     return all(
         parameter.is_floating_point()
         and parameter.device.type in _FUSED_DEVICES
+        # Lazy parameters get their size with the first batch.
         and not isinstance(parameter, nn.parameter.UninitializedParameter)
         for parameter in parameters
     )

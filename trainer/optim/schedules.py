@@ -69,7 +69,9 @@ class WarmupCosine:
     def factor(self, update: int) -> float:
         """Return the factor of the optimizer's rate in an update, counted from 0."""
         if update < self.warmup:
+            # The warm-up starts at 1 / warmup, not at 0: the first update moves the weights too.
             return (update + 1) / self.warmup
+        # After the last update the rate stays at its end.
         progress = min((update - self.warmup) / (self.updates - self.warmup), 1.0)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -109,7 +111,9 @@ def step_after_epoch(scheduler: Any, when: str, monitor: str, logs: Mapping[str,
     if scheduler is None or when == "update":
         return
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        # An epoch without validation has no value for it.
         if monitor in logs:
             scheduler.step(logs[monitor])
+    # With "validation", only epochs that measured something on validation data count.
     elif when == "epoch" or any(name.startswith("val_") for name in logs):
         scheduler.step()

@@ -19,6 +19,7 @@ def align_state(optimizer: torch.optim.Optimizer) -> None:
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
             for key, value in state.items():
+                # Step counts and factored states have other shapes.
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[key] = _laid_out_as(value, parameter)
 
@@ -33,12 +34,14 @@ def move_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Move an optimizer's state to the devices of its parameters, if these changed."""
     devices = {p: p.device for group in optimizer.param_groups for p in group["params"]}
     differs = any(
+        # Step counts have no dimension, and stay on the CPU on purpose.
         isinstance(value, torch.Tensor) and value.dim() and value.device != devices[parameter]
         for parameter, state in optimizer.state.items()
         for value in state.values()
         if parameter in devices
     )
     if differs:
+        # torch moves a loaded state to the devices of the parameters.
         optimizer.load_state_dict(optimizer.state_dict())
 
 
@@ -49,7 +52,9 @@ def keep_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> N
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, values in saved["state"].items():
+        # The keys of a state dict are positions of the parameters, not the parameters.
         state = optimizer.state[parameters[number]]
         for name, value in values.items():
             if isinstance(value, Tensor) and value.dtype != state[name].dtype:
+                # A copy: training changes the state in place, but not what was loaded.
                 state[name] = value.to(state[name].device, copy=True)

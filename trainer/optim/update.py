@@ -51,15 +51,19 @@ class Update:
         self._schedules = scheduler is not None and scheduler_step == "update"
         self._used_rates: list[float] | None = None
         self._penalties = penalties
+        # This reads from the device, once per fit.
         self._last_scale = 0.0 if scaler is None else scaler.get_scale()
         clips = clip_grad_norm is not None or clip_grad_value is not None
         plain = scaler is None and not clips and not penalties
+        # The step is chosen once.
         self._change = bare_step(optimizer)
         self._step: Callable[[], Any] = self._change if plain else self._guarded_step
 
     def zero_grad(self) -> None:
         """Discard all gradients; until the next batch, callbacks can read them."""
         if self._plain_zero:
+            # None is better than zeros: the next backward pass writes its gradients instead of
+            # adding them.
             for parameter in self.parameters:
                 parameter.grad = None
         else:
@@ -67,6 +71,7 @@ class Update:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss` to the accumulated ones."""
+        # Gradients in fp16 would underflow without the factor; `unscale_` divides by it.
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         loss.backward()
@@ -80,6 +85,7 @@ class Update:
         """Count an update, and take a step of the schedule if it is due in every update."""
         self.completed += 1
         if self._schedules:
+            # This comes before the step of the schedule: these rates made the update.
             self._used_rates = self._rates()
             self._schedule()
 
@@ -103,11 +109,14 @@ class Update:
         Returns:
             The norm before the clipping, None without clipping by the norm.
         """
+        # Penalties come after unscaling, because they are not scaled, and before clipping, which
+        # limits the whole gradient.
         for penalty in self._penalties:
             penalty.add_gradients()
         max_norm, max_value = self.clipping
         norm = None
         if max_norm is not None:
+            # With a sharded net this is a collective, in which all processes wait.
             norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters, max_norm))
         if max_value is not None:
             nn.utils.clip_grad_value_(self.parameters, max_value)
@@ -136,14 +145,20 @@ class Update:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def _guarded_step(self) -> None:
+        # The order matters: first unscale, then add penalties and clip, then step, and only then
+        # change the scale.
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
+        # The check comes before the weights change: an update by NaN cannot be undone.
         self.check_norm(self.shape_gradients())
         if self.scaler is None:
             self._change()
         else:
+            # This skips the update if gradients are not finite; for that it reads from the device.
             self.scaler.step(self.optimizer)
             if self._schedules:
+                # The scale is read before `update`, which lowers it after a skipped update; this
+                # waits for the device.
                 self._scale = self.scaler.get_scale()
             self.scaler.update()
             if not (self.completed + 1) % _MAX_SKIPPED:
@@ -168,5 +183,6 @@ class Update:
 
     def _schedule(self) -> None:
         """Take a step of the schedule, unless the scaler skipped the update (its scale fell)."""
+        # This waits for the device, only with fp16 and a schedule that steps with each update.
         if self.scaler is None or self.scaler.get_scale() >= self._scale:
             self.scheduler.step()

@@ -31,6 +31,7 @@ def new_figure(width: float, height: float) -> Figure:
 
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
     figure = Figure(figsize=(width, height), layout=layout)
+    # pyplot would keep all figures, and may open windows.
     FigureCanvasAgg(figure)
     figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     return figure
@@ -65,6 +66,7 @@ def small_png(figure: Figure, dpi: int) -> bytes:
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = BytesIO()
+    # Few colours make a picture small, and a notebook keeps each of them.
     image.quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
         buffer, format="png"
     )

@@ -58,6 +58,7 @@ def draw_matrix(
     if len(names) <= _NUMBERED:
         texts = [[_cell_text(value, normalize) for value in row] for row in shown]
         widest = max(len(text) for row in texts for text in row)
+        # The longest number decides for all cells.
         size = min(12.0, cell / (0.9 * max(3, widest)))
         for row, column in np.ndindex(shown.shape):
             dark = shown[row, column] > top / 2
@@ -105,10 +106,12 @@ def draw_curve(
     metric.update(scores, positive, weight)
     area, before = metric.compute().item(), f"{name}: " if name else ""
     label = f"{before}AUC = {area:.4f}"
+    # NaN: one of the classes is missing.
     if area != area:
         missing = "positive" if not positive.any() else "negative"
         label, points = f"{before}no {missing} samples", torch.zeros(2, 0)
     else:
+        # The counts go from the highest score down: each threshold adds the samples above it.
         points = _corners(*(count.flip(0).cumsum(0) for count in reversed(metric.counts())))
     hidden = number >= _IN_LEGEND
     axes.plot(
@@ -134,6 +137,7 @@ def draw_chance(axes: Axes, title: str) -> None:
 
 def draw_scatter(axes: Axes, y_true: Tensor, y_pred: Tensor, name: str) -> None:
     """Draw predictions over targets, both (N,), with a diagonal line."""
+    # Every n-th sample is drawn, so that the picture does not depend on random numbers.
     step = -(-len(y_true) // _MAX_DOTS)
     label = "samples" if step == 1 else f"every {step}th of {len(y_true):,} samples"
     size, alpha = (26.0, 0.55) if len(y_true) <= 300 else (10.0, 0.3)
@@ -144,6 +148,7 @@ def draw_scatter(axes: Axes, y_true: Tensor, y_pred: Tensor, name: str) -> None:
         alpha=alpha,
         color=_BLUE,
         linewidths=0,
+        # Vectors would make a file of thousands of dots slow to show.
         rasterized=True,
     )
     axes.plot([], [], "o", color=_BLUE, alpha=0.7, markersize=5, markeredgewidth=0, label=label)
@@ -183,6 +188,7 @@ def _corners(false: Tensor, true: Tensor) -> Tensor:
     """Return the rates of a curve, (2, K), without points on straight segments."""
     points = torch.stack([torch.cat([part.new_zeros(1), part]) for part in (false, true)]).double()
     steps = points.diff(dim=1)
+    # Two steps have the same slope if their cross products are equal, without a division.
     turns = steps[0, :-1] * steps[1, 1:] != steps[1, :-1] * steps[0, 1:]
     end = torch.ones(1, dtype=torch.bool)
     return points[:, torch.cat([end, turns, end])] / points[:, -1:]

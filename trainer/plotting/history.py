@@ -84,6 +84,7 @@ def plot_metric(
 def _sets(columns: list[str], name: str) -> list[str]:
     """Return the prefixes of a metric's validation columns: "val_", "val_clean_"."""
     trained = {column.removeprefix("train_") for column in columns if column.startswith("train_")}
+    # "val_noisy_loss" belongs to a metric "noisy_loss", if there is one, not to a set "noisy".
     others = {f"val_{metric}" for metric in trained if metric != name}
     validated = [c for c in columns if c.startswith("val_") and c.endswith(f"_{name}")]
     return [column.removesuffix(name) for column in validated if column not in others]
@@ -146,6 +147,7 @@ def plot_history(
     figure = new_figure(4.8 * columns, 3.6 * rows)
     for place, name in enumerate(names, start=1):
         axes = figure.add_subplot(rows, columns, place)
+        # The running epoch lies below the line of finished epochs.
         _draw_running(axes, frame, lines[name], running)
         _draw(axes, frame, lines[name], monitor, best)
         dress_axes(axes, name, "epoch")
@@ -217,10 +219,12 @@ def _draw_running(
     for line in lines:
         points = running.get(line.column, ())
         if points:
+            # A line with "_" has no entry in the legend, in which the column has one already.
             label = "_" if line.column in frame else line.label
             epochs, values = zip(*points, strict=True)
             axes.plot(epochs, values, color=line.color, linewidth=1.2, alpha=0.6, label=label)
             if not len(frame):
+                # In the first epoch there is no other line that sets the limits.
                 axes.set_xlim(math.floor(epochs[0]), math.ceil(epochs[-1]))
 
 
@@ -232,6 +236,7 @@ def _scale(axes: Axes, frame: pd.DataFrame, lines: list[Line]) -> None:
     columns = [frame[line.column].tolist() for line in lines if line.column in frame]
     data: list[Any] = [line.get_ydata() for line in axes.get_lines()]
     drawn = [value for values in data for value in values]
+    # A logarithm needs positive values.
     if min(drawn, default=0) <= 0 or not _is_crowded(columns):
         return
     axes.set_yscale("log")
@@ -245,6 +250,7 @@ def _scale(axes: Axes, frame: pd.DataFrame, lines: list[Line]) -> None:
 def _is_crowded(columns: Sequence[Iterable[float]]) -> bool:
     """Return whether, after some epoch, most of a line is far below the largest value."""
     ordered: list[list[float]] = [[] for _ in columns]
+    # Each epoch is tested, because the axis must not change back when later values spread.
     for row in zip(*columns, strict=True):
         for values, value in zip(ordered, row, strict=True):
             if math.isfinite(value):

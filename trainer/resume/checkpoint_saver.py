@@ -86,8 +86,12 @@ class CheckpointSaver(Callback):
             CheckpointError: A state has a value that is not supported.
         """
         run = self.run
+        # This waits for the device, and with a sharded net for the other processes.
         check_finite(run)
+        # All processes take part: their random states and sums are gathered.
         snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
+        # The position is recorded before writing: if that fails, `_failures` makes `save_anew`
+        # repeat the save.
         self._saved = self._position()
         parts, writer = snapshot.packed(), self._writer
         if isinstance(writer, AsyncWriter):  # training changes the tensors while the thread writes
@@ -111,8 +115,10 @@ class CheckpointSaver(Callback):
         Raises:
             CheckpointError, NonFiniteError: See `save`.
         """
+        # This waits for the thread that writes.
         self._attempt(self._writer.wait)  # a pending save may fail, and is then repeated
         due = self.newest is None or self._failures > 0 or self._saved != self._position()
+        # A failed write is known to the main process alone, but all must save or none.
         if self.run.coordinator.processes.broadcast(due):
             self.save(wait=True)
 
@@ -126,11 +132,13 @@ class CheckpointSaver(Callback):
         Raises:
             CheckpointError: A value is not supported; the message names its path.
         """
+        # Packing checks the types of all values, and writes nothing.
         Snapshot.of(self.run.state.state_dict(), self.run.coordinator.processes).packed()
 
     def _written(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:  # only the main process has it
             return
+        # This runs in the thread of training, so that callbacks do not run in another one.
         self.newest, self.newest_step = shown(checkpoint.path), checkpoint.step
         self._failures = 0
         for callback in self.run.state.callbacks:
@@ -183,6 +191,8 @@ class StepCheckpointSaver(CheckpointSaver):
         if self._interval is not None and not due:
             due = time.monotonic() - self._saved_at >= self._interval
         coordinator = self.run.coordinator
+        # Updates are counted alike by all processes, so these saves need no agreement; clocks
+        # differ.
         if due and coordinator.processes.is_distributed and step % (self._every or step + 1):
             coordinator.save_requested, due = (
                 coordinator.processes.is_main,
@@ -199,6 +209,7 @@ def save_to(path: str | Path, run: Run) -> Path:
     store = CheckpointStore(path, keep=1)
     snapshot = Snapshot.of(run.state.state_dict(), run.coordinator.processes)
     saved = snapshot.write(store, run.state.update.completed, snapshot.packed(), info_of(run))
+    # The processes wait until the main one has written.
     written = run.coordinator.processes.broadcast(None if saved is None else saved.path)
     assert isinstance(written, Path)
     return written
@@ -235,9 +246,11 @@ def check_finite(run: Run) -> None:
     named = [(name, local_tensor(p)) for name, p in run.net.named_parameters() if p.requires_grad]
     wrong = [~p.isfinite().all() for _, p in named]
     names = []
+    # One read from the device serves all parameters; only after a finding, each is read.
     if wrong and bool(torch.stack(wrong).any()):
         names = [name for (name, _), is_wrong in zip(named, wrong, strict=True) if is_wrong]
     if is_sharded(run.net):  # each rank has checked its shards
+        # Every rank takes part, also one whose shards are finite.
         names = list(dict.fromkeys(chain(*run.coordinator.processes.gather(names))))
     if not names:
         return

@@ -27,6 +27,7 @@ def state_for(run: Run, loaded: LoadedCheckpoint) -> dict[str, Any]:
     """
     processes = run.coordinator.processes
     saved = int(loaded.info["run_settings"]["processes"])
+    # A new rank starts with the shared state of the last one; its own parts are replaced below.
     state = state_of_rank(loaded.parts, min(processes.rank, saved - 1))
     if not run.arguments.elastic or not world_changed(run, loaded):
         return state
@@ -55,8 +56,10 @@ def _place(run: Run, loaded: LoadedCheckpoint, state: dict[str, Any]) -> None:
     progress, pass_length = dict(state["progress"]), run.iterator.source.pass_length
     saved = loaded.info["run_settings"]
     per_round = saved["processes"] * (saved["batch_size"] or 1)
+    # The unit is a sample, or a batch of the user's loader, for which the batch size is None.
     behind = state["feed"]["behind"] + progress["position"] * per_round
     if pass_length.units is not None:
+        # With padded rounds, this may exceed the pass: ranks without a batch repeat one.
         behind = min(behind, pass_length.units)
     rounds, left = pass_length.rounds(), pass_length.rounds(behind)
     if rounds is not None and left is not None and progress["batches"]:
@@ -70,6 +73,7 @@ def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the sums of the epoch: those of all ranks in the main process, none in the others."""
     if len(everywhere) == 1 and run.coordinator.processes.is_main:
         return everywhere[0]
+    # The copies share all but losses and metrics, which a reset would otherwise clear.
     measurement: Any = copy.copy(run.step.measurement)
     measurement.losses = copy.deepcopy(measurement.losses)
     measurement.metrics = copy.deepcopy(measurement.metrics)
@@ -83,6 +87,7 @@ def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
         counted.append(own)
         return [own]
 
+    # The order of the ranks is the order of the sums.
     for state in everywhere:
         each = copy.copy(measurement)
         each.losses = copy.deepcopy(measurement.losses)
@@ -100,5 +105,7 @@ def _fresh(run: Run, epoch: int) -> dict[str, Any]:
     """Return a random state for a rank that the saved fit did not have."""
     with undisturbed_randomness():
         rank = run.coordinator.processes.rank
+        # The seed depends on the rank: two ranks must not draw the same numbers, for example for
+        # dropout.
         seed_everything(derive_seed(run.arguments.seed, "model", epoch, rank))
         return random_state()

@@ -30,6 +30,7 @@ def fingerprint(run: Run) -> dict[str, dict[str, Any]]:
 def _of_run(run: Run) -> dict[str, Any]:
     update, source, arguments = run.state.update, run.iterator.source, run.arguments
     objective = run.state.objective
+    # Other sources ignore batch_size and shuffle, so that a difference means nothing.
     ours = type(source).__name__ in ("DatasetSource", "MemorySource") and not source.order_owners
     return {
         "optimizer": type(update.optimizer).__name__,
@@ -57,6 +58,7 @@ def machine(run: Run) -> dict[str, Any]:
         **{name: version_of(name) or "unknown" for name in packages},
         "device": run.model.placement.device.type,
         "mixed_precision": run.model.placement.accelerator.mixed_precision,
+        # The number of threads determines the order of sums, and thereby the bits.
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cudnn.deterministic": torch.backends.cudnn.deterministic,

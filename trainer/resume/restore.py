@@ -35,8 +35,10 @@ def restore(run: Run, loaded: LoadedCheckpoint) -> None:
     """
     state = loaded.with_tensors(state_for(run, loaded), run.net)
     _check_epochs(run, loaded)
+    # All checks come before the first change of the fit.
     _check_same_run(run, loaded, state)
     # A part may reject its state after others have loaded theirs; then all get theirs back.
+    # The copy is deep, because loading a state copies into the same tensors.
     before = copy.deepcopy(run.state.state_dict())
     try:
         _load_state(run, _without_other_sums(run, loaded, state))
@@ -48,6 +50,7 @@ def restore(run: Run, loaded: LoadedCheckpoint) -> None:
         raise CheckpointMismatchError(message) from error
     _forget_compiled(run.model)
     run.model.run_id = str(loaded.info["run"])
+    # A run that a callback stopped is complete, unless more epochs are requested now.
     stopped = loaded.info.get("stopped") is not None and run.last_epoch <= loaded.info["epochs"]
     run.model.stop_training = bool(stopped)
 
@@ -127,6 +130,7 @@ def _check_same_run(run: Run, loaded: LoadedCheckpoint, state: Mapping[str, Any]
     """Raise an error if the checkpoint is of another run; warn if the bits may differ."""
     now = fingerprint(run)
     ignored = MAY_DIFFER if run.arguments.elastic else ()
+    # Within an epoch, the checkpoint has sums of its metrics.
     if not loaded.info["batch"]:
         ignored = (*ignored, "metrics")  # their sums are empty
     settings = (loaded.info["run_settings"], now["run_settings"])

@@ -40,6 +40,7 @@ class Snapshot:
         rest = dict(state)
         local = {name: rest.pop(name) for name in ("random", "sums", "feed")}
         rest, split = shards.extract_tensors(rest)  # on all ranks, which hold the other shards
+        # This is a collective: the ranks wait for the main process.
         locals_of_ranks = processes.gather_to_main(local)
         if locals_of_ranks is None:
             return cls(None, split, processes)
@@ -74,6 +75,7 @@ class Snapshot:
         if not self.split:
             return None if self.parts is None else store.write(step, parts, info, protected)
         if self.parts is None:
+            # This waits until the main process has made the folder, or has failed before that.
             folder = self.processes.broadcast(None)
             if folder is not None:  # otherwise the main process has failed, and raises
                 shards.write_shards(folder, self.split, self.processes)

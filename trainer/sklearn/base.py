@@ -70,6 +70,8 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         **prefixed: Any,
     ) -> None:
         estimator.check_prefixes(prefixed, type(self).__name__)
+        # This only assigns: scikit-learn clones an estimator by its parameters, which must be
+        # unchanged.
         self.net = net
         self.loss_fn = loss_fn
         self.metrics_dict = metrics_dict
@@ -90,6 +92,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         self.dtype = dtype
         self.verbose = verbose
         self.random_state = random_state
+        # The parameters become attributes, so that get_params and clone see them.
         self.__dict__.update(prefixed)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -105,6 +108,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
     def set_params(self, **params: Any) -> KerasEstimator:
         """Set parameters by name, as `epochs=20` or `net__hidden=64`; return this estimator."""
         chosen = {n: v for n, v in params.items() if n.startswith(estimator.PREFIXES)}
+        # Other names are checked by scikit-learn.
         super().set_params(**{n: v for n, v in params.items() if n not in chosen})
         self.__dict__.update(chosen)
         return self
@@ -158,6 +162,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _train_one_epoch(self, X: Any, y: Any, weight: Any, classes: Any = None) -> None:
         """Train one more epoch, of a new net at the first call."""
+        # The model tells whether partial_fit was called before.
         first = not hasattr(self, "model_")
         X, y = self._checked(X, y, reset=first)
         if first:
@@ -178,12 +183,14 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         sizes = {"n_features": self.n_features_in_, "n_outputs": self._learn(targets)}
         own = vars(self)
         self._seed = _seed_of(self.random_state)
+        # Weights, then order and dropout follow from the seed, as documented for `random_state`.
         with estimator.seeded(self._seed):
             net = estimator.make_net(self.net, sizes, estimator.prefixed(own, "net__"))
             self._output_shape = estimator.output_shape(net, self._features(X[:2], net))
             options = estimator.prefixed(own, "optimizer__")
             self.model_ = KerasModel(
                 net,
+                # A fit must not change the parameters of the estimator.
                 copy.deepcopy(self._loss() if self.loss_fn is None else self.loss_fn),
                 copy.deepcopy(self.metrics_dict),
                 estimator.optimizer_for(net, self.optimizer, options),
@@ -206,14 +213,18 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
             *data,
             test_size=self.validation_split,
             stratify=y if is_classifier(self) else None,
+            # The seed is the same, so that equal estimators split alike.
             random_state=self._seed,
         )
+        # train_test_split returns (train, test) for each array in turn.
         return tuple(parts[::2]), tuple(parts[1::2])
 
     def _train(self, train: Any, y: np.ndarray, **options: Any) -> None:
         chosen = {name: getattr(self, name) for name in _PASSED_ON}
         chosen |= {"seed": self._seed, "class_weight": self._weights(y), "plot": False}
+        # The callbacks are copied, because they have a state.
         chosen |= {"callbacks": copy.deepcopy(self.callbacks), **options}
+        # The user's own arguments of fit take precedence.
         self.model_.fit(train, **{**chosen, **estimator.prefixed(vars(self), "fit__")})
 
     def _outputs(self, X: Any) -> Tensor:

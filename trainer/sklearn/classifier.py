@@ -172,6 +172,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
             X: The features.
         """
         scores = self.decision_function(X)
+        # One score per sample is that of the second class.
         codes = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)
         return np.asarray(self.classes_[codes])
 
@@ -196,6 +197,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return estimator.decisions(outputs, self.model_.objective.prediction_kind()).numpy()
 
     def _check_targets(self, y: Any) -> np.ndarray:
+        # Labels may be text; check_array would convert them to numbers.
         as_it_is: Any = None
         y = check_array(y, ensure_2d=False, dtype=as_it_is, estimator=self, input_name="y")
         y = column_or_1d(y, warn=True)
@@ -203,6 +205,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return np.asarray(y)
 
     def _learn(self, y: np.ndarray) -> int:
+        # The labels are sorted: the codes below are positions in them.
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             message = f"y has one class, {self.classes_[0]!r}; a classifier needs two or more"

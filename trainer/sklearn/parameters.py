@@ -68,11 +68,13 @@ def make_net(net: Any, sizes: Mapping[str, int], options: Mapping[str, Any]) -> 
                 f"{next(iter(options))} has no effect; pass the class, or a function"
             )
             raise TypeError(message)
+        # Each fit starts with the weights that the user passed.
         return copy.deepcopy(net)
     if not callable(net):
         message = f"net is {net!r}; expected a function or class that returns a net, or a module"
         raise TypeError(message)
     accepted = inspect.signature(net).parameters
+    # A net with fixed sizes has no such parameters.
     sizes = {name: size for name, size in sizes.items() if name in accepted}
     module: Any = net(**{**sizes, **options})
     check_module(module)
@@ -105,6 +107,7 @@ def optimizer_for(net: nn.Module, optimizer: Any, options: Mapping[str, Any]) ->
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         fused = isinstance(kind, type) and can_fuse(kind, net, parameters)
+        # The user's options take precedence.
         built: torch.optim.Optimizer = kind(
             parameters, **{"fused": True} | dict(options) if fused else options
         )
@@ -123,6 +126,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
+    # The fit leaves the global generators as they were.
     with undisturbed_randomness():
         seed_everything(seed)
         yield
@@ -134,6 +138,7 @@ def output_shape(net: nn.Module, rows: np.ndarray) -> tuple[int, ...]:
     Raises:
         DataError: The output has another form.
     """
+    # Buffers and random numbers are those of a net that was not called.
     with undisturbed(net), torch.no_grad():
         features = features_from_data(net, rows)
         output = choose_call(net, features)(features)
@@ -163,6 +168,7 @@ def class_targets(shape: tuple[int, ...], codes: np.ndarray, classes: int) -> np
     """
     width = shape[0] if shape else 1
     if width == 1 and classes == 2:
+        # The targets have the shape of the outputs, because the binary loss compares elements.
         return codes.reshape(-1, *shape).astype(np.float64)
     if width != classes:
         allowed = "2, or 1 logit" if classes == 2 else f"{classes}"
@@ -202,6 +208,7 @@ def probabilities(logits: Tensor, prediction_kind: PredictionKind) -> Tensor:
         logits: The net's outputs, (N,) or (N, C).
         prediction_kind: The form of outputs that the loss expects; if it is not known, logits.
     """
+    # In float64, probabilities of large logits stay apart, and rows sum to 1 more closely.
     wide = logits.reshape(len(logits), -1).double()
     if prediction_kind == "probabilities":
         return torch.cat([1 - wide, wide], 1) if wide.shape[1] == 1 else wide
@@ -222,5 +229,6 @@ def decisions(logits: Tensor, prediction_kind: PredictionKind) -> Tensor:
     if prediction_kind == "probabilities":
         wide = wide.logit() if wide.shape[1] == 1 else wide.log()
     if wide.shape[1] == 2:
+        # For two classes only the difference decides.
         wide = wide[:, 1:] - wide[:, :1]
     return wide[:, 0] if wide.shape[1] == 1 else wide

@@ -72,9 +72,11 @@ class KerasRegressor(RegressorMixin, KerasEstimator):  # type: ignore[misc]
 
     def _check_targets(self, y: Any) -> np.ndarray:
         y = check_array(y, ensure_2d=False, dtype="numeric", estimator=self, input_name="y")
+        # For more dimensions this raises scikit-learn's own error.
         return np.asarray(y, np.float64) if y.ndim <= 2 else column_or_1d(y)
 
     def _learn(self, y: np.ndarray) -> int:
+        # Predictions have the form of the targets: (N,) or (N, C).
         self._target_shape = y.shape[1:]
         self.n_outputs_ = y.shape[1] if y.ndim == 2 else 1
         return self.n_outputs_

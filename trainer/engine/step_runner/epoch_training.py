@@ -61,6 +61,7 @@ class EpochTrainingStep(UpdatingStep[StageLog]):
 
     def __call__(self, batch: EpochBatches) -> None:
         """Train on the batches of an epoch, and count the optimizer's updates."""
+        # The whole epoch is one batch here, so updates are counted where they happen.
         counting_hook = self.update.optimizer.register_step_post_hook(self._count)
         try:
             self.measurement.replace(self._kit.make_epoch_runner(self._runner)(batch))

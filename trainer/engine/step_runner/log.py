@@ -57,6 +57,8 @@ class StageLog:
         """
         losses, metrics = self._checked(returned)
         for name, value in (*losses.items(), *metrics.items()):
+            # Functions of `metrics_dict` are averaged like losses. Metrics with `compute` are
+            # computed over the epoch; what the runner returned for one batch is not used.
             if name in losses or (name in self._metrics and name not in self._computed):
                 total, count = self._sums.get(name, (0.0, 0))
                 self._sums[name] = total + value * samples, count + samples
@@ -84,6 +86,7 @@ class StageLog:
             NonFiniteError: The training loss is NaN or infinite.
         """
         means = {name: total / count for name, (total, count) in self._sums.items()}
+        # torchmetrics warns if `compute` is called before the first update.
         updated = (n for n in self._computed if getattr(self._metrics[n], "update_called", True))
         computed = {name: float(self._metrics[name].compute()) for name in updated if self._sums}
         values = means | computed | self._last
@@ -140,6 +143,8 @@ class StageLog:
                 )
                 raise ValueError(message)
             try:
+                # A tensor of a device is read here, once per value and batch: the protocol of a
+                # StepRunner asks for floats.
                 numbers[name] = float(value)
             except (TypeError, ValueError, RuntimeError) as error:
                 message = f"StepRunner returned {name!r} as {value!r:.200}; expected a number"

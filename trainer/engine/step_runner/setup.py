@@ -39,6 +39,7 @@ def check_arguments(model: BaseModel, source: Source, arguments: FitArguments) -
     Raises:
         ValueError: There is such an argument; the message contains the alternative.
     """
+    # accelerate does not make a scaler for CPUs; fit makes one, which a runner does not use.
     scaled_by_fit = model.placement.scaler is not None and model.accelerator.scaler is None
     unknown_length = arguments.gradient_accumulation_steps > 1 and not (
         arguments.steps_per_epoch or source.steps
@@ -91,6 +92,7 @@ def placed_kit(spec: MeasurementSpec, accelerator: Any = None) -> RunnerKit:
         if isinstance(value, nn.Module):
             return value.to(device)
         if accelerator is not None and isinstance(value, optim.Optimizer):
+            # Prepared optimizers skip their step within a window of accumulated batches.
             return accelerator.prepare_optimizer(value)
         return value
 
@@ -111,6 +113,7 @@ def metric_copies(spec: MeasurementSpec) -> dict[str, Any]:
                 "pass an object, as torchmetrics.Accuracy(task='binary'), or a function"
             )
             raise TypeError(message)
+        # Training and validation run in turns, so each stage needs a state of its own.
         copied = copy.deepcopy(metric)
         is_module = isinstance(copied, nn.Module)
         copies[name] = copied.to(spec.placement.device) if is_module else copied

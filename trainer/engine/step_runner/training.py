@@ -58,12 +58,16 @@ class RunnerTrainingStep(UpdatingStep[StageLog]):
     def __call__(self, batch: Any) -> None:
         """Train on a batch; the prepared optimizer skips updates within a window."""
         self._since_update, self._taken = self._since_update + 1, self._taken + 1
+        # The last batch of an epoch closes its window, however many batches it has.
         closes = self._since_update == self._window or self._taken == self._steps
+        # If the runner raises, the weights may contain a part of the batch: no checkpoint then.
         self._open = True
+        # accelerate's prepared optimizer and schedule step only if this flag is set.
         self._accelerator.sync_gradients = closes
         try:
             returned = self._runner(batch)
         finally:
+            # True is the default of accelerate, for all code outside of the runner.
             self._accelerator.sync_gradients = True
         self.measurement.add(returned, max(1, sample_count(batch, default=1)))
         if closes:
@@ -82,6 +86,7 @@ class RunnerTrainingStep(UpdatingStep[StageLog]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of the epoch so far, and the number of its batches."""
+        # `_since_update` is 0 in every checkpoint, because they are saved between updates.
         return {**super().state_dict(), "taken": self._taken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -97,6 +102,7 @@ def prepared_runner(
 
     The runner steps the schedule, so `update` no longer does.
     """
+    # With "update", `Run.schedule` does not step it after epochs either.
     update.scheduler_step = "update"
     accelerator = spec.placement.accelerator
     kit = placed_kit(spec, accelerator)

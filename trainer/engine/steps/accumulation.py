@@ -46,12 +46,14 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
     def __call__(self, batch: MicroBatch) -> None:
         """Train on a batch, and update the weights at the end of its window."""
         micro_batch, divisors, closes = batch
+        # Gradients are cleared once per window, before its first batch.
         self._current = self._samples.popleft() if self._samples else []
         if not self._open:
             self.update.zero_grad()
         parts = self.measurement.measure(micro_batch)  # its errors are clearer than the divisors'
         if isinstance(divisors, Exception):
             raise divisors
+        # The gradients of a window add up to those of one batch with all of its samples.
         if divisors is None:
             total = self._counted.add(parts, micro_batch, closes=closes)
         else:
@@ -93,6 +95,8 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
 
     def _count(self, batch: Any) -> list[Any]:
         """Return for each loss what its mean is over: the samples of a batch, or their weights."""
+        # The targets are counted before any forward pass, because the divisor of the first batch
+        # depends on the last batch of the window.
         y_true, weight = _targets_of(batch)
         if y_true is None:
             return [sample_count(batch)] * len(self.measurement.objective.losses)
@@ -112,7 +116,9 @@ class CountedWindow:
     def __init__(self, measurement: TrainingMeasurement) -> None:
         self._objective = measurement.objective
         self._parts: list[list[TermValue]] = []  # of the batches, if their terms count differently
-        self._clear()
+        self._kept = False  # whether the graphs of the batches are
+        self._unit = 0  # of counts, 0 before the first batch
+        self._count: int | Tensor = 0
 
     def add(self, parts: list[TermValue], batch: Any, *, closes: bool) -> Tensor | None:
         """Return the loss of a batch to add the gradients of; None if the last batch has them.
@@ -166,10 +172,7 @@ class CountedWindow:
         return sum(losses[1:], start=losses[0])
 
     def _clear(self) -> None:
-        self._parts = []
-        self._kept = False
-        self._unit = 0
-        self._count: int | Tensor = 0
+        self._parts, self._kept, self._unit, self._count = [], False, 0, 0
 
 
 def micro_batches(
@@ -195,12 +198,16 @@ def _with_divisors(window: list[Any], count: Callable[[Any], list[Any]]) -> Iter
         try:
             counts.append(count(batch))
         except Exception as error:  # noqa: PERF203 - raised when its batch is trained on
+            # The earlier batches run with any divisors, so that an error of theirs is raised first.
+            # Their gradients are never used: the window does not close before the error is raised.
             earlier = window[: len(counts)]
             yield from ((micro_batch, [1] * len(counts[0]), False) for micro_batch in earlier)
             yield batch, error, False
             return
     totals = [sum(column) for column in zip(*counts, strict=True)]
     for number, (batch, shares) in enumerate(zip(window, counts, strict=True), start=1):
+        # The loss is a mean over `share`; divided by total / share it is the batch's part of the
+        # mean over the window.
         divisors = [total / share for total, share in zip(totals, shares, strict=True)]
         yield batch, divisors, number == len(window)
 
@@ -217,6 +224,7 @@ def _targets_of(batch: Any) -> tuple[Any, Any]:
 def _positive(share: int | Tensor) -> int | Tensor:
     """Return a number that can be divided by: all samples of a batch may have the weight 0."""
     if isinstance(share, Tensor):
+        # float64 is the widest dtype of all devices but MPS, which does not support it.
         wide = torch.float32 if share.device.type == "mps" else torch.float64
         return share.to(wide).clamp_min(torch.finfo(torch.float32).tiny)
     return share

@@ -66,6 +66,8 @@ class CompiledStep(UpdatingStep[TrainingMeasurement]):
         if region is None:
             self._uncompiled(batch)
             self._prepare(batch)
+        # A region of an earlier fit may exist already, but the first batch of each fit runs
+        # uncompiled, with all checks.
         elif self.measurement.checked and region.takes(batch):
             self._run(region, batch)
         else:
@@ -79,20 +81,25 @@ class CompiledStep(UpdatingStep[TrainingMeasurement]):
         if compilation.region is not None and (
             compilation.settings != self._settings() or compilation.region.stale
         ):
+            # Compiling takes longer than many steps, so a region is kept over epochs and fits as
+            # long as everything it was compiled for is the same.
             compilation.region = None
 
     def _run(self, region: CompiledRegion, batch: Any) -> None:
         try:
             y_pred, y_true, weight, parts, norm = region(batch)
         except CannotCompileError as error:
+            # Nothing was changed before the error, so the batch can be trained on uncompiled.
             self._compilation.refuse(error)
             self._uncompiled(batch)
             return
         if not self._steps_compiled:
+            # The fit that compiled reports the time; a later fit with the same region reports 0.
             self._compilation.seconds, region.seconds = region.seconds, 0.0
         self._steps_compiled += 1
         # A loss that is NaN is reported before its gradients' norm: it is the cause.
         self.measurement.record(y_pred, y_true, weight, parts)
+        # The region has changed the weights already; what is left is to check and to count.
         self.update.check_norm(norm)
         self.update.advance()
 

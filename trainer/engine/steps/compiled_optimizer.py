@@ -30,8 +30,10 @@ class CompiledOptimizer:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        # A shallow copy: it updates the same parameters, with the same tensors of state.
         self.optimizer = copy.copy(optimizer)
         self._original = optimizer
+        # `stale` compares these by identity: load_state_dict replaces the dict and the groups.
         self._state = optimizer.state
         self._steps: list[tuple[Tensor, Tensor]] = []  # step counts: the original's, the copy's
         self.optimizer.state = defaultdict(dict)
@@ -46,7 +48,10 @@ class CompiledOptimizer:
     def step(self) -> None:
         """Update the weights."""
         self._step(self.optimizer)
+        # Checkpoints and uncompiled steps read the step counts of the original.
         for original, copied in self._steps:
+            # Step counts on the CPU, the default of most optimizers, beside weights on a GPU are
+            # incremented by `count`, outside of the region.
             if original.device == copied.device:
                 original.copy_(copied)
 
@@ -72,6 +77,8 @@ class CompiledOptimizer:
             raise CannotCompileError(message)
         groups = zip(self._groups, self.optimizer.param_groups, strict=True)
         for i, (original, copied) in enumerate(groups):
+            # The rate is compared with a number: comparing with the tensor would wait for the
+            # device.
             if original["lr"] != self._rates[i]:
                 self._rates[i] = float(original["lr"])
                 copied["lr"].fill_(self._rates[i])

@@ -70,9 +70,11 @@ class CompiledRegion:
         _check_compilable(update)
         self.seconds = 0.0  # the time that compiling took
         self._signature = signature(batch)
+        # Parameters without a gradient do not take part in the loss, or are frozen.
         self._trained = [p for p in update.parameters if p.grad is not None]
         self._gradients = [p.grad for p in self._trained]
         self._optimizer = CompiledOptimizer(update.optimizer)
+        # CUDA graphs record the addresses of all tensors, so gradients and state stay in place.
         self._graphs = self._trained[0].device.type == "cuda"
         self._compiled = _compile(
             _step_function(forward, weigh, objective, update, self._optimizer, self._trained),
@@ -99,14 +101,19 @@ class CompiledRegion:
         self._optimizer.copy_rates()
         if self._trained[0].grad is not self._gradients[0]:  # the last step was not compiled
             self._optimizer.copy_step_counts()
+            # The compiled code writes into the first gradients; uncompiled steps have replaced
+            # them.
             for parameter, gradient in zip(self._trained, self._gradients, strict=True):
                 parameter.grad = gradient
+        # Gradients are enabled within the step, for the forward pass alone.
         with torch.no_grad():
             if self._graphs:
                 torch.compiler.cudagraph_mark_step_begin()
             outcome = self._run(batch) if self._ready else self._compiling(batch)
             if self._graphs:  # the next run of a CUDA graph overwrites its outputs
                 outcome = map_tensors(Tensor.clone, outcome)
+        # This is outside of the region, because these counts lie on the CPU, as those of most
+        # optimizers do.
         self._optimizer.count()
         return outcome
 
@@ -177,14 +184,19 @@ def _step_function(
     """Return the step as one function, which torch traces."""
 
     def step(batch: Any) -> Outcome:
+        # The step begins with forward pass and objective.
         with torch.enable_grad():
             y_pred, y_true, weight = forward(batch)
             parts = objective.compare(y_pred, y_true, weigh(y_true, weight))
+            # The backward pass is functional, because the gradients must keep their addresses.
             gradients = torch.autograd.grad(objective.total(parts), trained)
         parts = [(value.detach(), share) for value, share in parts]
+        # The penalties are only measured here, with the weights before the update, as in an
+        # uncompiled step; their gradients are added in `shape_gradients`.
         parts += objective.penalize(parts)
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad.copy_(gradient)  # type: ignore[union-attr]
+        # Penalties, clipping and update follow in the order of `Update`.
         norm = update.shape_gradients()
         optimizer.step()
         return detached(y_pred), y_true, weight, parts, norm

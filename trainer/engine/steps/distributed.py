@@ -49,20 +49,27 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
         """Train on a batch, and update the weights at the end of its window."""
         batch, closes = batch if self._window > 1 else (batch, True)
         counts = batch is not None
+        # Every process takes part in every collective of a step, so one whose data has ended runs
+        # its last batch again, without counting it.
         self._last = self._last if batch is None else batch
         if self._last is None:
             message = "there are fewer samples than processes; use fewer processes"
             raise RankError(message)
+        # The first update wraps the net, for which DDP needs a batch.
         if not self._open:
             self._sync.begin_update(self._last)
         with self._sync.scope(closes=closes):
             self.measurement.counts = counts
             parts = self._sync.forward(self._last)
             total, count = self._weighting(parts, counts=counts)
+            # A request travels with the gradients, so that all processes learn of it in the same
+            # update.
             request = float(self._failure is not None or self._coordinator.requested)
             self._sync.backward(total, request, count)
         self._open = not closes
         if closes:
+            # This comes before the update: clipping must see the gradients of all processes, and an
+            # error of one process raises in all of them before the weights change.
             self._finish()
             self.update()
 
@@ -73,6 +80,8 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
     @property
     def done(self) -> bool:
         """Whether the processes have decided to stop; an update that has begun is finished."""
+        # All processes must leave the stage after the same batch, so their common decision counts,
+        # not the request of this one.
         return not self._open and self._coordinator.stopped
 
     def user_batch(self, batch: Any) -> Any:
@@ -108,12 +117,18 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
         self._unread = 0 if reads else self._unread + 1
         count: float | Tensor = totals[1]
         if reads:
+            # On an accelerator this waits for the device.
             requests, count = totals.tolist()
+            # A mean of requests is above 0 if any process requests a synchronization, so all enter
+            # it.
             if requests:
                 self._coordinator.synchronize(self._failure)
+        # Sums over samples are added up, not divided. A division by 1 changes nothing, and if
+        # nothing counts, all gradients are 0.
         if self._weighting.sums or (reads and count in (0.0, 1.0)):
             return
         if isinstance(count, Tensor):
+            # The count on the device may be 0, and 0 / 0 would turn the gradients into NaN.
             count = count.clamp_min(torch.finfo(count.dtype).tiny)
         self._sync.divide(count)
 

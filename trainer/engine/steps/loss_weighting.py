@@ -59,8 +59,11 @@ class LossWeighting:
     def _agree(self, parts: list[TermValue]) -> None:
         """Agree with the other processes on the unit and on how terms are weighted."""
         objective = self._objective
+        # This is a collective, once per fit: all processes wait for the first batch of each other.
         differ = count_differently(parts) or len(set(objective.summed)) > 1
         gathered = self._processes.gather((float(parts[0][1]), differ))
+        # A resumed fit keeps the unit from its checkpoint: with another unit, the divisions would
+        # round differently.
         if self.reference is None:
             self.reference = gathered[0][0] or 1.0  # of rank 0, the same in all processes
         self._differ = any(differ for _, differ in gathered)
@@ -77,11 +80,14 @@ class LossWeighting:
         count: Any = share
         if isinstance(share, Tensor):
             if share.device.type == "cpu":
+                # On the CPU nothing waits.
                 count = share.item()
             else:  # stays on the device; an integer would become float32 in a division
                 count = share.to(torch.promote_types(value.dtype, torch.float32))
         assert self.reference is not None
         count = count / self.reference
+        # DDP and FSDP average gradients over the processes; a sum is multiplied by their number to
+        # undo that.
         factor = float(counts) * self._processes.world_size if self.sums else count
         total = self._objective.total(parts)
         if isinstance(factor, float) and factor == 1.0:  # the most frequent case
@@ -91,11 +97,15 @@ class LossWeighting:
     def _weighted_by_term(self, parts: list[TermValue], counts: float) -> Tensor:
         """Return the loss with each term weighted by its own count, exchanged beforehand."""
         like, processes = parts[0][0], self._processes
+        # The counts get the dtype of the losses, because a collective needs one dtype for all.
         local = torch.stack([torch.as_tensor(share).to(like) for _, share in parts]) * counts
         totals = local.clone()
+        # This is a second collective in each step, in which the processes wait for each other: one
+        # division afterwards cannot weight terms that count differently.
         distributed.all_reduce(totals)
         fractions = local / totals.clamp_min(torch.finfo(local.dtype).tiny)
         weighted: list[TermValue] = [
+            # The factor undoes the average over processes, as above.
             (value * (counts if summed else fraction) * processes.world_size, 1)
             for (value, _), fraction, summed in zip(
                 parts, fractions, self._objective.summed, strict=True

@@ -105,6 +105,7 @@ class Measurement:
 
     def run_only(self, batch: Any) -> None:
         """Run the net on a batch without counting it."""
+        # `self.forward` does not exist yet if this process has not had a batch of its own.
         self._choose_forward(batch)(batch)
 
     @torch.no_grad()
@@ -112,6 +113,7 @@ class Measurement:
         """Measure the penalties once for a stage in which the net does not change."""
         values = {penalty.name: penalty() for penalty in self.objective.penalties}
         _check_scalars(values.items())
+        # This waits for the device, once per penalty and pass: the weights do not change in it.
         self._penalties = [value.item() for value in values.values()]
 
     def reset(self) -> None:
@@ -148,6 +150,8 @@ class Measurement:
         local = self.losses, self.metrics
         try:
             if self.processes.is_distributed:
+                # A process without a single batch takes part too, because the others wait in the
+                # collective.
                 self.losses, self.metrics = self._gathered()
             figures = self.figures()
         except MetricError as error:
@@ -163,6 +167,7 @@ class Measurement:
     def _gathered(self) -> tuple[Means, MetricSet]:
         """Return losses and metrics over the batches of all processes, in one collective."""
         parts: list[Any] = []  # batches, sums of losses and states of metrics of each process
+        # This waits for the device, once per term.
         sums = self.losses.sums()
 
         def gather(states: Any) -> list[Any]:
@@ -186,12 +191,15 @@ class Measurement:
     def _measure_first(self, batch: Any) -> list[TermValue]:
         """Choose how the net is called with batches like this one; check loss and targets."""
         self.forward = self._choose_forward(batch)
+        # The checks reuse the outputs of this forward pass: a second one would draw random numbers,
+        # for example for dropout, and update the statistics of batch norms twice.
         y_pred, y_true, weight = self.forward(batch)
         self._check_fit(y_pred, y_true)
         check_sample_weight(weight, by_output=self.objective.by_output)
         parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight), batch)
         self._check_parts([*parts, *self._first_penalties(parts)])
         self._record(y_pred, y_true, weight, parts)
+        # The checks end only here: if one fails, the next batch must pass them too.
         self.measure = self._measure
         return parts
 

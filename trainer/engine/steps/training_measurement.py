@@ -57,6 +57,8 @@ class TrainingMeasurement(Measurement):
         """
         values = super().figures()
         loss = values["train_loss"]
+        # On an accelerator the values are read only here, long after the batch. Once the weights
+        # are NaN all terms are, so `culprits` finds those that were wrong first.
         if not isfinite(loss) and not self.losses.empty:
             terms = zip(self.losses.compute()[1], self.losses.culprits(), strict=True)
             raise self._not_finite(loss, [term if culprit else 0.0 for term, culprit in terms])
@@ -64,9 +66,13 @@ class TrainingMeasurement(Measurement):
 
     def record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[TermValue]) -> None:
         """Count a batch, whose penalties are among the parts of its loss."""
+        # On an accelerator `add` returns 0 without a read, and `figures` raises the error later.
         loss = self.add_losses(parts)
         if not isfinite(loss):
+            # A loss that is known here lies on the CPU, so nothing waits.
             self.on_nonfinite(self._not_finite(loss, [value.item() for value, _ in parts]))
+            # This is reached only if `on_nonfinite` defers the error, as it does with several
+            # processes.
             return
         self.metrics.update(y_pred, y_true, weight)
 
@@ -80,6 +86,7 @@ class TrainingMeasurement(Measurement):
             # takes part in gathering the weights.
             with torch.no_grad():
                 parts = [*parts, *self.objective.penalize(parts)]
+        # A repeated batch must not appear in the values of the epoch.
         if self.counts:
             self.record(y_pred, y_true, weight, parts)
 

@@ -68,6 +68,7 @@ class DDPSync:
             self._wrap(batch)
         assert self._module is not None
         self._update.zero_grad()
+        # The two numbers belong to no optimizer, so `zero_grad` does not clear them.
         self._module.signal.grad = None
 
     def scope(self, *, closes: bool) -> AbstractContextManager[Any]:
@@ -90,6 +91,8 @@ class DDPSync:
 
     def backward(self, total: Tensor, request: float, count: Any) -> None:
         """Add the gradients of a batch, and of what is passed along."""
+        # The gradient of a dot product is its other factor: after DDP's average, the gradient of
+        # the signal is the mean of the messages of all processes.
         self._update.backward(total + torch.dot(self._signal, self._as_tensor(request, count)))
 
     def totals(self) -> Tensor:
@@ -97,6 +100,8 @@ class DDPSync:
         assert self._module is not None
         totals = self._module.signal.grad
         assert totals is not None
+        # The scaler has multiplied these gradients as well, and unscales only the optimizer's.
+        # Reading the scale waits for the device, as the scaler's step does anyway.
         scaler = self._update.scaler
         return totals if scaler is None else totals / scaler.get_scale()
 
@@ -125,11 +130,13 @@ class DDPSync:
         """
         measurement = self._measurement
         net = measurement.spec.net
+        # The pass that changes nothing must not appear in the values of the epoch either.
         measurement.counts = False
         if any(is_lazy(p) for p in net.parameters()):
             with undisturbed_randomness(), modes_restored(net):
                 net.eval()  # so that batch norms keep their statistics
                 measurement.measure(batch)  # the net learns its shapes
+        # The new module may lie on another device, or have another dtype.
         self._message = None, None
         self._module = _SignalingModule(net, measurement.objective.module, self._measure)
         self._ddp = DistributedDataParallel(
@@ -137,9 +144,11 @@ class DDPSync:
             find_unused_parameters=self._find_unused,
             gradient_as_bucket_view=True,  # gradients stay where they are added up
         )
+        # Running statistics of batch norms change in the forward pass, even without an update.
         buffers = [(buffer, buffer.clone()) for buffer in self._module.buffers()]
         with undisturbed_randomness():
             parts = self.forward(batch)
+            # All gradients become 0, but every parameter takes part, so that all buckets are built.
             total = sum(value for value, _ in parts) * 0.0
             self._update.backward(total + 0.0 * self._signal.sum())
         with torch.no_grad():
@@ -162,6 +171,7 @@ class _SignalingModule(nn.Module):
         super().__init__()
         self.net, self.losses, self._measure = net, losses, measure
         like = next(p for p in (*net.parameters(), *losses.parameters()) if p.requires_grad)
+        # fp16 and bf16 cannot hold counts: bf16 rounds integers above 256.
         wide = like.dtype if like.dtype is torch.float64 else torch.float32
         self.signal = nn.Parameter(torch.zeros(2, dtype=wide, device=like.device))
 

@@ -59,9 +59,11 @@ class FSDPSync:
 
     def totals(self) -> Tensor:
         """Exchange requests and counts."""
+        # This is a separate collective: FSDP2 has no place for the two numbers among its gradients.
         return self._totals.averaged()
 
     def divide(self, count: float | Tensor) -> None:
         """Divide the parts of the gradients that this process holds."""
+        # Each process holds a shard of every gradient; a division needs no communication.
         gradients = [local_tensor(p.grad) for p in self._update.parameters if p.grad is not None]
         foreach_div_(gradients, count)
