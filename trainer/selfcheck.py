@@ -72,10 +72,10 @@ def all_checks() -> list[Check]:
         for device in devices()[:-1]
     ]
     return [
-        ("SGD: same weights as a hand-written loop, bit for bit", partial(_loop, _sgd, 1)),
-        ("Adam: same weights as a hand-written loop, bit for bit", partial(_loop, _adam, 1)),
-        ("accumulation: same weights as a hand-written loop", partial(_loop, _sgd, 2)),
-        ("loss and accuracy equal those of all samples at once", _metrics),
+        ("SGD: same weights as a hand-written loop, bit for bit", partial(_trains, _sgd, 1)),
+        ("Adam: same weights as a hand-written loop, bit for bit", partial(_trains, _adam, 1)),
+        ("accumulation: same weights as a hand-written loop", partial(_trains, _sgd, 2)),
+        ("loss and accuracy equal those of all samples at once", _measures),
         ("evaluate() equals the loss and accuracy of the net's outputs", _evaluates),
         ("predict() keeps the order of samples", _predicts),
         ("a resumed run ends with the same bits", _resumes),
@@ -112,7 +112,7 @@ def _fit(model: KerasModel, **options: Any) -> Any:
     return model.fit(_data(), **{**quiet, "epochs": _EPOCHS, "batch_size": _BATCH, **options})
 
 
-def _loop(optimizer: Any, window: int) -> None:
+def _trains(optimizer: Any, window: int) -> None:
     """Compare a fit with a hand-written loop.
 
     A window of several batches has the gradient of one large batch.
@@ -132,7 +132,7 @@ def _loop(optimizer: Any, window: int) -> None:
     _compare_weights(model, net)
 
 
-def _metrics() -> None:
+def _measures() -> None:
     model = _model()
     row = _fit(model, epochs=1, val_data=_data()).iloc[-1]
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,23 @@ class GeneratorHolder:
 
     def __init__(self, thing: Any) -> None:
         self.thing = thing
+
+
+@contextmanager
+def undisturbed_generators(loader: Any) -> Iterator[None]:
+    """Restore the generators of a loader and its samplers at the end, so that its order continues.
+
+    Args:
+        loader: The loader; an object without a `generator` and samplers is left alone.
+    """
+    holders = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
+    generators = [getattr(holder, "generator", None) for holder in holders]
+    states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
 
 
 def stateful(loader: Any) -> Any:

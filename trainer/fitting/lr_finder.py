@@ -6,17 +6,16 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.learning_rate import groups_of, set_rate
 from fitorch.callbacks.terminate_on_nan import TerminateOnNaN
+from fitorch.data.rng_state import undisturbed_generators
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.distributed.processes import Processes
 from fitorch.engine.base_model import BaseModel
@@ -88,7 +87,8 @@ def find_lr(
 
     _check_range(model, train_data, start, end, steps)
     ramp = _Ramp(np.geomspace(start, end, steps).tolist())
-    with undisturbed_randomness(), _generators_restored(train_data):
+    loader = train_data if isinstance(train_data, DataLoader) else None
+    with undisturbed_randomness(), undisturbed_generators(loader):
         _twin(model).fit(
             train_data,
             epochs=steps,
@@ -138,19 +138,6 @@ def _twin(model: BaseModel) -> BaseModel:
     twin.lr_scheduler, twin.compilation, twin.metrics_dict = None, None, {}
     twin.history, twin.progress = History(), Progress()
     return twin
-
-
-@contextmanager
-def _generators_restored(data: Any) -> Iterator[None]:
-    """Restore the random generators of a user's loader at the end, so that its order continues."""
-    holders = (data, data.sampler, data.batch_sampler) if isinstance(data, DataLoader) else ()
-    generators = [getattr(holder, "generator", None) for holder in holders]
-    states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
-    try:
-        yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
 
 
 def _suggestion(frame: pd.DataFrame) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
 from fitorch.data.arrays import is_array, is_sparse, to_tensors
+from fitorch.data.rng_state import undisturbed_generators
 from fitorch.data.sources import Batching, as_source
 from fitorch.nets.forward import features_of
 from fitorch.nets.precision import floating_dtype
@@ -131,24 +131,12 @@ def _is_hugging_face(features: Any) -> bool:
 
 def _first_batch(data: Any, floating: torch.dtype) -> Any:
     """Return the features of the first batch; random generators are restored afterwards."""
-    with undisturbed_randomness(), _generators_restored(data):
+    with undisturbed_randomness(), undisturbed_generators(data):
         source = as_source(data, "features", Batching(floating=floating))
         try:
             return features_of(next(iter(source.batches(0))))
         finally:
             source.close()
-
-
-@contextmanager
-def _generators_restored(data: Any) -> Iterator[None]:
-    holders = (data, getattr(data, "sampler", None), getattr(data, "batch_sampler", None))
-    generators = [getattr(holder, "generator", None) for holder in holders]
-    states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
-    try:
-        yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
 
 
 def _match_net(net: nn.Module, features: Any) -> Any:

@@ -44,10 +44,10 @@ else:
 
 def _foreach(name: str) -> Callable[..., Any]:
     operation = getattr(torch, f"_foreach_{name}", None)
-    return _loop(name) if operation is None else operation
+    return _foreach_loop(name) if operation is None else operation
 
 
-def _loop(name: str) -> Callable[..., list[Tensor]]:
+def _foreach_loop(name: str) -> Callable[..., list[Tensor]]:
     """Return the operation on a list of tensors as a loop of the public one."""
 
     def loop(tensors: Sequence[Tensor], *args: Any, **options: Any) -> list[Tensor]:

@@ -75,12 +75,12 @@ class RunnerKit:
         """
         names = ("net", "loss_fn", "accelerator", "stage", "metrics_dict")
         arguments = dict.fromkeys((*names, "optimizer", "lr_scheduler", *self.extra))
-        _check_signature(self.step_runner, _STEP_SIGNATURE, (), arguments)
+        _check_runner_signature(self.step_runner, _STEP_SIGNATURE, (), arguments)
         if self.epoch_runner is not None:
-            _check_signature(self.epoch_runner, _EPOCH_SIGNATURE, (None,), {"quiet": True})
+            _check_runner_signature(self.epoch_runner, _EPOCH_SIGNATURE, (None,), {"quiet": True})
 
 
-def _check_signature(
+def _check_runner_signature(
     runner_class: Callable[..., Any],
     expected: str,
     args: tuple[Any, ...],
