@@ -128,7 +128,7 @@ class SampledSource(LoaderSource):
         """Objects from which reading draws random numbers: the dataset's own generators."""
         return [GeneratorHolder(self.loader)]
 
-    def _processes(self, batches: Any) -> Iterable[Any]:
+    def _processes(self, batches: Iterator[Any]) -> Iterable[Any]:
         return self._pool.processes
 
     def _with_seeds(
@@ -276,7 +276,7 @@ class DatasetSource(SampledSource):
                 yield from self._read_by_pool(rest)
                 return
 
-    def _decide(self, batch: Any, *, quiet: bool) -> None:
+    def _decide(self, batch: object, *, quiet: bool) -> None:
         """Choose the number of workers; if none are faster, decide again later."""
         threads = torch.get_num_threads() if self._device is None else 1
         wanted = self._pace.workers(byte_count(batch), usable_cpus(), threads)

@@ -155,7 +155,7 @@ class EpochIterator:
         """Return the state that determines the order, apart from the counters and the seed."""
         source = self.source
         if not self.position and not self.behind:
-            begun: Any = {"order": capture_generators(source.order_owners)}
+            begun: dict[str, Any] | None = {"order": capture_generators(source.order_owners)}
         else:
             begun = self._begun
         inside = source.stateful if self.position and not self._processes.is_distributed else None

@@ -251,9 +251,9 @@ def _outline(state: Mapping[str, Any], parameter: nn.Parameter) -> State:
     }
 
 
-def _copied_to_cpu(value: Any) -> Any:
+def _copied_to_cpu(value: object) -> object:
     return value.to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
-def _as_number(value: Any) -> Any:
+def _as_number(value: object) -> object:
     return value.item() if isinstance(value, Tensor) else value

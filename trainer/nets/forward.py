@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 from torch import Tensor
@@ -43,7 +43,7 @@ def choose_forward(
     return _by_hook(net, cast, hook) if hook is not None else _by_form(cast(net), batch)
 
 
-def choose_call(net: Net, features: Any) -> Net:
+def choose_call(net: Net, features: object) -> Net:
     """Return a function that calls the net: `net(x)`, `net(*x)` for tuples, or `net(**x)`."""
     if isinstance(features, Mapping):
         return lambda x: net(**x)
@@ -61,7 +61,7 @@ def features_of(batch: Any) -> Any:
     return batch
 
 
-def check_batch(batch: Any) -> None:
+def check_batch(batch: object) -> None:
     """Check that a batch has one of the three forms.
 
     Raises:
@@ -149,5 +149,5 @@ def _triples(call: Net) -> Forward:
     return forward
 
 
-def _changed(batch: Any, size: int) -> str:
+def _changed(batch: Sized, size: int) -> str:
     return f"the first batch had length {size}, but this one has {len(batch)}: {describe(batch)}"
