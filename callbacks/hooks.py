@@ -160,7 +160,7 @@ def _check_callback(callback: Any) -> None:
         warnings.warn(f"{type_name}: {misspelling}; it is never called", stacklevel=2)
     for name in spellings:
         if _is_overridden(callback, name):
-            _check_signature(getattr(callback, name), type_name, name)
+            _check_hook_signature(getattr(callback, name), type_name, name)
 
 
 def _misspelled_hook(callback: Any) -> str:
@@ -175,7 +175,7 @@ def _misspelled_hook(callback: Any) -> str:
     return ""
 
 
-def _check_signature(hook: Hook, type_name: str, name: str) -> None:
+def _check_hook_signature(hook: Hook, type_name: str, name: str) -> None:
     counter = next((word for word in _COUNTERS if word in name), None)
     expected = [counter, "logs"] if counter else ["logs"]
     try:

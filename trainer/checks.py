@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 
-def check_count(name: str, value: Any, *, least: int = 1, optional: bool = False) -> None:
+def check_count(name: str, value: object, *, least: int = 1, optional: bool = False) -> None:
     """Raise an error unless `value` is an int >= `least`.
 
     Raises:
@@ -23,7 +22,7 @@ def check_count(name: str, value: Any, *, least: int = 1, optional: bool = False
         raise ValueError(message)
 
 
-def check_workers(value: Any) -> None:
+def check_workers(value: object) -> None:
     """Raise an error unless `value` is a number of worker processes, or "auto".
 
     Raises:
@@ -41,7 +40,7 @@ def check_workers(value: Any) -> None:
         raise ValueError(message)
 
 
-def check_flag(name: str, value: Any) -> None:
+def check_flag(name: str, value: object) -> None:
     """Raise an error unless `value` is True or False.
 
     Raises:
@@ -52,7 +51,7 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(message)
 
 
-def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise an error unless `value` is one of `allowed`.
 
     Raises:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,11 @@ from fitorch.checkpoint.listing import list_checkpoints
 from .environment import devices
 from .model import KerasModel
 from .randomness import undisturbed_randomness
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 _SAMPLES, _BATCH, _EPOCHS = 50, 16, 3  # the last batch is shorter
 
@@ -72,10 +77,10 @@ def all_checks() -> list[Check]:
         for device in devices()[:-1]
     ]
     return [
-        ("SGD: same weights as a hand-written loop, bit for bit", partial(_loop, _sgd, 1)),
-        ("Adam: same weights as a hand-written loop, bit for bit", partial(_loop, _adam, 1)),
-        ("accumulation: same weights as a hand-written loop", partial(_loop, _sgd, 2)),
-        ("loss and accuracy equal those of all samples at once", _metrics),
+        ("SGD: same weights as a hand-written loop, bit for bit", partial(_trains, _sgd, 1)),
+        ("Adam: same weights as a hand-written loop, bit for bit", partial(_trains, _adam, 1)),
+        ("accumulation: same weights as a hand-written loop", partial(_trains, _sgd, 2)),
+        ("loss and accuracy equal those of all samples at once", _measures),
         ("evaluate() equals the loss and accuracy of the net's outputs", _evaluates),
         ("predict() keeps the order of samples", _predicts),
         ("a resumed run ends with the same bits", _resumes),
@@ -95,24 +100,24 @@ def _data() -> tuple[Tensor, Tensor]:
     return x, x[:, :3].argmax(1)
 
 
-def _sgd(parameters: Any) -> torch.optim.Optimizer:
+def _sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
 
-def _adam(parameters: Any) -> torch.optim.Optimizer:
+def _adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=0.01)
 
 
-def _model(optimizer: Any = _sgd) -> KerasModel:
+def _model(optimizer: _OptimizerFactory = _sgd) -> KerasModel:
     return KerasModel(_net(), nn.CrossEntropyLoss(), {"acc": "acc"}, optimizer)
 
 
-def _fit(model: KerasModel, **options: Any) -> Any:
+def _fit(model: KerasModel, **options: Any) -> pd.DataFrame:
     quiet: dict[str, Any] = {"verbose": 0, "plot": False, "cpu": True, "seed": 0}
     return model.fit(_data(), **{**quiet, "epochs": _EPOCHS, "batch_size": _BATCH, **options})
 
 
-def _loop(optimizer: Any, window: int) -> None:
+def _trains(optimizer: _OptimizerFactory, window: int) -> None:
     """Compare a fit with a hand-written loop.
 
     A window of several batches has the gradient of one large batch.
@@ -132,7 +137,7 @@ def _loop(optimizer: Any, window: int) -> None:
     _compare_weights(model, net)
 
 
-def _metrics() -> None:
+def _measures() -> None:
     model = _model()
     row = _fit(model, epochs=1, val_data=_data()).iloc[-1]
     with torch.no_grad():

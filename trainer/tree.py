@@ -44,7 +44,7 @@ def join(function: Callable[[list[Tensor]], Any], trees: list[Any]) -> Any:
     return first
 
 
-def leaves(tree: Any) -> Iterator[Tensor]:
+def leaves(tree: object) -> Iterator[Tensor]:
     """Yield the tensors of `tree`, depth first."""
     if isinstance(tree, Tensor):
         yield tree
@@ -58,7 +58,7 @@ def leaves(tree: Any) -> Iterator[Tensor]:
         yield from leaves(_fields_of(tree))
 
 
-def sample_count(tree: Any, default: int | None = None) -> int:
+def sample_count(tree: object, default: int | None = None) -> int:
     """Return the length of the first dimension of the first tensor of `tree` that has one.
 
     Args:
@@ -78,12 +78,12 @@ def sample_count(tree: Any, default: int | None = None) -> int:
     raise ValueError(message)
 
 
-def byte_count(tree: Any) -> int:
+def byte_count(tree: object) -> int:
     """Return the bytes of all tensors of `tree`; tensors of lazy layers have none yet."""
     return sum(x.numel() * x.element_size() for x in leaves(tree) if not is_lazy(x))
 
 
-def describe(tree: Any) -> str:
+def describe(tree: object) -> str:
     """Return types and shapes of `tree` on one line, as `(float32 (32, 2), int64 (32,))`."""
     if isinstance(tree, Tensor):
         return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
@@ -111,7 +111,7 @@ def _rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
         return values
 
 
-def _is_record(tree: Any) -> bool:
+def _is_record(tree: object) -> bool:
     """Return whether `tree` is an instance of a dataclass, as some nets return."""
     return is_dataclass(tree) and not isinstance(tree, type)
 

@@ -1,50 +1,22 @@
 import copy
-import functools
 import gc
-import multiprocessing
 import os
 import random
 import signal
-import sqlite3
-import threading
-import time
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
+from data.reading import N, Samples, X, Y, fit, start
 from fitorch import KerasModel
-from fitorch.data import dataset as samples
 from fitorch.data import workers
 from fitorch.data.dataset import DatasetSource
 from fitorch.data.sampling import Order
 from fitorch.data.sources import Batching, as_source
 from fitorch.randomness import derive_seed, peek_seed
-
-N = 22
-GENERATOR = torch.Generator().manual_seed(0)
-X = torch.randn(N, 3, generator=GENERATOR)
-Y = torch.randn(N, 1, generator=GENERATOR)
-
-
-class Samples(Dataset):
-    def __len__(self):
-        return N
-
-    def __getitem__(self, index):
-        return X[index], Y[index]
-
-
-class Slow(Samples):
-    """Takes as long as a disk does, so that workers pay."""
-
-    def __getitem__(self, index):
-        time.sleep(0.001)
-        return super().__getitem__(index)
 
 
 class Augmented(Samples):
@@ -82,58 +54,6 @@ class Failing(Samples):
             message = "no such scan"
             raise FileNotFoundError(message)
         return super().__getitem__(index)
-
-
-def start():
-    torch.manual_seed(1)
-    return nn.Linear(3, 1)
-
-
-def fit(data, num_workers="auto", net=None, **arguments):
-    net = start() if net is None else net
-    model = KerasModel(net, "mse", optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
-    settings = {"epochs": 2, "batch_size": 4, "seed": 5, "verbose": 0, **arguments}
-    frame = model.fit(data, num_workers=num_workers, **settings)
-    return model, frame.drop(columns="seconds")
-
-
-STAY = ("resource_tracker", "compile_worker")  # torch.compile starts the latter, older ones at once
-EARLIER = set()
-
-
-@pytest.fixture(autouse=True)
-def _earlier():
-    """Note the processes that other tests left running, as joblib leaves its workers."""
-    EARLIER.clear()
-    EARLIER.update(psutil.Process().children())
-
-
-def children():
-    """The processes that run since the test began, but for those that torch keeps."""
-    begun = [p for p in psutil.Process().children() if p not in EARLIER]
-    running = [p for p in begun if p.status() != psutil.STATUS_ZOMBIE]
-    return [p.pid for p in running if not any(name in str(p.cmdline()) for name in STAY)]
-
-
-@pytest.fixture
-def eager(monkeypatch):
-    """Let "auto" decide after a few milliseconds instead of a second, as if there were 2 CPUs."""
-    monkeypatch.setattr(workers, "_PATIENCE", 0.004)
-    monkeypatch.setattr(samples, "usable_cpus", lambda: 2)
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """List how many workers are started, each time that some are."""
-    counts = []
-    begin = workers.WorkerPool._start
-
-    def watched(pool):
-        counts.append(pool.count)
-        return begin(pool)
-
-    monkeypatch.setattr(workers.WorkerPool, "_start", watched)
-    return counts
 
 
 # The same batches, whoever reads
@@ -274,7 +194,7 @@ def test_reads_one_by_one_where_many_at_once_is_switched_off():
     assert torch.equal(x, X[:4])
 
 
-def test_predicts_and_evaluates_a_dataset_in_its_order():
+def test_predicts_and_evaluates_a_dataset_in_its_order(children):
     model, _ = fit(Many())
     for number in (0, 2):
         got = model.predict(Many(), verbose=0, num_workers=number)
@@ -302,13 +222,13 @@ def test_reads_in_as_many_processes_as_were_asked_for_and_keeps_them():
     assert pids(0) == [{os.getpid()}] * 2
 
 
-def test_no_process_is_left_after_fit():
+def test_no_process_is_left_after_fit(children):
     fit(Samples(), 2, val_data=Samples(), epochs=1)
     assert not children()
 
 
 @pytest.mark.parametrize("place", ["dataset", "callback", "validation"])
-def test_no_process_is_left_after_an_error(place):
+def test_no_process_is_left_after_an_error(place, children):
     class Callback:
         def on_epoch_end(self, epoch, logs=None):
             raise FileNotFoundError
@@ -325,7 +245,7 @@ def test_no_process_is_left_after_an_error(place):
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
-def test_no_process_is_left_after_an_error_in_an_evaluation(verb):
+def test_no_process_is_left_after_an_error_in_an_evaluation(verb, children):
     model, _ = fit(Samples())
     with pytest.raises(FileNotFoundError, match="no such scan") as caught:
         getattr(model, verb)(Failing(), num_workers=2, batch_size=4, verbose=0)
@@ -333,7 +253,7 @@ def test_no_process_is_left_after_an_error_in_an_evaluation(verb):
     assert not children()
 
 
-def test_no_process_is_left_after_ctrl_c_which_reaches_the_workers_too():
+def test_no_process_is_left_after_ctrl_c_which_reaches_the_workers_too(children):
     class Presses:
         def on_train_batch_end(self, batch, logs=None):
             if batch == 1:
@@ -345,7 +265,7 @@ def test_no_process_is_left_after_ctrl_c_which_reaches_the_workers_too():
     assert not children()
 
 
-def test_short_epochs_go_on_where_the_workers_are():
+def test_short_epochs_go_on_where_the_workers_are(children):
     shown = []
 
     class Watches:
@@ -377,7 +297,7 @@ def test_a_dataset_that_is_changed_between_epochs_is_seen_by_the_workers(started
     assert started == [2, 2, 2]
 
 
-def test_a_killed_worker_is_told_with_pid_and_signal(monkeypatch):
+def test_a_killed_worker_is_told_with_pid_and_signal(monkeypatch, children):
     class Dies(Samples):
         def __getitem__(self, index):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -395,182 +315,6 @@ def test_workers_begin_only_for_datasets_that_are_read_by_us(started):
     for data in ((X, Y), TensorDataset(X, Y), Subset(TensorDataset(X, Y), range(9)), loader):
         fit(data, 2)
     assert not any(started)
-
-
-# "auto"
-
-
-def test_auto_begins_without_workers_and_starts_them_where_they_pay(eager, started):
-    _, frame = fit(Slow(), "auto", epochs=3)
-    assert started == [2]
-    assert not children()
-    assert frame.equals(fit(Samples(), 0, epochs=3)[1])
-
-
-def test_auto_reads_each_sample_of_a_fast_dataset_here_and_once(eager, started):
-    read = []
-
-    class Counts(Samples):
-        def __getitem__(self, index):
-            read.append(index)
-            return super().__getitem__(index)
-
-    fit(Counts(), "auto")
-    assert not started
-    assert read == [i for epoch in (0, 1) for i in Order(N, 4, True, 5).permutation(epoch).tolist()]
-
-
-class Holding(Slow):
-    """Holds anything."""
-
-    def __init__(self, thing=None):
-        self.thing = thing
-
-
-class Hiding(Holding):
-    """Lets pickle see nothing of what it holds."""
-
-    def __getstate__(self):
-        return {}
-
-
-class Draws(Slow):
-    def __init__(self):
-        self.cache = {}
-
-    def __getitem__(self, index):
-        self.cache[index] = index
-        return super().__getitem__(index)
-
-
-OPEN = []
-
-
-def kept(thing):
-    OPEN.append(thing)
-    return thing
-
-
-def opened():
-    return kept(Path(os.devnull).open())
-
-
-@pytest.fixture(autouse=True)
-def files_closed():
-    yield
-    while OPEN:
-        OPEN.pop().close()
-
-
-UNSAFE = {
-    "a lock": lambda: Holding(threading.Lock()),
-    "an open file": lambda: Holding([opened()]),
-    "a hidden file": lambda: Hiding(opened()),
-    "a database": lambda: Holding({"connection": kept(sqlite3.connect(":memory:"))}),
-    "a file in a closure": lambda: Holding(closing_over(opened())),
-    "a generator": lambda: Holding(iter_of(3)),
-    "torch's generator": lambda: Holding(torch.Generator()),
-    "NumPy's generator": lambda: Holding(np.random.default_rng(0)),
-    "Python's generator": lambda: Holding(random.Random(0)),
-    "a device's tensor": lambda: Holding(torch.empty(2, device="meta")),
-    "a cache": Draws,
-    "a subset of one": lambda: Subset(Holding(threading.Lock()), range(N)),
-}
-SAFE = {
-    "nothing": Slow,
-    "a function of its own": lambda: Holding(lambda x: x),
-    "a closure": lambda: Holding(closing_over(3)),
-    "a partial": lambda: Holding(functools.partial(closing_over, 3)),
-    "a method": lambda: Holding(Samples().__getitem__),
-    "arrays": lambda: Holding([np.zeros(4), np.array([None, 3]), torch.zeros(3)]),
-    "a net": lambda: Holding(nn.Linear(2, 2)),
-    "a module": lambda: Holding(np),
-    "a class": lambda: Holding(Slow),
-    "hidden numbers": lambda: Hiding({"a": 3}),
-    "a subset": lambda: Subset(Slow(), range(N)),
-}
-
-
-def closing_over(thing):
-    return lambda: thing
-
-
-def iter_of(count):
-    yield from range(count)
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("make", UNSAFE.values(), ids=UNSAFE)
-def test_auto_starts_no_workers_for_what_may_not_be_there_twice(make, eager, started):
-    fit(make(), "auto", epochs=3)
-    assert not started
-
-
-@pytest.mark.parametrize("make", SAFE.values(), ids=SAFE)
-def test_auto_starts_workers_for_what_copies_well(make, eager, started):
-    fit(make(), "auto", epochs=2)
-    assert started == [2]
-
-
-def test_auto_starts_no_workers_for_batches_of_a_device():
-    batch = [torch.empty(2, device="meta")]
-    assert workers.can_use_workers(Slow(), [torch.zeros(2)], 2)
-    assert not workers.can_use_workers(Slow(), batch, 2)
-
-
-def test_auto_starts_no_workers_where_shared_memory_is_short(monkeypatch, tmp_path):
-    usage = namespace(free=1000)
-    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: usage)
-    assert workers.can_use_workers(Slow(), [torch.zeros(10)], 2)
-    assert not workers.can_use_workers(Slow(), [torch.zeros(100)], 2)
-
-
-def namespace(**values):
-    return type("Namespace", (), values)
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_auto_starts_no_workers_where_the_script_would_run_again(monkeypatch, method):
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: method)
-    assert not workers.can_use_workers(Slow(), [torch.zeros(2)], 2)
-
-
-def test_asking_for_the_start_method_does_not_settle_it(monkeypatch):
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: None)
-    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn", "fork"])
-    assert not workers.can_use_workers(Slow(), [torch.zeros(2)], 2)
-
-
-def test_looks_through_no_dataset_of_endless_size(monkeypatch):
-    monkeypatch.setattr(workers, "_MAX_INSPECTED_BYTES", 10_000)
-    assert not workers.can_use_workers(
-        Holding([str(i) for i in range(10_000)]), [torch.zeros(2)], 2
-    )
-
-
-PACES = {
-    "reading is cheap": ((100, 0.1, 1.0), 8, 1, 0),
-    "reading hardly counts": ((10, 1.0, 9.0), 8, 1, 0),
-    "half of the time": ((10, 1.0, 1.0), 8, 1, 2),
-    "reading is all": ((10, 1.0, 0.001), 8, 1, 8),
-    "reading is all, many CPUs": ((10, 1.0, 0.001), 96, 1, 8),
-    "three times the work": ((10, 3.0, 1.0), 8, 1, 4),
-    "two CPUs": ((10, 3.0, 0.1), 2, 1, 2),
-    "one CPU": ((10, 3.0, 1.0), 1, 1, 0),
-    "the work keeps all CPUs busy": ((10, 1.0, 4.0), 8, 8, 0),
-}
-
-
-@pytest.mark.parametrize(("pace", "cpus", "threads", "expected"), PACES.values(), ids=PACES)
-def test_as_many_workers_as_keep_up(pace, cpus, threads, expected):
-    assert workers.Pace(*pace).workers(1000, cpus, threads) == expected
-
-
-def test_no_workers_where_handing_a_batch_over_costs_as_much_as_reading_it():
-    pace = workers.Pace(10, 0.1, 0.1)  # 10 ms each
-    assert pace.workers(10**6, 8) == 2
-    assert pace.workers(10**7, 8) == 0
 
 
 # Bad input

@@ -6,82 +6,13 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Accuracy
 
+from engine.step_runners import Model, StepRunner, made, problem
 from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import EarlyStopping, LambdaCallback
 from fitorch.engine.choose_step import choose_evaluation_step
 from fitorch.metrics import AUC
-
-
-class StepRunner:
-    """As torchkeras' own documentation has it."""
-
-    clip = 1.0
-
-    def __init__(
-        self,
-        net,
-        loss_fn,
-        accelerator=None,
-        stage="train",
-        metrics_dict=None,
-        optimizer=None,
-        lr_scheduler=None,
-        **kwargs,
-    ):
-        self.net, self.loss_fn, self.metrics_dict, self.stage = net, loss_fn, metrics_dict, stage
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.accelerator = accelerator
-        self.kwargs = kwargs
-        if self.stage == "train":
-            self.net.train()
-        else:
-            self.net.eval()
-
-    def __call__(self, batch):
-        features, labels = batch
-        preds = self.net(features)
-        loss = self.loss_fn(preds, labels)
-        if self.optimizer is not None and self.stage == "train":
-            self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients:
-                self.accelerator.clip_grad_norm_(self.net.parameters(), self.clip)
-            self.optimizer.step()
-            if self.lr_scheduler is not None:
-                self.lr_scheduler.step()
-            self.optimizer.zero_grad()
-        all_loss = self.accelerator.gather_for_metrics(loss).sum()
-        all_preds = self.accelerator.gather_for_metrics(preds)
-        all_labels = self.accelerator.gather_for_metrics(labels)
-        step_losses = {self.stage + "_loss": all_loss.item()}
-        step_metrics = {
-            self.stage + "_" + name: metric_fn(all_preds, all_labels).item()
-            for name, metric_fn in self.metrics_dict.items()
-        }
-        if self.stage == "train":
-            step_metrics["lr"] = self.optimizer.state_dict()["param_groups"][0]["lr"]
-        return step_losses, step_metrics
-
-
-class Model(KerasModel):
-    StepRunner = StepRunner
-
-
-def problem(samples=70):
-    torch.manual_seed(0)
-    x = torch.randn(samples, 3)
-    y = (x.sum(1, keepdim=True) > 0).float()
-    net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.25), nn.Tanh(), nn.Linear(4, 1))
-    return net, DataLoader(TensorDataset(x, y), batch_size=16), x, y
-
-
-def made(net, kind=Model, loss_fn=None, metrics=None, **extra):
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
-    loss_fn = nn.BCEWithLogitsLoss() if loss_fn is None else loss_fn
-    return kind(net, loss_fn, {} if metrics is None else metrics, optimizer, scheduler, **extra)
 
 
 def with_runner(call, stages=("train", "val")):
@@ -424,88 +355,6 @@ def test_a_figure_that_the_runner_does_not_return_is_told_after_the_first_epoch(
     stopping = EarlyStopping("val_dice", mode="max")
     with pytest.raises(ValueError, match="val_dice"):
         made(net).fit(loader, (x, y), epochs=3, callbacks=[stopping], verbose=0)
-
-
-class EpochRunner:
-    """As torchkeras has it: means over batches, metrics computed and reset by itself."""
-
-    def __init__(self, step_runner, quiet=False):
-        self.step_runner, self.quiet = step_runner, quiet
-        self.stage, self.accelerator = step_runner.stage, step_runner.accelerator
-
-    def __call__(self, dataloader):
-        sums, figures, step = {}, {}, 0
-        assert len(dataloader) == dataloader.size
-        for step, batch in enumerate(dataloader, start=1):  # noqa: B007 - how many there were
-            with self.accelerator.accumulate(self.step_runner.net):
-                losses, figures = self.step_runner(batch)
-            sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
-        means = {name: total / step for name, total in sums.items()}
-        for name, metric in self.step_runner.metrics_dict.items():
-            figures[f"{self.stage}_{name}"] = metric.compute().item()
-            metric.reset()
-        return {**means, **figures, f"{self.stage}_batches": step}
-
-
-class WithEpochs(KerasModel):
-    StepRunner = StepRunner
-    EpochRunner = EpochRunner
-
-
-def test_an_epoch_runner_goes_over_the_batches(tmp_path):
-    net, loader, x, y = problem(samples=64)  # batches alike, so its means are those over samples
-    expected = copy.deepcopy(net)
-    metrics = {"acc": Accuracy(task="binary")}
-    model = made(net, WithEpochs, metrics=metrics)
-    counted = []
-    note = LambdaCallback(on_train_batch_end=lambda batch, logs: counted.append(batch))
-    frame = model.fit(
-        loader, DataLoader(TensorDataset(x, y), 20), epochs=4, seed=1, verbose=0, callbacks=[note]
-    )
-    assert list(frame["train_batches"]) == [4] * 4
-    assert list(frame["val_batches"]) == [4] * 4
-    assert counted == [0] * 4
-    assert model.updates == 16
-    other = made(expected, metrics={"acc": Accuracy(task="binary")})
-    plain = other.fit(loader, epochs=4, seed=1, verbose=0)
-    assert frame["train_loss"].tolist() == pytest.approx(plain["train_loss"].tolist())
-    assert frame["train_acc"].tolist() == pytest.approx(plain["train_acc"].tolist())
-    for own, value in zip(net.parameters(), expected.parameters(), strict=True):
-        assert torch.equal(own, value)
-    figures = model.evaluate(DataLoader(TensorDataset(x, y), 16))
-    assert figures["val_loss"] == pytest.approx(other.evaluate(loader)["val_loss"])
-
-
-def test_a_run_with_an_epoch_runner_is_gone_on_with(tmp_path):
-    weights = []
-    for parts in ((4,), (2, 4)):
-        net, loader, _, _ = problem()
-        for epochs in parts:
-            net, loader, _, _ = problem()
-            options = {"ckpt_path": tmp_path / str(len(parts)), "resume": True, "seed": 1}
-            made(net, WithEpochs).fit(loader, epochs=epochs, verbose=0, **options)
-        weights.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
-    assert torch.equal(*weights)
-
-
-def epochs_with(kind, **options):
-    net, loader, _, _ = problem()
-    model = type("Model", (KerasModel,), {"StepRunner": StepRunner, **kind})
-    made(net, model).fit(loader, epochs=1, verbose=0, **options)
-
-
-def test_an_epoch_runner_that_cannot_be_used_is_told():
-    with pytest.raises(ValueError, match=r"EpochRunner is set without the StepRunner.*callbacks"):
-        epochs_with({"EpochRunner": EpochRunner, "StepRunner": None})
-    with pytest.raises(TypeError, match=r"cannot be created: .*expected EpochRunner\(step_runner"):
-        epochs_with({"EpochRunner": type("Odd", (), {"__init__": lambda self: None})})
-    nothing = type("Nothing", (EpochRunner,), {"__call__": lambda self, batches: None})
-    with pytest.raises(TypeError, match="must return a dict of floats by name; it returned None"):
-        epochs_with({"EpochRunner": nothing})
-    with pytest.raises(
-        ValueError, match="gradient_accumulation_steps does not work with EpochRunner"
-    ):
-        epochs_with({"EpochRunner": EpochRunner}, gradient_accumulation_steps=2)
 
 
 def test_forward_and_a_runner_are_not_both_taken():

@@ -110,7 +110,7 @@ OTHERS = [torch.full((2, 3), 0.25), torch.tensor([1.0, 2.0])]
 def test_a_loop_does_what_an_operation_on_lists_does(name, args, options):
     one, other = ([tensor.clone() for tensor in TENSORS] for _ in range(2))
     made = getattr(torch, f"_foreach_{name}")(one, *args, **options)
-    looped = internals._loop(name)(other, *args, **options)
+    looped = internals._foreach_loop(name)(other, *args, **options)
     for results in (zip(one, other, strict=True), zip(made or one, looped, strict=True)):
         for expected, result in results:
             torch.testing.assert_close(result, expected)

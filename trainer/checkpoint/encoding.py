@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Encoder:
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
 
-    def encode(self, value: Any, where: str) -> Any:
+    def encode(self, value: object, where: str) -> Any:
         """Return a state as JSON values, with names in place of tensors.
 
         Args:
@@ -75,7 +75,7 @@ class Encoder:
             return self._tensor(value, path)
         return self._other(value, path)
 
-    def _other(self, value: Any, path: tuple[str, ...]) -> Any:
+    def _other(self, value: Any, path: tuple[str, ...]) -> list[Any] | dict[str, Any]:
         kind = type(value)
         if kind is list:
             return self._items(value, path)
@@ -96,10 +96,10 @@ class Encoder:
         )
         raise CheckpointError(message)
 
-    def _items(self, values: Any, path: tuple[str, ...]) -> list[Any]:
+    def _items(self, values: Iterable[Any], path: tuple[str, ...]) -> list[Any]:
         return [self._encode(value, (*path, str(i))) for i, value in enumerate(values)]
 
-    def _mapping(self, value: Mapping[Any, Any], path: tuple[str, ...]) -> Any:
+    def _mapping(self, value: Mapping[Any, Any], path: tuple[str, ...]) -> dict[str, Any]:
         # JSON keys are strings, and `_TAG` marks other types: all other dicts become pairs.
         if all(type(key) is str for key in value) and _TAG not in value:
             encoded = {key: self._encode(value[key], (*path, key)) for key in value}
@@ -113,7 +113,7 @@ class Encoder:
         ]
         return _tagged("counter" if _is_counter(value) else "dict", pairs)
 
-    def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> Any:
+    def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> dict[str, Any]:
         unsupported = _unsupported(tensor)
         if unsupported:
             message = (
@@ -127,7 +127,7 @@ class Encoder:
             return _tagged("complex", self._keep(torch.view_as_real(tensor), path))
         return as_tensor(self._keep(tensor, path))
 
-    def _array(self, value: Any, path: tuple[str, ...]) -> Any:
+    def _array(self, value: np.ndarray | np.generic, path: tuple[str, ...]) -> dict[str, Any]:
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
             message = (
                 f"{_spell(path)} is NumPy data of type {value.dtype}, which a checkpoint cannot "
@@ -149,7 +149,7 @@ class Encoder:
         return name
 
 
-def decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+def decode(plain: object, tensors: Mapping[str, Tensor]) -> Any:
     """Return the state that `Encoder.encode` encoded.
 
     Args:
@@ -167,7 +167,7 @@ def decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
         raise CheckpointCorruptedError(message) from error
 
 
-def _decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _decode(plain: object, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(plain, list):
         return [_decode(item, tensors) for item in plain]
     if not isinstance(plain, dict):
@@ -221,7 +221,7 @@ def _unsupported(tensor: Tensor) -> str:
     return "" if is_supported(real) else f"tensor of {tensor.dtype}"
 
 
-def _tagged(kind: str, value: Any) -> dict[str, Any]:
+def _tagged(kind: str, value: object) -> dict[str, Any]:
     return {_TAG: kind, "value": value}
 
 
@@ -230,7 +230,7 @@ def as_tensor(name: str) -> dict[str, Any]:
     return _tagged("tensor", name)
 
 
-def _is_counter(value: Any) -> bool:
+def _is_counter(value: object) -> bool:
     return type(value) is Counter
 
 

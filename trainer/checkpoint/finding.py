@@ -58,7 +58,7 @@ class LoadedCheckpoint:
     manifest: Manifest
     parts: dict[str, Any]
 
-    def with_tensors(self, state: Any, net: nn.Module | None = None) -> Any:
+    def with_tensors(self, state: object, net: nn.Module | None = None) -> Any:
         """Return a state from the parts with tensors in place of its `Shard`s.
 
         Args:

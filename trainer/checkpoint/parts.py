@@ -71,7 +71,7 @@ def size_of_parts(parts: Mapping[str, Part]) -> int:
     return byte_count([part.tensors for part in parts.values()])
 
 
-def _has_only_tensors(tree: Any) -> bool:
+def _has_only_tensors(tree: object) -> bool:
     """Return whether a state consists only of named tensors, as that of most nets."""
     return isinstance(tree, dict) and all(tree[name] == as_tensor(name) for name in tree)
 

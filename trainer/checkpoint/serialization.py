@@ -122,7 +122,7 @@ def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
         raise CheckpointCorruptedError(message) from error
 
 
-def json_bytes(value: Any) -> bytes:
+def json_bytes(value: object) -> bytes:
     """Return a value as JSON.
 
     Raises:

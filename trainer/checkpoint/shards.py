@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from fitorch.errors import CheckpointCorruptedError, CheckpointWriteError
 from fitorch.files import FileDigest
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from fitorch.distributed.processes import Processes
 
 
@@ -40,7 +42,7 @@ class Shard:
     name: str
 
 
-def extract_tensors(state: Any) -> tuple[Any, dict[str, Tensor]]:
+def extract_tensors(state: object) -> tuple[Any, dict[str, Tensor]]:
     """Return a state with a `Shard` for each sharded tensor, and these tensors by name."""
     tensors: dict[str, Tensor] = {}
 
@@ -81,7 +83,7 @@ def write_shards(
     return dict(ChainMap(*processes.gather(digests)))
 
 
-def load_tensors(state: Any, folder: Path, mesh: Any = None) -> Any:
+def load_tensors(state: object, folder: Path, mesh: DeviceMesh | None = None) -> Any:
     """Return a state with tensors in place of its `Shard`s.
 
     Args:
@@ -96,7 +98,7 @@ def load_tensors(state: Any, folder: Path, mesh: Any = None) -> Any:
     # The dict serves as an ordered set: all ranks must load in the same order.
     names: dict[str, None] = {}
 
-    def collect(value: Any, _path: Any) -> Any:
+    def collect(value: object, _path: tuple[str, ...]) -> object:
         if isinstance(value, Shard):
             names[value.name] = None
         return value
@@ -118,7 +120,7 @@ def load_tensors(state: Any, folder: Path, mesh: Any = None) -> Any:
     )
 
 
-def _empty(name: str, table: Any, mesh: Any) -> Tensor:
+def _empty(name: str, table: Mapping[str, Any], mesh: DeviceMesh | None) -> Tensor:
     """Return an empty tensor to read into."""
     if name not in table:
         message = f"{name} is not among them"

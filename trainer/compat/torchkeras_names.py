@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
 
 _CALLBACKS = "from fitorch.callbacks import EpochCheckpoint, VisDisplay, WandbCallback, ..."
 
@@ -40,7 +42,7 @@ REPLACEMENTS = {
 }
 
 
-def look_up(name: str) -> Any:
+def look_up(name: str) -> NoReturn:
     """Raise an error for a name that fitorch does not have.
 
     Raises:
@@ -58,7 +60,9 @@ class TorchkerasModules:
     """Raises the error of `look_up` for `import fitorch.kerascallbacks`; the last finder."""
 
     @staticmethod
-    def find_spec(fullname: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(
+        fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
         """Return None: this finder finds no modules.
 
         Raises:

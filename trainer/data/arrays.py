@@ -18,14 +18,14 @@ _NUMERIC_KINDS = "biuf"  # kinds of NumPy dtypes: bool, int, unsigned, float
 _ACCEPTED = "pass a tensor, a NumPy array, a pandas DataFrame or Series, or a dict or tuple of them"
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: object) -> bool:
     """Return whether `value` is a tensor, an array, a DataFrame or a Series."""
     return isinstance(value, (Tensor, np.ndarray)) or (
         hasattr(value, "__array__") and hasattr(value, "shape")
     )
 
 
-def is_in_memory(value: Any) -> bool:
+def is_in_memory(value: object) -> bool:
     """Return whether `value` is an array, or a non-empty mapping or sequence of only arrays."""
     if isinstance(value, Mapping):
         return bool(value) and all(is_in_memory(item) for item in value.values())
@@ -34,12 +34,12 @@ def is_in_memory(value: Any) -> bool:
     return is_array(value) or is_sparse(value)
 
 
-def is_sparse(value: Any) -> bool:
+def is_sparse(value: object) -> bool:
     """Return whether `value` has the interface of a SciPy sparse matrix."""
     return hasattr(value, "toarray") and hasattr(value, "nnz")
 
 
-def array_leaves(value: Any) -> Iterator[Any]:
+def array_leaves(value: object) -> Iterator[Any]:
     """Yield the arrays in nested mappings, tuples and lists, depth first."""
     if isinstance(value, Mapping):
         for item in value.values():

@@ -130,7 +130,7 @@ class SampledSource(LoaderSource):
         """Objects from which reading draws random numbers: the dataset's own generators."""
         return [GeneratorHolder(self.loader)]
 
-    def _processes(self, batches: Any) -> Iterable[Any]:
+    def _processes(self, batches: Iterator[Any]) -> Iterable[Any]:
         return self._pool.processes
 
     def _with_seeds(
@@ -284,7 +284,7 @@ class DatasetSource(SampledSource):
                 yield from self._read_by_pool(rest)
                 return
 
-    def _decide(self, batch: Any, *, quiet: bool) -> None:
+    def _decide(self, batch: object, *, quiet: bool) -> None:
         """Choose the number of workers; if none are faster, decide again later."""
         # Training on an accelerator leaves the other CPUs to the workers.
         threads = torch.get_num_threads() if self._device is None else 1

@@ -167,7 +167,7 @@ class EpochIterator:
         source = self.source
         if not self.position and not self.behind:
             # Between two passes, the next pass begins with the current states.
-            begun: Any = {"order": capture_generators(source.order_owners)}
+            begun: dict[str, Any] | None = {"order": capture_generators(source.order_owners)}
         else:
             begun = self._begun
         # A stateful loader stores its position; with several processes, batches are skipped

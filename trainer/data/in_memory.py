@@ -88,7 +88,7 @@ class MemorySource:
         """None: the position in a pass does not depend on state."""
         return None
 
-    def rewind(self, state: Any) -> None:
+    def rewind(self, state: object) -> None:
         """Do nothing: there is no such state."""
 
     @property
@@ -141,7 +141,7 @@ def ordered_source(tensors: Any, order: Order) -> MemorySource:
     )
 
 
-def dataset_source(dataset: Any, order: Order) -> MemorySource | None:
+def dataset_source(dataset: object, order: Order) -> MemorySource | None:
     """Return a source for a dataset of plain tensors, in the order of an `Order`; else None."""
     contents = _tensors_behind(dataset)
     if contents is None:
@@ -221,7 +221,7 @@ def mover(device: torch.device) -> IndexTransform | None:
     return lambda block: block.to(device)
 
 
-def fits(tensors: Any, device: torch.device) -> bool:
+def fits(tensors: object, device: torch.device) -> bool:
     """Return whether `tensors` take at most half of the free memory of `device`."""
     if device.type != "cuda":
         return True
@@ -229,7 +229,7 @@ def fits(tensors: Any, device: torch.device) -> bool:
     return byte_count(tensors) <= torch.cuda.mem_get_info(device)[0] // 2
 
 
-def _tensors_behind(dataset: Any) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
+def _tensors_behind(dataset: object) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
     """Return a dataset's tensors and the indices of its `Subset`s, None for other datasets."""
     if type(dataset) is TensorDataset:
         return (dataset.tensors, None) if _are_plain(dataset.tensors) else None

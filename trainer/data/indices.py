@@ -141,7 +141,7 @@ def _start_iterator(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def _vectorized(
-    batch_sampler: Any, start: int, transform: IndexTransform | None
+    batch_sampler: object, start: int, transform: IndexTransform | None
 ) -> Iterator[Tensor] | None:
     """Return the indices of the two samplers behind `shuffle=`, vectorized; None for others."""
     if type(batch_sampler) is not BatchSampler:

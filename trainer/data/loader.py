@@ -89,7 +89,7 @@ class LoaderSource:
         yield from self._iterate(batches)
         yield from missing
 
-    def rewind(self, state: Any) -> None:
+    def rewind(self, state: object) -> None:
         """Restore the position of the stateful loader or dataset."""
         self.stateful.load_state_dict(state)
         self._rewound = True
@@ -126,7 +126,7 @@ class LoaderSource:
     def close(self) -> None:
         """Do nothing: a user's loader controls its own workers."""
 
-    def _processes(self, batches: Any) -> Iterable[Any]:
+    def _processes(self, batches: Iterator[Any]) -> Iterable[Any]:
         """Return the worker processes of an iterator."""
         return getattr(batches, "_workers", ())
 
@@ -142,7 +142,7 @@ class LoaderSource:
             of = f" of {self.name} died (num_workers={self.worker_count})"
             raise DataError(worker_failure_message(died, of)) from error
 
-    def _find_failed_workers(self, batches: Any) -> str:
+    def _find_failed_workers(self, batches: Iterator[Any]) -> str:
         """Return which workers of an iterator have died, "" for none."""
         for _ in range(3):
             with suppress(RuntimeError):  # torch's SIGCHLD handler raises it at any point

@@ -70,7 +70,7 @@ class RankShard:
                 yield part
             return
 
-    def part(self, batches: list[Any]) -> Any:
+    def part(self, batches: list[Any]) -> Tensor | list[Any]:
         """Return this process's even part of the samples of several batches."""
         if isinstance(batches[0], Tensor):
             # The sizes of the parts differ by at most one.

@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
 from .workers import attributes_of
+
+AnyGenerator: TypeAlias = (
+    torch.Generator | random.Random | np.random.Generator | np.random.RandomState
+)
 
 RngStates = list[Any]  # for each owner, the states of its generators and its plain values
 
@@ -42,7 +46,7 @@ def restore_generators(owners: Sequence[Any], states: RngStates) -> None:
         vars(owner).update(state["values"])
 
 
-def owners_of(loader: Any) -> list[Any]:
+def owners_of(loader: object) -> list[Any]:
     """Return the objects that determine the order of a loader: its generator and its samplers."""
     generator = getattr(loader, "generator", None)
     owners: list[Any] = [] if generator is None else [GeneratorHolder(generator)]
@@ -78,11 +82,11 @@ class GeneratorHolder:
         thing: A generator, or an object with generators in its attributes.
     """
 
-    def __init__(self, thing: Any) -> None:
+    def __init__(self, thing: object) -> None:
         self.thing = thing
 
 
-def stateful(loader: Any) -> Any:
+def stateful(loader: object) -> Any:
     """Return the loader or dataset that has its position in a pass as state, or None.
 
     With worker processes, the dataset in this process does not have the position: they read copies.
@@ -91,12 +95,12 @@ def stateful(loader: Any) -> Any:
     return next(filter(has_state, (loader, dataset)), None)
 
 
-def has_state(thing: Any) -> bool:
+def has_state(thing: object) -> bool:
     """Return whether an object has `state_dict` and `load_state_dict`."""
     return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
-def _iterates_itself(thing: Any) -> bool:
+def _iterates_itself(thing: object) -> bool:
     """Return whether an object is an instance with its own `__iter__`, as samplers are."""
     is_instance = hasattr(thing, "__dict__") and not isinstance(thing, type)
     return is_instance and callable(getattr(thing, "__iter__", None))
@@ -114,7 +118,7 @@ def _capture(owner: Any) -> dict[str, Any]:
     }
 
 
-def _generators(owner: Any) -> Iterator[Any]:
+def _generators(owner: object) -> Iterator[AnyGenerator]:
     """Yield each generator of an owner once, in an order that depends on attributes alone."""
     # A generator may be in several attributes, but it has one state.
     seen: set[int] = set()
@@ -124,7 +128,7 @@ def _generators(owner: Any) -> Iterator[Any]:
             yield value
 
 
-def _generator_state(generator: Any) -> Any:
+def _generator_state(generator: AnyGenerator) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, random.Random):
@@ -134,7 +138,7 @@ def _generator_state(generator: Any) -> Any:
     return generator.bit_generator.state
 
 
-def _set_generator_state(generator: Any, state: Any) -> None:
+def _set_generator_state(generator: AnyGenerator, state: Any) -> None:
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, random.Random):
@@ -145,7 +149,7 @@ def _set_generator_state(generator: Any, state: Any) -> None:
         generator.bit_generator.state = state
 
 
-def set_epoch(pass_index: int, *things: Any) -> None:
+def set_epoch(pass_index: int, *things: object) -> None:
     """Call `set_epoch` of samplers that shuffle by the epoch, such as DistributedSampler."""
     for thing in things:
         setter = getattr(thing, "set_epoch", None)

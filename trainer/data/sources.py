@@ -70,7 +70,7 @@ class Source(Protocol):
         """The object whose `state_dict` has the position in a pass, or None."""
         ...
 
-    def rewind(self, state: Any) -> None:
+    def rewind(self, state: object) -> None:
         """Restore the state of `stateful` in the middle of a pass."""
         ...
 
@@ -249,14 +249,14 @@ def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
     return DatasetSource(dataset, order, name, batching.floating, batching.num_workers)
 
 
-def _is_sequence_of_samples(data: Any) -> bool:
+def _is_sequence_of_samples(data: object) -> bool:
     """Return whether `data` is a map-style dataset but not a Dataset, as those of Hugging Face."""
     sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
     other = isinstance(data, (Mapping, tuple, list, str, bytes)) or is_array(data)
     return sized and not other and not is_sparse(data)
 
 
-def _empty_data(data: Any, name: str, source: Source, batching: Batching) -> str:
+def _empty_data(data: object, name: str, source: Source, batching: Batching) -> str:
     role = {"train_data": "the training data", "val_data": "the validation data"}.get(name, "it")
     if isinstance(data, DataLoader):
         # These two settings can leave a pass without a batch.

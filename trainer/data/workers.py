@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ class WorkerPool:
         self._reader = reader
         self._settings = dict(settings or {})
         self._loader: DataLoader[Any] | None = None
-        self._batches: Any = None  # of the current pass
+        self._batches: Iterator[Any] | None = None  # of the current pass
         self._requests: Iterator[Any] = iter(())
         self._dataset_attributes: Attributes = []
         self.count = 0
@@ -109,7 +109,7 @@ class WorkerPool:
     def __iter__(self) -> Iterator[Any]:  # the pool is the batch sampler of its DataLoader
         return self._requests
 
-    def read(self, requests: Iterator[Any]) -> Any:
+    def read(self, requests: Iterator[Any]) -> Iterator[Any]:
         """Return the batches for `requests`, in their order, and start processes if necessary.
 
         Processes are restarted if the dataset has changed, because they have copies of it.
@@ -184,7 +184,7 @@ class WorkerInit:
             self._user_init(number)
 
 
-def _end_later(_number: int, _frame: Any) -> None:
+def _end_later(_number: int, _frame: FrameType | None) -> None:
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, _GRACE)  # SIGALRM ends the process
 
@@ -208,7 +208,7 @@ def usable_cpus() -> int:
     return max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def can_use_workers(dataset: Any, batch: Any, count: int) -> bool:
+def can_use_workers(dataset: object, batch: object, count: int) -> bool:
     """Return whether `count` workers can be started without a request by the user.
 
     Processes must be forked: otherwise, the script would run again in each of them. Batches must be
@@ -228,11 +228,11 @@ def can_use_workers(dataset: Any, batch: Any, count: int) -> bool:
     return 2 * (_PREFETCH + 1) * count * byte_count(batch) <= room and _survives_copy(dataset)
 
 
-def attributes_of(dataset: Any) -> Attributes:
+def attributes_of(dataset: object) -> Attributes:
     """Return the attributes of a dataset and of the objects in it, with the containers' lengths."""
     attributes: Attributes = []
     seen: set[int] = set()
-    pending = [dataset]
+    pending: list[Any] = [dataset]
     # The limit is for datasets of many objects: the inspection must not take longer than reading.
     while pending and len(attributes) < 10_000:
         thing = pending.pop()
@@ -259,7 +259,7 @@ def state_differs(before: Attributes, after: Attributes) -> bool:
 class _Inspector(pickle.Pickler):
     """Pickler that raises an error if an object contains something that must not exist twice."""
 
-    def persistent_id(self, thing: Any) -> str | None:
+    def persistent_id(self, thing: object) -> str | None:
         """Skip objects that can be copied, and raise an error for those that cannot."""
         on_device = isinstance(thing, Tensor) and thing.device.type != "cpu"
         if on_device or isinstance(thing, _GENERATORS):
@@ -268,7 +268,7 @@ class _Inspector(pickle.Pickler):
         numbers = isinstance(thing, np.ndarray) and not thing.dtype.hasobject
         return "" if numbers or isinstance(thing, (Tensor, type, ModuleType)) else None
 
-    def reducer_override(self, thing: Any) -> Any:
+    def reducer_override(self, thing: object) -> Any:
         """Inspect closures, and attributes that `__getstate__` hides: a fork would share them."""
         if isinstance(thing, FunctionType):
             # A closure may hold what an attribute could hold, such as an open file.
@@ -295,7 +295,7 @@ class _Sink:
         return len(data)
 
 
-def _survives_copy(dataset: Any) -> bool:
+def _survives_copy(dataset: object) -> bool:
     try:
         _Inspector(_Sink()).dump(dataset)
     except Exception:  # any error means that the dataset cannot be copied

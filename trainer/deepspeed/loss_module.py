@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,7 @@ class LossModule(nn.Module):
         losses: The loss' own module.
     """
 
-    measure: Any  # measures a batch; set before the first one
+    measure: Callable[[Any], list[TermValue]]  # measures a batch; set before the first one
 
     def __init__(self, net: nn.Module, losses: nn.Module) -> None:
         super().__init__()

@@ -263,10 +263,10 @@ def _outline(state: Mapping[str, Any], parameter: nn.Parameter) -> State:
     }
 
 
-def _copied_to_cpu(value: Any) -> Any:
+def _copied_to_cpu(value: object) -> object:
     return value.to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
-def _as_number(value: Any) -> Any:
+def _as_number(value: object) -> object:
     # For a count on a device this waits.
     return value.item() if isinstance(value, Tensor) else value

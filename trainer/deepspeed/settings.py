@@ -23,6 +23,8 @@ from fitorch.distributed.dtensor import refuse_lazy
 from fitorch.errors import RankError
 
 if TYPE_CHECKING:
+    from accelerate import DeepSpeedPlugin
+
     from fitorch.distributed.processes import Processes
 
 
@@ -52,7 +54,7 @@ class Zero:
         ValueError: The plugin contains settings of the fit, or an unsupported precision.
     """
 
-    def __init__(self, plugin: Any, precision: str, processes: Processes) -> None:
+    def __init__(self, plugin: DeepSpeedPlugin, precision: str, processes: Processes) -> None:
         self._settings: Mapping[str, Any] = plugin.deepspeed_config
         self.processes = processes
         self.stage: int = self._settings["zero_optimization"]["stage"]
@@ -207,7 +209,7 @@ class Zero:
         return engine
 
 
-def _refuse_contradiction(name: str, setting: Any, argument: str, value: float) -> None:
+def _refuse_contradiction(name: str, setting: object, argument: str, value: float) -> None:
     """Raise an error if the configuration and an argument of a fit differ.
 
     Raises:
@@ -221,7 +223,7 @@ def _refuse_contradiction(name: str, setting: Any, argument: str, value: float) 
         raise ValueError(message)
 
 
-def deepspeed_plugin(deepspeed: Any) -> Any:
+def deepspeed_plugin(deepspeed: Any) -> DeepSpeedPlugin | None:
     """Return the plugin if an argument or accelerate's configuration requests DeepSpeed.
 
     It is None for ZeRO-0 too, which partitions nothing.
@@ -241,7 +243,7 @@ def deepspeed_plugin(deepspeed: Any) -> Any:
     return plugin if plugin.deepspeed_config["zero_optimization"]["stage"] else None
 
 
-def check_deepspeed(deepspeed: Any, fsdp: Any) -> None:
+def check_deepspeed(deepspeed: object, fsdp: object) -> None:
     """Check the type of the argument `deepspeed`, and that only one of it and `fsdp` is set.
 
     Raises:

@@ -66,7 +66,7 @@ class ZeroSync:
         parts: list[TermValue] = self._update.zero_optimizer.engine(batch)
         return parts
 
-    def backward(self, total: Tensor, request: float, count: Any) -> None:
+    def backward(self, total: Tensor, request: float, count: float | Tensor) -> None:
         """Add the gradients of a batch; those of the penalties with the last one."""
         # The totals of a window are exchanged once, with its last batch.
         self._totals.add(total, request, count)

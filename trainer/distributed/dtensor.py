@@ -30,7 +30,7 @@ def refuse_lazy(net: nn.Module, reason: str) -> None:
         raise ValueError(message)
 
 
-def is_split(value: Any) -> bool:
+def is_split(value: object) -> bool:
     """Return whether a tensor is sharded, so that each process holds a part of it."""
     return hasattr(value, "full_tensor")  # isinstance would import torch.distributed.tensor
 
@@ -47,7 +47,7 @@ def full_tensor(tensor: Any) -> Tensor:
     return whole
 
 
-def gather_full(state: Any, *, keep: bool) -> Any:
+def gather_full(state: object, *, keep: bool) -> Any:
     """Return a state whose sharded tensors are gathered on the CPU; all processes must call this.
 
     Args:
@@ -56,7 +56,7 @@ def gather_full(state: Any, *, keep: bool) -> Any:
             memory is released before the next one is gathered.
     """
 
-    def gather(value: Any, _path: Any) -> Any:
+    def gather(value: Any, _path: tuple[str, ...]) -> Any:
         if not is_split(value):
             return value
         # All processes wait in this collective, and each needs memory for the whole tensor.

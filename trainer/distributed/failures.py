@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import distributed
 
@@ -22,6 +23,8 @@ _GRACE = 3.0  # seconds to wait for the records of all ranks
 _GRACE_OF_LAST = 0.5  # seconds to wait for the last rank, which has probably vanished
 
 _SIGTERM_DELAY = 5.0  # seconds; torchrun kills after 30
+
+_Handler: TypeAlias = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 class FailureStore:
@@ -152,7 +155,7 @@ def end_later(number: int, _frame: FrameType | None) -> None:
     timer.start()
 
 
-def _replace(before: Any, after: Any) -> None:
+def _replace(before: _Handler, after: _Handler) -> None:
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGTERM) is before:
         signal.signal(signal.SIGTERM, after)

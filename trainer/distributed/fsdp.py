@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -20,9 +20,12 @@ from fitorch.internals.torch import BatchNorm
 from .dtensor import distribute_like, is_split, refuse_lazy
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from torch.distributed.device_mesh import DeviceMesh
 
     from .processes import Processes
+
+    Plugin: TypeAlias = FullyShardedDataParallelPlugin | Literal[True]
 
 
 ENVIRONMENT = "ACCELERATE_USE_FSDP"  # set by accelerate launch if FSDP is configured
@@ -44,8 +47,8 @@ class Sharding:
         ValueError: The precision is fp16.
     """
 
-    def __init__(self, plugin: Any, accelerator: Accelerator, processes: Processes) -> None:
-        self._plugin = plugin
+    def __init__(self, plugin: Plugin, accelerator: Accelerator, processes: Processes) -> None:
+        self._plugin: Plugin = plugin
         self._accelerator = accelerator
         self._processes = processes
         version = 2 if plugin is True else plugin.fsdp_version
@@ -113,7 +116,7 @@ class Sharding:
                 torch.distributed.broadcast(placed, 0)
                 tensor.data.copy_(placed)
 
-    def _plugin_for(self, net: nn.Module) -> Any:
+    def _plugin_for(self, net: nn.Module) -> FullyShardedDataParallelPlugin:
         """Return the plugin; if none was passed, a new one for this net."""
         from accelerate.utils import FullyShardedDataParallelPlugin
 
@@ -132,7 +135,7 @@ class Sharding:
         return plugin
 
 
-def fsdp_plugin(fsdp: Any, accelerator: Accelerator) -> Any:
+def fsdp_plugin(fsdp: Any, accelerator: Accelerator) -> Plugin | None:
     """Return the plugin or True if an argument or accelerate's configuration requests FSDP."""
     if fsdp is not None:
         return fsdp or None
@@ -146,7 +149,7 @@ def fsdp_plugin(fsdp: Any, accelerator: Accelerator) -> Any:
     return plugin
 
 
-def check_fsdp(fsdp: Any) -> None:
+def check_fsdp(fsdp: object) -> None:
     """Check the type of the argument `fsdp`.
 
     Raises:
@@ -175,7 +178,7 @@ def can_shard() -> bool:
     return stores and hasattr(fsdp, "fully_shard")
 
 
-def mesh_of(net: nn.Module) -> Any:
+def mesh_of(net: nn.Module) -> DeviceMesh | None:
     """Return torch's DeviceMesh of a sharded net, None if the net is not sharded."""
     sharded: Any = next(filter(is_split, net.parameters()), None)
     return None if sharded is None else sharded.device_mesh
@@ -202,7 +205,7 @@ def follow(optimizer: Optimizer | None, moved: Moved) -> None:
             optimizer.state[new] = {name: _shard(value, new) for name, value in state.items()}
 
 
-def _shard(value: Any, parameter: nn.Parameter) -> Any:
+def _shard(value: object, parameter: nn.Parameter) -> object:
     same = isinstance(value, torch.Tensor) and value.shape == parameter.shape
     return distribute_like(value, parameter) if same else value
 

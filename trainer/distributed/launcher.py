@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import cloudpickle
@@ -92,7 +93,7 @@ def _pickled_call(function: Callable[..., Any], arguments: Mapping[str, Any]) ->
         raise TypeError(message) from error
 
 
-def _can_be_copied(value: Any) -> bool:
+def _can_be_copied(value: object) -> bool:
     try:
         cloudpickle.dumps(value)
     except Exception:
@@ -187,7 +188,7 @@ def _signals_forwarded(processes: list[subprocess.Popen[bytes]]) -> Iterator[Non
     """Forward Ctrl-C and SIGTERM to the processes; a third Ctrl-C raises KeyboardInterrupt."""
     interrupts = 0
 
-    def forward(number: int, _frame: Any) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         nonlocal interrupts
         interrupts += number == signal.SIGINT
         if interrupts > _FORWARDED_INTERRUPTS:

@@ -65,14 +65,14 @@ class Processes:
         """Return a seed that differs between processes; rank 0 has the seed of a single process."""
         return derive_seed(seed, *labels, *([self.rank] if self.rank else []))
 
-    def gather(self, part: Any) -> list[Any]:
+    def gather(self, part: object) -> list[Any]:
         """Gather the values of all processes, in the order of the ranks."""
         if not self.is_distributed:
             return [part]
         # All processes wait here for the slowest one.
         return [pickle.loads(row) for row in _exchanged(_pickled(part), self.world_size)]
 
-    def gather_to_main(self, part: Any) -> list[Any] | None:
+    def gather_to_main(self, part: object) -> list[Any] | None:
         """Gather the values of all processes on rank 0; return None in the others."""
         if not self.is_distributed:
             return [part]
@@ -81,7 +81,7 @@ class Processes:
         distributed.gather_object(_pickled(part), parts)
         return None if parts is None else [pickle.loads(row) for row in parts]
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: object) -> Any:
         """Return the value of rank 0."""
         if not self.is_distributed:
             return value
@@ -157,7 +157,7 @@ def _rows(data: bytes, size: int, count: int) -> list[bytes]:
     return [row.cpu().numpy().tobytes() for row in rows]
 
 
-def _pickled(value: Any) -> bytes:
+def _pickled(value: object) -> bytes:
     """Pickle a value, including classes and functions of a notebook."""
     return cloudpickle.dumps(value)  # type: ignore[no-any-return]
 

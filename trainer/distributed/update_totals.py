@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, distributed
 
@@ -17,14 +15,14 @@ class UpdateTotals:
 
     def __init__(self, world_size: int) -> None:
         self._world_size = world_size
-        self._added: list[tuple[float, Any]] = []
+        self._added: list[tuple[float, float | Tensor]] = []
         self._like: Tensor
 
     def reset(self) -> None:
         """Start a new update."""
         self._added = []
 
-    def add(self, loss: Tensor, request: float, count: Any) -> None:
+    def add(self, loss: Tensor, request: float, count: float | Tensor) -> None:
         """Add what a batch requests and counts; `loss` gives device and type."""
         self._added.append((request, count))
         self._like = loss

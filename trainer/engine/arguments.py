@@ -138,7 +138,7 @@ class FitArguments:
         if minutes is not None and not minutes > 0:
             message = f"save_every_minutes is {minutes!r}; expected a number above 0, or None"
             raise ValueError(message)
-        resume: Any = self.resume
+        resume: object = self.resume
         if not isinstance(resume, (bool, str, Path)) or resume == "":
             message = f"resume is {resume!r}; expected True, False, or the path of a checkpoint"
             raise TypeError(message)
@@ -166,13 +166,13 @@ class FitArguments:
             "scheduler_step", self.scheduler_step, ("auto", "update", "epoch", "validation")
         )
         check_choice("mixed_precision", self.mixed_precision, (None, "no", "fp16", "bf16"))
-        wandb: Any = self.wandb
+        wandb: object = self.wandb
         if wandb is not None and not isinstance(wandb, (bool, str)):
             message = f"wandb is {wandb!r}; expected True, a project's name, or None"
             raise TypeError(message)
 
     def _check_class_weight(self) -> None:
-        weights: Any = self.class_weight
+        weights: object = self.class_weight
         if weights is None:
             return
         if not isinstance(weights, Mapping) or not weights:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from accelerate import Accelerator
 
+    from .run import Run
+
 
 class BaseModel(ABC):
     """The state that training, evaluation and prediction share; `KerasModel` adds the methods.
@@ -74,7 +76,7 @@ class BaseModel(ABC):
         self.history = History()
         self.progress = Progress()
         self.run_id = uuid.uuid4().hex
-        self.run: Any = None
+        self.run: Run | None = None
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
         self.lr_scheduler = None
@@ -216,7 +218,7 @@ class BaseModel(ABC):
         kit.check()
         return kit
 
-    def _runner_loss(self) -> Any:
+    def _runner_loss(self) -> Callable[..., Any] | None:
         """Return what a runner calls as `loss_fn(preds, labels)`; None if there is no loss."""
         loss_fn = self.loss_fn
         if loss_fn is None or (callable(loss_fn) and not isinstance(loss_fn, Composition)):

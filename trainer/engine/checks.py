@@ -19,7 +19,7 @@ _BATCH_NORM = (
 )
 
 
-def check_metrics_dict(metrics: Any) -> dict[Any, Any]:
+def check_metrics_dict(metrics: object) -> dict[Any, Any]:
     """Return a copy of the metrics as a dict.
 
     Raises:
@@ -123,7 +123,7 @@ def check_optimizer(
         raise ValueError(message)
 
 
-def check_sample_weight(weight: Any, *, by_output: bool) -> None:
+def check_sample_weight(weight: object, *, by_output: bool) -> None:
     """Raise an error if sample weights have a form that no loss takes.
 
     Args:

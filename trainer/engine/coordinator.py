@@ -79,7 +79,7 @@ class Coordinator:
         """The reason why training stops, "" if none was given."""
         return self._reason if self.processes.is_distributed else self._local_reason()
 
-    def synchronize(self, failure: NonFiniteError | None = None, part: Any = None) -> list[Any]:
+    def synchronize(self, failure: NonFiniteError | None = None, part: object = None) -> list[Any]:
         """Exchange requests and decide; all processes must call this at the same point.
 
         Args:

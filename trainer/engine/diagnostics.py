@@ -95,7 +95,7 @@ def is_shape_error(error: Exception) -> bool:
     )
 
 
-def _dtype_hint(error: Exception, batch: Any) -> str:
+def _dtype_hint(error: Exception, batch: object) -> str:
     """Return how to convert the features if the error is about types and they are not float32."""
     if not isinstance(error, RuntimeError) or not _DTYPES.search(str(error)):
         return ""

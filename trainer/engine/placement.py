@@ -64,7 +64,7 @@ class Placement:
         self.accelerator = _accelerator(mixed_precision, cpu)
         self.device: torch.device = self.accelerator.device
         self.dtype = _DTYPES.get(self.accelerator.mixed_precision)
-        self.scaler: Any = self.accelerator.scaler
+        self.scaler: torch.amp.GradScaler | None = self.accelerator.scaler
         if self.dtype is torch.float16 and self.scaler is None:  # accelerate makes none for CPUs
             self.scaler = torch.amp.GradScaler(self.device.type)
         self.processes = Processes()

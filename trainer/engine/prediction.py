@@ -36,7 +36,7 @@ class PredictionStep:
         stopped: Returns whether the stage should end early.
     """
 
-    logs: Any = None
+    logs = None
 
     def __init__(self, spec: MeasurementSpec, stopped: Callable[[], bool]) -> None:
         net, cast, hook = spec.net, spec.placement.cast, spec.forward

@@ -9,18 +9,18 @@ from torch import nn
 
 from fitorch.callbacks.base import Hook
 from fitorch.callbacks.hooks import emit
+from fitorch.callbacks.logs import BatchLogs
 
 from .diagnostics import explain
 
 
 class Step(Protocol):
-    """Processes a batch of training, evaluation or prediction.
+    """Processes a batch of training, evaluation or prediction."""
 
-    Attributes:
-        logs: The logs that the hooks of batches receive.
-    """
-
-    logs: Any
+    @property
+    def logs(self) -> BatchLogs | None:
+        """The logs that the hooks of batches receive; None in a prediction."""
+        ...
 
     def __call__(self, batch: Any) -> None:
         """Process a batch."""

@@ -29,7 +29,7 @@ class Stateful(Protocol):
         """Return the state."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+    def load_state_dict(self, state: Mapping[str, Any]) -> object:
         """Restore a state."""
         ...
 

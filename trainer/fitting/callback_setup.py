@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.callback_list import flatten_callbacks, on_every_process
@@ -94,7 +94,10 @@ def make_saver(folder: RunFolder | None, arguments: FitArguments) -> CheckpointS
     """Return the callback that saves checkpoints, None if there is no folder for them."""
     if folder is None:
         return None
-    options: Any = {"on_error": arguments.on_save_error, "background": arguments.async_save}
+    options: dict[str, Any] = {
+        "on_error": arguments.on_save_error,
+        "background": arguments.async_save,
+    }
     steps, minutes = arguments.save_every_n_steps, arguments.save_every_minutes
     if arguments.backup is not None and steps is None:
         steps = arguments.backup.every_n_steps
@@ -180,6 +183,6 @@ def _with_monitored(model: BaseModel, names: list[str], arguments: FitArguments)
     return list(dict.fromkeys([*names, *monitored]))
 
 
-def _plot_path(plot: Any, folder: str | Path | None) -> Path:
+def _plot_path(plot: Literal[True] | str | Path, folder: str | Path | None) -> Path:
     """Return the file for the plot of the history: the given path, or one beside the checkpoint."""
     return Path(folder or ".") / "history.png" if plot is True else Path(plot)

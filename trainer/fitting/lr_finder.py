@@ -110,7 +110,7 @@ def find_lr(
     return frame
 
 
-def _check_range(model: BaseModel, data: Any, start: float, end: float, steps: int) -> None:
+def _check_range(model: BaseModel, data: object, start: float, end: float, steps: int) -> None:
     if not 0 < start < end < math.inf:
         message = f"start={start!r} and end={end!r}; expected rates with 0 < start < end"
         raise ValueError(message)

@@ -82,7 +82,7 @@ def _added_by(callbacks: Iterable[Any], names: list[str]) -> list[str]:
     return [name for name in added if name not in names]
 
 
-def _check_order(monitor: str, known: list[str], callback: Any, later: list[Any]) -> None:
+def _check_order(monitor: str, known: list[str], callback: object, later: list[Any]) -> None:
     """Raise an error if the monitored value is added to the logs only after `callback` runs."""
     accepted = set(spellings(monitor))
     if not accepted.isdisjoint(known):
@@ -97,7 +97,7 @@ def _check_order(monitor: str, known: list[str], callback: Any, later: list[Any]
         raise ValueError(message)
 
 
-def _check_schedule(scheduler: Any, monitor: str) -> None:
+def _check_schedule(scheduler: object, monitor: str) -> None:
     """Raise an error for torch's ReduceLROnPlateau, which steps before callbacks add values."""
     if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
         return

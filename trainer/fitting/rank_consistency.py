@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from fitorch.distributed.processes import Processes
@@ -70,5 +71,5 @@ def broadcast_results(model: BaseModel, processes: Processes) -> None:
     processes.broadcast_module(model.objective.module)
 
 
-def _form(value: Any) -> Any:
+def _form(value: Tensor) -> object:
     return "lazy" if is_lazy(value) else (tuple(value.shape), value.dtype)

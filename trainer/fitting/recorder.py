@@ -47,7 +47,7 @@ def recorded_settings(run: Run) -> dict[str, str]:
     settings = {
         "net": f"{type(run.net).__name__}, {trained}",
         "loss": written(model.objective.module),
-        "metrics": ", ".join(_metrics(run))[:LONGEST] or "none",
+        "metrics": ", ".join(_metric_names(run))[:LONGEST] or "none",
         "optimizer": optimizer_of(update.optimizer),
         "training data": _data_form(run),
         "epochs": f"up to epoch {run.last_epoch}",
@@ -73,7 +73,7 @@ def recorded_settings(run: Run) -> dict[str, str]:
 def metrics_of(run: Run) -> dict[str, str]:
     """Return the metrics; those that were passed by name with their tasks."""
     tasks = run.model.metric_tasks
-    metrics = [f"{name} ({tasks[name]})" if name in tasks else name for name in _metrics(run)]
+    metrics = [f"{name} ({tasks[name]})" if name in tasks else name for name in _metric_names(run)]
     return {"metrics": ", ".join(metrics)[:LONGEST] or "none"}
 
 
@@ -93,7 +93,7 @@ def environment_of(run: Run) -> dict[str, str]:
     return environment
 
 
-def _metrics(run: Run) -> list[str]:
+def _metric_names(run: Run) -> list[str]:
     return [name for name, _, _ in flat(run.model.metrics_dict)]
 
 

@@ -39,7 +39,7 @@ def optimizer_of(optimizer: Optimizer) -> str:
     return f"{type(optimizer).__name__}({', '.join(settings)})"[:LONGEST]
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """Return the `repr` of a value on one line, or its class if `repr` fails."""
     try:
         return " ".join(repr(value).split())[:LONGEST]
@@ -47,7 +47,7 @@ def written(value: Any) -> str:
         return type(value).__name__
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, list):  # a checkpoint may store a tuple so
         return tuple(value)
     # For a tensor on a device this waits.
@@ -60,7 +60,7 @@ def sized(net: nn.Module) -> list[Any]:
     return [p for p in parameters if not is_lazy(p)]
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, tuple):
         return all(_is_plain(each) for each in value)
     return value is None or isinstance(value, bool | int | float | str)

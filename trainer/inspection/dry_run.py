@@ -20,7 +20,7 @@ from fitorch.randomness import undisturbed_randomness
 from .module_tracer import Call, ModuleTracer
 
 
-def original_net(net: Any) -> nn.Module:
+def original_net(net: object) -> nn.Module:
     """Return the net, or the original module of a compiled one.
 
     Raises:

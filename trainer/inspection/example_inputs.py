@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def generated_features(net: nn.Module, shape: Any, dtype: Any, batch_size: int) 
     return _match_net(net, batch)
 
 
-def _generated(net: nn.Module, shape: Any, dtype: Any, samples: int) -> Tensor:
+def _generated(net: nn.Module, shape: object, dtype: object, samples: int) -> Tensor:
     if not _is_shape(shape):
         raise TypeError(_invalid_shape_message(shape))
     if any(size < 0 for size in shape):
@@ -88,7 +88,7 @@ def _generated(net: nn.Module, shape: Any, dtype: Any, samples: int) -> Tensor:
     return torch.rand((samples, *shape), generator=generator).to(dtype)
 
 
-def _as_dtype(dtype: Any) -> torch.dtype:
+def _as_dtype(dtype: object) -> torch.dtype:
     """Return torch.float32 for torch.float32, torch.FloatTensor, "float32", np.float32."""
     result = dtype if isinstance(dtype, torch.dtype) else getattr(dtype, "dtype", None)
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", "")
@@ -99,24 +99,24 @@ def _as_dtype(dtype: Any) -> torch.dtype:
     return result
 
 
-def _is_shape(shape: Any) -> bool:
+def _is_shape(shape: object) -> TypeGuard[Sequence[int]]:
     return isinstance(shape, Sequence) and all(isinstance(size, int) for size in shape)
 
 
-def _shape_sequence(shape: Any) -> Sequence[Any]:
+def _shape_sequence(shape: object) -> Sequence[Any]:
     if not isinstance(shape, (tuple, list)):
         raise TypeError(_invalid_shape_message(shape))
     return shape
 
 
-def _invalid_shape_message(shape: Any) -> str:
+def _invalid_shape_message(shape: object) -> str:
     return (
         f"input_shape has {shape!r}; expected sizes without the batch dimension, such as "
         "(3, 32, 32), or a list of shapes for several inputs"
     )
 
 
-def _is_batch(features: Any) -> bool:
+def _is_batch(features: object) -> bool:
     if isinstance(features, Mapping):
         return bool(features)
     if isinstance(features, (tuple, list)):
@@ -124,7 +124,7 @@ def _is_batch(features: Any) -> bool:
     return is_array(features) or is_sparse(features)
 
 
-def _is_hugging_face(features: Any) -> bool:
+def _is_hugging_face(features: object) -> bool:
     """Return whether `features` is a map-style dataset that is not a subclass of Dataset."""
     sized = hasattr(features, "__getitem__") and hasattr(features, "__len__")
     return sized and not _is_batch(features) and not isinstance(features, (tuple, list, str))

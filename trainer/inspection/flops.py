@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils.flop_counter import FlopCounterMode
 
 from fitorch.internals.torch import sequence_number
@@ -220,27 +221,27 @@ def _count_backward(net: nn.Module, output: Any, counter: FlopCounterMode) -> di
 
 
 def _count_node(
-    node: Any, counter: FlopCounterMode, by_node: dict[int, int], hooks: ExitStack
+    node: Node, counter: FlopCounterMode, by_node: dict[int, int], hooks: ExitStack
 ) -> None:
     """Register hooks that count the operations between a node's begin and its end."""
     number = sequence_number(node)
 
-    def begin(_grads: Any) -> None:
+    def begin(_grads: object) -> None:
         # The count is subtracted here and added at the end, so that the difference is that of the
         # node.
         by_node[number] = by_node.get(number, 0) - counter.get_total_flops()
 
-    def end(_inputs: Any, _outputs: Any) -> None:
+    def end(_inputs: object, _outputs: object) -> None:
         by_node[number] += counter.get_total_flops()
 
     hooks.callback(node.register_prehook(begin).remove)
     hooks.callback(node.register_hook(end).remove)
 
 
-def _graph_nodes(ends: list[Tensor]) -> list[Any]:
+def _graph_nodes(ends: list[Tensor]) -> list[Node]:
     """Return all nodes of the graph of some tensors, except those that accumulate gradients."""
-    nodes: dict[Any, None] = {}
-    pending: list[Any] = [end.grad_fn for end in ends]
+    nodes: dict[Node, None] = {}
+    pending: list[Node | None] = [end.grad_fn for end in ends]
     while pending:
         node = pending.pop()
         if (

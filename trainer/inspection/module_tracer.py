@@ -79,7 +79,7 @@ class ModuleTracer:
         """The call that raised an error, or None."""
         return self.active[-1] if self.active else None
 
-    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Outputs that share memory with inputs, as views, take no memory of their own.
         storages = {_storage(tensor) for tensor in leaves((args, kwargs))}
         call = Call(module, self._number, _describe(args, kwargs), storages - {0})
@@ -91,7 +91,9 @@ class ModuleTracer:
         self.active.append(call)
         call.clocks.append(tuple(clock() for clock in self._clocks))
 
-    def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _end(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         while self.active[-1].module is not module:  # the net caught an error of a layer
             self.active.pop()
         call = self.active.pop()
@@ -103,7 +105,7 @@ class ModuleTracer:
         call.new_bytes = sum(new.values())
 
 
-def _describe(args: Any, kwargs: Any) -> str:
+def _describe(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return describe(args[0]) if len(args) == 1 and not kwargs else describe(args or kwargs)
 
 
@@ -115,7 +117,7 @@ def _storage(tensor: Tensor) -> int:
         return id(tensor)
 
 
-def named_leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def named_leaves(tree: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of an output with the keys that lead to them, such as "logits"."""
     if isinstance(tree, Tensor):
         yield path, tree

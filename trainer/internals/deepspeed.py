@@ -35,7 +35,7 @@ def fragment_of(parameter: Any) -> Fragment | None:
     return Fragment(vector.start, own.start, own.numel)
 
 
-def gradient_norm(zero: Any) -> float:
+def gradient_norm(zero: object) -> float:
     """Return the norm of all gradients, NaN if a release does not keep it."""
     return float(getattr(zero, "_global_grad_norm", float("nan")))
 

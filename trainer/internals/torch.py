@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, distributed, nn, optim
 from torch.autograd import profiler
+from torch.autograd.graph import Node
 from torch.nn.modules import batchnorm
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -44,10 +45,10 @@ else:
 
 def _foreach(name: str) -> Callable[..., Any]:
     operation = getattr(torch, f"_foreach_{name}", None)
-    return _loop(name) if operation is None else operation
+    return _foreach_loop(name) if operation is None else operation
 
 
-def _loop(name: str) -> Callable[..., list[Tensor]]:
+def _foreach_loop(name: str) -> Callable[..., list[Tensor]]:
     """Return the operation on a list of tensors as a loop of the public one."""
 
     def loop(tensors: Sequence[Tensor], *args: Any, **options: Any) -> list[Tensor]:
@@ -133,7 +134,7 @@ def has_gradient_hooks(parameter: nn.Parameter) -> bool:
     return any(bool(getattr(parameter, name, True)) for name in names)
 
 
-def check_input_dim(norm: Any, features: Tensor) -> None:
+def check_input_dim(norm: nn.Module, features: Tensor) -> None:
     """Refuse features of another rank than a batch norm takes, as its own forward pass does."""
     check = getattr(norm, "_check_input_dim", None)
     if check is not None:
@@ -167,13 +168,13 @@ def without_compiled_calls(net: nn.Module) -> Iterator[None]:
                 module._compiled_call_impl = compiled
 
 
-def original_module(net: Any) -> nn.Module | None:
+def original_module(net: object) -> nn.Module | None:
     """Return the module that torch.compile was given, None if it did not compile this one."""
     module: nn.Module | None = getattr(net, "_orig_mod", None)
     return module
 
 
-def sequence_number(node: Any) -> int:
+def sequence_number(node: Node | None) -> int:
     """Return the number of a node of autograd's graph; later nodes have higher ones.
 
     Raises:
@@ -220,12 +221,12 @@ def has_begun(loader: DataLoader[Any]) -> bool:
     return loader.__dict__.get("_iterator") is not None
 
 
-def workers_of(batches: Any) -> Sequence[Any]:
+def workers_of(batches: object) -> Sequence[Any]:
     """Return the worker processes of a loader's iterator."""
     return getattr(batches, "_workers", ())
 
 
-def shut_down_workers(batches: Any) -> None:
+def shut_down_workers(batches: object) -> None:
     """End the workers of a loader's iterator; otherwise they end when it is collected."""
     shut_down = getattr(batches, "_shutdown_workers", None)
     if shut_down is not None:
@@ -239,11 +240,12 @@ def can_trace_backward() -> bool:
     return hasattr(config, "trace_autograd_ops")
 
 
-def tracing_options(**options: Any) -> Any:
+def tracing_options(**options: Any) -> AbstractContextManager[Any]:
     """Return a context in which torch.compile traces with options of its own configuration."""
     from torch._dynamo import config
 
-    return config.patch(options)
+    patched: AbstractContextManager[Any] = config.patch(options)
+    return patched
 
 
 def compile_error() -> type[Exception]:

@@ -6,17 +6,18 @@ stores them in checkpoints; for that it reads which states a metric has.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
-def is_metric(module: Any) -> bool:
+def is_metric(module: object) -> bool:
     """Return whether an object is a metric of torchmetrics, or of a subclass."""
     if type(module).__name__ == "MetricCollection":
         return True
     return hasattr(module, "_reductions") and hasattr(module, "_defaults")
 
 
-def has_states(module: Any) -> bool:
+def has_states(module: object) -> bool:
     """Return whether a module declares states that processes reduce."""
     return hasattr(module, "_reductions")
 
@@ -33,7 +34,7 @@ def state_names(metric: Any) -> list[str]:
     return [name for name in names if hasattr(metric, name)]
 
 
-def set_merged(metric: Any, parts: Any) -> None:
+def set_merged(metric: Any, parts: Iterable[Any]) -> None:
     """Count the updates of all parts, and drop a result that was computed before the merge."""
     # torchmetrics warns if `compute` is called with a count of 0.
     metric._update_count = sum(part._update_count for part in parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 from torch import Tensor
@@ -55,7 +55,7 @@ def features_of(batch: Any) -> Any:
     return batch
 
 
-def check_batch(batch: Any) -> None:
+def check_batch(batch: object) -> None:
     """Check that a batch has one of the three forms.
 
     Raises:
@@ -148,5 +148,5 @@ def _triples(call: Net) -> Forward:
     return forward
 
 
-def _changed(batch: Any, size: int) -> str:
+def _changed(batch: Sized, size: int) -> str:
     return f"the first batch had length {size}, but this one has {len(batch)}: {describe(batch)}"

@@ -32,7 +32,7 @@ def unwrapped(net: nn.Module) -> nn.Module:
     """Return the net inside torch.compile, DataParallel or DistributedDataParallel."""
     # Wrappers may be nested.
     while True:
-        inner: Any = original_module(net)
+        inner = original_module(net)
         if inner is None and isinstance(net, _WRAPPERS):
             inner = net.module
         if inner is None:

@@ -79,7 +79,7 @@ class WarmupCosine:
 _PER_UPDATE = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR, PerUpdate)
 
 
-def when_to_step(scheduler: Any, asked: str) -> str:
+def when_to_step(scheduler: object, asked: str) -> str:
     """Return when `scheduler` takes a step: in each "update", "epoch" or "validation".
 
     Args:

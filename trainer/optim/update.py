@@ -32,7 +32,7 @@ class Update:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        scaler: Any = None,
+        scaler: torch.amp.GradScaler | None = None,
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         scheduler: Any = None,
@@ -172,6 +172,7 @@ class Update:
         Raises:
             NonFiniteError: It has skipped all of them: the gradients overflow at any scale.
         """
+        assert self.scaler is not None
         before, self._last_scale = self._last_scale, self.scaler.get_scale()
         if self._last_scale <= before * self.scaler.get_backoff_factor() ** _MAX_SKIPPED:
             message = (

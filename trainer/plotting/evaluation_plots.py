@@ -175,7 +175,7 @@ def draw_histogram(axes: Axes, residuals: Tensor) -> None:
     axes.set_ylabel("samples", color=INK)
 
 
-def _cell_text(value: Any, normalize: str | None) -> str:
+def _cell_text(value: float, normalize: str | None) -> str:
     return f"{value:,}" if normalize is None else f"{value:.2f}"
 
 

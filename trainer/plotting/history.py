@@ -6,7 +6,7 @@ import math
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_LineStyle: TypeAlias = str | tuple[int, tuple[int, int]]
+
 _MODES = ("auto", "min", "max")
 
 _TRAIN, _BEST = "#8a8f98", "#d9480f"
 
 _VAL = ("#0b6bcb", "#1a7f64", "#8250df", "#a8780a", "#b8336a")  # of each validation set
 
-_DASHED: Any = (0, (4, 2))
+_DASHED: _LineStyle = (0, (4, 2))
 
-_SOLID: Any = "solid"
+_SOLID: _LineStyle = "solid"
 
 _PER_ROW = 3  # axes, at most
 
@@ -109,7 +111,7 @@ class Line(NamedTuple):
     column: str
     label: str
     color: str
-    style: Any
+    style: _LineStyle
 
 
 def plot_history(

@@ -83,7 +83,7 @@ def _sums(run: Run, everywhere: Sequence[dict[str, Any]]) -> dict[str, Any]:
     counted: list[Any] = []
     losses: list[Any] = []
 
-    def note(own: Any) -> list[Any]:
+    def note(own: object) -> list[Any]:
         counted.append(own)
         return [own]
 

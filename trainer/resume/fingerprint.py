@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import nn
@@ -91,11 +91,11 @@ def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]
     return texts
 
 
-def _are_groups(value: Any) -> bool:
+def _are_groups(value: object) -> TypeGuard[list[list[str]]]:
     return isinstance(value, list) and all(isinstance(group, list) for group in value)
 
 
-def _difference(before: Any, now: Any) -> str:
+def _difference(before: object, now: object) -> str:
     """Return how two settings differ; of lists of names, the names that are not in both."""
     if not _are_groups(before) or not _are_groups(now):
         return f"saved {before!r}, given {now!r}"

@@ -196,7 +196,7 @@ def _weight_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     return texts
 
 
-def _dtype_and_shape(value: Any) -> str:
+def _dtype_and_shape(value: object) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

@@ -66,7 +66,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         cpu: bool = False,
         dtype: Any = None,
         verbose: int | str = 0,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         **prefixed: Any,
     ) -> None:
         estimator.check_prefixes(prefixed, type(self).__name__)
@@ -219,7 +219,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         # train_test_split returns (train, test) for each array in turn.
         return tuple(parts[::2]), tuple(parts[1::2])
 
-    def _train(self, train: Any, y: np.ndarray, **options: Any) -> None:
+    def _train(self, train: tuple[np.ndarray, ...], y: np.ndarray, **options: Any) -> None:
         chosen = {name: getattr(self, name) for name in _PASSED_ON}
         chosen |= {"seed": self._seed, "class_weight": self._weights(y), "plot": False}
         # The callbacks are copied, because they have a state.
@@ -236,7 +236,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         return outputs
 
 
-def _seed_of(random_state: Any) -> int | None:
+def _seed_of(random_state: int | np.random.RandomState | None) -> int | None:
     """Return an int as it is, a draw from a RandomState, or None for torch's global generator."""
     if random_state is None or isinstance(random_state, int):
         return random_state

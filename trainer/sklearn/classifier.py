@@ -107,7 +107,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         cpu: bool = False,
         dtype: Any = None,
         verbose: int | str = 0,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         **prefixed: Any,
     ) -> None:
         super().__init__(

@@ -12,7 +12,7 @@ from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.optim.update import Update
 
 from .epochs import EpochBatches
-from .kit import RunnerKit, class_name
+from .kit import class_name
 from .log import StageLog
 from .setup import check_arguments, check_one_process, metric_copies
 from .training import prepared_runner
@@ -45,7 +45,8 @@ class EpochTrainingStep(UpdatingStep[StageLog]):
         model: BaseModel,
         arguments: FitArguments,
     ) -> None:
-        self._kit: RunnerKit = spec.runner
+        assert spec.runner is not None
+        self._kit = spec.runner
         if arguments.gradient_accumulation_steps > 1:
             message = (
                 f"gradient_accumulation_steps does not work with "
@@ -77,5 +78,5 @@ class EpochTrainingStep(UpdatingStep[StageLog]):
         """Return all batches as one."""
         return iter([EpochBatches(batches, steps)])
 
-    def _count(self, *_: Any) -> None:
+    def _count(self, *_: object) -> None:
         self.update.completed += 1

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch.optim import Optimizer
+
 from fitorch.engine.steps.measurement import MeasurementSpec
 
 _STEP_SIGNATURE = (
@@ -35,7 +37,7 @@ class RunnerKit:
     """
 
     step_runner: Callable[..., Any]
-    loss_fn: Any
+    loss_fn: Callable[..., Any] | None
     extra: Mapping[str, Any]
     epoch_runner: Callable[..., Any] | None = None
 
@@ -44,7 +46,7 @@ class RunnerKit:
         spec: MeasurementSpec,
         stage: str,
         metrics: Mapping[str, Any],
-        optimizer: Any = None,
+        optimizer: Optimizer | None = None,
         lr_scheduler: Any = None,
     ) -> Callable[[Any], Any]:
         """Return a new step runner for a stage."""
@@ -61,7 +63,7 @@ class RunnerKit:
         runner: Callable[[Any], Any] = self.step_runner(**arguments)
         return runner
 
-    def make_epoch_runner(self, step_runner: Any) -> Callable[[Any], Any]:
+    def make_epoch_runner(self, step_runner: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return a new epoch runner that calls a step runner with each batch."""
         assert self.epoch_runner is not None
         runner: Callable[[Any], Any] = self.epoch_runner(step_runner, quiet=True)
@@ -75,12 +77,12 @@ class RunnerKit:
         """
         names = ("net", "loss_fn", "accelerator", "stage", "metrics_dict")
         arguments = dict.fromkeys((*names, "optimizer", "lr_scheduler", *self.extra))
-        _check_signature(self.step_runner, _STEP_SIGNATURE, (), arguments)
+        _check_runner_signature(self.step_runner, _STEP_SIGNATURE, (), arguments)
         if self.epoch_runner is not None:
-            _check_signature(self.epoch_runner, _EPOCH_SIGNATURE, (None,), {"quiet": True})
+            _check_runner_signature(self.epoch_runner, _EPOCH_SIGNATURE, (None,), {"quiet": True})
 
 
-def _check_signature(
+def _check_runner_signature(
     runner_class: Callable[..., Any],
     expected: str,
     args: tuple[Any, ...],
@@ -93,6 +95,6 @@ def _check_signature(
         raise TypeError(message) from error
 
 
-def class_name(runner_class: Any) -> str:
+def class_name(runner_class: object) -> str:
     """Return the name of a class of the user, for messages."""
     return getattr(runner_class, "__name__", "StepRunner")

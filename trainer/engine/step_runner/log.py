@@ -42,13 +42,14 @@ class StageLog:
         self.logs = BatchLogs(f"{stage}_", self.figures)
         self.tasks: dict[str, str] = {}  # empty: a runner does not take metrics by name
         self._stage = stage
+        assert spec.runner is not None
         self._runner_name = class_name(spec.runner.step_runner)
         self._metrics = {f"{stage}_{name}": metric for name, metric in metrics.items()}
         self._last: dict[str, float]
         self._computed = [name for name, m in self._metrics.items() if hasattr(m, "compute")]
         self.reset()
 
-    def add(self, returned: Any, samples: int) -> None:
+    def add(self, returned: object, samples: int) -> None:
         """Add what the runner returned for a batch.
 
         Raises:
@@ -65,7 +66,7 @@ class StageLog:
             elif name not in self._computed:
                 self._last[name] = value
 
-    def replace(self, returned: Any) -> None:
+    def replace(self, returned: object) -> None:
         """Store the values that an epoch runner returned for all batches.
 
         Raises:

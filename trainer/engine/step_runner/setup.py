@@ -16,6 +16,8 @@ from fitorch.engine.steps.measurement import MeasurementSpec
 from .kit import RunnerKit, class_name
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from fitorch.engine.base_model import BaseModel
 
 
@@ -78,14 +80,15 @@ def check_arguments(model: BaseModel, source: Source, arguments: FitArguments) -
             raise ValueError(message)
 
 
-def placed_kit(spec: MeasurementSpec, accelerator: Any = None) -> RunnerKit:
+def placed_kit(spec: MeasurementSpec, accelerator: Accelerator | None = None) -> RunnerKit:
     """Return the kit with its extra arguments on the device.
 
     Args:
         spec: The kit and the device.
         accelerator: In training, prepares the optimizers among the arguments; else None.
     """
-    kit: RunnerKit = spec.runner
+    kit = spec.runner
+    assert kit is not None
     device = spec.placement.device
 
     def placed(value: Any) -> Any:

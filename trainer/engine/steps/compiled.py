@@ -28,7 +28,7 @@ class Compilation:
     """
 
     region: CompiledRegion | None = None
-    settings: Any = None
+    settings: tuple[Any, ...] | None = None
     seconds: float = 0.0
     refused: bool = False
 
@@ -116,7 +116,7 @@ class CompiledStep(UpdatingStep[TrainingMeasurement]):
             compilation.refuse(error)
         compilation.settings = self._settings()
 
-    def _settings(self) -> Any:
+    def _settings(self) -> tuple[Any, ...]:
         """Return the settings that a compiled step depends on."""
         spec, update, classes = self.measurement.spec, self.update, self.measurement.class_weights
         trained = [parameter.requires_grad for parameter in update.parameters]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -33,7 +32,7 @@ class LossWeighting:
         self.sums = all(objective.summed)
         self._differ: bool | None = None  # whether terms are means over different numbers
 
-    def __call__(self, parts: list[TermValue], *, counts: bool) -> tuple[Tensor, Any]:
+    def __call__(self, parts: list[TermValue], *, counts: bool) -> tuple[Tensor, float | Tensor]:
         """Return the weighted loss of a batch, and what it counts.
 
         Args:
@@ -75,9 +74,9 @@ class LossWeighting:
             )
             raise RankError(message)
 
-    def _weighted(self, parts: list[TermValue], *, counts: bool) -> tuple[Tensor, Any]:
+    def _weighted(self, parts: list[TermValue], *, counts: bool) -> tuple[Tensor, float | Tensor]:
         value, share = parts[0][0], (parts[0][1] if counts else 0)
-        count: Any = share
+        count: float | Tensor = share
         if isinstance(share, Tensor):
             if share.device.type == "cpu":
                 # On the CPU nothing waits.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from fitorch.metrics.batching import MetricError
 from fitorch.metrics.mean import Means
 from fitorch.nets.forward import Forward, Hook, choose_forward
 from fitorch.tree import describe
+
+if TYPE_CHECKING:
+    from fitorch.engine.step_runner.kit import RunnerKit
 
 Gather = Callable[[Any], list[Any]]  # what each process passed, in the order of the ranks
 
@@ -45,7 +48,7 @@ class MeasurementSpec:
     metrics: dict[str, Any]
     placement: Placement
     forward: Hook | None = None
-    runner: Any = None
+    runner: RunnerKit | None = None
 
 
 class Measurement:
@@ -170,7 +173,7 @@ class Measurement:
         # This waits for the device, once per term.
         sums = self.losses.sums()
 
-        def gather(states: Any) -> list[Any]:
+        def gather(states: object) -> list[Any]:
             parts.extend(self._gather((self.batches, sums, states)))
             return [states for *_, states in parts]
 

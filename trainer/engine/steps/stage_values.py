@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from fitorch.callbacks.logs import BatchLogs
 from fitorch.data.sources import Source
 from fitorch.distributed.processes import Processes
 
@@ -21,7 +22,7 @@ class StageValues(Protocol):
     """
 
     batches: int
-    logs: Any
+    logs: BatchLogs
     processes: Processes
 
     @property

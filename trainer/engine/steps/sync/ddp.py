@@ -48,7 +48,7 @@ class DDPSync:
         self._signal: Tensor
         self._trained: list[int] = []  # ids of the parameters that DDP synchronizes
         # The last message and its tensor: making a tensor takes as long as an addition.
-        self._message: tuple[tuple[float, Any] | None, Tensor | None] = (None, None)
+        self._message: tuple[tuple[float, float | Tensor] | None, Tensor | None] = (None, None)
 
     def begin_epoch(self) -> None:
         """Discard the DDP module if callbacks have frozen or unfrozen parameters."""
@@ -89,7 +89,7 @@ class DDPSync:
             raise
         return parts  # type: ignore[no-any-return]
 
-    def backward(self, total: Tensor, request: float, count: Any) -> None:
+    def backward(self, total: Tensor, request: float, count: float | Tensor) -> None:
         """Add the gradients of a batch, and of what is passed along."""
         # The gradient of a dot product is its other factor: after DDP's average, the gradient of
         # the signal is the mean of the messages of all processes.
@@ -110,7 +110,7 @@ class DDPSync:
         gradients = [p.grad for p in self._update.parameters if p.grad is not None]
         foreach_div_(gradients, count)
 
-    def _as_tensor(self, request: float, count: Any) -> Tensor:
+    def _as_tensor(self, request: float, count: float | Tensor) -> Tensor:
         if isinstance(count, Tensor):  # on a device, where reading it would wait
             message = self._signal.new_tensor([request, 0.0])
             message[1] = count

@@ -52,7 +52,7 @@ class FSDPSync:
         """Measure a batch."""
         return self._measure(batch)
 
-    def backward(self, total: Tensor, request: float, count: Any) -> None:
+    def backward(self, total: Tensor, request: float, count: float | Tensor) -> None:
         """Add the gradients of a batch."""
         self._update.backward(total)
         self._totals.add(total, request, count)

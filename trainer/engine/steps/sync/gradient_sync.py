@@ -31,7 +31,7 @@ class GradientSync(Protocol):
         """Measure a batch and return the terms of its loss."""
         ...
 
-    def backward(self, total: Tensor, request: float, count: Any) -> None:
+    def backward(self, total: Tensor, request: float, count: float | Tensor) -> None:
         """Add the gradients of a batch.
 
         Args:
