@@ -352,10 +352,10 @@ MISFITS = {
         {"age": AGE, "kind": None},
         ["output 'kind' has a loss, but its targets are None", "remove the loss"],
     ),
-    "targets without names": (
+    "targets of another output": (
         {"age": "l1", "kind": "cross_entropy"},
         AGE,
-        ["'age'", "the targets", "one Tensor"],
+        ["CrossEntropyLoss", "(32, 1)", "class numbers"],
     ),
     "places instead of names": (["l1"], [AGE], ["output 0", "['age', 'kind']"]),
     "shapes of one output": (

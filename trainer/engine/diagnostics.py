@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -55,21 +56,34 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     annotate(error, f"in {where}: {shapes}{hints}")
 
 
-def circumstances(net: nn.Module, rates: list[float], updates: int, samples: list[int]) -> str:
-    """Return text that helps to find the cause of a loss that is not finite."""
+def circumstances(
+    net: nn.Module, rates: list[float], updates: int, samples: list[int], window: int = 1
+) -> str:
+    """Return text that helps to find the cause of a loss or a gradient that is not finite."""
     # This waits for the device once per parameter, after training has failed. Each process looks at
     # its own shards: a collective could wait for processes that have not failed.
-    broken = [
-        name for name, p in net.named_parameters() if not local_tensor(p.detach()).isfinite().all()
-    ]
-    listed = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
-    weights = f"; weights that are not finite: {listed}" if broken else ""
+    weights = _not_finite("weights", ((name, p.detach()) for name, p in net.named_parameters()))
+    gradients = ((name, p.grad) for name, p in net.named_parameters() if p.grad is not None)
+    weights += _not_finite("gradients", gradients)
+    weights += f"; the update is one of {window} batches" if window > 1 else ""
     first = f"; first samples {samples}" if samples else ""
     lr = ", ".join(f"{rate:g}" for rate in rates)
     return (
         f" (after {updates} updates, lr {lr}{first}{weights}): lower the learning rate, set "
         "clip_grad_norm, or look for NaN in the data"
     )
+
+
+def _not_finite(what: str, named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return text with the names of the tensors that are not finite, empty if all are."""
+    broken = [name for name, tensor in named if not _is_finite(local_tensor(tensor))]
+    listed = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+    return f"; {what} that are not finite: {listed}" if broken else ""
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    values = tensor.coalesce().values() if tensor.is_sparse else tensor
+    return bool(values.isfinite().all())
 
 
 def module_of(error: BaseException, net: nn.Module) -> str:

@@ -71,6 +71,41 @@ foreach_add, foreach_add_, foreach_copy_, foreach_div_ = map(_foreach, _FOREACH[
 foreach_lerp_, foreach_mul, foreach_norm, foreach_sign = map(_foreach, _FOREACH[4:])
 
 
+class FiniteCheck:
+    """Checks whether all elements of some tensors in host memory are finite.
+
+    The kernel of torch's gradient scaler reads all tensors in one call; it multiplies them by 1,
+    which changes no bit. Sparse and complex tensors, which it refuses, are checked one by one, the
+    public way.
+    """
+
+    def __init__(self) -> None:
+        self._kernel: Any = getattr(torch, _UNSCALE, None)
+        self._found, self._one = torch.zeros(()), torch.ones(())
+
+    def __call__(self, tensors: list[Tensor]) -> bool:
+        """Return whether no element is NaN or infinite."""
+        if self._kernel is None:
+            return all(map(_is_finite, tensors))
+        try:
+            self._kernel(tensors, self._found, self._one)
+        except (RuntimeError, NotImplementedError):
+            self._kernel = None
+            return all(map(_is_finite, tensors))
+        if not self._found.item():
+            return True
+        self._found.zero_()
+        return False
+
+
+_UNSCALE = "_amp_foreach_non_finite_check_and_unscale_"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    values = tensor if tensor.layout is torch.strided else tensor.coalesce().values()
+    return bool(values.isfinite().all())
+
+
 optimizers: Any = sys.modules[optim.Optimizer.__module__]  # torch.optim hides it
 _STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
@@ -269,7 +304,7 @@ def missing() -> list[str]:
     assert scheduler is not None
     loader: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))
     owners: list[tuple[Any, str, tuple[str, ...]]] = [
-        (torch, "torch", tuple(f"_foreach_{name}" for name in _FOREACH)),
+        (torch, "torch", (*(f"_foreach_{name}" for name in _FOREACH), _UNSCALE)),
         (batchnorm, "torch.nn.modules.batchnorm", ("_BatchNorm", "_NormBase")),
         (nn.BatchNorm1d, "BatchNorm1d", ("_check_input_dim",)),
         (optimizers, "torch.optim.optimizer", _GLOBAL_HOOKS),

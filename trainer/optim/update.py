@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fitorch.distributed.dtensor import full_tensor
+from fitorch.distributed.dtensor import full_tensor, is_split
 from fitorch.errors import NonFiniteError
-from fitorch.internals.torch import bare_step, mark_stepped
+from fitorch.internals.torch import FiniteCheck, bare_step, mark_stepped
 from fitorch.losses.penalty_term import PenaltyTerm
 
 _MAX_SKIPPED = 100  # consecutive updates that a gradient scaler may skip
@@ -55,9 +55,14 @@ class Update:
         self._last_scale = 0.0 if scaler is None else scaler.get_scale()
         clips = clip_grad_norm is not None or clip_grad_value is not None
         plain = scaler is None and not clips and not penalties
+        # A gradient scaler skips updates itself; elsewhere than on the CPU the check would wait.
+        checks = scaler is None and all(_in_host_memory(p) for p in self.parameters)
+        self._all_finite = FiniteCheck() if checks else None
         # The step is chosen once.
         self._change = bare_step(optimizer)
-        self._step: Callable[[], Any] = self._change if plain else self._guarded_step
+        self._step: Callable[[], Any] = self._checked_step if plain else self._guarded_step
+        if plain and not checks:
+            self._step = self._change
 
     def zero_grad(self) -> None:
         """Discard all gradients; until the next batch, callbacks can read them."""
@@ -111,8 +116,27 @@ class Update:
         """
         # Penalties come after unscaling, because they are not scaled, and before clipping, which
         # limits the whole gradient.
+        self._penalize()
+        return self._clip()
+
+    def check_gradients(self) -> None:
+        """Check that all gradients are finite, if that does not wait for a device.
+
+        Raises:
+            NonFiniteError: A gradient has a NaN or an infinite element.
+        """
+        if self._all_finite is None:
+            return
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if gradients and not self._all_finite(gradients):
+            message = "the loss is finite, but its gradient is not"
+            raise NonFiniteError(message)
+
+    def _penalize(self) -> None:
         for penalty in self._penalties:
             penalty.add_gradients()
+
+    def _clip(self) -> torch.Tensor | None:
         max_norm, max_value = self.clipping
         norm = None
         if max_norm is not None:
@@ -144,13 +168,20 @@ class Update:
     def _rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
+    def _checked_step(self) -> None:
+        # The check comes before the weights change: an update by NaN cannot be undone.
+        self.check_gradients()
+        self._change()
+
     def _guarded_step(self) -> None:
         # The order matters: first unscale, then add penalties and clip, then step, and only then
         # change the scale.
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        # The check comes before the weights change: an update by NaN cannot be undone.
-        self.check_norm(self.shape_gradients())
+        self._penalize()
+        # This comes before clipping, which spreads a NaN from one parameter to all.
+        self.check_gradients()
+        self.check_norm(self._clip())
         if self.scaler is None:
             self._change()
         else:
@@ -187,3 +218,8 @@ class Update:
         # This waits for the device, only with fp16 and a schedule that steps with each update.
         if self.scaler is None or self.scaler.get_scale() >= self._scale:
             self.scheduler.step()
+
+
+def _in_host_memory(parameter: nn.Parameter) -> bool:
+    """Return whether a parameter is a plain tensor on the CPU, not a part of a sharded one."""
+    return parameter.device.type == "cpu" and not is_split(parameter)

@@ -38,7 +38,7 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
 
     def __init__(self, *args: Any, window: int) -> None:
         super().__init__(*args)
-        self._window = window
+        self.window = window
         self._counted = CountedWindow(self.measurement)
         self._samples: deque[list[int]] = deque()  # of the batches that were read
         self._current: list[int] = []
@@ -81,10 +81,10 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
         counts_targets &= not self.measurement.objective.uses_net_loss
         batches = self._noted(batches)
         if counts_targets:
-            return micro_batches(batches, self._window, self._count)
+            return micro_batches(batches, self.window, self._count)
         return (
             (batch, None, number == len(window))
-            for window in windows(batches, self._window)
+            for window in windows(batches, self.window)
             for number, batch in enumerate(window, start=1)
         )
 

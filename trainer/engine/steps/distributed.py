@@ -37,7 +37,7 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
     ) -> None:
         super().__init__(*args)
         measurement = self.measurement
-        self._sync, self._coordinator, self._window = sync, coordinator, window
+        self._sync, self._coordinator, self.window = sync, coordinator, window
         self._weighting = LossWeighting(measurement.objective, measurement.processes, window)
         self._last: Any = None  # a batch that stands in for one that this process does not have
         self._failure: NonFiniteError | None = None
@@ -47,7 +47,7 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
 
     def __call__(self, batch: Any) -> None:
         """Train on a batch, and update the weights at the end of its window."""
-        batch, closes = batch if self._window > 1 else (batch, True)
+        batch, closes = batch if self.window > 1 else (batch, True)
         counts = batch is not None
         # Every process takes part in every collective of a step, so one whose data has ended runs
         # its last batch again, without counting it.
@@ -86,11 +86,11 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
 
     def user_batch(self, batch: Any) -> Any:
         """Return the user's batch out of what the step takes, for messages."""
-        return batch[0] if self._window > 1 else batch
+        return batch[0] if self.window > 1 else batch
 
     def arranged(self, batches: Iterator[Any], steps: int | None) -> Iterator[Any]:
         """Return the batches; if several make an update, each with whether it is the last."""
-        return self._marked(batches) if self._window > 1 else batches
+        return self._marked(batches) if self.window > 1 else batches
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of the epoch so far, and the unit of counts."""
@@ -102,7 +102,7 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
         self._weighting.reference = state.get("reference")
 
     def _marked(self, batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
-        for window in windows(batches, self._window):
+        for window in windows(batches, self.window):
             yield from ((batch, n == len(window)) for n, batch in enumerate(window, 1))
 
     def _finish(self) -> None:

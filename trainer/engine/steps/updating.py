@@ -29,6 +29,7 @@ class UpdatingStep(ABC, Generic[Values_co]):
         model: Its `stop_training` ends the epoch early.
     """
 
+    window: int = 1  # batches of an update
     _open: bool = False  # whether an update has begun that more batches are part of
 
     def __init__(self, measurement: Values_co, update: Update, model: BaseModel) -> None:
@@ -70,7 +71,8 @@ class UpdatingStep(ABC, Generic[Values_co]):
     def circumstances(self) -> str:
         """Return what helps to find the cause of a loss that is not finite."""
         rates, samples = self.update.learning_rates(), self.served()
-        return circumstances(self.measurement.net, rates, self.update.completed, samples)
+        net, updates = self.measurement.net, self.update.completed
+        return circumstances(net, rates, updates, samples, self.window)
 
     def served(self) -> list[int]:
         """Return the first sample numbers of the batch that is trained on, if they are known."""
