@@ -47,8 +47,9 @@ class KerasModel(BaseModel):
         net: The module. It is trained in place, and remains usable without fitorch.
         loss_fn: Maps `(y_pred, y_true)` to a scalar: a loss of torch.nn, a function, a name such as
             "cross_entropy", or a formula, `FocalLoss() + 1e-3 * L2()`, whose terms get separate
-            columns; a mapping or list of these for a net with several outputs. None if the output
-            of the net has a `.loss` (Hugging Face).
+            columns; a mapping or list of these for a net with several outputs. It may return its
+            parts, as a mapping or `(loss, mapping)`, which become columns. None if the net returns
+            its loss: `.loss` or "loss" (Hugging Face), or a mapping of losses.
         metrics_dict: Name to metric: a torchmetrics object, a function `(y_pred, y_true) -> scalar`
             (averaged over samples), or a name such as "acc". Columns are `train_<name>` and
             `val_<name>`. For several outputs, a mapping for each: `{"sex": {"acc": "acc"}}`.
@@ -56,6 +57,9 @@ class KerasModel(BaseModel):
             name such as "adamw"; None is `Adam(lr=3e-4)`. fitorch builds fused optimizers if
             possible.
         lr_scheduler: An instance, a function `optimizer -> scheduler`, or None.
+        val_loss_fn: The loss of validation and evaluation, if it differs from the one that is
+            trained on: for a net that returns something else in eval mode, or for a loss without
+            label smoothing. None is `loss_fn`.
         forward: For batches of any other form: `forward(net, batch) -> (predictions, targets)`.
         jit_compile: Compile whole training steps with torch.compile, which takes seconds to minutes
             before it pays off. If a step cannot be compiled, a warning gives the reason, and
@@ -97,7 +101,7 @@ class KerasModel(BaseModel):
         ['epoch', 'train_loss', 'train_acc', 'lr', 'seconds']
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a model consists of, by name
         self,
         net: nn.Module,
         loss_fn: Any = None,
@@ -105,6 +109,7 @@ class KerasModel(BaseModel):
         optimizer: OptimizerLike = None,
         lr_scheduler: Any = None,
         *,
+        val_loss_fn: Any = None,
         forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
         jit_compile: bool = False,
         channels_last: bool = False,
@@ -125,6 +130,7 @@ class KerasModel(BaseModel):
             metrics_dict,
             optimizer,
             lr_scheduler,
+            val_loss_fn=val_loss_fn,
             forward=forward,
             jit_compile=jit_compile,
             extra=unknown,

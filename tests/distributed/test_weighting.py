@@ -20,7 +20,8 @@ def all_trained(trained, count):
 
 @functools.cache
 def outcomes_of(cluster):
-    return cluster.run(all_trained, trained, cluster.count)  # all at once: a run costs more than its fits
+    # All at once, because starting a function costs more than its fits.
+    return cluster.run(all_trained, trained, cluster.count)
 
 
 @pytest.mark.parametrize("window", [1, 3])

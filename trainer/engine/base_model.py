@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -59,6 +60,7 @@ class BaseModel(ABC):
         optimizer: OptimizerLike,
         lr_scheduler: Any,
         *,
+        val_loss_fn: Any = None,
         forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
         jit_compile: bool = False,
         extra: Mapping[str, Any],
@@ -67,7 +69,11 @@ class BaseModel(ABC):
         self.metrics_dict = check_metrics_dict(metrics_dict)
         check_names((name, metric) for name, _, metric in flat(self.metrics_dict))
         self.net, self.loss_fn, self.forward_hook, self.kwargs = net, loss_fn, forward, extra
-        self.objective = Objective(loss_fn, [name for name, _, _ in flat(self.metrics_dict)])
+        metrics = [name for name, _, _ in flat(self.metrics_dict)]
+        self.objective = Objective(loss_fn, metrics)
+        # Validation and evaluation measure the loss that is trained on, unless they have their own.
+        own_loss = val_loss_fn is not None
+        self.val_objective = Objective(val_loss_fn, metrics) if own_loss else self.objective
         self.channels_last: bool = placing["channels_last"]
         self.fsdp, self.deepspeed = placing["fsdp"], placing["deepspeed"]
         # The device is chosen later: placing a model connects the processes and moves the net,
@@ -142,7 +148,8 @@ class BaseModel(ABC):
             self._check_shardable()
         # Sharding replaces the net's parameters; the optimizer must train the new ones.
         follow(self.optimizer, self._placement.place(self.net))
-        self.objective.to(self._placement.device)
+        for objective in self.objectives:
+            objective.to(self._placement.device)
         return self._placement
 
     def _check_shardable(self) -> None:
@@ -164,6 +171,12 @@ class BaseModel(ABC):
         return any(parameter.requires_grad for _, parameter in parameters)
 
     @property
+    def objectives(self) -> list[Objective]:
+        """The objective of training and, if validation has its own, that of validation."""
+        own = self.val_objective is not self.objective
+        return [self.objective, self.val_objective] if own else [self.objective]
+
+    @property
     def updates(self) -> int:
         """The completed optimizer updates over all fits, including the current one."""
         return self.progress.updates if self.run is None else self.run.state.update.completed
@@ -183,6 +196,10 @@ class BaseModel(ABC):
         parts = self.net, self.objective, self.metrics_dict, self.placement, self.forward_hook, kit
         return MeasurementSpec(*parts)
 
+    def validation_spec(self) -> MeasurementSpec:
+        """Return what validation and evaluation measure."""
+        return replace(self.measurement_spec(), objective=self.val_objective)
+
     def figure_names(self, sets: Sequence[str], *, train_metrics: bool = True) -> list[str]:
         """Return the names of all values that a fit measures.
 
@@ -190,9 +207,10 @@ class BaseModel(ABC):
             sets: The prefix of the values of each validation set, as "val_".
             train_metrics: Whether metrics are measured in training.
         """
-        metrics, terms = [name for name, _, _ in flat(self.metrics_dict)], self.objective.names
-        trained = ["loss", *(metrics if train_metrics else []), *terms]
-        validated = [f"{prefix}{name}" for prefix in sets for name in ("loss", *metrics, *terms)]
+        metrics = [name for name, _, _ in flat(self.metrics_dict)]
+        trained = ["loss", *(metrics if train_metrics else []), *self.objective.names]
+        measured = ("loss", *metrics, *self.val_objective.names)
+        validated = [f"{prefix}{name}" for prefix in sets for name in measured]
         names = [f"train_{name}" for name in trained]
         return check_distinct([*names, "lr", *self.objective.weights, *validated])
 
@@ -213,6 +231,9 @@ class BaseModel(ABC):
             return None
         if self.forward_hook is not None:
             message = "forward= and StepRunner both process a batch; use one of them"
+            raise ValueError(message)
+        if self.val_objective is not self.objective:
+            message = "a StepRunner computes the loss of validation itself; remove val_loss_fn"
             raise ValueError(message)
         kit = RunnerKit(self.StepRunner, self._runner_loss(), self.kwargs, self.EpochRunner)
         kit.check()

@@ -107,8 +107,9 @@ class Run:
         `net.train()` is called; modules that the user or a callback froze stay in eval mode.
         """
         self.modes.apply()
-        self.state.objective.bind(self.net)  # callbacks may have frozen or unfrozen parameters
-        self.state.objective.begin_epoch(self.progress.epochs)
+        for objective in self.model.objectives:
+            objective.bind(self.net)  # callbacks may have frozen or unfrozen parameters
+            objective.begin_epoch(self.progress.epochs)
         # This follows the callbacks, because steps depend on which parameters are frozen.
         self.step.begin_epoch()
         # In an epoch that is resumed, the updates of its first batches are completed already.

@@ -37,8 +37,8 @@ def evaluate(
     """Measure loss and metrics over `val_data`; see `KerasModel.evaluate`."""
     model.stop_evaluating = False
     # This places the net, so it comes before everything that looks at its device.
-    spec, passes = model.measurement_spec(), []
-    model.objective.bind(model.net)  # placing the net may have replaced its parameters
+    spec, passes = model.validation_spec(), []
+    model.val_objective.bind(model.net)  # placing the net may have replaced its parameters
     # If one process fails, the others end with its error instead of waiting for it.
     with together(model.placement.processes, "evaluate"):
         for prefix, data in validation_sets(val_data).items():

@@ -33,7 +33,15 @@ _DIVERGED = 4.0  # the test stops if the loss exceeds the least one this many ti
 
 _LEAST = 10  # batches before that is checked
 
-_COPIED = ("net", "objective", "optimizer", "loss_fn", "kwargs")  # what training may change
+# What training may change.
+_COPIED = (
+    "net",
+    "objective",
+    "val_objective",
+    "optimizer",
+    "loss_fn",
+    "kwargs",
+)
 
 
 class _Ramp(Callback):

@@ -110,10 +110,10 @@ def _check_schedule(scheduler: object, monitor: str) -> None:
 
 def _losses(model: BaseModel, sets: Iterable[str]) -> set[str]:
     """Return the names of the loss, of its terms and of their weights."""
-    terms = ("loss", *model.objective.names)
-    return {f"{stage}{term}" for stage in ("train_", *sets) for term in terms} | {
-        *model.objective.weights
-    }
+    trained = {f"train_{term}" for term in ("loss", *model.objective.names)}
+    terms = ("loss", *model.val_objective.names)
+    validated = {f"{prefix}{term}" for prefix in sets for term in terms}
+    return trained | validated | {*model.objective.weights}
 
 
 def full_name(monitor: str, names: list[str]) -> str:
@@ -159,9 +159,10 @@ def direction(
     # The prefixes of validation sets may begin with each other ("val_", "val_noisy_").
     prefixes = sorted(filter(monitor.startswith, ("train_", *sets)), key=len)
     candidates = [monitor.removeprefix(prefix) for prefix in prefixes] or [monitor]
-    known = {"loss", *model.objective.names, *metrics}
+    losses = {name for objective in model.objectives for name in ("loss", *objective.names)}
+    known = losses | {*metrics}
     name = next((name for name in candidates if name in known), candidates[-1])
-    if name == "loss" or name.endswith("_loss") or name in model.objective.names:
+    if name.endswith("_loss") or name in losses:
         return "min"
     higher = next(
         (

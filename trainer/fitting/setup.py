@@ -19,7 +19,6 @@ from fitorch.engine.choose_step import choose_evaluation_step, choose_training_s
 from fitorch.engine.evaluation import Evaluation, Validation
 from fitorch.engine.run import Run
 from fitorch.engine.state import FitState, Progress
-from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.nets.modes import TrainingModes
 from fitorch.optim.schedules import when_to_step
 from fitorch.optim.state import align_state, move_optimizer
@@ -60,7 +59,7 @@ def prepare(
     _place_optimizer(model, optimizer)
     spec = model.measurement_spec()
     iterator = _training_batches(model, data, arguments, epochs.start)
-    validation = _validation(model, spec, data, callbacks, arguments)
+    validation = _validation(model, data, callbacks, arguments)
     update = _update(model, optimizer, arguments)
     # The progress is set before `attach`: callbacks read it from the model.
     model.progress = Progress(arguments.seed, epochs.start, updates=update.completed)
@@ -143,10 +142,11 @@ def _params(
 
 def _check_objective(model: BaseModel, epochs: range) -> None:
     """Check that penalties match parameters, and that scheduled weights are numbers."""
-    model.objective.bind(model.net, strictly=True)
+    for objective in model.objectives:
+        objective.bind(model.net, strictly=True)
     # The whole schedule is evaluated now, so that an error in a late epoch surfaces before the
     # first batch.
-    for term in model.objective.module.terms:
+    for term in (term for objective in model.objectives for term in objective.module.terms):
         for epoch in epochs[:_CHECKED_EPOCHS] if term.schedules else ():
             term.weight(epoch)
 
@@ -167,7 +167,6 @@ def _planned_epochs(model: BaseModel, arguments: FitArguments) -> range:
 
 def _validation(
     model: BaseModel,
-    spec: MeasurementSpec,
     data: FitData,
     callbacks: FitCallbacks,
     arguments: FitArguments,
@@ -178,7 +177,7 @@ def _validation(
         # Validation changes nothing, so a signal ends it at once; a resumed fit repeats it.
         return callbacks.shutdown.signals.requested or model.stop_evaluating
 
-    passes = []
+    spec, passes = model.validation_spec(), []
     for prefix, source in data.validation.items():
         placed = source.to(spec.placement.device)
         step = choose_evaluation_step(spec, placed, prefix, stopped)

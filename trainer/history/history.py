@@ -245,8 +245,9 @@ class History(Callback):
         numbers = {name: number for name in logs if (number := _number(logs[name])) is not None}
         row = {"epoch": self._epoch + 1, **numbers}
         trained = [name.removeprefix("train_") for name in logs if name.startswith("train_")]
-        due = [f"{prefix}{name}" for prefix in self._sets for name in trained]
-        row |= {name: math.nan for name in due if name not in row}
+        # A validation that ran has measured all it measures, perhaps with a loss of its own.
+        skipped = [prefix for prefix in self._sets if f"{prefix}loss" not in logs]
+        row |= {f"{prefix}{name}": math.nan for prefix in skipped for name in trained}
         return {**row, "seconds": self._seconds}
 
 
