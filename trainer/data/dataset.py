@@ -22,7 +22,7 @@ from .in_memory import smallest_batch
 from .indices import LoaderIndices
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
-from .rng_state import GeneratorHolder, owners_of
+from .rng_state import GeneratorHolder, owners_of, undisturbed_owners
 from .sampling import Order
 from .workers import (
     Pace,
@@ -105,6 +105,14 @@ class SampledSource(LoaderSource):
         self._collates = True
         self._reader = SampleReader(dataset)
         self._pool = WorkerPool(self._reader, settings or {})
+
+    def first_batch(self) -> Any:
+        """Return the first batch of a pass, None if worker processes would read it."""
+        if self.worker_count:
+            return None
+        with undisturbed_owners([*self.order_owners, *self.reading_owners]):
+            batches = self.batches(0)
+            return next(batches)
 
     def close(self) -> None:
         """End the worker processes."""

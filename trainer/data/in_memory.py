@@ -20,7 +20,7 @@ from fitorch.tree import byte_count, leaves, map_tensors
 
 from .indices import LoaderIndices
 from .rank_split import ALONE, PassLength, RankShard
-from .rng_state import owners_of
+from .rng_state import owners_of, undisturbed_owners
 from .sampling import IndexTransform, Order, index_lookup
 
 # (pass, first batch, transform, units before that) -> the indices of each batch
@@ -75,6 +75,11 @@ class MemorySource:
         if fits(self.tensors, device):
             self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
         return self
+
+    def first_batch(self) -> Any:
+        """Return the first batch of a pass; the order of later passes does not change."""
+        with undisturbed_owners(self.order_owners):
+            return next(self.batches(0))
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
         """Return no sample numbers: a second use of the sampler would draw other numbers."""

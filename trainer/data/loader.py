@@ -123,6 +123,10 @@ class LoaderSource:
         """Return no sample numbers: the loader determines the order."""
         return []
 
+    def first_batch(self) -> None:
+        """Return None: the loader may yield each of its batches only once."""
+        return
+
     def close(self) -> None:
         """Do nothing: a user's loader controls its own workers."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,16 @@ def owners_of(loader: object) -> list[Any]:
             owners.append(thing)
             pending += [value for value in vars(thing).values() if isinstance(value, Sampler)]
     return owners
+
+
+@contextmanager
+def undisturbed_owners(owners: Sequence[Any]) -> Iterator[None]:
+    """Restore on exit the state that `capture_generators` returns for the owners."""
+    states = copy.deepcopy(capture_generators(owners))
+    try:
+        yield
+    finally:
+        restore_generators(owners, states)
 
 
 @contextmanager

@@ -82,6 +82,10 @@ class Source(Protocol):
         """Return the sample numbers of a batch of a pass, if they are known without reading it."""
         ...
 
+    def first_batch(self) -> Any:
+        """Return the first batch of a pass, None if reading it would leave a trace."""
+        ...
+
     def close(self) -> None:
         """End the worker processes of the source."""
         ...

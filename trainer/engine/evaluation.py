@@ -40,16 +40,16 @@ class Evaluation:
         name: str = "val_data",
     ) -> None:
         self._net, self._loss = spec.net, spec.objective.module
-        self._step = step
+        self.step = step
         self._source = source
         self._hooks = hooks
         self._steps = steps
-        self._name = name
+        self.name = name
 
     @property
     def metric_tasks(self) -> dict[str, str]:
         """The task of each metric that was passed by name, known after the first batch."""
-        return self._step.measurement.tasks
+        return self.step.measurement.tasks
 
     def __call__(self, where: str = "") -> dict[str, float]:
         """Measure all batches and return the values.
@@ -74,7 +74,7 @@ class Evaluation:
         self._source.close()
 
     def _measure(self, where: str) -> dict[str, float]:
-        hooks, step, processes = self._hooks, self._step, self._step.processes
+        hooks, step, processes = self._hooks, self.step, self.step.processes
         # This measures penalties, a collective with a sharded net, so every process calls it.
         step.begin()
         # Training updates buffers, as running statistics, in each process by its own batches. All
@@ -83,9 +83,9 @@ class Evaluation:
         with inference(self._net, self._loss):
             taken = islice(opened(self._source, processes), self._steps)
             samples_in = partial(self._source.samples_in, 0)
-            batches = reading(taken, self._name, where, samples_in)
+            batches = reading(taken, self.name, where, samples_in)
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end
-            stage = "validation" if self._name == "val_data" else self._name
+            stage = "validation" if self.name == "val_data" else self.name
             batches = step.arranged(batches, self._steps or self._source.steps)
             # The lockstep is the outermost iterator: it decides in each round whether a batch is
             # taken.
@@ -99,7 +99,7 @@ class Evaluation:
         # `result` has set the number of batches to that of all processes, so all of them raise.
         if not measurement.batches and not step.done:
             message = (
-                f"{self._name} is empty: the validation data gave no batch; a generator yields its "
+                f"{self.name} is empty: the validation data gave no batch; a generator yields its "
                 "batches only once: pass a DataLoader, (x, y), or an object with __iter__"
             )
             raise DataError(message)
@@ -114,24 +114,24 @@ class Validation:
     """
 
     def __init__(self, passes: list[Evaluation]) -> None:
-        self._passes = passes
+        self.passes = passes
 
     @property
     def metric_tasks(self) -> dict[str, str]:
         """The task of each metric that was passed by name, known after the first batch."""
         tasks: dict[str, str] = {}
-        for evaluation in self._passes:
+        for evaluation in self.passes:
             tasks |= evaluation.metric_tasks
         return tasks
 
     def close(self) -> None:
         """Stop the worker processes that read the data."""
-        for evaluation in self._passes:
+        for evaluation in self.passes:
             evaluation.close()
 
     def __call__(self, where: str = "") -> dict[str, float]:
         """Measure all sets and return their values."""
         figures: dict[str, float] = {}
-        for evaluation in self._passes:
+        for evaluation in self.passes:
             figures |= evaluation(where)
         return figures

@@ -14,6 +14,7 @@ from fitorch.engine.run import Run
 from fitorch.files import shown
 from fitorch.resume.restore import restore
 
+from .rehearsal import rehearse
 from .setup import prepare
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def start(
             run.saver.try_encoding()
         if checkpoint is not None:
             restore(run, checkpoint)
+        rehearse(run)
         # A barrier: rank 0 moves earlier checkpoints away below, after all ranks have read theirs.
         processes.gather(None)
     except BaseException:

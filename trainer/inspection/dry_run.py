@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fitorch.engine.diagnostics import is_shape_error
@@ -15,6 +14,7 @@ from fitorch.errors import ShapeError, annotate
 from fitorch.internals.torch import original_module, without_compiled_calls
 from fitorch.nets.calls import choose_call
 from fitorch.nets.modes import modes_restored
+from fitorch.nets.state import buffers_restored
 from fitorch.randomness import undisturbed_randomness
 
 from .module_tracer import Call, ModuleTracer
@@ -45,7 +45,7 @@ def undisturbed(net: nn.Module) -> Iterator[None]:
         if not any(is_lazy(parameter) for parameter in net.parameters()):
             stack.enter_context(undisturbed_randomness())
         stack.enter_context(modes_restored(net))
-        stack.callback(_buffer_restorer(net))
+        stack.enter_context(buffers_restored(net))
         stack.enter_context(without_compiled_calls(net))
         net.eval()
         yield
@@ -83,25 +83,3 @@ def _embedding_hint(failed: Call) -> str:
     if is_embedding and failed.inputs.startswith(("float", "bfloat")):
         return "; an embedding expects integers: pass them, or input_dtype=torch.long"
     return ""
-
-
-def _buffer_restorer(net: nn.Module) -> Callable[[], None]:
-    """Return a function that restores the buffers: the same objects with the same values."""
-    saved = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in net.modules()
-        for name, buffer in module._buffers.items()
-        if isinstance(buffer, Tensor) and not is_lazy(buffer)
-    ]
-
-    def restore() -> None:
-        for buffers, name, buffer, before in saved:
-            # The same objects are put into place again, because a module may have replaced them.
-            buffers[name] = buffer
-            # This waits for the device, once per buffer.
-            if buffer.is_meta or torch.equal(buffer, before):
-                continue
-            with torch.no_grad():
-                buffer.copy_(before)
-
-    return restore

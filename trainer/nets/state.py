@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fitorch.distributed.dtensor import distribute_like
 from fitorch.internals.torch import original_module
@@ -23,6 +26,27 @@ def check_module(net: object) -> None:
     if not isinstance(net, nn.Module):
         message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
         raise TypeError(message)
+
+
+@contextmanager
+def buffers_restored(*modules: nn.Module) -> Iterator[None]:
+    """Restore the buffers of modules at the end: the same objects with the same values."""
+    saved = [
+        (module._buffers, name, buffer, buffer.clone())
+        for root in modules
+        for module in root.modules()
+        for name, buffer in module._buffers.items()
+        if isinstance(buffer, Tensor) and not is_lazy(buffer)
+    ]
+    try:
+        yield
+    finally:
+        for buffers, name, buffer, before in saved:
+            buffers[name] = buffer
+            # Buffers without a change keep their version, which autograd checks.
+            if not buffer.is_meta and not torch.equal(buffer, before):
+                with torch.no_grad():
+                    buffer.copy_(before)
 
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)

@@ -87,7 +87,7 @@ class Measurement:
         self.logs = BatchLogs(prefix, self.figures)
         self.measure: Callable[[Any], list[TermValue]] = self._measure_first
         self.forward: Forward
-        self._prefix = prefix
+        self.prefix = prefix
         self._gather = gather or self.processes.gather
         self._penalties: list[float] = []  # of a validation, in which the net does not change
 
@@ -140,7 +140,7 @@ class Measurement:
         values = {"loss": sum(self._penalties, start=loss), **self.metrics.compute(), **dict(named)}
         for name, part in self.losses.parts().items():
             values[f"{name}_loss" if name in values else name] = part
-        return {self._prefix + name: value for name, value in values.items()}
+        return {self.prefix + name: value for name, value in values.items()}
 
     def result(self, where: str) -> dict[str, float]:
         """Return the values of a stage that has ended, over the samples of all processes.
@@ -164,7 +164,7 @@ class Measurement:
             # The sums of this process are kept: the stage may go on after a look at its values.
             gathered, (self.losses, self.metrics) = self.metrics, local
         if self.processes.is_main:
-            gathered.warn_of_nan(self._prefix)
+            gathered.warn_of_nan(self.prefix)
         return figures
 
     def _gathered(self) -> tuple[Means, MetricSet]:

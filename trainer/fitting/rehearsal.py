@@ -1,0 +1,128 @@
+"""Rehearsal before the first epoch: what would fail at its end fails now, and leaves no trace."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch.nn.parameter import is_lazy
+from torch.optim import lr_scheduler
+
+from fitorch.distributed.fsdp import is_sharded
+from fitorch.engine.diagnostics import explain
+from fitorch.engine.evaluation import Evaluation
+from fitorch.engine.prediction import inference
+from fitorch.engine.run import Run
+from fitorch.engine.steps.measurement import Measurement
+from fitorch.metrics.batching import MetricError
+from fitorch.nets.state import buffers_restored
+from fitorch.signatures import parameters_of
+
+
+def rehearse(run: Run) -> None:
+    """Check what a fit uses only after its first epoch: schedule, validation, metrics.
+
+    A validation batch goes once through the net in eval mode, its loss and metrics. Modes, buffers,
+    random generators and the order of the data are restored. Data that can be read only once, or
+    that worker processes read, is not looked at, and neither is a net with lazy or sharded
+    parameters. `CheckpointSaver.try_encoding` rehearses the writer of checkpoints.
+
+    Raises:
+        ValueError: The schedule does not fit the length of the fit, or takes other arguments.
+        MetricError: A metric fails on the batch, or its result is not a number.
+        Exception: Any error of the net, the loss or `forward=` in validation.
+    """
+    if run.done:
+        return
+    _check_schedule(run)
+    parameters = list(run.net.parameters())
+    if run.validation is None or any(map(is_lazy, parameters)) or is_sharded(run.net):
+        return
+    for evaluation in run.validation.passes:
+        _rehearse_validation(evaluation)
+
+
+def _rehearse_validation(evaluation: Evaluation) -> None:
+    planned = evaluation.step.measurement
+    if not isinstance(planned, Measurement):  # a user's StepRunner measures in its own way
+        return
+    with inference(planned.net, planned.objective.module):
+        batch = planned.source.first_batch()
+        if batch is None:
+            return
+        # A measurement of its own, so that the sums of the fit begin empty.
+        measurement = Measurement(planned.spec, planned.source, planned.prefix)
+        with buffers_restored(planned.net, planned.objective.module):
+            try:
+                measurement.measure(batch)
+            except Exception as error:
+                explain(error, planned.net, evaluation.step, batch, _place(evaluation))
+                raise
+            _compute(measurement, evaluation)
+
+
+def _compute(measurement: Measurement, evaluation: Evaluation) -> None:
+    """Compute all values; a metric that needs more samples than a batch has only warns."""
+    try:
+        measurement.figures()
+    except MetricError as error:
+        if error.__cause__ is None:  # the result itself is wrong
+            raise
+        warnings.warn(
+            f"in {_place(evaluation)}, before training: {error}; unless more samples help, this "
+            "will end the fit after its first epoch",
+            stacklevel=2,
+        )
+
+
+def _check_schedule(run: Run) -> None:
+    """Check the arguments and the length of a learning-rate schedule.
+
+    Raises:
+        ValueError: `step` needs arguments that a fit does not have, or the schedule ends too soon.
+    """
+    update = run.state.update
+    scheduler: Any = update.scheduler
+    if scheduler is None:
+        return
+    name = type(scheduler).__name__
+    required = _required_arguments(scheduler.step)
+    if required and not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        message = (
+            f"{name}.step needs {', '.join(required)}, but fit calls step() without arguments; "
+            "pass a schedule of torch.optim.lr_scheduler, or step it in a callback"
+        )
+        raise ValueError(message)
+    total = getattr(scheduler, "total_steps", None)
+    planned = _planned_updates(run)
+    if update.scheduler_step != "update" or not isinstance(total, int) or planned is None:
+        return
+    taken = scheduler.last_epoch
+    if taken + planned > total:
+        message = (
+            f"{name} has {total} steps, of which {taken} are taken, but this fit makes {planned} "
+            f"updates; build it with total_steps={taken + planned}"
+        )
+        raise ValueError(message)
+
+
+def _required_arguments(step: Callable[..., Any]) -> list[str]:
+    parameters = parameters_of(step).values()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+
+
+def _place(evaluation: Evaluation) -> str:
+    return f"the rehearsal of {evaluation.name}, batch 1"
+
+
+def _planned_updates(run: Run) -> int | None:
+    """Return the number of updates that the fit still makes, None if it is not known."""
+    steps, window = run.iterator.steps, run.arguments.gradient_accumulation_steps
+    if steps is None:
+        return None
+    epochs = run.last_epoch - run.progress.epochs
+    return epochs * math.ceil(steps / window) - math.ceil(run.iterator.taken / window)
