@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +34,68 @@ class WeightSnapshot:
             _overwrite(self.states[name], state)
 
     def restore(self, model: TrainedModel) -> None:
-        """Load the copy into the model, if there is one."""
-        if self.states is not None:
-            for name, module in _modules(model).items():
-                # The weights are loaded in place: optimizers and compiled steps hold the
-                # parameters.
-                load_plain(module, self.states[name])
+        """Load the copy into the model, if there is one.
+
+        If parameters were renamed since, as by pruning, the copy follows the new names. If that is
+        not possible, the model keeps its weights, and a warning says so.
+        """
+        if self.states is None:
+            return
+        present = {name: plain_state(module) for name, module in _modules(model).items()}
+        states = {name: follow_pruning(self.states[name], present[name]) for name in present}
+        unknown = [name for state in states.values() if isinstance(state, list) for name in state]
+        if unknown:
+            warnings.warn(
+                f"parameters were renamed since the best epoch ({', '.join(unknown[:3])}), so its "
+                "weights cannot be restored; the net keeps those of the last epoch",
+                stacklevel=2,
+            )
+            return
+        if any(states[name] is not self.states[name] for name in states):
+            warnings.warn(
+                "the net was pruned since the best epoch; its weights are restored with the "
+                "present masks, so that the net differs from that of the best epoch",
+                stacklevel=2,
+            )
+        for name, module in _modules(model).items():
+            # The weights are loaded in place: optimizers and compiled steps hold the parameters.
+            load_plain(module, states[name])
 
     def clear(self) -> None:
         """Discard the copy."""
         self.states = None
 
     def load(self, states: Mapping[str, Mapping[str, Any]] | None) -> None:
-        # This copies, because later snapshots overwrite the tensors in place.
         """Replace the copy by a copy of `states`, the state of an earlier snapshot."""
+        # This copies, because later snapshots overwrite the tensors in place.
         self.states = None if states is None else _copy_states(states)
+
+
+def follow_pruning(state: dict[str, Any], present: Mapping[str, Any]) -> dict[str, Any] | list[str]:
+    """Return a state with the names of the present one, which may have been pruned since.
+
+    `torch.nn.utils.prune` replaces `weight` by `weight_orig` and a buffer `weight_mask`;
+    `prune.remove` makes their product permanent.
+
+    Returns:
+        The state itself if its names are the present ones; or the names that it does not have.
+    """
+    if state.keys() == present.keys():
+        return state
+    followed, unknown = dict[str, Any](), list[str]()
+    for name, value in present.items():
+        original, mask = f"{name}_orig", f"{name}_mask"
+        if name in state:
+            followed[name] = state[name]
+        elif name.endswith("_orig") and name.removesuffix("_orig") in state:
+            followed[name] = state[name.removesuffix("_orig")]
+        elif name.endswith("_mask") and name.removesuffix("_mask") in state:
+            followed[name] = value
+        elif original in state and mask in state:
+            followed[name] = state[original] * state[mask]
+        else:
+            unknown.append(name)
+    return unknown or followed
 
 
 def _modules(model: TrainedModel) -> dict[str, nn.Module]:

@@ -229,7 +229,8 @@ def test_a_loss_is_in_eval_mode_while_validating():
     loss_fn = Uncertain(dropout=0.5)
     model = KerasModel(make_net(), loss_fn, optimizer=sgd)
     fit(model, epochs=2)
-    assert loss_fn.modes == ([True] * 5 + [False] * 5) * 2  # 40 samples in batches of 8
+    # 40 samples in batches of 8, after the rehearsal of one validation batch.
+    assert loss_fn.modes == [False] + ([True] * 5 + [False] * 5) * 2
     loss_fn.modes.clear()
     scores = [model.evaluate((X, Y), batch_size=8, verbose=0) for _ in range(2)]
     assert loss_fn.modes == [False] * 10

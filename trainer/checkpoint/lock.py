@@ -27,6 +27,9 @@ LOCK, _OS_LOCK, _SOFT_LOCK = "lock", ".lock", ".lock.soft"
 _NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
+_ORPHANS = 15.0  # seconds that worker processes may outlive a process that was killed
+
+
 class FolderLock:
     """Held while a fit writes into a folder; a context manager.
 
@@ -57,6 +60,10 @@ class FolderLock:
         try:
             # The lock comes before the record: only the holder may replace the record.
             self._lock = _acquire(self.path.parent)
+            if self._lock is None and _is_gone(_read(self.path)):
+                # Worker processes that were forked by an owner that was killed hold the lock too,
+                # until they notice that their parent is gone: torch's look every 5 seconds.
+                self._lock = _acquire(self.path.parent, patience=_ORPHANS)
             self._record_owner()
         except OSError as error:
             self._release()
@@ -129,8 +136,21 @@ class FolderLock:
         self._lock = None
 
 
-def _acquire(folder: Path) -> BaseFileLock | None:
+def _is_gone(record: dict[str, Any]) -> bool:
+    """Return whether the owner of a lock was a process of this host that has ended."""
+    if record.get("host") != _host() or not isinstance(record.get("pid"), int):
+        return False
+    import psutil
+
+    return not psutil.pid_exists(record["pid"])
+
+
+def _acquire(folder: Path, patience: float = 0.0) -> BaseFileLock | None:
     """Return the lock of a folder, None if another process or another fit holds it.
+
+    Args:
+        folder: The folder.
+        patience: The number of seconds to wait for the lock.
 
     Raises:
         OSError: The folder is not writable.
@@ -139,7 +159,9 @@ def _acquire(folder: Path) -> BaseFileLock | None:
 
     path = folder / _OS_LOCK
     # Not by thread: a fit may end in another thread than the one that entered.
-    lock: BaseFileLock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
+    lock: BaseFileLock = FileLock(
+        path, timeout=patience, thread_local=False, fallback_to_soft=False
+    )
     try:
         try:
             lock.acquire()

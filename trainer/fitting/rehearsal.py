@@ -17,6 +17,7 @@ from fitorch.engine.evaluation import Evaluation
 from fitorch.engine.prediction import inference
 from fitorch.engine.run import Run
 from fitorch.engine.steps.measurement import Measurement
+from fitorch.errors import annotate
 from fitorch.metrics.batching import MetricError
 from fitorch.nets.state import buffers_restored
 from fitorch.signatures import parameters_of
@@ -70,6 +71,7 @@ def _compute(measurement: Measurement, evaluation: Evaluation) -> None:
         measurement.figures()
     except MetricError as error:
         if error.__cause__ is None:  # the result itself is wrong
+            annotate(error, f"in {_place(evaluation)}")
             raise
         warnings.warn(
             f"in {_place(evaluation)}, before training: {error}; unless more samples help, this "
