@@ -142,7 +142,12 @@ def _is_gone(record: dict[str, Any]) -> bool:
         return False
     import psutil
 
-    return not psutil.pid_exists(record["pid"])
+    try:
+        return psutil.Process(record["pid"]).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:  # it exists, but belongs to someone else
+        return False
 
 
 def _acquire(folder: Path, patience: float = 0.0) -> BaseFileLock | None:
