@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .checks import check_count
+
 
 def derive_seed(seed: int, *labels: int | str) -> int:
     """Return a seed in [0, 2**63) that depends only on `seed` and `labels`.
@@ -41,6 +43,7 @@ def peek_seed() -> int:
 
 def seed_everything(seed: int = 42) -> int:
     """Seed Python's, NumPy's and torch's global generators (every device); return `seed`."""
+    seed = check_count("seed", seed, least=0)
     random.seed(seed)
     # NumPy takes seeds of 32 bits only.
     np.random.seed(seed % 2**32)

@@ -8,7 +8,7 @@ from typing import Any
 from fitorch.distributed.processes import Processes
 from fitorch.errors import DataError, annotate
 from fitorch.randomness import (
-    derive_seed,
+    draw_seed,
     random_state,
     seed_everything,
     set_random_state,
@@ -24,7 +24,7 @@ def opened(source: Source, processes: Processes) -> Iterator[Any]:
     """Return the batches of a pass in an order that is the same in every process."""
     # Only user samplers draw from the global generators; an `Order` has its own seed.
     if processes.is_distributed and source.order_owners:
-        seed_everything(derive_seed(0, "evaluation"))
+        seed_everything(processes.broadcast(draw_seed()))
     return (batch for batch in source.batches(0) if batch is not None)
 
 

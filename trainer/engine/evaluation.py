@@ -6,6 +6,7 @@ from functools import partial
 from itertools import islice
 
 from fitorch.callbacks.hooks import Hooks, emit, emit_all
+from fitorch.callbacks.logs import KerasNames
 from fitorch.data.epochs import opened, reading
 from fitorch.data.sources import Source
 from fitorch.engine.step_runner.evaluation import RunnerEvaluationStep
@@ -13,8 +14,8 @@ from fitorch.engine.steps.evaluation import EvaluationStep
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import DataError
 
+from .inference import GradientsOnDemand, inference
 from .lockstep import in_lockstep
-from .prediction import inference
 from .stage import run_stage
 
 
@@ -66,7 +67,7 @@ class Evaluation:
             figures = self._measure(where)
         # Callbacks close what they opened in on_test_begin, even if a batch fails.
         finally:
-            emit_all(hooks.on_test_end, figures)
+            emit_all(hooks.on_test_end, KerasNames(figures, self._step.logs.prefix))
         return figures
 
     def close(self) -> None:
@@ -92,12 +93,13 @@ class Evaluation:
             lockstep, batches = in_lockstep(self._net, step, batches)
             place = f"{where}{stage} batch"
             measurement = step.measurement
-            measurement.batches = run_stage(self._net, lockstep, batches, begin, end, place)
+            step = GradientsOnDemand(lockstep)
+            measurement.batches = run_stage(self._net, step, batches, begin, end, place)
         # This reads from the device, and is a collective of all processes, even of those without
         # batches.
         figures = measurement.result(f"{where}{stage}")
         # `result` has set the number of batches to that of all processes, so all of them raise.
-        if not measurement.batches and not step.done:
+        if not measurement.batches and not self._step.done:
             message = (
                 f"{self._name} is empty: the validation data gave no batch; a generator yields its "
                 "batches only once: pass a DataLoader, (x, y), or an object with __iter__"

@@ -89,7 +89,7 @@ def _layer_flops(layer: Layer, counts: dict[Call, tuple[int, int]]) -> list[int]
 
 
 def flop_summary(
-    net: nn.Module,
+    net: Any,
     input_data: Any = None,
     input_data_args: Sequence[Any] | None = None,
     input_shape: Any = None,
@@ -108,7 +108,7 @@ def flop_summary(
     number of a layer includes those of the layers in it. The net does not change, as in `summary`.
 
     Args:
-        net: The net.
+        net: The net, or a `KerasModel`.
         input_data: A batch of features, in any form that `summary` takes.
         input_data_args: Several inputs, as a sequence.
         input_shape: Instead of a batch: the shape of an input without the batch dimension.
@@ -124,7 +124,7 @@ def flop_summary(
         The table; `forward`, `backward` and `total` are the numbers of operations for the batch.
 
     Raises:
-        TypeError: `net` is not a module, or `features` is not a batch.
+        TypeError: `net` is neither a module nor a `KerasModel`, or `features` is not a batch.
         ValueError: There are no features, or no output has a gradient.
         ShapeError: A layer rejects the shape of its inputs.
 
