@@ -20,7 +20,7 @@ from fitorch.engine.base_model import BaseModel
 from fitorch.engine.loop import fit
 from fitorch.fitting import evaluate as evaluation
 from fitorch.fitting import lr_finder, spawn
-from fitorch.fitting.foreign_arguments import refuse_unknown
+from fitorch.fitting.foreign_arguments import explains_calls, refuse_apart, refuse_unknown
 from fitorch.fitting.rank_consistency import broadcast_results, check_rank_consistency
 from fitorch.fitting.start import run_folder, start
 from fitorch.inspection import plots
@@ -134,6 +134,7 @@ class KerasModel(BaseModel):
             deepspeed=deepspeed,
         )
 
+    @explains_calls
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
         self,
         train_data: Any,
@@ -255,6 +256,8 @@ class KerasModel(BaseModel):
             Preempted: SIGTERM was received, likewise; a SystemExit with code 143.
         """
         refuse_unknown(unknown, "fit")
+        if self.forward_hook is None and self.StepRunner is None:
+            refuse_apart(train_data, val_data)
         arguments = FitArguments.of_call(locals())
         with undisturbed_randomness(), deterministic_algorithms(deterministic):
             self._fit(train_data, val_data, arguments)
@@ -283,6 +286,7 @@ class KerasModel(BaseModel):
                 run.close()
             broadcast_results(self, processes)
 
+    @explains_calls
     def evaluate(
         self,
         val_data: Any,
@@ -316,6 +320,7 @@ class KerasModel(BaseModel):
             self, val_data, batch_size, steps, verbose, callbacks, num_workers
         )
 
+    @explains_calls
     def predict(
         self,
         data: Any,

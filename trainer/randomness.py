@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import random
 from collections.abc import Iterator
@@ -11,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from .checks import check_count
 
 
 def derive_seed(seed: int, *labels: int | str) -> int:
@@ -43,7 +42,7 @@ def peek_seed() -> int:
 
 def seed_everything(seed: int = 42) -> int:
     """Seed Python's, NumPy's and torch's global generators (every device); return `seed`."""
-    seed = check_count("seed", seed, least=0)
+    seed = operator.index(seed)  # an int of NumPy, too
     random.seed(seed)
     # NumPy takes seeds of 32 bits only.
     np.random.seed(seed % 2**32)

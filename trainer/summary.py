@@ -22,6 +22,7 @@ from fitorch.inspection.layers import (
 )
 from fitorch.inspection.module_tracer import ModuleTracer
 
+from .checks import plain
 from .tree import byte_count, sample_count
 
 
@@ -160,7 +161,7 @@ def summary(
         >>> table.total_params
         17
     """
-    net = original_net(net)
+    net, batch_size, depth = original_net(net), plain(batch_size), plain(depth)
     inputs = [data for data in (input_data, input_data_args, features) if data is not None]
     batch = features_for(net, inputs, input_shape, input_dtype, batch_size)
     samples, tracer = max(1, sample_count(batch, default=1)), ModuleTracer(net)

@@ -123,9 +123,9 @@ class ClassWeights:
             if y_true.dim() == 2 and self._are_probabilities(y_true):
                 return y_true.argmax(1)
         message = (
-            f"class_weight needs targets that are one class per sample, of shape (N,), (N, 1) or "
-            f"class probabilities (N, C), but got {describe(y_true)}; pass a sample_weight instead, or "
-            "for several labels a loss that weighs them, as BCEWithLogitsLoss(pos_weight=...)"
+            "class_weight needs targets that are one class per sample, of shape (N,), (N, 1) or "
+            f"class probabilities (N, C), but got {describe(y_true)}; pass a sample_weight "
+            "instead, or for several labels BCEWithLogitsLoss(pos_weight=...)"
         )
         raise DataError(message)
 

@@ -13,6 +13,7 @@ from fitorch.distributed.fsdp import release_gathered
 from fitorch.nets.modes import modes_restored
 from fitorch.randomness import random_state, set_random_state
 
+from .diagnostics import lacks_gradients
 from .stage import Step
 
 
@@ -71,8 +72,3 @@ class GradientsOnDemand:
     def _with_gradients(self, batch: Any) -> None:
         with torch.enable_grad():
             self._step(batch)
-
-
-def lacks_gradients(error: BaseException) -> bool:
-    """Return whether an error of autograd says that a tensor does not require gradients."""
-    return isinstance(error, RuntimeError) and "does not require grad" in str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.utils.rnn import PackedSequence
 
-from fitorch.distributions import parameters_of_distribution, rebuild_distribution
 from fitorch.errors import DataError
 from fitorch.tree import (
     describe,
     fields_of,
     is_record,
     leaves,
+    parameters_of_distribution,
+    rebuild_distribution,
     rebuild_mapping,
     rebuild_record,
     rebuild_sequence,
@@ -32,36 +34,39 @@ class BatchOutput(NamedTuple):
     Attributes:
         output: The output, on the CPU.
         counts: The possible numbers of samples in the batch, the likeliest first.
+        second: The size of dimension 1 of the features, -1 if there is none. It is the number of
+            samples of sequences (T, N, C), if the data has as many samples as all of these.
     """
 
     output: Any
     counts: tuple[int, ...]
+    second: int = -1
 
 
-def possible_counts(batch: Any, features: Any, *, whole: bool) -> tuple[int, ...]:
-    """Return the possible numbers of samples in a batch, the likeliest first.
+def counted(output: Any, batch: Any, features: Any, *, whole: bool) -> BatchOutput:
+    """Return an output with the possible numbers of samples in its batch.
 
     Args:
+        output: The output of the net.
         batch: The batch.
         features: Its features.
         whole: Whether the net gets a list of features as one argument.
     """
     graphs = getattr(features, "num_graphs", None)
     if isinstance(graphs, int):  # a batch of torch_geometric, whose outputs may be of its nodes
-        return graphs, int(getattr(features, "num_nodes", graphs))
+        return BatchOutput(output, (graphs, int(getattr(features, "num_nodes", graphs))))
     if isinstance(features, PackedSequence):
-        return (int(features.batch_sizes[0]),)
+        return BatchOutput(output, (int(features.batch_sizes[0]),))
     shapes = [leaf.shape for leaf in leaves(features) if leaf.dim()]
     targets = [leaf.shape[0] for leaf in leaves(_targets_of(batch)) if leaf.dim()]
     counts = [shape[0] for shape in shapes]
-    if shapes and len(shapes[0]) > 1:
-        second = shapes[0][1]
-        # Features of shape (T, N, C) have targets for N samples.
-        sequences_first = targets[:1] == [second] != counts[:1]
-        counts.insert(0 if sequences_first else len(counts), second)
+    second = shapes[0][1] if shapes and len(shapes[0]) > 1 else -1
+    if targets[:1] == [second] != counts[:1]:
+        # Sequences of shape (T, N, C) have targets for N samples.
+        counts = []
     if isinstance(features, (tuple, list)) and (whole or not shapes):
         counts.insert(0, len(features))
-    return (*counts, *targets)
+    return BatchOutput(output, (*counts, *targets), second)
 
 
 def join_outputs(outputs: list[BatchOutput], how: str, samples: int | None = None) -> Any:
@@ -81,13 +86,16 @@ def join_outputs(outputs: list[BatchOutput], how: str, samples: int | None = Non
         return values
     candidates = _candidates(outputs, samples)
     # Sequences of shape (T, N, C) have their samples along dimension 1, if 0 does not fit.
-    for dimensions in ((0,), (0, 1)):
-        for counts in candidates:
+    for group in candidates:
+        for dimensions, counts in product(((0,), (0, 1)), group):
             joiner = _Joiner(counts, dimensions, pad=how == "pad")
             joined = joiner.join(values)
+            if joiner.rows and len(dimensions) == 1:
+                # Parts of another layout, such as the state of an LSTM, are joined along theirs.
+                return _Joiner(counts, (0, 1), pad=how == "pad").join(values)
             if joiner.rows or not joiner.misfits:
                 return joined
-    counts, misfit = candidates[0], joiner.misfits[0]
+    counts, misfit = next(counts for group in candidates for counts in group), joiner.misfits[0]
     number = next(i for i, value in enumerate(misfit) if _size(value, 0) != counts[i])
     message = (
         f"batch {number + 1} has {counts[number]} samples, but the output of the net is "
@@ -104,14 +112,15 @@ def _targets_of(batch: Any) -> Any:
     return batch[1] if is_pair else None
 
 
-def _candidates(outputs: list[BatchOutput], samples: int | None) -> list[list[int]]:
-    """Return the possible numbers of samples of all batches, the likeliest first."""
+def _candidates(outputs: list[BatchOutput], samples: int | None) -> tuple[Any, Any]:
+    """Return the possible numbers of samples of all batches: those that add up, and the others."""
     columns = [list(counts) for counts in zip(*(output.counts for output in outputs), strict=False)]
     if not columns:  # nothing is known about the batches, so the outputs are the samples
         first = [next(leaves(output.output), None) for output in outputs]
         columns = [[_size(leaf, 0) for leaf in first]]
-    # The sort is stable: among equals, the order remains.
-    return sorted(columns, key=lambda counts: sum(counts) != samples)
+    second = [output.second for output in outputs]
+    sums = [counts for counts in [*columns, second] if sum(counts) == samples]
+    return sums, [counts for counts in columns if counts not in sums]
 
 
 class _Joiner:

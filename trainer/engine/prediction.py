@@ -23,7 +23,7 @@ from fitorch.tree import map_tensors, rebuild_mapping
 
 from .diagnostics import module_of
 from .inference import GradientsOnDemand, inference
-from .joining import BatchOutput, possible_counts
+from .joining import BatchOutput, counted
 from .lockstep import in_lockstep
 from .stage import run_stage
 
@@ -65,8 +65,7 @@ class PredictionStep:
         # only.
         output = map_tensors(_on_cpu, output)
         whole = self._call is self._cast_net
-        counts = possible_counts(batch, self._features(batch), whole=whole)
-        self.outputs.append(BatchOutput(output, counts))
+        self.outputs.append(counted(output, batch, self._features(batch), whole=whole))
         self.logs["outputs"] = output
 
     @property

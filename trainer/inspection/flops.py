@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fitorch.checks import plain
 from fitorch.internals.torch import sequence_number
 from fitorch.tree import leaves, sample_count
 
@@ -134,7 +135,7 @@ def flop_summary(
         >>> flop_summary(net, torch.randn(8, 10), verbose=0).forward  # 2 * 8 * 10 * 5
         800
     """
-    net = original_net(net)
+    net, batch_size, depth = original_net(net), plain(batch_size), plain(depth)
     batches = [batch for batch in (input_data, input_data_args, features) if batch is not None]
     inputs = features_for(net, batches, input_shape, input_dtype, batch_size)
     # A net without a batch dimension counts as one sample.
