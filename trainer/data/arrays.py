@@ -90,13 +90,10 @@ def to_tensors(
 
 
 def _not_array_message(value: Any, what: str) -> str:
-    if isinstance(value, (int, float, complex, np.number)):
-        return (
-            f"{what} is a number; lists of numbers become data by numpy.array, with rows of one "
-            "length (torch.nn.utils.rnn.pad_sequence pads them)"
-        )
     if not is_sparse(value):
-        return f"{what} is a {type(value).__name__}; {_ACCEPTED}"
+        message = f"{what} is a {type(value).__name__}; {_ACCEPTED}"
+        is_number = isinstance(value, (int, float, complex, np.number))
+        return f"{message}; numpy.array makes one of a list of numbers" if is_number else message
     megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
     return (
         f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "

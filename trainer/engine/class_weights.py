@@ -119,7 +119,8 @@ class ClassWeights:
         if isinstance(y_true, Tensor) and y_true.dim():
             if y_true.numel() == y_true.shape[0]:
                 # A smoothed target of 0.9 is of class 1.
-                return y_true.reshape(-1).round().long()
+                flat = y_true.reshape(-1)
+                return (flat.round() if flat.is_floating_point() else flat).long()
             if y_true.dim() == 2 and self._are_probabilities(y_true):
                 return y_true.argmax(1)
         message = (

@@ -61,13 +61,14 @@ class Evaluation:
         Raises:
             DataError: There was no batch.
         """
-        hooks, figures = self._hooks, {}
+        hooks, prefix = self._hooks, self._step.logs.prefix
+        figures = KerasNames[float](prefix=prefix)
         try:
             emit(hooks.on_test_begin, {})
-            figures = self._measure(where)
+            figures = KerasNames(self._measure(where), prefix)
         # Callbacks close what they opened in on_test_begin, even if a batch fails.
         finally:
-            emit_all(hooks.on_test_end, KerasNames(figures, self._step.logs.prefix))
+            emit_all(hooks.on_test_end, figures)
         return figures
 
     def close(self) -> None:
