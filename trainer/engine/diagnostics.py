@@ -151,9 +151,10 @@ def _parts(
         for name, tensor in [*module.named_buffers(), *module.named_parameters()]:
             yield f"{name} of {type(module).__name__} is", name, [tensor]
     yield "the features are", "x", list(leaves(features_of(batch)))
-    targets = batch.get("labels") if isinstance(batch, Mapping) else batch
-    is_pair = isinstance(targets, (tuple, list)) and len(targets) > 1
-    yield "the targets are", "y", list(leaves(targets[1] if is_pair else targets))
+    targets: Any = batch.get("labels") if isinstance(batch, Mapping) else None
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        targets = batch[1]
+    yield "the targets are", "y", list(leaves(targets))
 
 
 def _batch_hint(error: Exception, batch: Any) -> str:

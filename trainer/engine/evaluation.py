@@ -94,13 +94,13 @@ class Evaluation:
             lockstep, batches = in_lockstep(self._net, step, batches)
             place = f"{where}{stage} batch"
             measurement = step.measurement
-            step = GradientsOnDemand(lockstep)
-            measurement.batches = run_stage(self._net, step, batches, begin, end, place)
+            on_demand = GradientsOnDemand(lockstep)
+            measurement.batches = run_stage(self._net, on_demand, batches, begin, end, place)
         # This reads from the device, and is a collective of all processes, even of those without
         # batches.
         figures = measurement.result(f"{where}{stage}")
         # `result` has set the number of batches to that of all processes, so all of them raise.
-        if not measurement.batches and not self._step.done:
+        if not measurement.batches and not step.done:
             message = (
                 f"{self._name} is empty: the validation data gave no batch; a generator yields its "
                 "batches only once: pass a DataLoader, (x, y), or an object with __iter__"

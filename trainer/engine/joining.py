@@ -84,18 +84,18 @@ def join_outputs(outputs: list[BatchOutput], how: str, samples: int | None = Non
     values = [output.output for output in outputs]
     if how == "list":
         return values
-    candidates = _candidates(outputs, samples)
-    # Sequences of shape (T, N, C) have their samples along dimension 1, if 0 does not fit.
-    for group in candidates:
-        for dimensions, counts in product(((0,), (0, 1)), group):
-            joiner = _Joiner(counts, dimensions, pad=how == "pad")
-            joined = joiner.join(values)
-            if joiner.rows and len(dimensions) == 1:
-                # Parts of another layout, such as the state of an LSTM, are joined along theirs.
-                return _Joiner(counts, (0, 1), pad=how == "pad").join(values)
-            if joiner.rows or not joiner.misfits:
-                return joined
-    counts, misfit = next(counts for group in candidates for counts in group), joiner.misfits[0]
+    misfits: list[list[Any]] = []
+    attempts = _attempts(outputs, samples)
+    for counts, dimensions in attempts:
+        joiner = _Joiner(counts, dimensions, pad=how == "pad")
+        joined = joiner.join(values)
+        if joiner.rows and len(dimensions) == 1:
+            # Parts of another layout, such as the state of an LSTM, are joined along theirs.
+            return _Joiner(counts, (0, 1), pad=how == "pad").join(values)
+        if joiner.rows or not joiner.misfits:
+            return joined
+        misfits = misfits or joiner.misfits
+    counts, misfit = attempts[0][0], misfits[0]
     number = next(i for i, value in enumerate(misfit) if _size(value, 0) != counts[i])
     message = (
         f"batch {number + 1} has {counts[number]} samples, but the output of the net is "
@@ -112,15 +112,21 @@ def _targets_of(batch: Any) -> Any:
     return batch[1] if is_pair else None
 
 
-def _candidates(outputs: list[BatchOutput], samples: int | None) -> tuple[Any, Any]:
-    """Return the possible numbers of samples of all batches: those that add up, and the others."""
+def _attempts(
+    outputs: list[BatchOutput], samples: int | None
+) -> list[tuple[list[int], tuple[int, ...]]]:
+    """Return the possible numbers of samples of all batches, and their dimensions, in order."""
     columns = [list(counts) for counts in zip(*(output.counts for output in outputs), strict=False)]
     if not columns:  # nothing is known about the batches, so the outputs are the samples
         first = [next(leaves(output.output), None) for output in outputs]
         columns = [[_size(leaf, 0) for leaf in first]]
+    # Numbers that add up to all samples come first.
     second = [output.second for output in outputs]
     sums = [counts for counts in [*columns, second] if sum(counts) == samples]
-    return sums, [counts for counts in columns if counts not in sums]
+    others = [counts for counts in columns if counts not in sums]
+    # Sequences of shape (T, N, C) have their samples along dimension 1, if 0 does not fit.
+    dimensions: tuple[tuple[int, ...], ...] = ((0,), (0, 1))
+    return [(n, d) for group in (sums, others) for d, n in product(dimensions, group)]
 
 
 class _Joiner:
