@@ -91,9 +91,9 @@ def to_tensors(
 
 def _not_array_message(value: Any, what: str) -> str:
     if not is_sparse(value):
-        message = f"{what} is a {type(value).__name__}; {_ACCEPTED}"
         is_number = isinstance(value, (int, float, complex, np.number))
-        return f"{message}; numpy.array makes one of a list of numbers" if is_number else message
+        more = "; numpy.array makes one of a list of numbers" if is_number else ""
+        return f"{what} is a {type(value).__name__}; {_ACCEPTED}{more}"
     megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
     return (
         f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "
