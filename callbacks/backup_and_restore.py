@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fitorch.checks import check_flag, plain
+
 from .base import Callback
 
 
@@ -36,6 +38,7 @@ class BackupAndRestore(Callback):
         if not str(backup_dir):
             message = "backup_dir is empty; expected the path of a folder"
             raise ValueError(message)
+        save_freq = plain(save_freq)
         number = isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0
         if save_freq != "epoch" and not number:
             message = f"save_freq is {save_freq!r}; expected 'epoch' or a number of updates >= 1"
@@ -43,5 +46,5 @@ class BackupAndRestore(Callback):
         self.every_n_steps: Any = None if save_freq == "epoch" else save_freq
         self.backup_dir = Path(backup_dir)
         self.save_freq = save_freq
-        self.double_checkpoint = double_checkpoint
-        self.delete_checkpoint = delete_checkpoint
+        self.double_checkpoint = check_flag("double_checkpoint", double_checkpoint)
+        self.delete_checkpoint = check_flag("delete_checkpoint", delete_checkpoint)

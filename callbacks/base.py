@@ -51,7 +51,9 @@ class Callback:
     The logs of batch hooks are read-only and lazy: `logs["train_loss"]` is the mean over the epoch
     so far, which is computed (and synchronizes with the device) when it is read. Those of
     `on_epoch_end` are a dict of floats: `train_loss`, `train_<metric>`, `lr`, `val_loss`,
-    `val_<metric>`. Keras' names for training (`loss`, `<metric>`) return the same values.
+    `val_<metric>`. Keras' names for training (`loss`, `<metric>`) return the same values, and in
+    the `on_test_*` hooks those of the validation. The logs of `on_predict_batch_end` have the
+    outputs of the batch as "outputs".
 
     Attributes:
         model: The `KerasModel` that runs the callback; `TrainedModel` lists its attributes for

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .base import Callback, Logs
-from .hooks import Hooks, emit, emit_all, with_keras_hooks
+from .hooks import Hooks, emit, emit_all, with_four_hooks
 from .monitor import added_columns
 
 
@@ -57,7 +57,7 @@ class CallbackList(Callback):
 
     def append(self, callback: Any) -> None:
         """Append a callback."""
-        self.callbacks.append(with_keras_hooks(callback))
+        self.callbacks += with_four_hooks([callback])
         # All hooks are collected again, because their order is that of the callbacks.
         self._hooks = Hooks.collect(self.callbacks)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fitorch.checks import check_flag
+
 from .base import Logs
 from .monitor import MonitorCallback
 from .weight_snapshot import WeightSnapshot
@@ -57,7 +59,7 @@ class EarlyStopping(MonitorCallback):
         self.patience = patience
         self.verbose = verbose
         self.baseline = baseline
-        self.restore_best_weights = restore_best_weights
+        self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
         self.start_from_epoch = start_from_epoch
         self._best = WeightSnapshot()
         self.forget()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fitorch.checks import check_count
+from fitorch.checks import check_count, check_flag, plain
 
 from .averaged_weights import AveragedWeights
 from .base import Callback, Logs
@@ -46,13 +46,13 @@ class EMA(Callback):
     comes_first: ClassVar[bool] = True  # so that all other callbacks see the means in the net
 
     def __init__(self, decay: float = 0.999, warmup: bool = True, every: int = 1) -> None:
+        decay = plain(decay)
         if isinstance(decay, bool) or not 0 <= decay < 1:
             message = f"decay is {decay!r}; expected a number in [0, 1), as 0.999"
             raise ValueError(message)
         self.decay = float(decay)
-        self.warmup = warmup
-        check_count("every", every)
-        self.every = every
+        self.warmup = check_flag("warmup", warmup)
+        self.every = check_count("every", every)
         self._average = AveragedWeights(buffers=True)
         self._restored = False
         self._in_fit = False

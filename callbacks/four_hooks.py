@@ -14,7 +14,8 @@ class FourHooks(Callback):
 
     torchkeras' hooks take the model: `on_fit_start(model)` runs before the first epoch,
     `on_train_epoch_end(model)` after the training of an epoch, `on_validation_epoch_end(model)`
-    after its validation, and `on_fit_end(model)` at the end.
+    after its validation, and `on_fit_end(model)` at the end. Hooks of Keras that the object has
+    too run by themselves.
 
     Args:
         callback: An object with one or more of the four hooks.
@@ -22,8 +23,15 @@ class FourHooks(Callback):
 
     def __init__(self, callback: Any) -> None:
         self.callback = callback
-        self._trained = False  # whether on_train_epoch_end has run in this epoch
+        # Whether on_train_epoch_end has run in this epoch; an evaluation outside of an epoch does
+        # not run it.
+        self._trained = True
         self._validated = False  # whether this epoch has had a validation
+
+    @property
+    def main_process_only(self) -> bool:
+        """Whether the callback runs on the main process only."""
+        return getattr(self.callback, "main_process_only", False) is True
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Run `on_fit_start`."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from fitorch.checks import check_count
+from fitorch.checks import check_count, check_flag, plain
 from fitorch.internals.torch import NormBase
 from fitorch.losses.selection import predicate
 from fitorch.nets.modes import TrainingModes
@@ -32,7 +32,7 @@ class Freezing(Callback):
     unfreezes: ClassVar[bool]  # whether it also unfreezes parameters that were frozen before a fit
 
     def __init__(self, *, batch_norm: bool) -> None:
-        self.batch_norm = batch_norm
+        self.batch_norm = check_flag("batch_norm", batch_norm)
         self._original_flags: list[tuple[nn.Parameter, bool]] = []
         self._norms: list[tuple[nn.Module, set[int]]] = []
         self._norms_in_eval: list[nn.Module] = []
@@ -129,8 +129,7 @@ class Freeze(Freezing):
         super().__init__(batch_norm=batch_norm)
         predicate(pattern, "pattern")
         self.pattern = pattern
-        check_count("until", until, least=0, optional=True)
-        self.until = until
+        self.until = check_count("until", until, least=0, optional=True)
         self._selected: set[int] = set()
 
     def select(self, net: nn.Module) -> None:
@@ -187,7 +186,7 @@ class GradualUnfreeze(Freezing):
                 "that train from the first epoch"
             )
             raise ValueError(message)
-        self.schedule = dict(schedule)
+        self.schedule = {plain(epoch): pattern for epoch, pattern in schedule.items()}
         self._first_epochs: dict[int, int] = {}  # of each selected parameter, by id
 
     def select(self, net: nn.Module) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.checks import plain
 from fitorch.distributed.dtensor import full_tensor, is_split
 from fitorch.internals.torch import foreach_norm
 
@@ -35,6 +36,7 @@ class GradientNorm(Callback):
     adds: tuple[str, ...] = ("grad_norm", "grad_norm_max")
 
     def __init__(self, norm_type: float = 2.0) -> None:
+        norm_type = plain(norm_type)
         if isinstance(norm_type, bool) or not norm_type > 0:
             message = f"norm_type is {norm_type!r}; expected a number > 0, such as 2 or inf"
             raise ValueError(message)

@@ -68,12 +68,20 @@ _COUNTERS = {"epoch", "batch"}
 _HOOK_NAMES = (*HOOKS, *_ALIASES.values(), *FOUR_HOOKS, "on_checkpoint_saved", "on_nonfinite")
 
 
-def with_keras_hooks(callback: Any) -> Any:
-    """Return the callback, in an adapter if it has torchkeras' four hooks instead of Keras'."""
-    keras = (*HOOKS, *_ALIASES.values())
-    if isinstance(callback, type) or any(hasattr(callback, name) for name in keras):
-        return callback
-    return FourHooks(callback) if any(hasattr(callback, name) for name in FOUR_HOOKS) else callback
+def with_four_hooks(callbacks: Iterable[Any]) -> list[Any]:
+    """Return the callbacks, with an adapter for each that has some of torchkeras' four hooks.
+
+    The adapter follows a callback that has hooks of Keras too, and replaces one that does not.
+    """
+    adapted: list[Any] = []
+    for callback in callbacks:
+        four = any(hasattr(callback, name) for name in FOUR_HOOKS)
+        adapts = four and not isinstance(callback, (type, FourHooks))
+        if not adapts or any(hasattr(callback, name) for name in (*HOOKS, *_ALIASES.values())):
+            adapted.append(callback)
+        if adapts:
+            adapted.append(FourHooks(callback))
+    return adapted
 
 
 def attach(callbacks: list[Any], model: object, params: dict[str, Any]) -> None:

@@ -17,13 +17,13 @@ class BatchLogs(Mapping[str, float]):
     """
 
     def __init__(self, prefix: str, read: Callable[[], Mapping[str, float]]) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         self._read = read
 
     def __getitem__(self, name: str) -> float:
         # The values are read once: two reads would wait for the device twice.
         values = self._read()
-        return values[name] if name in values else values[self._prefix + name]
+        return values[name] if name in values else values[self.prefix + name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
@@ -49,18 +49,27 @@ class BatchLogs(Mapping[str, float]):
 
 
 class KerasNames(dict[str, _Value]):
-    """A dict of columns, in which Keras' names for training (`loss`, `acc`) work too."""
+    """A dict of columns, in which Keras' names for a stage (`loss`, `acc`) work too.
+
+    Args:
+        values: The values by column.
+        prefix: The prefix of the columns of the stage.
+    """
+
+    def __init__(self, values: Mapping[str, _Value] | None = None, prefix: str = "train_") -> None:
+        super().__init__(values or {})
+        self._prefix = prefix
 
     def __missing__(self, name: str) -> _Value:
-        if not dict.__contains__(self, f"train_{name}"):
+        if not dict.__contains__(self, f"{self._prefix}{name}"):
             raise KeyError(name)
-        return self[f"train_{name}"]
+        return self[f"{self._prefix}{name}"]
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or super().__contains__(f"train_{name}")
+        return super().__contains__(name) or super().__contains__(f"{self._prefix}{name}")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the value of `name` or `train_<name>`, or `default` if neither exists."""
+        """Return the value of `name` or `<prefix><name>`, or `default` if neither exists."""
         try:
             return self[name]
         except KeyError:

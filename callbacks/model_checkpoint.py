@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fitorch.checks import check_flag, plain
 from fitorch.files import remove
 
 from .base import Callback, Logs
@@ -72,12 +73,12 @@ class ModelCheckpoint(MonitorCallback):
         super().__init__(monitor, mode)
         self.filepath = Path(filepath)
         self.verbose = verbose
-        self.save_best_only = save_best_only
-        self.save_weights_only = save_weights_only
-        self.initial_value_threshold = initial_value_threshold
-        self.save_top_k = save_top_k
-        self.every_n_steps: Any = every_n_steps if save_freq == "epoch" else save_freq
-        self.every_minutes = every_minutes
+        self.save_best_only = check_flag("save_best_only", save_best_only)
+        self.save_weights_only = check_flag("save_weights_only", save_weights_only)
+        self.initial_value_threshold = plain(initial_value_threshold)
+        self.save_top_k = plain(save_top_k)
+        self.every_n_steps: Any = plain(every_n_steps if save_freq == "epoch" else save_freq)
+        self.every_minutes = plain(every_minutes)
         self._check_arguments(save_freq)
         self.saved: list[str] = []
         self._values: list[float] = []  # of the files in `saved`, with save_top_k
@@ -229,7 +230,7 @@ class ModelCheckpoint(MonitorCallback):
             )
             raise ValueError(message)
         if save_freq != "epoch":
-            _check_positive("save_freq", save_freq)
+            _check_positive("save_freq", self.every_n_steps)
         for name in ("save_top_k", "every_n_steps"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
@@ -267,11 +268,10 @@ class EpochCheckpoint(Callback):
     def __init__(
         self, ckpt_dir: str | Path = "weights", save_freq: int = 1, max_ckpt: int = 10
     ) -> None:
-        _check_positive("save_freq", save_freq)
-        _check_positive("max_ckpt", max_ckpt)
         self.ckpt_dir = Path(ckpt_dir)
-        self.save_freq = save_freq
-        self.max_ckpt = max_ckpt
+        self.save_freq, self.max_ckpt = plain(save_freq), plain(max_ckpt)
+        _check_positive("save_freq", self.save_freq)
+        _check_positive("max_ckpt", self.max_ckpt)
         self.saved: list[str] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fitorch.checks import check_flag
 from fitorch.files import replacing
 
 from .base import Callback, Logs
@@ -29,7 +30,7 @@ class _FileLogger(Callback):
 
     def __init__(self, filename: str | Path, append: bool = False) -> None:
         self.filename = Path(filename)
-        self.append = append
+        self.append = check_flag("append", append)
         self._started = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:

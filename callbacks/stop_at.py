@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
+from fitorch.checks import plain
 
 from .base import Logs
 from .monitor import MonitorCallback
@@ -28,8 +28,8 @@ class StopAt(MonitorCallback):
 
     def __init__(self, value: float, monitor: str = "val_loss", mode: str = "auto") -> None:
         super().__init__(monitor, mode)
-        target: Any = value
-        number = isinstance(target, (int, float, np.number)) and not isinstance(target, bool)
+        target: Any = plain(value)
+        number = isinstance(target, (int, float)) and not isinstance(target, bool)
         if not number or not math.isfinite(target):
             message = (
                 f"value is {value!r}; expected a finite number, and then the column, as in "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from fitorch.checks import check_count
+from fitorch.checks import check_count, plain
 
 from .averaged_weights import AveragedWeights
 from .base import Callback, Logs
@@ -55,6 +55,7 @@ class SWA(Callback):
         data: Any = None,
         batch_size: int = 32,
     ) -> None:
+        start, lr = plain(start), plain(lr)
         upper_bound = math.inf if isinstance(start, int) else 1
         if isinstance(start, bool) or not 0 <= start < upper_bound:
             message = f"start is {start!r}; expected a fraction in [0, 1) or an epoch number >= 0"
@@ -64,11 +65,9 @@ class SWA(Callback):
             raise ValueError(message)
         self.start = start
         self.lr = lr
-        check_count("anneal_epochs", anneal_epochs, least=0)
-        check_count("batch_size", batch_size)
-        self.anneal_epochs = anneal_epochs
+        self.anneal_epochs = check_count("anneal_epochs", anneal_epochs, least=0)
         self.data = data
-        self.batch_size = batch_size
+        self.batch_size = check_count("batch_size", batch_size)
         self._average = AveragedWeights(buffers=False)
         self._rates: list[float] = []  # of the groups, at the beginning of the first averaged epoch
         self._norms: list[BatchNorm] | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fitorch.checks import check_flag
+
 from .base import Callback, Logs
 
 
@@ -21,7 +23,7 @@ class TerminateOnNaN(Callback):
     """
 
     def __init__(self, raise_error: bool = False) -> None:
-        self.raise_error = raise_error
+        self.raise_error = check_flag("raise_error", raise_error)
         self.stopping_reason = ""
 
     def on_train_begin(self, logs: Logs | None = None) -> None:

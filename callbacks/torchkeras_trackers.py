@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fitorch.checks import check_flag
 from fitorch.distributed.fsdp import is_sharded
 
 from .base import Logs
@@ -41,7 +42,7 @@ class TensorBoardCallback(Tracker):
             message = f"log_weight_freq is {log_weight_freq!r}; expected a number of epochs >= 1"
             raise ValueError(message)
         super().__init__("tensorboard", model_name, logging_dir=save_dir)
-        self.log_weight = log_weight
+        self.log_weight = check_flag("log_weight", log_weight)
         self.log_weight_freq = log_weight_freq
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -96,7 +97,7 @@ class WandbCallback(Tracker):
         super().__init__("wandb", project, config=config, save_code=save_code)
         if name is not None:
             self.options["name"] = name
-        self.save_ckpt = save_ckpt
+        self.save_ckpt = check_flag("save_ckpt", save_ckpt)
         self._earlier_files: dict[Path, int] = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:

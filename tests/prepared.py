@@ -23,6 +23,7 @@ _CHOSEN = {
     "on_save_error": "raise",
     "elastic": False,
     "sync_batchnorm": False,
+    "train_metrics": True,
     "find_unused_parameters": False,
     "deterministic": False,
 }

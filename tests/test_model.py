@@ -124,15 +124,6 @@ def test_predict_uses_the_hook_for_batches_of_ones_own():
     assert torch.allclose(predicted, by_hand(net), **FORWARD)
 
 
-def test_predict_says_when_outputs_cannot_be_joined():
-    class Ragged(nn.Module):
-        def forward(self, x):
-            return x[:, : 1 + len(x) % 3]
-
-    with pytest.raises(DataError, match="cannot be joined along dimension 0"):
-        KerasModel(Ragged()).predict(X, batch_size=4, verbose=0)
-
-
 def test_predict_says_that_there_is_nothing_to_predict():
     with pytest.raises(DataError, match="data is empty"):
         KerasModel(linear()).predict(iter(()), verbose=0)

@@ -110,12 +110,12 @@ def test_a_fit_without_a_seed_draws_one_number_from_torch():
     assert draws() == expected
 
 
-def test_evaluate_and_predict_leave_the_global_generators_alone():
+def test_evaluate_and_predict_of_arrays_leave_the_global_generators_alone():
     model = make_model()
     seed_everything(11)
     expected = draws()
     seed_everything(11)
-    model.evaluate(DataLoader(Noisy(), 10, shuffle=True), verbose=0)
+    model.evaluate(data(), verbose=0)
     model.predict(data()[0], verbose=0)
     assert draws() == expected
 

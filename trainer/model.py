@@ -20,7 +20,7 @@ from fitorch.engine.base_model import BaseModel
 from fitorch.engine.loop import fit
 from fitorch.fitting import evaluate as evaluation
 from fitorch.fitting import lr_finder, spawn
-from fitorch.fitting.foreign_arguments import refuse_unknown
+from fitorch.fitting.foreign_arguments import explains_calls, refuse_apart, refuse_unknown
 from fitorch.fitting.rank_consistency import broadcast_results, check_rank_consistency
 from fitorch.fitting.start import run_folder, start
 from fitorch.inspection import plots
@@ -29,7 +29,7 @@ from fitorch.optim.optimizers import OptimizerLike
 from fitorch.resume.checkpoint_saver import save_to
 from fitorch.resume.restore import restore_model
 
-from .checks import check_flag
+from .checks import check_flag, plain
 from .environment import in_notebook
 from .randomness import deterministic_algorithms, undisturbed_randomness
 
@@ -55,7 +55,7 @@ class KerasModel(BaseModel):
             `val_<name>`. For several outputs, a mapping for each: `{"sex": {"acc": "acc"}}`.
         optimizer: An instance over the net's parameters, a function `params -> Optimizer`, or a
             name such as "adamw"; None is `Adam(lr=3e-4)`. fitorch builds fused optimizers if
-            possible.
+            possible. An optimizer that it has built also trains layers that are added later.
         lr_scheduler: An instance, a function `optimizer -> scheduler`, or None.
         val_loss_fn: The loss of validation and evaluation, if it differs from the one that is
             trained on: for a net that returns something else in eval mode, or for a loss without
@@ -117,8 +117,9 @@ class KerasModel(BaseModel):
         deepspeed: Any = None,
         **unknown: Any,
     ) -> None:
-        check_flag("jit_compile", jit_compile)
-        check_flag("channels_last", channels_last)
+        jit_compile = check_flag("jit_compile", jit_compile)
+        channels_last = check_flag("channels_last", channels_last)
+        fsdp, deepspeed = plain(fsdp), plain(deepspeed)
         check_fsdp(fsdp)
         check_deepspeed(deepspeed, fsdp)
         check_module(net)
@@ -139,6 +140,7 @@ class KerasModel(BaseModel):
             deepspeed=deepspeed,
         )
 
+    @explains_calls
     def fit(  # noqa: PLR0913 - Keras' and torchkeras' arguments, by their names
         self,
         train_data: Any,
@@ -159,7 +161,7 @@ class KerasModel(BaseModel):
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         initial_epoch: int | None = None,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
         verbose: int | str = "auto",
         mixed_precision: str | None = None,
         cpu: bool = False,
@@ -211,7 +213,9 @@ class KerasModel(BaseModel):
             steps_per_epoch: Batches in an epoch; the next epoch continues with the next batch.
             validation_steps: Batches to validate on, always from the first.
             initial_epoch: Epochs to count as completed.
-            class_weight: Class number to weight, in the training loss.
+            class_weight: Class number to weight, or a sequence with a weight for each class, in the
+                training loss. Targets are class numbers, rounded if they are smoothed, or class
+                probabilities, whose largest counts; several labels per sample are refused.
             verbose: 0 for silent, 1 for a live line and a table, 2 for a line per epoch; "auto" is
                 1, or 2 without a terminal.
             mixed_precision: "no", "fp16" or "bf16"; None is accelerate's configuration.
@@ -258,6 +262,8 @@ class KerasModel(BaseModel):
             Preempted: SIGTERM was received, likewise; a SystemExit with code 143.
         """
         refuse_unknown(unknown, "fit")
+        if self.forward_hook is None and self.StepRunner is None:
+            refuse_apart(train_data, val_data)
         arguments = FitArguments.of_call(locals())
         with undisturbed_randomness(), deterministic_algorithms(deterministic):
             self._fit(train_data, val_data, arguments)
@@ -266,6 +272,8 @@ class KerasModel(BaseModel):
     def _fit(self, train_data: Any, val_data: Any, arguments: FitArguments) -> None:
         self.stop_training = False
         self.ckpt_path = arguments.ckpt_path
+        # Before the net is placed, which may replace its parameters.
+        self.train_new_parameters()
         processes = self.place(arguments.mixed_precision, arguments.cpu).processes
         # Checked before the folder is opened, so that processes that differ change nothing on disk.
         with together(processes, "fit"):
@@ -284,6 +292,7 @@ class KerasModel(BaseModel):
                 run.close()
             broadcast_results(self, processes)
 
+    @explains_calls
     def evaluate(
         self,
         val_data: Any,
@@ -317,6 +326,7 @@ class KerasModel(BaseModel):
             self, val_data, batch_size, steps, verbose, callbacks, num_workers
         )
 
+    @explains_calls
     def predict(
         self,
         data: Any,
@@ -327,9 +337,14 @@ class KerasModel(BaseModel):
         callbacks: Sequence[Any] | None = None,
         num_workers: int | str = "auto",
         gather: str = "all",
+        join: str = "auto",
         **unknown: Any,
     ) -> Any:
         """Return the net's outputs for all of `data`, in its order, on the CPU.
+
+        The outputs of the batches are joined along the dimension of the samples: 0, or 1 for
+        sequences of shape (T, N, C). A list of N entries is N predictions. Keys that the
+        configuration of a Hugging Face net ignores at inference are left out.
 
         Args:
             data: Features: a tensor, an array, a DataFrame, a dict for nets with named inputs; or
@@ -342,16 +357,19 @@ class KerasModel(BaseModel):
             num_workers: As for `fit`.
             gather: With several processes, "all" returns all outputs in each of them; "main"
                 returns them only in the main process and None in the others, which saves memory.
+            join: "auto" joins what has a row for each sample; other parts, such as a scalar, a
+                cache or sequences of different lengths, are lists with one entry per batch. "pad"
+                pads such sequences with zeros instead; "list" returns the outputs batch by batch.
 
         Returns:
-            The outputs in the structure that the net returns, concatenated along dimension 0.
+            The outputs in the structure that the net returns, with a row for each sample.
 
         Raises:
-            DataError: The data is empty, or the outputs cannot be concatenated.
+            DataError: The data is empty, or no dimension of the outputs is that of the samples.
         """
         refuse_unknown(unknown, "predict")
         return evaluation.predict(
-            self, data, batch_size, steps, verbose, callbacks, num_workers, gather
+            self, data, batch_size, steps, verbose, callbacks, num_workers, gather, join
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

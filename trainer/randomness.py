@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import random
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def peek_seed() -> int:
 
 def seed_everything(seed: int = 42) -> int:
     """Seed Python's, NumPy's and torch's global generators (every device); return `seed`."""
+    seed = operator.index(seed)  # an int of NumPy, too
     random.seed(seed)
     # NumPy takes seeds of 32 bits only.
     np.random.seed(seed % 2**32)

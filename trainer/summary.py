@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from fitorch.inspection.dry_run import dry_run, original_net, undisturbed
 from fitorch.inspection.example_inputs import features_for
@@ -23,6 +22,7 @@ from fitorch.inspection.layers import (
 )
 from fitorch.inspection.module_tracer import ModuleTracer
 
+from .checks import plain
 from .tree import byte_count, sample_count
 
 
@@ -110,7 +110,7 @@ class Summary(LayerTable):
 
 
 def summary(
-    net: nn.Module,
+    net: Any,
     input_data: Any = None,
     input_data_args: Sequence[Any] | None = None,
     input_shape: Any = None,
@@ -128,7 +128,7 @@ def summary(
     that the call has initialized. Parameters that layers share are counted once.
 
     Args:
-        net: The net.
+        net: The net, or a `KerasModel`.
         input_data: A batch of features, for `net(x)`; a tuple or list for `net(*x)`, a mapping for
             `net(**x)`; or a DataLoader or Dataset, for the features of its first batch. They are
             moved to the net's device, and floats are converted to its precision.
@@ -148,7 +148,7 @@ def summary(
         innermost layers, twice for the gradients, without tensors that functions between them keep.
 
     Raises:
-        TypeError: `net` is not a module, or `features` are not a batch.
+        TypeError: `net` is neither a module nor a `KerasModel`, or `features` are not a batch.
         ValueError: There are no features, or both features and `input_shape`.
         ShapeError: A layer rejects the shape of its input; the layers before it are printed.
 
@@ -161,7 +161,7 @@ def summary(
         >>> table.total_params
         17
     """
-    net = original_net(net)
+    net, batch_size, depth = original_net(net), plain(batch_size), plain(depth)
     inputs = [data for data in (input_data, input_data_args, features) if data is not None]
     batch = features_for(net, inputs, input_shape, input_dtype, batch_size)
     samples, tracer = max(1, sample_count(batch, default=1)), ModuleTracer(net)

@@ -1,14 +1,23 @@
-"""Trees of tensors: nested tuples, lists, mappings and dataclasses, as batches are."""
+"""Trees of tensors: nested tuples, lists, mappings, dataclasses and distributions."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn.parameter import is_lazy
+
+# Arguments of constructors that are stored under another name.
+_STORED_AS = {"base_distribution": "base_dist"}
+
+# Parameters that determine each other; constructors take one of them.
+_EXCLUSIVE = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
@@ -17,11 +26,15 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
         return function(tree)
     if isinstance(tree, Mapping):
         mapped = {key: map_tensors(function, value) for key, value in tree.items()}
-        return mapped if type(tree) is dict else _rebuild_mapping(tree, mapped)
+        return mapped if type(tree) is dict else rebuild_mapping(tree, mapped)
     if isinstance(tree, (tuple, list)):
         return rebuild_sequence(tree, [map_tensors(function, value) for value in tree])
-    if _is_record(tree):
-        return _rebuild_record(tree, map_tensors(function, _fields_of(tree)))
+    if is_record(tree):
+        return rebuild_record(tree, map_tensors(function, fields_of(tree)))
+    if isinstance(tree, Distribution):
+        parameters = map_tensors(function, parameters_of_distribution(tree))
+        with suppress(TypeError, ValueError):  # a class of the user's with other arguments
+            return rebuild_distribution(tree, parameters)
     return tree
 
 
@@ -35,12 +48,12 @@ def join(function: Callable[[list[Tensor]], Any], trees: list[Any]) -> Any:
         return function(trees)
     if isinstance(first, Mapping):
         joined = {key: join(function, [tree[key] for tree in trees]) for key in first}
-        return joined if type(first) is dict else _rebuild_mapping(first, joined)
+        return joined if type(first) is dict else rebuild_mapping(first, joined)
     if isinstance(first, (tuple, list)):
         parts = [join(function, list(leaves)) for leaves in zip(*trees, strict=True)]
         return rebuild_sequence(first, parts)
-    if _is_record(first):
-        return _rebuild_record(first, join(function, [_fields_of(tree) for tree in trees]))
+    if is_record(first):
+        return rebuild_record(first, join(function, [fields_of(tree) for tree in trees]))
     return first
 
 
@@ -54,8 +67,8 @@ def leaves(tree: object) -> Iterator[Tensor]:
     elif isinstance(tree, (tuple, list)):
         for value in tree:
             yield from leaves(value)
-    elif _is_record(tree):
-        yield from leaves(_fields_of(tree))
+    elif is_record(tree):
+        yield from leaves(fields_of(tree))
 
 
 def sample_count(tree: object, default: int | None = None) -> int:
@@ -93,8 +106,8 @@ def describe(tree: object) -> str:
     if isinstance(tree, (tuple, list)):
         inner = ", ".join([*map(describe, tree[:8]), *(["..."] if len(tree) > 8 else [])])
         return f"[{inner}]" if isinstance(tree, list) else f"({inner})"
-    if _is_record(tree):
-        return f"{type(tree).__name__} {describe(_fields_of(tree))}"
+    if is_record(tree):
+        return f"{type(tree).__name__} {describe(fields_of(tree))}"
     return type(tree).__name__
 
 
@@ -103,7 +116,7 @@ def rebuild_sequence(like: Any, values: list[Any]) -> Any:
     return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
 
 
-def _rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+def rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
     """Return `values` in the type of `like`, as a plain dict if its constructor differs."""
     try:
         return type(like)(values)  # type: ignore[call-arg]
@@ -111,20 +124,49 @@ def _rebuild_mapping(like: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
         return values
 
 
-def _is_record(tree: object) -> bool:
+def is_record(tree: Any) -> bool:
     """Return whether `tree` is an instance of a dataclass, as some nets return."""
     return is_dataclass(tree) and not isinstance(tree, type)
 
 
-def _fields_of(record: Any) -> dict[str, Any]:
+def fields_of(record: Any) -> dict[str, Any]:
+    """Return the fields of an instance of a dataclass by name."""
     names = (field.name for field in fields(record))
     return {name: getattr(record, name) for name in names if hasattr(record, name)}
 
 
-def _rebuild_record(like: Any, values: dict[str, Any]) -> Any:
+def rebuild_record(like: Any, values: dict[str, Any]) -> Any:
     """Return a copy of `like` with these values."""
     # The constructor may compute or check other things, so it is not called.
     record = copy.copy(like)
     for name, value in values.items():
         object.__setattr__(record, name, value)  # the dataclass may be frozen
     return record
+
+
+def parameters_of_distribution(distribution: Distribution) -> dict[str, Any]:
+    """Return the arguments from which the class of a distribution makes the same one.
+
+    Example:
+        >>> import torch
+        >>> parameters_of_distribution(torch.distributions.Normal(torch.zeros(2), 1.0))
+        {'loc': tensor([0., 0.]), 'scale': tensor([1., 1.])}
+    """
+    names = list(inspect.signature(type(distribution)).parameters)
+    for kept, *others in _EXCLUSIVE:
+        names = [name for name in names if kept not in names or name not in others]
+    stored = {name: _STORED_AS.get(name, name) for name in names if name != "validate_args"}
+    return {
+        name: getattr(distribution, attribute)
+        for name, attribute in stored.items()
+        if hasattr(distribution, attribute)
+    }
+
+
+def rebuild_distribution(like: Distribution, parameters: Mapping[str, Any]) -> Distribution:
+    """Return a distribution of the type of `like` with other parameters.
+
+    Raises:
+        TypeError, ValueError: The class does not take these parameters.
+    """
+    return type(like)(**parameters, validate_args=False)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.early_stopping import EarlyStopping
+from fitorch.checks import plain
 
 from .rows import EpochRow
 from .screen import Screen
@@ -62,6 +63,7 @@ class Progress(Callback):
         mode: str = "min",
         console: Console | None = None,
     ) -> None:
+        verbose = plain(verbose)
         if verbose not in (1, 2):
             message = f"verbose must be 1 or 2 here, got {verbose!r}; fit(verbose=0) is silent"
             raise ValueError(message)

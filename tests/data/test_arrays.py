@@ -156,16 +156,37 @@ def test_makes_nan_of_missing_numbers():
         (np.array(["a", "b"]), "x has dtype <U1"),
         (np.array([object(), 1], dtype=object), "x has dtype object"),
         (np.array([1, 2], dtype="datetime64[s]"), r"x has dtype datetime64\[s\]"),
-        (np.array([1j]), "x has dtype complex128"),
         (pd.Series(["a", "b"]), "x has dtype object"),
         (pd.DataFrame({"n": [1, 2], "city": ["a", "b"]}), "x has column 'city' of dtype"),
         (pd.DataFrame({"when": pd.to_datetime(["2020-01-01"])}), "x has column 'when' of dtype"),
     ],
-    ids=["text", "objects", "dates", "complex", "series", "frame", "frame of dates"],
+    ids=["text", "objects", "dates", "series", "frame", "frame of dates"],
 )
 def test_refuses_what_is_no_number_and_says_what_to_do(value, named):
     with pytest.raises(DataError, match=f"{named}.*get_dummies.*astype"):
         convert(value)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize(
+    ("floating", "expected"),
+    [(torch.float32, torch.complex64), (torch.float64, torch.complex128)],
+)
+def test_complex_numbers_have_the_precision_of_the_net(dtype, floating, expected):
+    array = np.array([1 + 2j, 3j], dtype)
+    tensor = to_tensors(array, "x", floating)
+    assert tensor.dtype == (torch.complex64 if dtype == np.complex64 else expected)
+    assert tensor.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "instead"), [(np.longdouble, "float64"), (np.clongdouble, "complex128")]
+)
+def test_refuses_numbers_wider_than_those_of_torch(dtype, instead):
+    if np.dtype(dtype).itemsize == np.dtype(instead).itemsize:
+        pytest.skip("no wider type on this platform")
+    with pytest.raises(DataError, match=f"torch does not have; use {instead}"):
+        convert(np.ones(2, dtype))
 
 
 @pytest.mark.parametrize("kind", ["csr_matrix", "coo_array", "csc_array"])

@@ -63,7 +63,6 @@ def test_names_no_role_where_data_is_only_predicted():
 @pytest.mark.parametrize(
     ("data", "got"),
     [
-        (X, "a list of length 1"),
         ((X,), "a list of length 1"),
         ([(X,)], "a tuple of length 1"),
         ([(X, Y, W, Y)], "a tuple of length 4"),
@@ -74,7 +73,6 @@ def test_names_no_role_where_data_is_only_predicted():
         (DataLoader(TensorDataset(X, Y, W, W), 4), "a list of length 4"),
     ],
     ids=[
-        "x",
         "(x,)",
         "1-tuples",
         "4-tuples",
@@ -90,6 +88,37 @@ def test_names_the_three_forms_where_a_batch_has_none_of_them(data, got):
     with pytest.raises(DataError, match=f"a batch must be {forms}, but got {got}") as caught:
         fit(data)
     assert "epoch 1, training batch 1" in str(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("x", [X, X.numpy()])
+@pytest.mark.parametrize("y", [None, Y, Y.numpy()])
+def test_says_that_features_and_targets_are_one_argument(x, y):
+    model = KerasModel(nn.Linear(X.shape[1], 1), "mse")
+    with pytest.raises(DataError, match=r"an array alone, without targets.*fit\(\(x, y\)\)"):
+        model.fit(x, y, epochs=1, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.fit(x=X, y=Y), r"fit\(\) has no argument 'x'; use train_data=\(x, y\)"),
+        (lambda m: m.evaluate(X, Y), r"evaluate\(\): too many.*evaluate\(\(x, y\)\)"),
+        (lambda m: m.evaluate(x=X, y=Y), r"evaluate\(\) has no.*'x'; use val_data=\(x, y\)"),
+        (lambda m: m.predict(X, 32), r"predict\(\): too many positional arguments"),
+        (lambda m: m.predict(x=X), r"predict\(\) has no argument 'x'; use data=\(x, y\)"),
+        (lambda m: m.fit(), r"fit\(\): missing a required argument: 'train_data'"),
+    ],
+)
+def test_calls_of_keras_are_told_ours(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(KerasModel(nn.Linear(X.shape[1], 1), "mse"))
+
+
+def test_features_alone_train_with_a_hook():
+    autoencoder = KerasModel(
+        nn.Linear(X.shape[1], X.shape[1]), "mse", forward=lambda net, b: (net(b[0]), b[0])
+    )
+    assert len(autoencoder.fit(X, X, epochs=1, verbose=0)) == 1
 
 
 def test_refuses_a_tuple_of_four():

@@ -251,3 +251,12 @@ def test_sample_weights_of_mappings_count_in_accumulation_windows():
         )
         weights.append(net.linear.weight.detach())
     assert torch.allclose(weights[0], weights[1], **FLOAT32)
+
+
+@pytest.mark.parametrize("samples", [10, 20, 30, 50, 100, 1000])
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_a_fraction_of_tenths_splits_exactly(samples, tenths):
+    x = torch.zeros(samples, 1)
+    train, validation = split_validation((x, x), tenths / 10, torch.float32)
+    assert len(validation[0]) == samples * tenths // 10
+    assert len(train[0]) == samples * (10 - tenths) // 10

@@ -140,10 +140,10 @@ def _is_gone(record: dict[str, Any]) -> bool:
     """Return whether the owner of a lock was a process of this host that has ended."""
     if record.get("host") != _host() or not isinstance(record.get("pid"), int):
         return False
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     try:
-        return psutil.Process(record["pid"]).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(record["pid"]).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:  # it exists, but belongs to someone else

@@ -13,7 +13,9 @@ from torch import Tensor
 from fitorch.errors import DataError
 from fitorch.tree import leaves, rebuild_sequence
 
-_NUMERIC_KINDS = "biuf"  # kinds of NumPy dtypes: bool, int, unsigned, float
+_NUMERIC_KINDS = "biufc"  # kinds of NumPy dtypes: bool, int, unsigned, float, complex
+
+_WIDEST = {"f": "float64", "c": "complex128"}  # of torch, by the kind
 
 _ACCEPTED = "pass a tensor, a NumPy array, a pandas DataFrame or Series, or a dict or tuple of them"
 
@@ -89,7 +91,9 @@ def to_tensors(
 
 def _not_array_message(value: Any, what: str) -> str:
     if not is_sparse(value):
-        return f"{what} is a {type(value).__name__}; {_ACCEPTED}"
+        is_number = isinstance(value, (int, float, complex, np.number))
+        more = "; numpy.array makes one of a list of numbers" if is_number else ""
+        return f"{what} is a {type(value).__name__}; {_ACCEPTED}{more}"
     megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
     return (
         f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "
@@ -104,8 +108,11 @@ def _as_array(value: Any, what: str) -> np.ndarray:
     float64.
     """
     array = np.asarray(value)
-    # torch has no long double.
-    if array.dtype.kind in _NUMERIC_KINDS and array.dtype.itemsize <= 8:
+    widest = _WIDEST.get(array.dtype.kind, array.dtype)
+    if array.dtype.itemsize > np.dtype(widest).itemsize:
+        message = f"{what} has dtype {array.dtype}, which torch does not have; use {widest}"
+        raise DataError(message)
+    if array.dtype.kind in _NUMERIC_KINDS:
         return array
     columns = dict(value.dtypes) if hasattr(value, "dtypes") and hasattr(value, "columns") else {}
     foreign = {name: dtype for name, dtype in columns.items() if dtype.kind not in _NUMERIC_KINDS}
@@ -115,8 +122,8 @@ def _as_array(value: Any, what: str) -> np.ndarray:
     listed = ", ".join(f"column {name!r} of dtype {dtype}" for name, dtype in foreign.items())
     message = (
         f"{what} has {listed or f'dtype {array.dtype}'}; expected numbers. Encode text and "
-        "categories first (pandas.get_dummies, or .cat.codes), and give objects a dtype with "
-        ".astype"
+        "categories first (pandas.get_dummies, or .cat.codes), give objects a dtype with .astype, "
+        "and pad rows of different lengths"
     )
     raise DataError(message)
 
@@ -127,6 +134,9 @@ def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tenso
     # the net.
     if array.dtype == np.float64:
         array = array.astype(np.float64 if floating == torch.float64 else np.float32, copy=False)
+    elif array.dtype == np.complex128:
+        wide = floating == torch.float64
+        array = array.astype(np.complex128 if wide else np.complex64, copy=False)
     # Losses of torch take class numbers in int64 only; other unsigned types lack operations.
     elif (labels and kind in "iu") or array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.int64, copy=False)

@@ -8,7 +8,7 @@ from typing import Any
 from fitorch.distributed.processes import Processes
 from fitorch.errors import DataError, annotate
 from fitorch.randomness import (
-    derive_seed,
+    draw_seed,
     random_state,
     seed_everything,
     set_random_state,
@@ -19,12 +19,17 @@ from .rank_split import padded
 from .rng_state import capture_generators, restore_generators
 from .sources import Source
 
+_RAGGED_HINT = (
+    "; the samples differ in shape: pass DataLoader(collate_fn=...) that pads them, as "
+    "torch.nn.utils.rnn.pad_sequence does"
+)
+
 
 def opened(source: Source, processes: Processes) -> Iterator[Any]:
     """Return the batches of a pass in an order that is the same in every process."""
     # Only user samplers draw from the global generators; an `Order` has its own seed.
     if processes.is_distributed and source.order_owners:
-        seed_everything(derive_seed(0, "evaluation"))
+        seed_everything(processes.broadcast(draw_seed()))
     return (batch for batch in source.batches(0) if batch is not None)
 
 
@@ -218,7 +223,14 @@ def reading(
         except Exception as error:
             samples = samples_in(number)
             one_of = f", one of the samples {samples}" if samples else ""
-            annotate(error, f"while reading {where}batch {number + 1} of {name}{one_of}")
+            hint = _RAGGED_HINT if _is_ragged(error) else ""
+            annotate(error, f"while reading {where}batch {number + 1} of {name}{one_of}{hint}")
             raise
         yield batch
         number += 1
+
+
+def _is_ragged(error: Exception) -> bool:
+    """Return whether samples of different shapes could not become a batch."""
+    text = str(error)
+    return "equal size" in text and ("stack expects" in text or "each element in list" in text)

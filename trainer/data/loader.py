@@ -155,7 +155,7 @@ class LoaderSource:
 
     def _converted(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
         """Return batches converted to tensors, copied if they may change, and moved, as needed."""
-        batches: Iterable[Any] = chain((first,), others)
+        batches: Iterable[Any] = map(self._checked, chain((first,), others))
         if not self._collates:
             batches = map(self._copy, batches)
         # The first batch stands for all, so that tensors are passed on without a look.
@@ -166,6 +166,16 @@ class LoaderSource:
     @property
     def _batch_name(self) -> str:
         return f"a batch of {self.name}"
+
+    def _checked(self, batch: Any) -> Any:
+        """Return the batch, unless it is None."""
+        if batch is None:
+            message = (
+                f"{self._batch_name} is None; expected (features, targets): collate_fn, or the "
+                "iterable, returned nothing (leave samples out in the Dataset instead)"
+            )
+            raise DataError(message)
+        return batch
 
     def _copy(self, batch: Any) -> Any:
         """Return a copy of a batch: a generator may use the same memory for the next one."""

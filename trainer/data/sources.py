@@ -6,6 +6,7 @@ All data becomes a `Source`. A batch is what the user's loader yields, or a list
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -213,7 +214,8 @@ def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple
             f"train_data is a {type(data).__name__}; pass val_data instead"
         )
         raise ValueError(message)
-    cut = int(samples * (1 - fraction))
+    # 10 * (1 - 0.9) is 0.9999999999999998, whose floor is not what is meant.
+    cut = math.floor(round(samples * (1 - fraction), 6))
     if not 0 < cut < samples:
         message = (
             f"validation_split={fraction} of {samples} samples leaves {cut} for training and "

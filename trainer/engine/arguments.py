@@ -9,13 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from fitorch.callbacks.backup_and_restore import BackupAndRestore
-from fitorch.callbacks.hooks import with_keras_hooks
+from fitorch.callbacks.hooks import with_four_hooks
 from fitorch.callbacks.max_time import seconds_of
 from fitorch.callbacks.monitor import check_mode
-from fitorch.checks import check_choice, check_count, check_flag, check_workers
+from fitorch.checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_verbose,
+    check_workers,
+    plain,
+)
 from fitorch.randomness import draw_seed
 
-_FLAGS = ("elastic", "sync_batchnorm", "find_unused_parameters", "deterministic")
+from .class_weights import class_weights_of
+
+_FLAGS = (
+    "shuffle",
+    "cpu",
+    "train_metrics",
+    "async_save",
+    "elastic",
+    "sync_batchnorm",
+    "find_unused_parameters",
+    "deterministic",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +92,11 @@ class FitArguments:
             values: The values by name, as `locals()` returns them at the beginning of the call.
                 Other names are ignored.
         """
-        seed = values["seed"]
-        arguments = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        callbacks = values["callbacks"] or ()
-        arguments["callbacks"] = [with_keras_hooks(callback) for callback in callbacks]
+        arguments = {f.name: plain(values[f.name]) for f in fields(cls) if f.name in values}
+        seed = arguments["seed"]
+        arguments["verbose"] = check_verbose(values["verbose"])
+        arguments["class_weight"] = class_weights_of(values["class_weight"])
+        arguments["callbacks"] = with_four_hooks(values["callbacks"] or ())
         # The seed is drawn only if none is passed: a draw advances torch's global generator.
         arguments |= {"seed": draw_seed() if seed is None else seed, "seeded": seed is not None}
         return cls(**arguments)
@@ -94,7 +113,6 @@ class FitArguments:
         self._check_numbers()
         self._check_choices()
         self._check_saving()
-        self._check_class_weight()
         if self.max_time is not None:
             seconds_of(self.max_time)
 
@@ -132,7 +150,6 @@ class FitArguments:
             raise ValueError(message)
         check_count("keep", self.keep)
         check_count("save_every_n_steps", self.save_every_n_steps, optional=True)
-        check_flag("async_save", self.async_save)
         check_choice("on_save_error", self.on_save_error, ("raise", "warn"))
         minutes = self.save_every_minutes
         if minutes is not None and not minutes > 0:
@@ -161,7 +178,6 @@ class FitArguments:
     def _check_choices(self) -> None:
         if self.mode != "auto":
             check_mode(self.mode)
-        check_choice("verbose", self.verbose, ("auto", 0, 1, 2))
         check_choice(
             "scheduler_step", self.scheduler_step, ("auto", "update", "epoch", "validation")
         )
@@ -170,18 +186,3 @@ class FitArguments:
         if wandb is not None and not isinstance(wandb, (bool, str)):
             message = f"wandb is {wandb!r}; expected True, a project's name, or None"
             raise TypeError(message)
-
-    def _check_class_weight(self) -> None:
-        weights: object = self.class_weight
-        if weights is None:
-            return
-        if not isinstance(weights, Mapping) or not weights:
-            message = f"class_weight is {weights!r}; expected a dict of class number to weight"
-            raise TypeError(message)
-        for number, weight in weights.items():
-            if not isinstance(number, int) or number < 0 or not weight >= 0:
-                message = (
-                    f"class_weight has {number!r}: {weight!r}; expected class numbers >= 0 and "
-                    "weights >= 0"
-                )
-                raise ValueError(message)

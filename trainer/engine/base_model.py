@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
+from torch.optim import Optimizer
 
 from fitorch.distributed.fsdp import follow
 from fitorch.distributed.processes import Processes
@@ -22,6 +23,7 @@ from fitorch.losses.compose import Composition
 from fitorch.losses.objective import Objective
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import check_names
+from fitorch.optim.new_parameters import NewParameters
 from fitorch.optim.optimizers import OptimizerLike, make_optimizer, make_scheduler
 
 from .checks import check_distinct, check_metrics_dict, check_optimizer
@@ -85,6 +87,9 @@ class BaseModel(ABC):
         self.run: Run | None = None
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
+        self._new_parameters = NewParameters(
+            self.optimizer, net, built=not isinstance(optimizer, Optimizer)
+        )
         self.lr_scheduler = None
         if self.optimizer is not None:  # there is something to train
             check_optimizer(self.optimizer, net, loss_parameters)
@@ -151,6 +156,11 @@ class BaseModel(ABC):
         for objective in self.objectives:
             objective.to(self._placement.device)
         return self._placement
+
+    def train_new_parameters(self) -> None:
+        """Let the optimizer train layers that were added to the net since it was built."""
+        loss = dict(self.objective.named_parameters(self.net))
+        self._new_parameters.add(self.optimizer, self.net, loss.values())
 
     def _check_shardable(self) -> None:
         """Raise an error if the net is sharded and the loss has trainable parameters.

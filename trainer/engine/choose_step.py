@@ -134,7 +134,8 @@ def _class_weights(model: BaseModel, arguments: FitArguments) -> ClassWeights | 
     if arguments.class_weight is None:
         return None
     floating = floating_dtype(model.net.parameters())
-    return ClassWeights(arguments.class_weight, model.placement.device, floating)
+    kind = model.objective.prediction_kind()
+    return ClassWeights(arguments.class_weight, model.placement.device, floating, kind)
 
 
 def _refuse_compilation(model: BaseModel, reason: str) -> None:

@@ -3,13 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fitorch.checks import plain
 from fitorch.errors import DataError
+from fitorch.metrics.task import PredictionKind, infer_task
 from fitorch.tree import describe
+
+
+def class_weights_of(weights: Any) -> dict[int, float] | None:
+    """Return the weights as a dict of class number to weight, None if there are none.
+
+    Args:
+        weights: A mapping, or a sequence or array with a weight for each class; or None.
+
+    Raises:
+        TypeError: `weights` is none of these.
+        ValueError: A class number or a weight is out of range.
+    """
+    if weights is None:
+        return None
+    if hasattr(weights, "tolist"):  # an array, a tensor or a Series
+        weights = weights.tolist()
+    if isinstance(weights, (tuple, list)):
+        weights = dict(enumerate(weights))
+    if not isinstance(weights, Mapping):
+        message = (
+            f"class_weight is {weights!r}; expected a dict of class number to weight, or a "
+            "sequence with a weight for each class"
+        )
+        raise TypeError(message)
+    return {_class_number(n, w): float(w) for n, w in weights.items()} or None
+
+
+def _class_number(number: Any, weight: Any) -> int:
+    value: Any = plain(number)
+    # scikit-learn's idiom, np.unique(y), has floats if the targets are floats.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or value != int(value) or value < 0 or not 0 <= weight < inf:
+        message = (
+            f"class_weight has {number!r}: {weight!r}; expected class numbers >= 0 and weights >= 0"
+        )
+        raise ValueError(message)
+    return int(value)
 
 
 class ClassWeights:
@@ -19,6 +59,8 @@ class ClassWeights:
         weights: Class number to weight; the weight of other classes is 1.
         device: The device of the targets.
         dtype: The floating type of the weights, that of the net.
+        kind: The kind of predictions that the loss expects, None if it is unknown. It decides
+            what targets of shape (N, C) are: class probabilities, or labels of their own.
     """
 
     def __init__(
@@ -26,13 +68,36 @@ class ClassWeights:
         weights: Mapping[int, float],
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        kind: PredictionKind = None,
     ) -> None:
         self.weights = dict(weights)
         table = torch.ones(max(weights) + 1, dtype=dtype)
         for number, weight in weights.items():
             table[number] = weight
         self._table = table.to(device)
+        self._kind: PredictionKind = kind
         self._seen_one_hot = False
+
+    def check(self, y_pred: Any, y_true: Any) -> None:
+        """Check that the net has the classes, as far as the task tells.
+
+        Raises:
+            DataError: There is a weight for a class that the net does not have.
+        """
+        try:
+            task = infer_task(getattr(y_pred, "logits", y_pred), y_true, self._kind)
+        except ValueError:  # a task of another form
+            return
+        sizes = {"multiclass": task.size, "multilabel": task.size}
+        if self._kind is not None:  # without it, targets of 0 and 1 may be numbers
+            sizes["binary"] = 2
+        classes = sizes.get(task.kind)
+        if classes is not None and max(self.weights) >= classes:
+            message = (
+                f"class_weight has the class {max(self.weights)}, but the task is {task}: classes "
+                f"are 0 to {classes - 1}"
+            )
+            raise DataError(message)
 
     def __call__(self, y_true: Any, weight: Tensor | None) -> Tensor:
         """Return the weights of a batch, of shape (N,).
@@ -53,16 +118,28 @@ class ClassWeights:
         """Return class numbers, int64 of shape (N,), from (N,), (N, 1) or one-hot (N, C)."""
         if isinstance(y_true, Tensor) and y_true.dim():
             if y_true.numel() == y_true.shape[0]:
-                return y_true.reshape(-1).long()
-            # The first batch stands for all, because looking at the values waits for the device.
-            if y_true.dim() == 2 and (self._seen_one_hot or _is_one_hot(y_true)):
-                self._seen_one_hot = True
+                # A smoothed target of 0.9 is of class 1.
+                flat = y_true.reshape(-1)
+                return (flat.round() if flat.is_floating_point() else flat).long()
+            if y_true.dim() == 2 and self._are_probabilities(y_true):
                 return y_true.argmax(1)
         message = (
-            f"class_weight needs targets that are one class per sample, of shape (N,), (N, 1) or "
-            f"one-hot (N, C), but got {describe(y_true)}; pass a sample_weight instead"
+            "class_weight needs targets that are one class per sample, of shape (N,), (N, 1) or "
+            f"class probabilities (N, C), but got {describe(y_true)}; pass a sample_weight "
+            "instead, or for several labels BCEWithLogitsLoss(pos_weight=...)"
         )
         raise DataError(message)
+
+    def _are_probabilities(self, y_true: Tensor) -> bool:
+        """Return whether targets (N, C) are class probabilities, as one-hot ones are."""
+        if self._kind is not None:
+            return self._kind == "class_logits" and y_true.is_floating_point()
+        # The loss does not tell. Looking at the values waits for an accelerator, where the first
+        # batch stands for all.
+        looks = y_true.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks or not self._seen_one_hot:
+            self._seen_one_hot = _is_one_hot(y_true)
+        return self._seen_one_hot
 
 
 def _is_one_hot(y_true: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,13 +14,23 @@ from fitorch.distributed.dtensor import local_tensor
 from fitorch.errors import DataError, NonFiniteError, ShapeError, annotate
 from fitorch.losses.shape_checks import MisfitError
 from fitorch.metrics.batching import MetricError
+from fitorch.nets.forward import features_of
 from fitorch.tree import describe, leaves
 
 _SHAPES = re.compile(
     r"shape|size|dimension|broadcast|\bdim\b|mat1|mat2|channels|in_features", re.IGNORECASE
 )
 
-_DTYPES = re.compile(r"dtype|scalar type|\b(Float|Long|Double|Half|BFloat16|Int)\b")
+# torch writes types in three ways: "expected scalar type Float", "Input type (unsigned char)",
+# "input1: double".
+_DTYPES = re.compile(
+    r"dtype|scalar type|[Ii]nput type|unsigned char|ComplexFloat|c10::"
+    r"|\b(Float|Long|Double|Half|BFloat16|Int|Byte|Bool)\b"
+)
+
+_METHODS = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat16"}
+
+_LISTS = re.compile(r"must be Tensor, not (list|tuple|int|float)\b")
 
 _TREES = re.compile(
     r"'(dict|tuple|list)' object has no|not (dict|tuple|list)|'(dict|tuple|list)' and"
@@ -36,7 +46,9 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     """
     shapes = f"the batch was {describe(step.user_batch(batch))}"
     if isinstance(error, NonFiniteError):
-        message = f"{error} in {where}{step.circumstances()}; the batch has not changed the weights"
+        # Only steps of training have circumstances.
+        found = getattr(step, "circumstances", str)()
+        message = f"{error} in {where}{found}; the batch has not changed the weights"
         raise NonFiniteError(message) from error
     # torch reports a dead worker from a signal handler, so the error may surface in any line of the
     # step.
@@ -51,8 +63,9 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
         module = module_of(error, net)
         inside = f" in {module}" if module else ""
         raise ShapeError(f"{error} [{where}{inside}: {shapes}]") from error
-    hints = _dtype_hint(error, batch) + _memory_hint(error) + _probability_hint(error)
-    hints += _outputs_hint(error, net)
+    user_batch = step.user_batch(batch)
+    hints = _dtype_hint(error, net, user_batch) + _memory_hint(error) + _probability_hint(error)
+    hints += _outputs_hint(error, net) + _gradient_hint(error) + _batch_hint(error, user_batch)
     annotate(error, f"in {where}: {shapes}{hints}")
 
 
@@ -89,14 +102,10 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def module_of(error: BaseException, net: nn.Module) -> str:
     """Return the path and class of the innermost module of `net` that raised `error`."""
     names = {id(module): name for name, module in net.named_modules()}
-    innermost, traceback = "", error.__traceback__
-    # Frames become deeper: the last one with a module of the net as `self` is the innermost.
-    while traceback is not None:
-        module = traceback.tb_frame.f_locals.get("self")
-        if id(module) in names and isinstance(module, nn.Module):
-            innermost = f"{names[id(module)] or 'the net'} ({type(module).__name__})"
-        traceback = traceback.tb_next
-    return innermost
+    inside = [module for module in _modules_in(error) if id(module) in names]
+    if not inside:
+        return ""
+    return f"{names[id(inside[-1])] or 'the net'} ({type(inside[-1]).__name__})"
 
 
 def is_shape_error(error: Exception) -> bool:
@@ -109,14 +118,80 @@ def is_shape_error(error: Exception) -> bool:
     )
 
 
-def _dtype_hint(error: Exception, batch: object) -> str:
-    """Return how to convert the features if the error is about types and they are not float32."""
+def lacks_gradients(error: BaseException) -> bool:
+    """Return whether an error of autograd says that a tensor does not require gradients."""
+    return isinstance(error, RuntimeError) and "does not require grad" in str(error)
+
+
+def _modules_in(error: BaseException) -> Iterator[nn.Module]:
+    """Yield the modules whose methods raised an error, the outermost first."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        module = traceback.tb_frame.f_locals.get("self")
+        if isinstance(module, nn.Module):
+            yield module
+        traceback = traceback.tb_next
+
+
+def _dtype_hint(error: Exception, net: nn.Module, batch: Any) -> str:
+    """Return how to convert what differs from the net if the error is about types."""
     if not isinstance(error, RuntimeError) or not _DTYPES.search(str(error)):
         return ""
-    first = next(leaves(batch), None)
-    if first is None or first.dtype == torch.float32:
+    if "indices" in str(error):
+        return "; an embedding takes indices: pass x.long(), or x.astype('int64')"
+    floats = (p.dtype for p in net.parameters() if p.is_floating_point() or p.is_complex())
+    expected = next(floats, torch.float32)
+    name = str(expected).removeprefix("torch.")
+    method = f"{_METHODS[name]}()" if name in _METHODS else f"to({expected})"
+    numpy = "" if name == "bfloat16" else f", or {{}}.astype('{name}')"
+    for what, variable, tensors in _parts(error, net, batch):
+        others = sorted({str(tensor.dtype) for tensor in tensors if tensor.dtype != expected})
+        if any(tensor.is_complex() for tensor in tensors) and not expected.is_complex:
+            way = f"layers of dtype=torch.complex64, or torch.view_as_real({variable})"
+            return f"; {what} complex: use {way}"
+        if others:
+            way = f"{variable}.{method}{numpy.format(variable)}"
+            return f"; {what} {', '.join(others)}: pass {way}"
+    return ""
+
+
+def _parts(
+    error: Exception, net: nn.Module, batch: Any
+) -> Iterator[tuple[str, str, list[torch.Tensor]]]:
+    """Yield what may have another type than the net: weights of a loss, features, targets."""
+    of_net = set(net.modules())
+    for module in [m for m in _modules_in(error) if m not in of_net][-1:]:
+        for name, tensor in [*module.named_buffers(), *module.named_parameters()]:
+            yield f"{name} of {type(module).__name__} is", name, [tensor]
+    yield "the features are", "x", list(leaves(features_of(batch)))
+    targets: Any = batch.get("labels") if isinstance(batch, Mapping) else None
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        targets = batch[1]
+    yield "the targets are", "y", list(leaves(targets))
+
+
+def _batch_hint(error: Exception, batch: Any) -> str:
+    """Return what a batch should have been if parts of it are None, or lists of numbers."""
+    if isinstance(error, DataError):
         return ""
-    return f"; the features are {first.dtype}: pass x.float(), or x.astype('float32')"
+    if isinstance(batch, (tuple, list)) and any(part is None for part in batch):
+        return "; a part of the batch is None: pass tensors, or forward= for batches of this form"
+    if isinstance(error, TypeError) and _LISTS.search(str(error)):
+        return (
+            "; the features hold lists: make tensors of them in the Dataset or collate_fn, padded "
+            "to one length (torch.nn.utils.rnn.pad_sequence)"
+        )
+    return ""
+
+
+def _gradient_hint(error: Exception) -> str:
+    """Return how a net can differentiate its output."""
+    if not lacks_gradients(error):
+        return ""
+    return (
+        "; a net that differentiates its output needs `with torch.enable_grad():` in forward, and "
+        "x.requires_grad_()"
+    )
 
 
 def _probability_hint(error: Exception) -> str:

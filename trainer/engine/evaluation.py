@@ -6,6 +6,7 @@ from functools import partial
 from itertools import islice
 
 from fitorch.callbacks.hooks import Hooks, emit, emit_all
+from fitorch.callbacks.logs import KerasNames
 from fitorch.data.epochs import opened, reading
 from fitorch.data.sources import Source
 from fitorch.engine.step_runner.evaluation import RunnerEvaluationStep
@@ -13,8 +14,8 @@ from fitorch.engine.steps.evaluation import EvaluationStep
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.errors import DataError
 
+from .inference import GradientsOnDemand, inference
 from .lockstep import in_lockstep
-from .prediction import inference
 from .stage import run_stage
 
 
@@ -60,10 +61,11 @@ class Evaluation:
         Raises:
             DataError: There was no batch.
         """
-        hooks, figures = self._hooks, {}
+        hooks, prefix = self._hooks, self.step.logs.prefix
+        figures = KerasNames[float](prefix=prefix)
         try:
             emit(hooks.on_test_begin, {})
-            figures = self._measure(where)
+            figures = KerasNames(self._measure(where), prefix)
         # Callbacks close what they opened in on_test_begin, even if a batch fails.
         finally:
             emit_all(hooks.on_test_end, figures)
@@ -92,7 +94,8 @@ class Evaluation:
             lockstep, batches = in_lockstep(self._net, step, batches)
             place = f"{where}{stage} batch"
             measurement = step.measurement
-            measurement.batches = run_stage(self._net, lockstep, batches, begin, end, place)
+            on_demand = GradientsOnDemand(lockstep)
+            measurement.batches = run_stage(self._net, on_demand, batches, begin, end, place)
         # This reads from the device, and is a collective of all processes, even of those without
         # batches.
         figures = measurement.result(f"{where}{stage}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fitorch.callbacks.hooks import emit, emit_all
 from fitorch.callbacks.logs import EpochLogs
 from fitorch.nets.modes import modes_restored
+from fitorch.randomness import undisturbed_randomness
 
 from .stage import run_stage
 
@@ -50,7 +51,9 @@ def run_epoch(run: Run) -> None:
     # has no batch left in the epoch and starts with the validation.
     run.shutdown.honor_signals()
     if validation := run.validation_in(epoch):
-        logs |= validation(f"epoch {epoch + 1}, ")
+        # Training continues with the random numbers that it would draw without validation.
+        with undisturbed_randomness():
+            logs |= validation(f"epoch {epoch + 1}, ")
         run.shutdown.honor_signals()
     # Schedule and counters advance before the hooks: a checkpoint that on_epoch_end saves must hold
     # the state in which the next epoch starts.

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fitorch.callbacks.hooks import Hooks, emit, emit_all
 from fitorch.data.epochs import opened, reading
 from fitorch.data.sources import Source
-from fitorch.distributed.fsdp import release_gathered
 from fitorch.distributed.processes import Processes
 from fitorch.engine.steps.measurement import MeasurementSpec
-from fitorch.errors import DataError
+from fitorch.errors import DataError, annotate
+from fitorch.internals.torch import original_module
 from fitorch.nets.calls import Call, choose_call
-from fitorch.nets.forward import features_of
-from fitorch.nets.modes import modes_restored
-from fitorch.randomness import undisturbed_randomness
-from fitorch.tree import join, map_tensors
+from fitorch.nets.forward import choose_forward, features_of
+from fitorch.tree import map_tensors, rebuild_mapping
 
+from .diagnostics import module_of
+from .inference import GradientsOnDemand, inference
+from .joining import BatchOutput, counted
 from .lockstep import in_lockstep
 from .stage import run_stage
 
@@ -34,25 +34,39 @@ class PredictionStep:
     Args:
         spec: The net, its precision, and the user's `forward(net, batch)`.
         stopped: Returns whether the stage should end early.
+
+    Attributes:
+        logs: Keras' logs of the hooks: the last output as "outputs".
+        outputs: The outputs of the batches so far.
     """
 
-    logs = None
-
     def __init__(self, spec: MeasurementSpec, stopped: Callable[[], bool]) -> None:
-        net, cast, hook = spec.net, spec.placement.cast, spec.forward
+        net, cast = spec.net, spec.placement.cast
         self.processes = spec.placement.processes
-        self._call = cast(net) if hook is None else partial(cast(hook), net)
-        self._net = net
-        self._call_features: Call | None = None
-        self._hooked = hook is not None
-        self.outputs: list[Any] = []
+        self.logs: dict[str, Any] = {}
+        self.outputs: list[BatchOutput] = []
+        self._net, self._cast_net = net, cast(net)
+        self._hooked = None
+        if spec.forward is not None:
+            self._hooked = choose_forward(net, None, cast, spec.forward)
+        self._call: Call | None = None
+        self._all_features = False  # whether a sequence of any length is a batch of features
+        config = getattr(original_module(net) or net, "config", None)
+        self._left_out = getattr(config, "keys_to_ignore_at_inference", None) or ()
         self._stopped = stopped
 
     def __call__(self, batch: Any) -> None:
         """Predict a batch."""
+        output = self._output(batch)
+        if self._left_out and isinstance(output, Mapping):
+            kept = {name: part for name, part in output.items() if name not in self._left_out}
+            output = rebuild_mapping(output, kept)
         # Each copy waits for the device. In exchange, the device holds the output of one batch
         # only.
-        self.outputs.append(map_tensors(Tensor.cpu, self._output(batch)))
+        output = map_tensors(_on_cpu, output)
+        whole = self._call is self._cast_net
+        self.outputs.append(counted(output, batch, self._features(batch), whole=whole))
+        self.logs["outputs"] = output
 
     @property
     def done(self) -> bool:
@@ -68,13 +82,28 @@ class PredictionStep:
         self._output(batch)
 
     def _output(self, batch: Any) -> Any:
-        if self._hooked:
-            # The user's forward returns (predictions, targets).
-            return self._call(batch)[0]
-        features = features_of(batch)
-        if self._call_features is None:
-            self._call_features = choose_call(self._call, features, self._net)
-        return self._call_features(features)
+        if self._hooked is not None:
+            return self._hooked_output(batch)
+        if self._call is None:
+            self._all_features = _is_list_of_samples(batch)
+            self._call = choose_call(self._cast_net, self._features(batch), self._net)
+        return self._call(self._features(batch))
+
+    def _hooked_output(self, batch: Any) -> Any:
+        assert self._hooked is not None
+        try:
+            return self._hooked(batch)[0]
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            if not _has_targets(batch) and not module_of(error, self._net):
+                annotate(
+                    error,
+                    "forward= may read targets, which the data of predict does not have; pass "
+                    "predict((x, y)), or return (predictions, None) for a batch without targets",
+                )
+            raise
+
+    def _features(self, batch: Any) -> Any:
+        return batch if self._all_features else features_of(batch)
 
 
 def run_prediction(
@@ -84,14 +113,14 @@ def run_prediction(
     hooks: Hooks,
     steps: int | None,
     gather: str = "all",
-) -> Any:
-    """Return the net's outputs for all batches, concatenated along dimension 0.
+) -> list[BatchOutput] | None:
+    """Return the net's outputs for all batches, in the order of the data.
 
     With several processes each returns the outputs of all of them. If `gather` is "main", only the
     main process does, and the others return None.
 
     Raises:
-        DataError: There was no batch, or the shapes of the outputs differ.
+        DataError: There was no batch.
     """
     try:
         # Training updates buffers in each process by its own batches; all must predict alike.
@@ -102,22 +131,16 @@ def run_prediction(
             batches = reading(taken, "data", "", partial(source.samples_in, 0))
             begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
             lockstep, batches = in_lockstep(net, step, batches)
-            run_stage(net, lockstep, batches, begin, end, "prediction batch")
+            run_stage(net, GradientsOnDemand(lockstep), batches, begin, end, "prediction batch")
     # Workers that read data end even if a batch fails, and each on_predict_begin has its end.
     finally:
         source.close()
         emit_all(hooks.on_predict_end, {})
     outputs = in_order(step.outputs, step.processes, gather)
-    if outputs is None:
-        return None
-    if not outputs:
+    if outputs is not None and not outputs:
         message = "data is empty: it gave no batch to predict"
         raise DataError(message)
-    try:
-        return join(torch.cat, outputs)
-    except RuntimeError as error:
-        message = f"the outputs of the batches cannot be joined along dimension 0: {error}"
-        raise DataError(message) from error
+    return outputs
 
 
 def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any] | None:
@@ -146,15 +169,19 @@ def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any]
     return all_outputs if gather == "all" or processes.is_main else None
 
 
-@contextmanager
-def inference(*modules: nn.Module) -> Iterator[None]:
-    """Run modules in eval mode and without gradients; restore modes and random generators."""
-    with undisturbed_randomness(), modes_restored(*modules), torch.no_grad():
-        for module in modules:
-            module.eval()
-        try:
-            yield
-        finally:
-            for module in modules:
-                # FSDP2 frees gathered weights in the backward pass, which inference does not have.
-                release_gathered(module)
+def _on_cpu(tensor: Tensor) -> Tensor:
+    # A net that differentiates within its forward pass may return a graph.
+    return tensor.detach().cpu()
+
+
+def _is_list_of_samples(batch: Any) -> bool:
+    """Return whether a batch is a list of texts or other samples, without targets."""
+    if not isinstance(batch, (tuple, list)) or isinstance(batch, PackedSequence):
+        return False
+    return len(batch) > 3 or all(isinstance(sample, str) for sample in batch)
+
+
+def _has_targets(batch: Any) -> bool:
+    if isinstance(batch, Mapping):
+        return "labels" in batch
+    return isinstance(batch, (tuple, list)) and len(batch) in (2, 3)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
+from fitorch.data.arrays import is_array
 from fitorch.engine.arguments import FitArguments
+from fitorch.errors import DataError
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 FOREIGN = {
     "accelerator": "cpu=True; without it, accelerate chooses the device",
@@ -68,6 +75,8 @@ FOREIGN = {
     "y": "train_data=(x, y)",
 }
 
+_DATA = {"evaluate": "val_data", "predict": "data"}  # the first argument of other methods
+
 _INTERNAL = ("seeded",)  # fields of FitArguments that are not arguments of fit
 
 
@@ -86,8 +95,46 @@ def refuse_unknown(unknown: Mapping[str, Any], function: str) -> None:
         known = [field.name for field in fields(FitArguments)] if function == "fit" else []
         known = [argument for argument in known if argument not in _INTERNAL]
         if name in FOREIGN:
-            message = f"{function}() has no argument {name!r}; use {FOREIGN[name]}"
+            instead = FOREIGN[name].replace("train_data", _DATA.get(function, "train_data"))
+            message = f"{function}() has no argument {name!r}; use {instead}"
         else:
             listed = f"; it has {', '.join(known)}" if known else ""
             message = f"{function}() got an unexpected argument {name!r}{listed}"
         raise TypeError(message)
+
+
+def explains_calls(method: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Return a method whose wrong calls, such as Keras' `evaluate(x, y)`, get a message with ours.
+
+    Args:
+        method: A method whose first argument is the data, with `**unknown`.
+    """
+    name, signature = method.__name__, inspect.signature(method)
+
+    @wraps(method)
+    def checked(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            refuse_unknown({k: v for k, v in kwargs.items() if k not in signature.parameters}, name)
+            message = f"{name}(): {error}; features and targets are one argument, {name}((x, y))"
+            raise TypeError(message) from None
+        return method(*args, **kwargs)
+
+    return checked
+
+
+def refuse_apart(train_data: Any, val_data: Any) -> None:
+    """Raise an error if features and targets are passed as two arguments, as Keras takes them.
+
+    Raises:
+        DataError: An argument is an array alone, and so has no targets.
+    """
+    for name, data in (("val_data", val_data), ("train_data", train_data)):
+        if is_array(data):
+            message = (
+                f"{name} is an array alone, without targets; pass features and targets as one "
+                "argument, fit((x, y)) or fit((x, y), (x_val, y_val)), or forward= for data "
+                "without targets"
+            )
+            raise DataError(message)

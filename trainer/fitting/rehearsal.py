@@ -14,12 +14,14 @@ from torch.optim import lr_scheduler
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.engine.diagnostics import explain
 from fitorch.engine.evaluation import Evaluation
-from fitorch.engine.prediction import inference
+from fitorch.engine.inference import GradientsOnDemand, inference
 from fitorch.engine.run import Run
+from fitorch.engine.steps.evaluation import EvaluationStep
 from fitorch.engine.steps.measurement import Measurement
 from fitorch.errors import annotate
 from fitorch.metrics.batching import MetricError
 from fitorch.nets.state import buffers_restored
+from fitorch.randomness import undisturbed_randomness
 from fitorch.signatures import parameters_of
 
 
@@ -50,15 +52,17 @@ def _rehearse_validation(evaluation: Evaluation) -> None:
     planned = evaluation.step.measurement
     if not isinstance(planned, Measurement):  # a user's StepRunner measures in its own way
         return
-    with inference(planned.net, planned.objective.module):
+    modules = planned.net, planned.objective.module
+    with undisturbed_randomness(), inference(*modules):
         batch = planned.source.first_batch()
         if batch is None:
             return
         # A measurement of its own, so that the sums of the fit begin empty.
         measurement = Measurement(planned.spec, planned.source, planned.prefix)
-        with buffers_restored(planned.net, planned.objective.module):
+        step = GradientsOnDemand(EvaluationStep(measurement, lambda: False))
+        with buffers_restored(*modules):
             try:
-                measurement.measure(batch)
+                step(batch)
             except Exception as error:
                 explain(error, planned.net, evaluation.step, batch, _place(evaluation))
                 raise

@@ -20,15 +20,16 @@ from fitorch.randomness import undisturbed_randomness
 from .module_tracer import Call, ModuleTracer
 
 
-def original_net(net: object) -> nn.Module:
-    """Return the net, or the original module of a compiled one.
+def original_net(net: Any) -> nn.Module:
+    """Return the net, the original module of a compiled one, or the net of a `KerasModel`.
 
     Raises:
-        TypeError: `net` is not a module.
+        TypeError: `net` is none of these.
     """
+    net = net if isinstance(net, nn.Module) else getattr(net, "net", net)
     module = original_module(net) or net
     if not isinstance(module, nn.Module):
-        message = f"net is a {type(net).__name__}; expected a torch.nn.Module"
+        message = f"net is a {type(net).__name__}; expected a torch.nn.Module or a KerasModel"
         raise TypeError(message)
     return module
 

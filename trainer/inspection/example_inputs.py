@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -60,6 +62,7 @@ def generated_features(net: nn.Module, shape: Any, dtype: Any, batch_size: int) 
         ValueError: A size is negative.
     """
     samples = batch_size if batch_size > 0 else _DEFAULT_SAMPLES
+    shape = shape.tolist() if isinstance(shape, np.ndarray) else shape
     dtypes: Any
     if isinstance(shape, Mapping):
         dtypes = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shape, dtype)
@@ -100,7 +103,7 @@ def _as_dtype(dtype: object) -> torch.dtype:
 
 
 def _is_shape(shape: object) -> TypeGuard[Sequence[int]]:
-    return isinstance(shape, Sequence) and all(isinstance(size, int) for size in shape)
+    return isinstance(shape, Sequence) and all(isinstance(size, Integral) for size in shape)
 
 
 def _shape_sequence(shape: object) -> Sequence[Any]:

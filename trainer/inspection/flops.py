@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils.flop_counter import FlopCounterMode
 
+from fitorch.checks import plain
 from fitorch.internals.torch import sequence_number
 from fitorch.tree import leaves, sample_count
 
@@ -90,7 +91,7 @@ def _layer_flops(layer: Layer, counts: dict[Call, tuple[int, int]]) -> list[int]
 
 
 def flop_summary(
-    net: nn.Module,
+    net: Any,
     input_data: Any = None,
     input_data_args: Sequence[Any] | None = None,
     input_shape: Any = None,
@@ -109,7 +110,7 @@ def flop_summary(
     number of a layer includes those of the layers in it. The net does not change, as in `summary`.
 
     Args:
-        net: The net.
+        net: The net, or a `KerasModel`.
         input_data: A batch of features, in any form that `summary` takes.
         input_data_args: Several inputs, as a sequence.
         input_shape: Instead of a batch: the shape of an input without the batch dimension.
@@ -125,7 +126,7 @@ def flop_summary(
         The table; `forward`, `backward` and `total` are the numbers of operations for the batch.
 
     Raises:
-        TypeError: `net` is not a module, or `features` is not a batch.
+        TypeError: `net` is neither a module nor a `KerasModel`, or `features` is not a batch.
         ValueError: There are no features, or no output has a gradient.
         ShapeError: A layer rejects the shape of its inputs.
 
@@ -135,7 +136,7 @@ def flop_summary(
         >>> flop_summary(net, torch.randn(8, 10), verbose=0).forward  # 2 * 8 * 10 * 5
         800
     """
-    net = original_net(net)
+    net, batch_size, depth = original_net(net), plain(batch_size), plain(depth)
     batches = [batch for batch in (input_data, input_data_args, features) if batch is not None]
     inputs = features_for(net, batches, input_shape, input_dtype, batch_size)
     # A net without a batch dimension counts as one sample.

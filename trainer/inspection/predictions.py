@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fitorch.engine.joining import BatchOutput
 from fitorch.engine.prediction import PredictionStep, run_prediction
 from fitorch.errors import DataError
 from fitorch.fitting.evaluate import collect_hooks, open_source
@@ -22,7 +23,8 @@ from fitorch.metrics.task import (
     to_probabilities,
 )
 from fitorch.nets.forward import choose_forward
-from fitorch.tree import describe
+from fitorch.randomness import undisturbed_randomness
+from fitorch.tree import describe, join
 
 if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
@@ -64,13 +66,23 @@ class PairReader:
 
     def each(self, take: Callable[[Pairs], Any]) -> Any:
         """Call a function with the pairs of each batch; return its results concatenated, on CPU."""
+        # A plot leaves everything as it is, the generators too.
+        with undisturbed_randomness():
+            outputs = self._run(take)
+        try:
+            return join(torch.cat, [output.output for output in outputs])
+        except RuntimeError as error:
+            message = f"the outputs of the batches cannot be joined along dimension 0: {error}"
+            raise DataError(message) from error
+
+    def _run(self, take: Callable[[Pairs], Any]) -> list[BatchOutput]:
         model, how = self.model, self._how
         step = _PairStep(model, lambda pairs: take(self._one_output(pairs)))
         source = open_source(model, data=self.data, name="data", **_without(how, "verbose"))
         hooks = collect_hooks(model, None, how["verbose"], how["steps"] or source.steps)
         # A callback may have stopped an earlier prediction.
         model.stop_predicting = False
-        return run_prediction(model.net, step, source, hooks, how["steps"])
+        return run_prediction(model.net, step, source, hooks, how["steps"]) or []
 
     def all(self) -> Pairs:
         """Return the pairs of all batches."""

@@ -36,5 +36,6 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 def floating_dtype(parameters: Iterable[nn.Parameter]) -> torch.dtype:
     """Return the dtype for float64 data of NumPy and pandas, by the net's parameters."""
-    first = next((p for p in parameters if p.is_floating_point()), None)
-    return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
+    first = next((p for p in parameters if p.is_floating_point() or p.is_complex()), None)
+    wide = first is not None and first.dtype in (torch.float64, torch.complex128)
+    return torch.float64 if wide else torch.float32

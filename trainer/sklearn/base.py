@@ -16,6 +16,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from fitorch.checks import plain
 from fitorch.model import KerasModel
 from fitorch.nets.precision import floating_dtype
 from fitorch.optim.optimizers import OptimizerLike
@@ -238,6 +239,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
 
 def _seed_of(random_state: int | np.random.RandomState | None) -> int | None:
     """Return an int as it is, a draw from a RandomState, or None for torch's global generator."""
+    random_state = plain(random_state)
     if random_state is None or isinstance(random_state, int):
         return random_state
     return int(check_random_state(random_state).randint(2**31 - 1))

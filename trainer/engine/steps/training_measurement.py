@@ -101,6 +101,11 @@ class TrainingMeasurement(Measurement):
         with batch_norm_guarded(self.spec.net, smallest):
             return super()._measure_first(batch)
 
+    def _check_fit(self, y_pred: Any, y_true: Any) -> None:
+        super()._check_fit(y_pred, y_true)
+        if self.class_weights is not None:
+            self.class_weights.check(y_pred, y_true)
+
     def _check_parts(self, parts: list[Any]) -> None:
         super()._check_parts(parts)
         if not any(value.requires_grad for value, _ in parts[: len(self.objective.losses)]):
