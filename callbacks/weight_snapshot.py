@@ -42,8 +42,10 @@ class WeightSnapshot:
         if self.states is None:
             return
         present = {name: plain_state(module) for name, module in _modules(model).items()}
-        states = {name: follow_pruning(self.states[name], present[name]) for name in present}
-        unknown = [name for state in states.values() if isinstance(state, list) for name in state]
+        states, unknown = dict[str, dict[str, Any]](), list[str]()
+        for name, names in present.items():
+            states[name], missing = follow_pruning(self.states[name], names)
+            unknown += missing
         if unknown:
             warnings.warn(
                 f"parameters were renamed since the best epoch ({', '.join(unknown[:3])}), so its "
@@ -71,17 +73,20 @@ class WeightSnapshot:
         self.states = None if states is None else _copy_states(states)
 
 
-def follow_pruning(state: dict[str, Any], present: Mapping[str, Any]) -> dict[str, Any] | list[str]:
-    """Return a state with the names of the present one, which may have been pruned since.
+def follow_pruning(
+    state: dict[str, Any], present: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a state with the names of the present one, and the names that it does not have.
 
     `torch.nn.utils.prune` replaces `weight` by `weight_orig` and a buffer `weight_mask`;
     `prune.remove` makes their product permanent.
 
-    Returns:
-        The state itself if its names are the present ones; or the names that it does not have.
+    Args:
+        state: The state; it is returned itself if its names are the present ones.
+        present: The state of the net, which may have been pruned since.
     """
     if state.keys() == present.keys():
-        return state
+        return state, []
     followed, unknown = dict[str, Any](), list[str]()
     for name, value in present.items():
         original, mask = f"{name}_orig", f"{name}_mask"
@@ -95,7 +100,7 @@ def follow_pruning(state: dict[str, Any], present: Mapping[str, Any]) -> dict[st
             followed[name] = state[original] * state[mask]
         else:
             unknown.append(name)
-    return unknown or followed
+    return followed, unknown
 
 
 def _modules(model: TrainedModel) -> dict[str, nn.Module]:
