@@ -34,6 +34,12 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
     if isinstance(metric, type):
         message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
         raise TypeError(message)
+    if type(metric).__name__ == "MetricTracker":
+        message = (
+            f"metric {name!r} is a MetricTracker; pass the metric inside of it, because the history "
+            "has its value of each epoch"
+        )
+        raise TypeError(message)
     methods = [m for m in ("update", "compute", "reset") if callable(getattr(metric, m, None))]
     if methods and not {"compute", "reset"} <= {*methods}:
         message = (
@@ -51,7 +57,7 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
             return ForwardMetric(new)
         return _with_prediction_kind(new, scale)
     if callable(metric):
-        return FunctionMetric(metric, device)
+        return FunctionMetric(metric, device, name)
     message = (
         f"metric {name!r} is a {type(metric).__name__}; expected a torchmetrics object, a function "
         "(y_pred, y_true) -> scalar, a name, or an object with update, compute and reset"
