@@ -224,7 +224,7 @@ def _looks_like_sigmoid(y_pred: Tensor) -> bool:
     return 0 <= low <= 0.1 and 0.9 <= high <= 1
 
 
-_LEAST = 16  # predictions of which some are near 0, some near 1, and none outside of [0, 1]
+_LEAST = 32  # predictions of which some are near 0, some near 1, and none outside of [0, 1]
 
 # Names of the nodes of a graph that change shapes, dtypes or the layout alone.
 _KEEPS_VALUES = {

@@ -36,8 +36,8 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
         raise TypeError(message)
     if type(metric).__name__ == "MetricTracker":
         message = (
-            f"metric {name!r} is a MetricTracker; pass the metric inside of it, because the history "
-            "has its value of each epoch"
+            f"metric {name!r} is a MetricTracker; pass the metric inside of it, because the "
+            "history has its value of each epoch"
         )
         raise TypeError(message)
     methods = [m for m in ("update", "compute", "reset") if callable(getattr(metric, m, None))]

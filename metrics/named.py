@@ -46,12 +46,15 @@ class NamedMetric:
         self._variants: list[_Variant] = []
         self._device = torch.device("cpu")
         self._sums_to_one: Tensor | None = None  # whether all rows of targets do
+        self._decided: Task | None = None  # the task of the last stage
 
     @property
     def task(self) -> Task | None:
         """The task of the batches so far, None before the first one."""
         if len(self._variants) < 2:
             return self._variants[0].task if self._variants else None
+        if self._sums_to_one is None:
+            return self._decided or self._variants[0].task
         return self._chosen().task
 
     def update(
@@ -87,6 +90,7 @@ class NamedMetric:
 
     def reset(self) -> None:
         """Discard all batches, but keep the task."""
+        self._decided = self.task
         self._sums_to_one = None
         for variant in self._variants:
             variant.metric.reset()

@@ -41,7 +41,7 @@ def named_parts(name: str, result: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(result, Mapping):
         for key, part in result.items():
             if not (key == _IDS and _is_integral(part)):
-                yield from named_parts(_joined(name, str(key)), part)
+                yield from named_parts(column_of(name, str(key)), part)
     elif isinstance(result, (tuple, list)):
         if not result:
             raise TypeError(_message(name, result))
@@ -67,7 +67,8 @@ def _elements(name: str, array: Any) -> Iterator[tuple[str, Any]]:
             yield f"{name}_{index}", number
 
 
-def _joined(name: str, key: str) -> str:
+def column_of(name: str, key: str) -> str:
+    """Return the column of a key in the result of the metric `name`."""
     return key if key == name or key.startswith(f"{name}_") else f"{name}_{key}"
 
 
