@@ -14,6 +14,7 @@ import torch
 from .batching import MetricError, OutputMetrics, detached
 from .factory import make_metric
 from .merge import portable
+from .named import NamedMetric
 from .results import named_values
 from .state import move_state
 from .targets import TargetForm
@@ -157,6 +158,9 @@ class MetricSet:
         union._updated = bool(parts)
         for number, output_metrics in enumerate(union._outputs if parts else ()):
             output_metrics.merge([part[number] for part in parts])
+            for name, metric in self._outputs[number].metrics.items():
+                if isinstance(metric, NamedMetric):
+                    metric.adopt_task(output_metrics.metrics[name])
         return union
 
     def state_dict(self) -> dict[str, Any]:

@@ -268,32 +268,29 @@ def detached(output: Any) -> Any:
     if isinstance(output, Tensor):
         tensor = output.detach()
         return tensor.float() if tensor.dtype in _HALF_DTYPES else tensor
-    if isinstance(output, Mapping):
-        parts = {key: detached(value) for key, value in output.items()}
-        return parts if type(output) is dict else _copy_with(output, parts)
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         return type(output)(*map(detached, output))
     if isinstance(output, (tuple, list)):
         values = [detached(value) for value in output]
         return tuple(values) if type(output) is tuple else values
-    attributes = getattr(output, "__dict__", {})
-    if any(isinstance(value, Tensor) for value in attributes.values()):
-        # An object with tensors, such as a SimpleNamespace or a dataclass.
-        new = copy.copy(output)
-        tensors = {k: detached(v) for k, v in attributes.items() if isinstance(v, Tensor)}
-        vars(new).update(tensors)
-        return new
-    return output
+    if type(output) is dict:
+        return {key: detached(value) for key, value in output.items()}
+    return _detached_object(output)
 
 
-def _copy_with(mapping: Mapping[Any, Any], parts: dict[Any, Any]) -> Any:
-    """Return a copy of a mapping, of its own class if it can be changed, with other values."""
+def _detached_object(output: Any) -> Any:
+    """Return a shallow copy of an object or a mapping with its tensors detached."""
+    tensors = {k: v for k, v in getattr(output, "__dict__", {}).items() if isinstance(v, Tensor)}
+    items = dict(output) if isinstance(output, Mapping) else {}
+    if not (tensors or items):
+        return output
     try:
-        new: Any = copy.copy(mapping)
-        for key, value in parts.items():
-            new[key] = value  # a ModelOutput sets its attribute too
-    except TypeError:
-        return parts
+        new: Any = copy.copy(output)
+        vars(new).update({name: detached(value) for name, value in tensors.items()})
+        for key, value in items.items():
+            new[key] = detached(value)  # a ModelOutput sets its attribute too
+    except TypeError:  # a mapping that cannot be changed
+        return {key: detached(value) for key, value in items.items()}
     return new
 
 

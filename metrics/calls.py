@@ -24,7 +24,7 @@ def call_of(function: Any) -> Call:
     """
     if is_sklearn(function):
         return partial(_call_with_arrays, function)
-    return partial(_call_swapped, function) if takes_targets_first(function) else function  # type: ignore[no-any-return]
+    return partial(_call_swapped, function) if takes_targets_first(function) else function
 
 
 def is_sklearn(function: Any) -> bool:

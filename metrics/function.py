@@ -46,7 +46,8 @@ class FunctionMetric:
             self._mean_of(self._name).add(value.reshape(()), samples)
             return
         for name, part in named_parts(self._name, value):
-            self._mean_of(name).add(torch.as_tensor(part), samples)
+            number = part if isinstance(part, Tensor) else torch.tensor(float(part), dtype=torch.float64)
+            self._mean_of(name).add(number, samples)
 
     def compute(self) -> Any:
         """Return the mean, or the mean of each number by its column."""

@@ -46,16 +46,15 @@ class NamedMetric:
         self._variants: list[_Variant] = []
         self._device = torch.device("cpu")
         self._sums_to_one: Tensor | None = None  # whether all rows of targets do
-        self._decided: Task | None = None  # the task of the last stage
+        self._decided: Task | None = None  # the task of the value that was computed last
 
     @property
     def task(self) -> Task | None:
         """The task of the batches so far, None before the first one."""
         if len(self._variants) < 2:
             return self._variants[0].task if self._variants else None
-        if self._sums_to_one is None:
-            return self._decided or self._variants[0].task
-        return self._chosen().task
+        # The value that was computed last decides, because later batches may be pending.
+        return self._decided or self._variants[0 if self._sums_to_one is None else -1].task
 
     def update(
         self, preds: Any, target: Any, sample_weight: Any = None, counted: Tensor | None = None
@@ -86,11 +85,12 @@ class NamedMetric:
 
     def compute(self) -> Any:
         """Return the value over all batches."""
-        return self._chosen().metric.compute()
+        chosen = self._chosen()
+        self._decided = chosen.task
+        return chosen.metric.compute()
 
     def reset(self) -> None:
         """Discard all batches, but keep the task."""
-        self._decided = self.task
         self._sums_to_one = None
         for variant in self._variants:
             variant.metric.reset()
@@ -174,6 +174,11 @@ class NamedMetric:
             )
             raise ValueError(message)
         return self._variants[0]
+
+    def adopt_task(self, merged: NamedMetric) -> None:
+        """Adopt the task that the targets of all processes decide."""
+        if len(self._variants) > 1:
+            self._decided = merged._chosen().task
 
     def merge(self, parts: Sequence[NamedMetric]) -> None:
         """Replace the state by the union of the states of `parts`.

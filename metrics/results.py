@@ -38,21 +38,27 @@ def named_parts(name: str, result: Any) -> Iterator[tuple[str, Any]]:
     Raises:
         TypeError: A part of the result is not a number.
     """
-    if isinstance(result, Mapping):
-        for key, part in result.items():
-            if not (key == _IDS and _is_integral(part)):
-                yield from named_parts(column_of(name, str(key)), part)
-    elif isinstance(result, (tuple, list)):
-        if not result:
-            raise TypeError(_message(name, result))
-        for index, part in enumerate(result):
-            yield from named_parts(name if len(result) == 1 else f"{name}_{index}", part)
-    elif isinstance(result, (Tensor, np.ndarray)):
+    if isinstance(result, (Tensor, np.ndarray)):
         yield from _elements(name, result)
-    elif isinstance(result, (Real, np.generic)) and not np.iscomplexobj(result):
+    elif isinstance(result, (Real, np.bool_)):
         yield name, result
     else:
+        for column, part in _entries(name, result):
+            yield from named_parts(column, part)
+
+
+def _entries(name: str, result: Any) -> list[tuple[str, Any]]:
+    """Return the entries of a mapping, tuple or list by their columns."""
+    if isinstance(result, Mapping):
+        return [
+            (column_of(name, str(key)), part)
+            for key, part in result.items()
+            if not (key == _IDS and _is_integral(part))
+        ]
+    if not isinstance(result, (tuple, list)) or not result:
         raise TypeError(_message(name, result))
+    names = [name] if len(result) == 1 else [f"{name}_{i}" for i in range(len(result))]
+    return list(zip(names, result, strict=True))
 
 
 def _elements(name: str, array: Any) -> Iterator[tuple[str, Any]]:

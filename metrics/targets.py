@@ -110,8 +110,9 @@ def logits_of(output: Any) -> Any:
     """
     if isinstance(output, Tensor):
         return output
-    by_key = isinstance(output, Mapping)
-    logits = output.get("logits") if by_key else getattr(output, "logits", None)
+    logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, Mapping):
+        logits = output.get("logits")
     if logits is not None:
         return logits
     if isinstance(output, (tuple, list)) and len(output) > 1:
