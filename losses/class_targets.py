@@ -27,7 +27,8 @@ def ignored_class_of(loss_fn: Any) -> int | None:
     index = getattr(loss_fn, "ignore_index", None)
     if isinstance(index, int):
         return index
-    return None if takes_tensors(loss_fn) else IGNORED_TARGET
+    leaves_out = isinstance(loss_fn, NetLoss) or not takes_tensors(loss_fn)
+    return IGNORED_TARGET if leaves_out else None
 
 
 def are_classes_last(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> bool | None:

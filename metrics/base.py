@@ -114,8 +114,11 @@ class MetricSet:
         for name in self._order:
             for column, value in _named_values(name, results[name]).items():
                 if column in values:
-                    message = f"metric {name!r} has a value {column!r}, as another metric does"
-                    raise MetricError(f"{message}; rename one of them")
+                    message = (
+                        f"metric {name!r} has a value {column!r}, as another metric does; rename "
+                        "one of them"
+                    )
+                    raise MetricError(message)
                 values[column] = value
         self._computed = values
         return values

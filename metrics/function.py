@@ -46,7 +46,9 @@ class FunctionMetric:
             self._mean_of(self._name).add(value.reshape(()), samples)
             return
         for name, part in named_parts(self._name, value):
-            number = part if isinstance(part, Tensor) else torch.tensor(float(part), dtype=torch.float64)
+            number = (
+                part if isinstance(part, Tensor) else torch.tensor(float(part), dtype=torch.float64)
+            )
             self._mean_of(name).add(number, samples)
 
     def compute(self) -> Any:
