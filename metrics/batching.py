@@ -18,6 +18,7 @@ from .epochwise import WholeEpoch
 from .merge import merge
 from .named import NamedMetric
 from .probabilities import Probabilities
+from .soft import SoftTargets
 from .state import clone_state, load_state, state_of
 from .targets import Prepared, TargetForm, logits_of, update_counted
 
@@ -300,7 +301,7 @@ def _reader(metric: Any) -> str:
     "raw" metrics, which belong to users, get the net's output unchanged. All others get tensors:
     "counts" also which targets count, "weighs" a weight of 0 for targets that do not count.
     """
-    if isinstance(metric, (NamedMetric, Probabilities)):
+    if isinstance(metric, (NamedMetric, Probabilities, SoftTargets)):
         return "counts"
     if isinstance(metric, WholeEpoch):
         return "raw"

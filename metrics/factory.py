@@ -13,6 +13,7 @@ from .merge import without_sync
 from .named import NamedMetric
 from .probabilities import Probabilities, wants_probabilities
 from .registry import entry_of
+from .soft import SoftTargets, takes_class_numbers
 from .task import PredictionKind
 
 
@@ -75,5 +76,6 @@ def _with_prediction_kind(metric: Any, scale: PredictionKind) -> Any:
         # seen.
         if scale is None and metric.needs_prediction_kind:
             metric.from_logits = False
-            return Probabilities(metric, None)
+            kept = Probabilities(metric, None)
+            return SoftTargets(kept, metric) if takes_class_numbers(metric) else kept
     return metric

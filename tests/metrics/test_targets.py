@@ -215,6 +215,18 @@ def test_rows_that_sum_to_one_are_classes(names, size, smoothing):
 
 
 @SIZES
+@pytest.mark.parametrize("metric", [Accuracy(), IOU(C), Precision(C), Recall(C)], ids=str)
+@pytest.mark.parametrize("kind", ["classes", "labels"])
+def test_our_objects_know_classes_from_labels(metric, size, kind):
+    y = torch.nn.functional.one_hot(NUMBERS, C).float()
+    y[-1] = 1.0 if kind == "labels" else y[-1]
+    value = over_batches({"m": metric}, (LOGITS, y), size)["m"]
+    truth = NUMBERS if kind == "classes" else y
+    expected = over_batches({"m": metric}, (LOGITS, truth), N, scale="logits")["m"]
+    assert value == pytest.approx(expected)
+
+
+@SIZES
 @pytest.mark.parametrize("place", [0, N // 2, N - 1])
 def test_one_row_of_labels_decides_for_all(size, place):
     labels = torch.nn.functional.one_hot(NUMBERS, C).float()
@@ -276,3 +288,28 @@ def test_an_error_for_a_squeezed_batch_says_so():
 
     with pytest.raises(MetricError, match=r"'m' failed .* end the net with \.squeeze\(-1\)"):
         MetricSet({"m": length}, CPU).update(torch.tensor(0.5), torch.zeros(1))
+
+
+@pytest.mark.parametrize("metric", ["acc", "f1", "kappa", Accuracy()], ids=str)
+@pytest.mark.parametrize("kind", ["one-hot", "ignored"])
+def test_states_continue_and_merge(metric, kind):
+    ignored = -100 if kind == "ignored" else None
+    y = without(NUMBERS, -100) if ignored else torch.nn.functional.one_hot(NUMBERS, C).float()
+
+    def stage():
+        return MetricSet({"m": metric}, CPU, ignored=lambda _: ignored)
+
+    whole, first, second, resumed = (stage() for _ in range(4))
+    for number, (p, t) in enumerate(zip(LOGITS.split(3), y.split(3), strict=True)):
+        whole.update(p, t)
+        (first if number < 7 else second).update(p, t)
+    expected = whole.compute()
+    resumed.load_state_dict(first.state_dict())
+    for p, t in zip(LOGITS[21:].split(3), y[21:].split(3), strict=True):
+        resumed.update(p, t)
+    assert resumed.compute() == expected
+    parts = []
+    second.gathered(lambda part: parts.append(part) or [part])
+    merged = first.gathered(lambda part: [part, *parts])
+    assert merged.compute() == pytest.approx(expected, rel=1e-6)
+    assert first.tasks == whole.tasks
