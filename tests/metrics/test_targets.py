@@ -1,5 +1,7 @@
 """Targets that the loss ignores, class axes, soft targets: figures of the whole epoch at once."""
 
+import copy
+
 import pytest
 import torch
 import torchmetrics
@@ -304,7 +306,7 @@ def test_states_continue_and_merge(metric, kind):
         whole.update(p, t)
         (first if number < 7 else second).update(p, t)
     expected = whole.compute()
-    resumed.load_state_dict(first.state_dict())
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
     for p, t in zip(LOGITS[21:].split(3), y[21:].split(3), strict=True):
         resumed.update(p, t)
     assert resumed.compute() == expected
