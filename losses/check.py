@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .base import ReducedLoss
 from .names import loss_name
+from .prediction_kind import prediction_kind_of
 from .shape_checks import (
     LINEAR,
     MisfitError,
@@ -54,6 +55,8 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
         y_pred, y_true = _first_tensor(y_pred), _first_tensor(y_true)
     if not (isinstance(y_pred, Tensor) and isinstance(y_true, Tensor)):
         return
+    if prediction_kind_of(loss_fn) == "logits" and y_pred.shape == y_true.shape:
+        _expect_no_sigmoid(loss_fn, y_pred)
     # Losses of fitorch bring their own check.
     if isinstance(loss_fn, ReducedLoss):
         loss_fn.check(y_pred, y_true)
@@ -193,6 +196,44 @@ def _expect_logits(loss_fn: nn.Module, y_pred: Tensor) -> None:
             stacklevel=2,
         )
 
+
+def _expect_no_sigmoid(loss_fn: Any, y_pred: Tensor) -> None:
+    """Warn if predictions for a loss of logits are probabilities."""
+    if y_pred.dtype.is_complex or not _looks_like_sigmoid(y_pred):
+        return
+    warnings.warn(
+        f"{loss_name(loss_fn)} expects logits, but predictions are probabilities; remove the "
+        "sigmoid at the end of the net, or metrics will count a probability of 0.4 as positive",
+        stacklevel=2,
+    )
+
+
+def _looks_like_sigmoid(y_pred: Tensor) -> bool:
+    """Return whether predictions come from a sigmoid, by their graph or else by their values."""
+    node = y_pred.grad_fn
+    while node is not None and node.name().rstrip("0123456789") in _KEEPS_VALUES:
+        node = node.next_functions[0][0] if node.next_functions else None
+    if node is not None and not node.name().startswith("Compiled"):
+        return node.name() == "SigmoidBackward0"
+    # Without a graph, as in validation, or with a compiled one, the values decide. Small batches,
+    # and those with a small range of values, may be logits. This waits for the device, in the first
+    # batch only.
+    if y_pred.numel() < _LEAST:
+        return False
+    low, high = (float(bound) for bound in y_pred.detach().aminmax())
+    return 0 <= low <= 0.1 and 0.9 <= high <= 1
+
+
+_LEAST = 32  # predictions of which some are near 0, some near 1, and none outside of [0, 1]
+
+# Names of the nodes of a graph that change shapes, dtypes or the layout alone.
+_KEEPS_VALUES = {
+    f"{name}Backward"
+    for name in ("Alias", "Clone", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze", "T")
+}
+_KEEPS_VALUES |= {
+    f"{name}Backward" for name in ("ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View")
+}
 
 _COMPARISONS = (nn.CosineEmbeddingLoss, nn.MarginRankingLoss)
 

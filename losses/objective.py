@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .check import check, check_targets
+from .class_targets import are_classes_last, ignored_class_of
 from .compose import Composition, terms_of
 from .names import loss_name
 from .net_loss import NetLoss
@@ -144,6 +145,38 @@ class Objective:
             if term.term.output == output and (kind := prediction_kind_of(term.loss_fn)):
                 return kind
         return None
+
+    def ignored_class(self, output: tuple[Any, ...] = ()) -> int | None:
+        """Return the class number of targets that the losses of an output leave out.
+
+        Args:
+            output: The keys that lead to the output; () is the whole output of the net.
+
+        Returns:
+            The class number; None if all targets count.
+        """
+        indices = (ignored_class_of(term.loss_fn) for term in self._losses_of(output))
+        return next((index for index in indices if index is not None), None)
+
+    def classes_last(self, output: tuple[Any, ...], y_pred: Tensor, y_true: Tensor) -> bool | None:
+        """Return whether the last dimension of predictions (N, T, T) has the classes.
+
+        Args:
+            output: The keys that lead to the output.
+            y_pred: Predictions of any batch.
+            y_true: Targets (N, T) of the same batch.
+
+        Returns:
+            True for the loss of the net, as of Hugging Face, and False for those of torch.nn. For
+            functions, the shape in which they call a cross entropy decides; None if they do not.
+        """
+        answers = (are_classes_last(t.loss_fn, y_pred, y_true) for t in self._losses_of(output))
+        return next((answer for answer in answers if answer is not None), None)
+
+    def _losses_of(self, output: tuple[Any, ...]) -> list[LossTerm]:
+        """Return the losses of an output, or else those that get it as a part of what they get."""
+        exact = [term for term in self.losses if term.term.output == output]
+        return exact or [t for t in self.losses if t.term.output == output[: len(t.term.output)]]
 
     @property
     def summed(self) -> list[bool]:

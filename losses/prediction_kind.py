@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from torch import nn
+from torch.nn import functional
 
 from .base import ReducedLoss
 
@@ -26,10 +28,14 @@ def prediction_kind_of(loss_fn: Any) -> PredictionKind:
 
     Log-probabilities count as class logits, because their softmax is the probabilities.
     """
-    if isinstance(loss_fn, nn.BCELoss):
+    function = loss_fn.func if isinstance(loss_fn, partial) else loss_fn
+    if function is functional.binary_cross_entropy or isinstance(loss_fn, nn.BCELoss):
         return "probabilities"
+    if function in (functional.cross_entropy, functional.nll_loss):
+        return "class_logits"
     if isinstance(loss_fn, ReducedLoss):
         return _KIND_OF_LOGITS[loss_fn.from_logits]
     if isinstance(loss_fn, _CLASS_LOGITS):
         return "class_logits"
-    return "logits" if isinstance(loss_fn, _LOGITS) else None
+    is_logits = function is functional.binary_cross_entropy_with_logits
+    return "logits" if is_logits or isinstance(loss_fn, _LOGITS) else None

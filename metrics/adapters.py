@@ -6,6 +6,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fitorch.signatures import takes_targets_first
+
+from .calls import report_order
 from .merge import merge
 from .state import load_state, state_of
 
@@ -21,13 +24,16 @@ class ForwardMetric:
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self._swapped = takes_targets_first(module)
+        if self._swapped:
+            report_order(module)
         # Callbacks read the direction from the adapter.
         self.higher_is_better = getattr(module, "higher_is_better", None)
 
     def update(self, y_pred: Any, y_true: Any) -> None:
         """Add a batch; the return value of the call is ignored."""
         # The call updates the state; what it returns is the value of the batch.
-        self.module(y_pred, y_true)
+        self.module(*(y_true, y_pred) if self._swapped else (y_pred, y_true))
 
     def compute(self) -> Any:
         """Return the value over all batches."""
@@ -48,6 +54,12 @@ class ForwardMetric:
     def merge(self, parts: Sequence[ForwardMetric]) -> None:
         """Replace the state by the union of the states of `parts`."""
         merge(self.module, [part.module for part in parts])
+
+
+def update_module(metric: Any) -> str:
+    """Return the module in which the `update` of a metric's class is defined, "" if unknown."""
+    classes = (kind for kind in type(metric).__mro__ if "update" in vars(kind))
+    return next((kind.__module__ for kind in classes), "")
 
 
 def takes_weights(metric: Any) -> bool:

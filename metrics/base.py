@@ -6,15 +6,18 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .batching import MetricError, OutputMetrics, detached
 from .factory import make_metric
 from .merge import portable
+from .named import NamedMetric
+from .results import named_values
 from .state import move_state
+from .targets import TargetForm
 from .task import PredictionKind
 
 __all__ = ["MetricError", "MetricSet", "flat"]
@@ -34,6 +37,9 @@ class MetricSet:
             map to such mappings. Metrics are copied; the originals are never changed.
         device: The device of predictions and targets.
         scale: Returns the kind of predictions of an output; () is the whole output.
+        ignored: Returns the class number of an output's targets that do not count, or None.
+        classes_last: Returns for an output, its predictions (N, T, T) and targets (N, T) whether
+            the last dimension has the classes; None if it is unknown.
 
     Raises:
         TypeError: A metric is none of these.
@@ -45,6 +51,8 @@ class MetricSet:
         metrics: Mapping[str, Any],
         device: torch.device,
         scale: Callable[[tuple[Any, ...]], PredictionKind] = lambda output: None,
+        ignored: Callable[[tuple[Any, ...]], int | None] = lambda output: None,
+        classes_last: Callable[..., bool | None] = lambda output, y_pred, y_true: None,
     ) -> None:
         by_output: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, output, metric in flat(metrics):
@@ -52,7 +60,14 @@ class MetricSet:
             made = make_metric(name, metric, device, scale(output))
             by_output.setdefault(output, {})[name] = made
         self._device = device
-        self._outputs = [OutputMetrics(output, made) for output, made in by_output.items()]
+        self._outputs = [
+            OutputMetrics(
+                output,
+                made,
+                TargetForm(scale(output), ignored(output), partial(classes_last, output)),
+            )
+            for output, made in by_output.items()
+        ]
         self._order = [name for name, _, _ in flat(metrics)]
         self._updated = False
         self._computed: dict[str, float] = {}
@@ -62,7 +77,8 @@ class MetricSet:
         """Add a batch.
 
         Args:
-            output: The net's output; of a Hugging Face output, the `.logits` are used.
+            output: The net's output. Metrics by name, and those of fitorch and torchmetrics, get
+                its `.logits` if it has them; metrics of users get it unchanged.
             y_true: The targets.
             sample_weight: A weight for each sample, of shape (N,) or (N, 1), or None.
 
@@ -80,11 +96,12 @@ class MetricSet:
     def compute(self) -> dict[str, float]:
         """Return the value of each metric over all batches, NaN if there were none.
 
-        A metric that returns a dict has a value for each key, `<metric>_<key>`; a metric that
-        returns a tensor of several elements has the values `<metric>_0`, `<metric>_1`, ...
+        A metric that returns a mapping has a value for each key, `<metric>_<key>`; keys that start
+        with the metric's name are columns as they are. A metric that returns a tuple, a list or a
+        tensor of several elements has the values `<metric>_0`, `<metric>_1`, ...
 
         Raises:
-            MetricError: A metric fails.
+            MetricError: A metric fails, or its result is not made of numbers.
         """
         # Most metrics raise an error if they are computed without a batch.
         if not self._updated:
@@ -95,7 +112,14 @@ class MetricSet:
         values: dict[str, float] = {}
         # The columns have the order of the user's mapping, not of the outputs.
         for name in self._order:
-            values |= _named_values(name, results[name])
+            for column, value in _named_values(name, results[name]).items():
+                if column in values:
+                    message = (
+                        f"metric {name!r} has a value {column!r}, as another metric does; rename "
+                        "one of them"
+                    )
+                    raise MetricError(message)
+                values[column] = value
         self._computed = values
         return values
 
@@ -137,6 +161,9 @@ class MetricSet:
         union._updated = bool(parts)
         for number, output_metrics in enumerate(union._outputs if parts else ()):
             output_metrics.merge([part[number] for part in parts])
+            for name, metric in self._outputs[number].metrics.items():
+                if isinstance(metric, NamedMetric):
+                    metric.adopt_task(output_metrics.metrics[name])
         return union
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,11 +233,10 @@ def flat(
     return entries
 
 
-def _named_values(name: str, value: Any) -> dict[str, float]:
+def _named_values(name: str, result: Any) -> dict[str, float]:
     """Return the numbers of a metric's result by column name."""
-    if isinstance(value, Mapping):
-        # This reads from the device, as the next lines do.
-        return {f"{name}_{key}": float(item) for key, item in value.items()}
-    if isinstance(value, Tensor) and value.numel() > 1:
-        return {f"{name}_{i}": number for i, number in enumerate(value.flatten().tolist())}
-    return {name: float(value)}
+    try:
+        return named_values(name, result)
+    except (TypeError, ValueError) as error:
+        message = f"metric {name!r} has no value: {error}"
+        raise MetricError(message) from error

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .adapters import takes_weights
+from fitorch.signatures import takes_targets_first
+
+from .adapters import takes_weights, update_module
 from .batch_buffer import BatchBuffer
+from .calls import report_order
+from .epochwise import WholeEpoch
 from .merge import merge
+from .named import NamedMetric
+from .probabilities import Probabilities
+from .soft import SoftTargets
 from .state import clone_state, load_state, state_of
+from .targets import Prepared, TargetForm, logits_of, update_counted
 
 _MAX_BATCHES = 64  # the number of batches concatenated for additive metrics
 
@@ -23,7 +32,7 @@ _HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 class MetricError(ValueError):
-    """A metric raised an error; the message has its name, and the shapes that it got."""
+    """A metric failed; the message has its name, and the shapes or the result."""
 
 
 class OutputMetrics:
@@ -32,13 +41,28 @@ class OutputMetrics:
     Args:
         output: The keys that lead to the output; () is the net's whole output.
         metrics: Maps names to metrics.
+        form: How predictions and targets of the output are read.
     """
 
-    def __init__(self, output: tuple[Any, ...], metrics: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        output: tuple[Any, ...],
+        metrics: dict[str, Any],
+        form: TargetForm | None = None,
+    ) -> None:
         self.metrics = metrics
         self._output = output
+        self._form = form or TargetForm()
+        self._readers = {name: _reader(metric) for name, metric in metrics.items()}
         # Signatures are inspected once, because that is slow.
         self._weighted = {name for name, metric in metrics.items() if takes_weights(metric)}
+        self._targets_first = {
+            name
+            for name, metric in metrics.items()
+            if self._readers[name] == "raw" and takes_targets_first(metric.update)
+        }
+        for name in self._targets_first:
+            report_order(metrics[name])
         self._joined = [name for name, metric in metrics.items() if _is_additive(metric)]
         self._one_by_one = [name for name, metric in metrics.items() if not _is_additive(metric)]
         self._pending: list[tuple[Any, Any, Any]] = []
@@ -60,10 +84,12 @@ class OutputMetrics:
         if isinstance(y_true, Tensor) and y_true.dtype in _HALF_DTYPES:
             # Metrics add up in the dtype of what they get; sums in half precision would round.
             y_true = y_true.float()
-        for name in self._one_by_one:
+        if self._one_by_one:
             # These metrics may average over their calls, so each call gets one batch.
-            self._update_metric(name, y_pred, y_true, weight)
+            self._update_metrics(self._one_by_one, y_pred, y_true, weight)
         if self._joined:
+            if not isinstance(y_pred, Tensor):
+                y_pred = logits_of(y_pred)  # these metrics compare tensors
             self._pending.append(self._copy_for_later(y_pred, y_true, weight))
             self._pending_elements += (
                 y_pred.numel() if isinstance(y_pred, Tensor) else _MAX_ELEMENTS
@@ -141,8 +167,7 @@ class OutputMetrics:
         """Update the additive metrics with the pending batches."""
         # All metrics get the same joined batch.
         for batch in _concatenate(self._pending):
-            for name in self._joined:
-                self._update_metric(name, *batch)
+            self._update_metrics(self._joined, *batch)
         self._clear_pending()
 
     def _clear_pending(self) -> None:
@@ -165,18 +190,35 @@ class OutputMetrics:
             )
             raise MetricError(message) from error
 
-    def _update_metric(self, name: str, y_pred: Any, y_true: Any, weight: Any) -> None:
-        try:
-            if weight is not None and name in self._weighted:
-                self.metrics[name].update(y_pred, y_true, sample_weight=weight)
-            else:
-                self.metrics[name].update(y_pred, y_true)
-        except Exception as error:
-            message = (
-                f"metric {name!r} failed on predictions {_describe_tensors(y_pred)} and targets "
-                f"{_describe_tensors(y_true)}: {error}"
-            )
-            raise MetricError(message) from error
+    def _update_metrics(self, names: list[str], y_pred: Any, y_true: Any, weight: Any) -> None:
+        prepared: Prepared | None = None  # once for all metrics
+        for name in names:
+            reader = self._readers[name]
+            try:
+                if reader != "raw" and prepared is None:
+                    prepared = self._form.prepare(logits_of(y_pred), y_true)
+                whole = Prepared(y_pred, y_true) if reader == "raw" else prepared
+                assert whole is not None
+                self._update_metric(name, reader, whole, weight if name in self._weighted else None)
+            except Exception as error:
+                message = (
+                    f"metric {name!r} failed on predictions {_describe_tensors(y_pred)} and "
+                    f"targets {_describe_tensors(y_true)}: {error}{_squeezed(y_pred, y_true)}"
+                )
+                raise MetricError(message) from error
+
+    def _update_metric(self, name: str, reader: str, batch: Prepared, weight: Any) -> None:
+        metric, (y_pred, y_true, counted) = self.metrics[name], batch
+        if reader == "counts":
+            metric.update(y_pred, y_true, sample_weight=weight, counted=counted)
+        elif reader == "weighs":
+            y_true = self._form.class_numbers(y_pred, y_true)
+            update_counted(metric, Prepared(y_pred, y_true, counted), weight, weighted=True)
+        else:
+            if name in self._targets_first:
+                y_pred, y_true = y_true, y_pred
+            weights = {} if weight is None else {"sample_weight": weight}
+            metric.update(y_pred, y_true, **weights)
 
     def _compute_metric(self, name: str) -> Any:
         try:
@@ -209,8 +251,10 @@ def _concatenate(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, An
     # A single batch needs no copy.
     if len(pending) < 2 or not tensors:
         return pending
-    # Predictions of other sizes, as of sequences, cannot be joined.
-    if len({(y_pred.shape[1:], y_true.shape[1:]) for y_pred, y_true, _ in pending}) > 1:
+    # Predictions of other sizes, as of sequences, cannot be joined, nor those without a batch
+    # dimension.
+    shapes = {(y_pred.dim(), y_pred.shape[1:], y_true.shape[1:]) for y_pred, y_true, _ in pending}
+    if len(shapes) > 1 or not all(y_pred.dim() and y_true.dim() for y_pred, y_true, _ in pending):
         return pending
     y_pred, y_true, weight = zip(*pending, strict=True)
     weighted = all(isinstance(part, Tensor) for part in weight)
@@ -221,20 +265,61 @@ def _concatenate(pending: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, An
 
 
 def detached(output: Any) -> Any:
-    """Return an output, or its `.logits`, without its graph and with at least 32 bits."""
+    """Return an output of the same form without its graph and with at least 32 bits."""
     if isinstance(output, Tensor):
         tensor = output.detach()
         return tensor.float() if tensor.dtype in _HALF_DTYPES else tensor
-    logits = getattr(output, "logits", None)
-    if logits is not None:
-        return detached(logits)
-    if isinstance(output, Mapping):
-        return {key: detached(value) for key, value in output.items()}
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         return type(output)(*map(detached, output))
     if isinstance(output, (tuple, list)):
-        return [detached(value) for value in output]
-    return output
+        values = [detached(value) for value in output]
+        return tuple(values) if type(output) is tuple else values
+    if type(output) is dict:
+        return {key: detached(value) for key, value in output.items()}
+    return _detached_object(output)
+
+
+def _detached_object(output: Any) -> Any:
+    """Return a shallow copy of an object or a mapping with its tensors detached."""
+    tensors = {k: v for k, v in getattr(output, "__dict__", {}).items() if isinstance(v, Tensor)}
+    items = dict(output) if isinstance(output, Mapping) else {}
+    if not (tensors or items):
+        return output
+    try:
+        new: Any = copy.copy(output)
+        vars(new).update({name: detached(value) for name, value in tensors.items()})
+        for key, value in items.items():
+            new[key] = detached(value)  # a ModelOutput sets its attribute too
+    except TypeError:  # a mapping that cannot be changed
+        return {key: detached(value) for key, value in items.items()}
+    return new
+
+
+def _reader(metric: Any) -> str:
+    """Return how a metric reads a batch.
+
+    "raw" metrics, which belong to users, get the net's output unchanged. All others get tensors:
+    "counts" also which targets count, "weighs" a weight of 0 for targets that do not count.
+    """
+    if isinstance(metric, (NamedMetric, Probabilities, SoftTargets)):
+        return "counts"
+    if isinstance(metric, WholeEpoch):
+        return "raw"
+    module = update_module(metric)
+    if module.startswith("fitorch.metrics.") and takes_weights(metric):
+        return "weighs"
+    return "tensors" if module.startswith("torchmetrics.") else "raw"
+
+
+def _squeezed(y_pred: Any, y_true: Any) -> str:
+    """Return a hint, for messages, if a `.squeeze()` has removed the batch dimension."""
+    tensors = isinstance(y_pred, Tensor) and isinstance(y_true, Tensor)
+    if not tensors or not y_true.dim() or len(y_true) != 1 or (y_pred.dim() and len(y_pred) == 1):
+        return ""
+    return (
+        "; the output for one sample has no batch dimension, so end the net with .squeeze(-1) "
+        "instead of .squeeze()"
+    )
 
 
 def _describe_tensors(tree: Any) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .hits import threshold
 from .score import Score
+from .targets import element_weights
 
 
 class CountingMetric(Score):
@@ -54,7 +55,8 @@ class CountingMetric(Score):
         self.hits = self.hits + hits
         self.predicted = self.predicted + predicted
         self.actual = self.actual + actual
-        self.total = self.total + target.numel()
+        weighs = sample_weight is not None and sample_weight.dtype is torch.bool
+        self.total = self.total + (sample_weight.sum() if weighs else target.numel())  # type: ignore[union-attr]
 
     def _mean(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """Return the mean ratio over the classes that occur; NaN if no sample was counted."""
@@ -167,10 +169,8 @@ def _class_counts(
             f"{tuple(target.shape)} do not match; expected (N, C) and (N,), or equal sizes"
         )
         raise ValueError(message)
-    weight = None
-    if sample_weight is not None:
-        aligned = sample_weight.reshape(-1, *[1] * (true.dim() - 1))
-        weight = aligned.expand(true.shape).reshape(-1)
+    weight = element_weights(true, None, sample_weight)
+    weight = None if weight is None else weight.reshape(-1)
     predicted, true = predicted.reshape(-1), true.reshape(-1)
     counts = (
         _count_classes(true, classes, weight, predicted == true),
@@ -187,6 +187,8 @@ def _count_classes(
     """Return the weighted count of each class, without a synchronization with the device."""
     if weight is None:
         weight = torch.ones_like(numbers)
+    elif weight.dtype is torch.bool:
+        weight = weight.long()
     elif weight.device.type != "mps":
         # Sums of float32 weights would round after some million samples.
         weight = weight.double()

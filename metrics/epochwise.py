@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .calls import call_of, is_sklearn, report_order
+from .targets import with_batch_dimension
+
 
 class WholeEpoch:
     """A function of all predictions and targets of the epoch.
@@ -18,7 +21,8 @@ class WholeEpoch:
 
     Args:
         function: Maps `(y_pred, y_true)`, concatenated along dimension 0, to a number or a dict of
-            numbers. Functions of scikit-learn get NumPy arrays, targets first.
+            numbers. Functions of scikit-learn get NumPy arrays, targets first; other functions get
+            the targets first if their parameters are named `(y_true, y_pred)`.
         higher_is_better: Whether a higher value is better; None reads the function's attribute of
             that name.
     """
@@ -27,6 +31,9 @@ class WholeEpoch:
         self, function: Callable[[Any, Any], Any], higher_is_better: bool | None = None
     ) -> None:
         self.function = function
+        self.call = call_of(function)
+        if self.call is not function and not is_sklearn(function):
+            report_order(function)
         self.higher_is_better = higher_is_better
         if higher_is_better is None:
             self.higher_is_better = getattr(function, "higher_is_better", None)
@@ -45,6 +52,7 @@ class WholeEpoch:
                     "pass the metric for one output: metrics_dict={'output': {'name': metric}}"
                 )
                 raise TypeError(message)
+        y_pred = with_batch_dimension(y_pred, y_true)
         self._kept.append((y_pred.cpu(), y_true.cpu()))
 
     def compute(self) -> Any:
@@ -53,10 +61,7 @@ class WholeEpoch:
             return math.nan
         # The order is that of the batches; with several processes, it is that of the ranks.
         y_pred, y_true = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
-        if (getattr(self.function, "__module__", None) or "").startswith("sklearn."):
-            # scikit-learn takes targets first.
-            return self.function(y_true.numpy(), y_pred.numpy())
-        return self.function(y_pred, y_true)
+        return self.call(y_pred, y_true)
 
     def reset(self) -> None:
         """Discard all batches."""

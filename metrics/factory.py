@@ -13,6 +13,7 @@ from .merge import without_sync
 from .named import NamedMetric
 from .probabilities import Probabilities, wants_probabilities
 from .registry import entry_of
+from .soft import SoftTargets, takes_class_numbers
 from .task import PredictionKind
 
 
@@ -34,6 +35,12 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
     if isinstance(metric, type):
         message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
         raise TypeError(message)
+    if type(metric).__name__ == "MetricTracker":
+        message = (
+            f"metric {name!r} is a MetricTracker; pass the metric inside of it, because the "
+            "history has its value of each epoch"
+        )
+        raise TypeError(message)
     methods = [m for m in ("update", "compute", "reset") if callable(getattr(metric, m, None))]
     if methods and not {"compute", "reset"} <= {*methods}:
         message = (
@@ -51,7 +58,7 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
             return ForwardMetric(new)
         return _with_prediction_kind(new, scale)
     if callable(metric):
-        return FunctionMetric(metric, device)
+        return FunctionMetric(metric, device, name)
     message = (
         f"metric {name!r} is a {type(metric).__name__}; expected a torchmetrics object, a function "
         "(y_pred, y_true) -> scalar, a name, or an object with update, compute and reset"
@@ -69,5 +76,6 @@ def _with_prediction_kind(metric: Any, scale: PredictionKind) -> Any:
         # seen.
         if scale is None and metric.needs_prediction_kind:
             metric.from_logits = False
-            return Probabilities(metric, None)
+            kept = Probabilities(metric, None)
+            return SoftTargets(kept, metric) if takes_class_numbers(metric) else kept
     return metric

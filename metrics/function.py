@@ -2,59 +2,87 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .mean import HostMean, mean_on
+from .calls import call_of, report_order
+from .mean import HostMean, Mean, mean_on
+from .results import named_parts
 
 
 class FunctionMetric:
     """The sample-weighted mean of a function's values over the batches.
 
     Args:
-        function: Maps `(y_pred, y_true)` to a scalar.
+        function: Maps `(y_pred, y_true)` to a number, or to a mapping, tuple or vector of numbers.
+            Functions whose parameters are named `(y_true, y_pred)` are called that way round.
         device: The device of the predictions.
+        name: The name of the metric.
     """
 
     batchable = False  # the mean over batches differs from the value of a concatenated batch
 
-    def __init__(self, function: Callable[[Any, Any], Any], device: torch.device) -> None:
+    def __init__(
+        self, function: Callable[[Any, Any], Any], device: torch.device, name: str = "metric"
+    ) -> None:
         self.function = function
+        self.call = call_of(function)
+        if self.call is not function:
+            report_order(function)
         self.higher_is_better = getattr(function, "higher_is_better", None)
-        self._mean = mean_on(device)
+        self._name, self._device = name, device
+        self._means: dict[str, Mean] = {}
 
     def update(self, y_pred: Any, y_true: Any) -> None:
         """Add a batch."""
+        value = self.call(y_pred, y_true)
+        samples = _sample_count(y_pred if y_true is None else y_true)
         # The value may stay on the device.
-        value = torch.as_tensor(self.function(y_pred, y_true))
-        self._mean.add(value, _sample_count(y_pred if y_true is None else y_true))
+        if isinstance(value, Tensor) and value.numel() == 1:
+            self._mean_of(self._name).add(value.reshape(()), samples)
+            return
+        for name, part in named_parts(self._name, value):
+            number = (
+                part if isinstance(part, Tensor) else torch.tensor(float(part), dtype=torch.float64)
+            )
+            self._mean_of(name).add(number, samples)
 
-    def compute(self) -> float:
-        """Return the mean."""
-        return self._mean.compute()
+    def compute(self) -> Any:
+        """Return the mean, or the mean of each number by its column."""
+        values = {name: mean.compute() for name, mean in self._means.items()}
+        return values if set(values) - {self._name} else values.get(self._name, math.nan)
 
     def reset(self) -> None:
         """Discard all batches."""
-        self._mean.reset()
+        self._means.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the accumulated state."""
-        return self._mean.state_dict()
+        return {name: mean.state_dict() for name, mean in self._means.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the accumulated state."""
-        self._mean.load_state_dict(state)
+        self._means.clear()
+        for name, mean_state in state.items():
+            self._mean_of(name).load_state_dict(mean_state)
 
     def merge(self, parts: Sequence[FunctionMetric]) -> None:
         """Replace the mean by that over the batches of `parts`."""
-        self._mean = HostMean()
+        self._means.clear()
         for part in parts:  # in float64, in rank order, so that all ranks get the same bits
-            # This waits for the device, once per process and stage.
-            sums = torch.tensor(part._mean.sums(), dtype=torch.float64)
-            self._mean.add(sums[0] / sums[1], sums[1])
+            for name, mean in part._means.items():
+                # This waits for the device, once per process and stage.
+                sums = torch.tensor(mean.sums(), dtype=torch.float64)
+                self._means.setdefault(name, HostMean()).add(sums[0] / sums[1], sums[1])
+
+    def _mean_of(self, name: str) -> Mean:
+        if name not in self._means:
+            self._means[name] = mean_on(self._device)
+        return self._means[name]
 
 
 def _sample_count(tree: Any) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .targets import element_weights
+
 
 class HitRate:
     """The fraction of correct predictions: the metric `"acc"`.
@@ -88,10 +90,19 @@ def threshold(from_logits: bool | None) -> float:
 
 
 def weighted_hits(hit: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, int | Tensor]:
-    """Return the weighted number of correct predictions, and of all targets."""
+    """Return the weighted number of correct predictions, and of all targets.
+
+    Args:
+        hit: Whether each prediction is correct.
+        sample_weight: A weight for each sample or for each target, booleans for targets that count
+            or do not, or None.
+    """
     if sample_weight is None:
         return hit.sum(), hit.numel()
-    weight = sample_weight.reshape(-1, *[1] * (hit.dim() - 1)).expand(hit.shape)
+    if sample_weight.dtype is torch.bool:  # whether a target counts
+        return (hit & sample_weight.reshape(hit.shape)).sum(), sample_weight.sum()
+    weight = element_weights(hit, None, sample_weight)
+    assert weight is not None
     # The weights are float64, because a sum of many float32 weights would round.
     wide = weight.float() if weight.device.type == "mps" else weight.double()
     return (hit * wide).sum(), wide.sum()

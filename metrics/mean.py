@@ -158,8 +158,10 @@ class DeviceMean(Mean):
         wide = torch.float32 if values.device.type == "mps" else torch.float64
         values, normalizers = values.to(wide), self._stack_normalizers(values.device, wide)
         indices = torch.arange(self._folded, self._folded + len(values), device=values.device)
-        # This is computed on the device along with the sums, so that one read returns all.
-        first_nonfinite = torch.where(values.isfinite(), math.inf, indices.to(wide)).min()
+        # The mean over an empty batch is NaN and does not count. This is computed on the device
+        # along with the sums, so that one read returns all.
+        finite = values.isfinite() if self.summed else values.isfinite() | (normalizers == 0)
+        first_nonfinite = torch.where(finite, math.inf, indices.to(wide)).min()
         if not self.summed:  # the mean over an empty batch is NaN, and counts as 0
             values = torch.where(normalizers != 0, values * normalizers, 0.0)
         state = torch.stack((values.sum(), normalizers.sum(), first_nonfinite))

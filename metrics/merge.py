@@ -40,7 +40,9 @@ def merge(metric: Any, parts: Sequence[Any]) -> None:
 
 def portable(metric: Any) -> Any:
     """Return the metric without its functions, which need not be sent and may not pickle."""
-    names = [name for name in ("function", "entry") if name in getattr(metric, "__dict__", ())]
+    names = [
+        name for name in ("function", "call", "entry") if name in getattr(metric, "__dict__", ())
+    ]
     if not names or isinstance(metric, nn.Module):
         return metric
     metric = copy.copy(metric)

@@ -4,83 +4,181 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .adapters import takes_weights
 from .merge import merge, without_sync
+from .probabilities import Probabilities
 from .registry import MetricEntry, entry_of
 from .state import load_state, state_of
+from .targets import Prepared, element_weights, has_label_columns, sums_to_one, update_counted
 from .task import PredictionKind, Task, infer_task, reshape_for_task
+
+
+@dataclass(slots=True)
+class _Variant:
+    """The metric for one task."""
+
+    task: Task
+    metric: Any
+    weighted: bool
 
 
 class NamedMetric:
     """A metric that is built for the task of its first batch.
 
+    If the loss is unknown, targets with columns may be several labels or a probability for each
+    class. Both are counted, and the classes are taken if each row of the epoch's targets sums to 1.
+
     Args:
         entry: The registry's entry for the name.
         scale: The kind of predictions, None if it is unknown.
-
-    Attributes:
-        task: The task of the first batch, None before.
     """
 
     def __init__(self, entry: MetricEntry, scale: PredictionKind) -> None:
         self.entry = entry
         self.higher_is_better = entry.higher_is_better
-        self.task: Task | None = None
         self._scale: PredictionKind = scale
-        self._metric: Any = None
-        self._weighted = False
+        self._variants: list[_Variant] = []
         self._device = torch.device("cpu")
+        self._sums_to_one: Tensor | None = None  # whether all rows of targets do
+        self._decided: Task | None = None  # the task of the value that was computed last
 
-    def update(self, preds: Any, target: Any, sample_weight: Any = None) -> None:
+    @property
+    def task(self) -> Task | None:
+        """The task of the batches so far, None before the first one."""
+        if len(self._variants) < 2:
+            return self._variants[0].task if self._variants else None
+        # The value that was computed last decides, because later batches may be pending.
+        return self._decided or self._variants[0 if self._sums_to_one is None else -1].task
+
+    def update(
+        self, preds: Any, target: Any, sample_weight: Any = None, counted: Tensor | None = None
+    ) -> None:
         """Add a batch, with sample weights if the metric supports them.
+
+        Args:
+            preds: The predictions.
+            target: The targets.
+            sample_weight: A weight for each sample, or None.
+            counted: Which targets count; None if all of them do.
 
         Raises:
             ValueError: The metric is not defined for the task, or the task cannot be inferred.
         """
-        if self.task is None:
+        if not self._variants:
             # The first batch decides; later ones are reshaped to its task.
-            self._make(self.entry.task or infer_task(preds, target, self._scale), preds.device)
-        weights = {"sample_weight": sample_weight} if self._weighted else {}
-        assert self.task is not None
-        self._metric.update(*reshape_for_task(self.task, preds, target), **weights)
+            filled = target if counted is None else target.where(counted, 0)
+            self._make(self._tasks(preds, filled), preds.device)
+        # The evidence stays on the device until the metric is computed.
+        if self._variants[-1].task.soft:
+            valid = sums_to_one(target) if has_label_columns(preds, target) else torch.tensor(False)
+            valid = valid.to(self._device)
+            before = self._sums_to_one
+            self._sums_to_one = valid if before is None else before & valid
+        for variant in self._variants:
+            _update(variant, preds, target, sample_weight, counted)
 
     def compute(self) -> Any:
         """Return the value over all batches."""
-        return self._metric.compute()
+        chosen = self._chosen()
+        self._decided = chosen.task
+        return chosen.metric.compute()
 
     def reset(self) -> None:
         """Discard all batches, but keep the task."""
-        if self._metric is not None:
-            self._metric.reset()
+        self._sums_to_one = None
+        for variant in self._variants:
+            variant.metric.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the task, the device and the metric's state; empty before the first batch."""
-        if self.task is None:
+        """Return the tasks, the device and the metrics' states; empty before the first batch."""
+        if not self._variants:
             return {}
-        task, device = [self.task.kind, self.task.size], str(self._device)
-        return {"task": task, "device": device, "metric": state_of(self._metric)}
+        first, *others = self._variants
+        state: dict[str, Any] = {
+            "task": _plain(first.task),
+            "device": str(self._device),
+            "metric": state_of(first.metric),
+        }
+        if others:
+            state["others"] = [[_plain(v.task), state_of(v.metric)] for v in others]
+        if self._variants[-1].task.soft:
+            state["sums_to_one"] = self._sums_to_one
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state, and build the metric if necessary."""
+        self._sums_to_one = state.get("sums_to_one")
         if not state:
-            self.task = self._metric = None
+            self._variants = []
             return
+        saved = [(state["task"], state["metric"]), *state.get("others", ())]
+        tasks = [Task(*task) for task, _ in saved]
         # A resumed epoch continues before its first batch has shown the task.
-        if self.task != Task(*state["task"]):
-            self._make(Task(*state["task"]), torch.device(state["device"]))
-        load_state(self._metric, state["metric"])
+        if [variant.task for variant in self._variants] != tasks:
+            self._make(tasks, torch.device(state["device"]))
+        for variant, (_, metric_state) in zip(self._variants, saved, strict=True):
+            load_state(variant.metric, metric_state)
 
-    def _make(self, task: Task, device: torch.device) -> None:
-        """Build the metric for a task."""
-        self._metric = without_sync(self.entry.make(task, self._scale))
-        if hasattr(self._metric, "to"):
-            self._metric = self._metric.to(device)
-        self._weighted = takes_weights(self._metric)
-        self.task, self._device = task, device
+    def _tasks(self, preds: Any, target: Any) -> list[Task]:
+        """Return the tasks that a batch may belong to, the one of its shapes first."""
+        if self.entry.task is not None:
+            return [self.entry.task]
+        task = infer_task(preds, target, self._scale)
+        may_be_classes = task.kind in ("binary", "multilabel") and self._scale is None
+        # One row that does not sum to 1 decides. Synchronizes with the device, in the first batch
+        # only, as `infer_task` does.
+        if may_be_classes and has_label_columns(preds, target) and bool(sums_to_one(target)):
+            return [task, Task("multiclass", preds.shape[1], soft=True)]
+        return [task]
+
+    def _make(self, tasks: list[Task], device: torch.device) -> None:
+        """Build the metric for each task that it is defined for.
+
+        Raises:
+            ValueError: The metric is not defined for any of the tasks.
+        """
+        self._device = device
+        variants, errors = list[_Variant](), list[ValueError]()
+        for task in tasks:
+            try:
+                metric = without_sync(self.entry.make(task, self._scale))
+            except ValueError as error:
+                errors.append(error)
+                continue
+            metric = metric.to(device) if hasattr(metric, "to") else metric
+            variants.append(_Variant(task, metric, takes_weights(metric)))
+        if not variants:
+            raise errors[0]
+        self._variants = variants
+
+    def _chosen(self) -> _Variant:
+        """Return the metric for the task that the targets so far belong to.
+
+        Raises:
+            ValueError: The metric is defined for classes only, and the targets are labels.
+        """
+        last = self._variants[-1]
+        # This waits for the device, when the metric is computed or its task is printed.
+        if not last.task.soft or self._sums_to_one is None or bool(self._sums_to_one):
+            return last
+        if len(self._variants) == 1:
+            message = (
+                "it is defined for classes, and the rows of some targets do not sum to 1; pass a "
+                "metric of torchmetrics, or a function (y_pred, y_true)"
+            )
+            raise ValueError(message)
+        return self._variants[0]
+
+    def adopt_task(self, merged: NamedMetric) -> None:
+        """Adopt the task that the targets of all processes decide."""
+        if len(self._variants) > 1:
+            self._decided = merged._chosen().task
 
     def merge(self, parts: Sequence[NamedMetric]) -> None:
         """Replace the state by the union of the states of `parts`.
@@ -88,7 +186,7 @@ class NamedMetric:
         Raises:
             ValueError: The parts inferred different tasks.
         """
-        tasks = {part.task for part in parts}
+        tasks = {part._variants[0].task for part in parts}
         if len(tasks) > 1:
             listed = ", ".join(sorted(map(str, tasks)))
             message = (
@@ -96,11 +194,17 @@ class NamedMetric:
                 "metric object for one task instead of a name"
             )
             raise ValueError(message)
-        if self.task is None:
+        if not self._variants:
             # This process has had no batch, but another one has inferred the task.
-            self.task, self._metric = parts[0].task, copy.deepcopy(parts[0]._metric)
-            self._weighted, self._device = parts[0]._weighted, parts[0]._device
-        merge(self._metric, [part._metric for part in parts])
+            self._variants = copy.deepcopy(parts[0]._variants)
+            self._device = parts[0]._device
+        # A process whose first batch had rows of labels has decided the task for all.
+        del self._variants[min(len(part._variants) for part in parts) :]
+        for number, variant in enumerate(self._variants):
+            merge(variant.metric, [part._variants[number].metric for part in parts])
+        flags = [part._sums_to_one for part in parts if part._sums_to_one is not None]
+        # One row in any process decides for all.
+        self._sums_to_one = torch.stack([flag.cpu() for flag in flags]).all() if flags else None
 
 
 def get(name: str, scale: PredictionKind = None) -> NamedMetric:
@@ -123,3 +227,27 @@ def get(name: str, scale: PredictionKind = None) -> NamedMetric:
         (tensor(0.6667), 'binary')
     """
     return NamedMetric(entry_of(name), scale)
+
+
+def _update(
+    variant: _Variant, preds: Tensor, target: Tensor, weight: Any, counted: Tensor | None
+) -> None:
+    """Update the metric for one task with a batch."""
+    task = variant.task
+    if task.kind == "regression":  # its targets are numbers, all of which count
+        counted = None
+    weight = weight if variant.weighted else None
+    if task.kind == "binary":
+        # Predictions and targets become flat, and so do the weights.
+        counted = None if counted is None else counted.reshape(-1)
+        weights = element_weights(target, None, weight)
+        weight = None if weights is None else weights.reshape(-1)
+    prepared = Prepared(*reshape_for_task(task, preds, target), counted)
+    if isinstance(variant.metric, Probabilities):
+        variant.metric.update(prepared.y_pred, prepared.y_true, weight, prepared.counted)
+    else:
+        update_counted(variant.metric, prepared, weight, weighted=variant.weighted)
+
+
+def _plain(task: Task) -> list[Any]:
+    return [task.kind, task.size, *([True] if task.soft else [])]

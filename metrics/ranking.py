@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from .score import Score
+from .targets import element_weights
 
 
 class RankingMetric(Score):
@@ -69,7 +70,10 @@ class RankingMetric(Score):
             )
             raise ValueError(message)
         scores, positive = preds.detach().reshape(-1), target.reshape(-1) > 0.5
-        weight = None if sample_weight is None else sample_weight.reshape(-1)
+        weight = element_weights(target, None, sample_weight)
+        weight = None if weight is None else weight.reshape(-1)
+        if weight is not None and weight.dtype is torch.bool and weight.is_cpu:
+            scores, positive, weight = scores[weight], positive[weight], None
         # Scores are kept as they are, and sorted once, at the end.
         if self.thresholds is None:
             self.scores.append(scores)

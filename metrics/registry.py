@@ -105,6 +105,8 @@ def _undefined_message(name: str, task: Task) -> str:
 
 _REGRESSION = Task("regression")
 
+_SCORE = f"{__package__}.score"  # the module of the base class, which imports torchmetrics
+
 METRICS: dict[str, MetricEntry] = {
     "acc": MetricEntry(_accuracy),
     "accuracy": MetricEntry(_accuracy),
@@ -166,6 +168,18 @@ def entry_of(name: str) -> MetricEntry:
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     message = f"unknown metric {name!r}{hint}; expected one of {', '.join(METRICS)}"
     raise ValueError(message)
+
+
+def has_one_value(metric: Any) -> bool:
+    """Return whether a metric is known to have a single value, as those of fitorch do."""
+    names = {kind.__name__ for kind in type(metric).__mro__ if kind.__module__ == _SCORE}
+    return isinstance(metric, str) or bool(names)
+
+
+def collection_keys(metric: Any) -> list[str]:
+    """Return the names of the metrics of a MetricCollection; empty for any other metric."""
+    is_collection = type(metric).__name__ == "MetricCollection"
+    return list(map(str, metric.keys())) if is_collection else []
 
 
 def higher_is_better(metric: Any, part: str = "") -> bool | None:

@@ -20,14 +20,17 @@ class Task:
     Args:
         kind: "binary", "multiclass", "multilabel" or "regression".
         size: The number of classes or labels; 1 for binary tasks and regression.
+        soft: Whether targets are class probabilities, inferred from the sums of their rows.
     """
 
     kind: str
     size: int = 1
+    soft: bool = False
 
     def __str__(self) -> str:
         if self.kind == "multiclass":
-            return f"multiclass, {self.size} classes"
+            rows = " (each row of the targets sums to 1)" if self.soft else ""
+            return f"multiclass, {self.size} classes{rows}"
         return f"multilabel, {self.size} labels" if self.kind == "multilabel" else self.kind
 
 

@@ -182,3 +182,16 @@ def test_on_the_host_the_sum_of_a_batchs_terms_is_returned():
 def test_every_term_must_be_given():
     with pytest.raises(ValueError, match="shorter"):
         Means(torch.device("cpu"), [False, False]).add(parts((1.5, 1)))
+
+
+@pytest.mark.parametrize("form", ["ints", "tensors"])
+@pytest.mark.parametrize("last", [math.nan, math.inf, 1.0])
+def test_a_batch_without_targets_is_not_the_first_that_is_not_finite(form, last):
+    mean = DeviceMean()
+    for value, count in zip((1.0, math.nan, last), shares(form, [2, 0, 3]), strict=True):
+        mean.add(torch.tensor(value), count)
+    assert mean.first_nonfinite() == (math.inf if last == 1.0 else 2)
+    # Values that are sums count whatever their normalizers are.
+    summed = DeviceMean(summed=True)
+    summed.add(torch.tensor(math.nan), 0)
+    assert summed.first_nonfinite() == 0

@@ -13,7 +13,8 @@ from fitorch.callbacks.display.progress import Progress
 from fitorch.callbacks.monitor import MonitorCallback, added_columns, check_monitor, spellings
 from fitorch.engine.arguments import FitArguments
 from fitorch.metrics.base import flat
-from fitorch.metrics.registry import higher_is_better
+from fitorch.metrics.registry import collection_keys, has_one_value, higher_is_better
+from fitorch.metrics.results import column_of
 
 if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
@@ -33,7 +34,9 @@ def monitored_value(
     # "val_loss" is the default: it becomes the loss of the first set, or of training.
     if monitor == "val_loss" and monitor not in known:
         monitor = f"{sets[0]}loss" if sets else "train_loss"
-    check_monitor(monitor, known, "fit", _losses(model, sets).union(added))
+    _check_collections(monitor, "fit", model, sets)
+    numbers = _losses(model, sets) | _single_values(model, sets)
+    check_monitor(monitor, known, "fit", numbers.union(added))
     monitor = full_name(monitor, known)
     if monitor in added:
         # A schedule steps before the callbacks, so it would miss a value that they add.
@@ -55,7 +58,7 @@ def check_monitors(
         ValueError: The fit does not measure the value, another callback adds it only later, or its
             direction is unknown.
     """
-    losses, added = _losses(model, sets), list[str]()
+    losses, added = _losses(model, sets) | _single_values(model, sets), list[str]()
     callbacks = list(flatten_callbacks(callbacks))
     _set_display_directions(callbacks, model, names, sets)
     for place, callback in enumerate(callbacks):
@@ -68,6 +71,7 @@ def check_monitors(
         watched = [callback.monitor] if callback.watches else []
         for name in (*watched, *callback.placeholders):
             _check_order(name, known, callback, callbacks[place + 1 :])
+            _check_collections(name, type(callback).__name__, model, sets)
             check_monitor(name, known, type(callback).__name__, numbers)
         # Values that callbacks add may be missing in some epochs, which is not an error.
         callback.optional = frozenset(added)
@@ -114,6 +118,26 @@ def _losses(model: BaseModel, sets: Iterable[str]) -> set[str]:
     terms = ("loss", *model.val_objective.names)
     validated = {f"{prefix}{term}" for prefix in sets for term in terms}
     return trained | validated | {*model.objective.weights}
+
+
+def _single_values(model: BaseModel, sets: Iterable[str]) -> set[str]:
+    """Return the columns of metrics that have one value, to which no key can be appended."""
+    names = [name for name, _, metric in flat(model.metrics_dict) if has_one_value(metric)]
+    return {f"{stage}{name}" for stage in ("train_", *sets) for name in names}
+
+
+def _check_collections(monitor: str, who: str, model: BaseModel, sets: Iterable[str]) -> None:
+    """Raise an error for the name of a collection of metrics, which has no value of its own."""
+    for name, _, metric in flat(model.metrics_dict):
+        keys = collection_keys(metric)
+        stages = [s for s in ("train_", *sets, "") if monitor == f"{s}{name}"]
+        if keys and name not in keys and stages:
+            columns = [f"{stages[0]}{column_of(name, key)}" for key in keys]
+            message = (
+                f"{who} monitors {monitor!r}, which is a collection of metrics; pass the column of "
+                f"one of them: {columns}"
+            )
+            raise ValueError(message)
 
 
 def full_name(monitor: str, names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from fitorch.errors import DataError
 from fitorch.fitting.evaluate import collect_hooks, open_source
 from fitorch.fitting.foreign_arguments import refuse_unknown
 from fitorch.metrics.batching import detached
+from fitorch.metrics.targets import TargetForm, logits_of
 from fitorch.metrics.task import (
     PredictionKind,
     Task,
@@ -60,9 +62,11 @@ class PairReader:
         self._output = self._how.pop("output", None)
         key = () if self._output is None else (self._output,)
         self.scale: PredictionKind = model.objective.prediction_kind(key)
-        indices = (getattr(term.loss_fn, "ignore_index", None) for term in model.objective.losses)
-        # -100 is the default of torch's losses.
-        self.ignored = next((index for index in indices if index is not None), -100)
+        self.ignored = model.objective.ignored_class(key)
+        # The same form as that of metrics, so that a plot counts what they count.
+        self._form = TargetForm(
+            self.scale, self.ignored, partial(model.objective.classes_last, key)
+        )
 
     def each(self, take: Callable[[Pairs], Any]) -> Any:
         """Call a function with the pairs of each batch; return its results concatenated, on CPU."""
@@ -124,6 +128,7 @@ class PairReader:
         y_pred, y_true, weight = pairs
         if self._output is not None:
             y_pred, y_true = (_select_output(tree, self._output) for tree in (y_pred, y_true))
+        y_pred, y_true, _ = self._form.prepare(logits_of(y_pred), y_true)
         if isinstance(y_pred, Tensor) and isinstance(y_true, Tensor):
             return Pairs(y_pred, y_true, weight if isinstance(weight, Tensor) else None)
         message = (
@@ -156,14 +161,14 @@ class _PairStep(PredictionStep):
         return self._take(Pairs(detached(y_pred), y_true, weight))
 
 
-def one_vs_rest(task: Task, pairs: Pairs, scale: PredictionKind, ignored: int) -> Pairs:
+def one_vs_rest(task: Task, pairs: Pairs, scale: PredictionKind, ignored: int | None) -> Pairs:
     """Return a score for each class, (N, C), and whether it is the true class, (N, C).
 
     Args:
         task: The task of the pairs.
         pairs: Predictions and targets.
         scale: The kind of predictions, None if it is unknown.
-        ignored: The class number of targets to ignore.
+        ignored: The class number of targets to ignore, None if all of them count.
     """
     y_pred, y_true = reshape_for_task(task, pairs.y_pred, pairs.y_true)
     if task.kind == "binary":
@@ -174,7 +179,8 @@ def one_vs_rest(task: Task, pairs: Pairs, scale: PredictionKind, ignored: int) -
             "class_logits" if outside_unit_interval(y_pred) else "probabilities"
         )
         y_pred = to_probabilities(y_pred, y_true, kind).movedim(1, -1).reshape(-1, task.size)
-        valid = y_true.reshape(-1) != ignored
+        valid = torch.ones_like(y_true) > 0 if ignored is None else y_true != ignored
+        valid = valid.reshape(-1)
         y_pred, classes = y_pred[valid], y_true.reshape(-1)[valid]
         y_true = classes[:, None] == torch.arange(task.size)
         return Pairs(y_pred, y_true, _weight_per_element(pairs.weight, valid))

@@ -34,6 +34,13 @@ def state_names(metric: Any) -> list[str]:
     return [name for name in names if hasattr(metric, name)]
 
 
+def updates_of(metric: Any) -> int | None:
+    """Return how often a metric, or one inside of it, was updated; None if it does not count."""
+    modules = metric.modules() if hasattr(metric, "modules") else ()
+    counts = [m._update_count for m in modules if hasattr(m, "_update_count")]
+    return max(counts, default=None)
+
+
 def set_merged(metric: Any, parts: Iterable[Any]) -> None:
     """Count the updates of all parts, and drop a result that was computed before the merge."""
     # torchmetrics warns if `compute` is called with a count of 0.

@@ -83,7 +83,14 @@ class Measurement:
         self.objective = spec.objective
         self.processes = spec.placement.processes
         self.losses = Means(device, self._summed())
-        self.metrics = MetricSet(spec.metrics, device, spec.objective.prediction_kind)
+        objective = spec.objective
+        self.metrics = MetricSet(
+            spec.metrics,
+            device,
+            objective.prediction_kind,
+            objective.ignored_class,
+            objective.classes_last,
+        )
         self.logs = BatchLogs(prefix, self.figures)
         self.measure: Callable[[Any], list[TermValue]] = self._measure_first
         self.forward: Forward
