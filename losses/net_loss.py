@@ -79,6 +79,11 @@ class TargetCount:
     def __init__(self) -> None:
         self._shifted: bool | None = None  # None until a batch decides it
 
+    @property
+    def shifted(self) -> bool:
+        """Whether the first target of each sequence is left out, as the last batch showed it."""
+        return bool(self._shifted)
+
     @staticmethod
     def applies(y_true: Any) -> bool:
         """Return whether targets are class numbers, some of which may be left out."""

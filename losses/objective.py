@@ -173,6 +173,17 @@ class Objective:
         answers = (are_classes_last(t.loss_fn, y_pred, y_true) for t in self._losses_of(output))
         return next((answer for answer in answers if answer is not None), None)
 
+    def shifted(self, output: tuple[Any, ...] = ()) -> bool:
+        """Return whether the net's own loss is that of a causal language model.
+
+        It then compares each target (N, T) with the logits of the token before; known once a batch
+        has been measured.
+
+        Args:
+            output: The keys that lead to the output.
+        """
+        return any(term.shifted for term in self._losses_of(output))
+
     def _losses_of(self, output: tuple[Any, ...]) -> list[LossTerm]:
         """Return the losses of an output, or else those that get it as a part of what they get."""
         exact = [term for term in self.losses if term.term.output == output]

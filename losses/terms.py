@@ -57,6 +57,11 @@ class LossTerm(WeightedTerm):
         self._counts_lengths = isinstance(term.fn, nn.CTCLoss)
 
     @property
+    def shifted(self) -> bool:
+        """Whether the net's own loss compares each target with the logits of the token before."""
+        return self._count_targets is not None and self._count_targets.shifted
+
+    @property
     def summed(self) -> bool:
         """Whether the loss of a batch is a sum over its samples instead of a mean."""
         return self._reduction == "sum"

@@ -40,6 +40,7 @@ class MetricSet:
         ignored: Returns the class number of an output's targets that do not count, or None.
         classes_last: Returns for an output, its predictions (N, T, T) and targets (N, T) whether
             the last dimension has the classes; None if it is unknown.
+        shifted: Returns whether an output's predictions for token t belong to the target t + 1.
 
     Raises:
         TypeError: A metric is none of these.
@@ -53,6 +54,7 @@ class MetricSet:
         scale: Callable[[tuple[Any, ...]], PredictionKind] = lambda output: None,
         ignored: Callable[[tuple[Any, ...]], int | None] = lambda output: None,
         classes_last: Callable[..., bool | None] = lambda output, y_pred, y_true: None,
+        shifted: Callable[[tuple[Any, ...]], bool] = lambda output: False,
     ) -> None:
         by_output: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, output, metric in flat(metrics):
@@ -64,7 +66,12 @@ class MetricSet:
             OutputMetrics(
                 output,
                 made,
-                TargetForm(scale(output), ignored(output), partial(classes_last, output)),
+                TargetForm(
+                    scale(output),
+                    ignored(output),
+                    partial(classes_last, output),
+                    partial(shifted, output),
+                ),
             )
             for output, made in by_output.items()
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -39,12 +40,18 @@ class TargetForm:
         ignored: The class number of targets that do not count, None if all of them do.
         classes_last: Returns for predictions (N, T, T) whether the last dimension has the classes;
             None if it is unknown.
+        shifted: Returns whether predictions (N, T, C) for token t belong to the target t + 1, as
+            those of causal language models do.
     """
 
     scale: PredictionKind = None
     ignored: int | None = None
     classes_last: ClassesLast = field(default=lambda _y_pred, _y_true: None)
+    shifted: Callable[[], bool] = field(default=lambda: False)
     _last: bool | None = None
+
+    def __deepcopy__(self, _memo: Any) -> TargetForm:
+        return copy.copy(self)  # what it asks belongs to a model, which is not copied
 
     def prepare(self, y_pred: Any, y_true: Any) -> Prepared:
         """Return a batch in the form that metrics of tensors expect."""
@@ -52,6 +59,8 @@ class TargetForm:
             return Prepared(y_pred, y_true)
         y_pred = with_batch_dimension(y_pred, y_true)
         if y_pred.dim() == y_true.dim() + 1 > 2 and self._has_classes_last(y_pred, y_true):
+            if self.shifted():
+                y_pred, y_true = y_pred[:, :-1], y_true[:, 1:]
             y_pred = y_pred.movedim(-1, 1)
         return Prepared(y_pred, y_true, self.counted(y_true))
 

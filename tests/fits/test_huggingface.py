@@ -171,3 +171,29 @@ def test_a_loss_for_the_output_called_logits_finds_it():
     net.eval()
     with torch.no_grad():
         assert scores["val_loss"] == pytest.approx(net(**COLUMNS).loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_figures_of_a_causal_language_model_leave_out_padding_and_the_first_token(batch_size):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+    )
+    net = transformers.LlamaForCausalLM(config).double()
+    tokens = torch.randint(20, (8, 12))
+    labels = tokens.where(torch.arange(12) < torch.arange(3, 11)[:, None], -100)
+    data = {"input_ids": tokens, "labels": labels}
+    scores = KerasModel(net, None, {"acc": "acc"}).evaluate(data, batch_size=batch_size, verbose=0)
+    with torch.no_grad():
+        output = net(**data)
+    predicted, targets = output.logits[:, :-1].argmax(-1), labels[:, 1:]
+    counted = targets != -100
+    assert scores["val_loss"] == pytest.approx(output.loss.item(), rel=1e-6)
+    assert scores["val_acc"] == pytest.approx(
+        (predicted == targets)[counted].double().mean().item(), rel=1e-10
+    )

@@ -45,7 +45,6 @@ class Own(nn.Module):
         ({"a": nn.CrossEntropyLoss(ignore_index=1), "b": "mse"}, ("b",), None),
         ({"a": nn.CrossEntropyLoss(ignore_index=1), "b": "mse"}, ("c",), None),
     ],
-    ids=str,
 )
 def test_the_class_that_does_not_count(loss_fn, output, ignored):
     assert Objective(loss_fn).ignored_class(output) == ignored

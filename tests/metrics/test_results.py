@@ -73,7 +73,7 @@ def test_functions_return_the_same(result, columns):
 @pytest.mark.parametrize(
     "result",
     [None, "good", {"a": None}, (0.5, None), [], torch.tensor([]), 1j, torch.tensor(1j), object()],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("kind", ["object", "function"])
 def test_what_is_not_a_number_is_refused_by_the_metrics_name(result, kind):

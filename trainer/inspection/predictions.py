@@ -65,7 +65,10 @@ class PairReader:
         self.ignored = model.objective.ignored_class(key)
         # The same form as that of metrics, so that a plot counts what they count.
         self._form = TargetForm(
-            self.scale, self.ignored, partial(model.objective.classes_last, key)
+            self.scale,
+            self.ignored,
+            partial(model.objective.classes_last, key),
+            partial(model.objective.shifted, key),
         )
 
     def each(self, take: Callable[[Pairs], Any]) -> Any:

@@ -90,6 +90,7 @@ class Measurement:
             objective.prediction_kind,
             objective.ignored_class,
             objective.classes_last,
+            objective.shifted,
         )
         self.logs = BatchLogs(prefix, self.figures)
         self.measure: Callable[[Any], list[TermValue]] = self._measure_first
