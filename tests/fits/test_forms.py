@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 from torch import nn
+from torchmetrics.classification import MulticlassAUROC
 
 from fitorch import KerasModel
 
@@ -229,15 +231,205 @@ COLUMNS = {
 }
 
 
+def accuracy(y_pred, y):
+    return (y_pred.argmax(1) == y).double().mean().item()
+
+
+def auc_of_classes(y_pred, y):
+    scores = y_pred.detach().softmax(1)
+    return roc_auc_score(y, scores, multi_class="ovr")
+
+
+class Result:
+    """A metric of the user's, with a mapping of numbers."""
+
+    def __init__(self):
+        self.reset()
+
+    def update(self, y_pred, y_true):
+        self.right += int((y_pred.argmax(1) == y_true).sum())
+        self.total += len(y_true)
+
+    def compute(self):
+        return {"quality": self.right / self.total, "counts": (self.right, self.total)}
+
+    def reset(self):
+        self.right = self.total = 0
+
+
+def mean_error(y_pred, y_true):
+    return (y_pred.sum(1) - y_true).mean()
+
+
+def reversed_error(y_true, y_pred):
+    return (y_true - y_pred.sum(1)).mean()
+
+
+TOKENS = torch.randn(12, 3, 3, generator=GENERATOR).double()  # as many tokens as classes
+TAGS = torch.randint(3, (12, 3), generator=GENERATOR)
+
+
+class Tagger(nn.Linear):
+    """A token classifier with a loss of its own."""
+
+    def forward(self, a, labels=None):
+        logits = super().forward(a)
+        loss = CE(logits.flatten(0, 1), labels.flatten())
+        return SimpleNamespace(loss=loss, logits=logits)
+
+
+def tagger():
+    torch.manual_seed(1)
+    return Tagger(3, 3).double()
+
+
+ONE_HOT = F.one_hot(Y, 3).double()
+
+
+def soft_cross_entropy(y_pred, y_true):
+    return -(y_true * y_pred.log_softmax(1)).sum(1).mean()
+
+
+# The row, its net, loss_fn, metric and data, and the values by hand.
+METRICS = {
+    "a name": (plain, CE, "auc", (A, Y), lambda net: {"m": auc_of_classes(net(A), Y)}),
+    "an object of torchmetrics, in a wrapper or a formula too": (
+        plain,
+        CE,
+        100 * MulticlassAUROC(3),
+        (A, Y),
+        lambda net: {"m": 100 * auc_of_classes(net(A), Y)},
+    ),
+    "a function `(y_pred, y_true)`": (
+        plain,
+        CE,
+        mean_error,
+        (A, Y),
+        lambda net: {"m": mean_error(net(A), Y).item()},
+    ),
+    "a function `(y_true, y_pred)`, as of scikit-learn": (
+        plain,
+        CE,
+        reversed_error,
+        (A, Y),
+        lambda net: {"m": -mean_error(net(A), Y).item()},
+    ),
+    "an object that returns a mapping, a tuple or a vector": (
+        plain,
+        CE,
+        Result(),
+        (A, Y),
+        lambda net: {
+            "m_quality": accuracy(net(A), Y),
+            "m_counts_0": 12 * accuracy(net(A), Y),
+            "m_counts_1": 12,
+        },
+    ),
+    "targets that the loss ignores": (
+        plain,
+        CE,
+        "acc",
+        (A, SOME),
+        lambda net: {"m": accuracy(net(A)[SOME >= 0], SOME[SOME >= 0])},
+    ),
+    "logits `(N, T, C)` of a net with its own loss": (
+        tagger(),
+        None,
+        "acc",
+        {"a": TOKENS, "labels": TAGS},
+        lambda net: {"m": accuracy(net(TOKENS, TAGS).logits.flatten(0, 1), TAGS.flatten())},
+    ),
+    "one-hot or soft targets `(N, C)`": (
+        plain,
+        soft_cross_entropy,
+        "acc",
+        (A, ONE_HOT),
+        lambda net: {"m": accuracy(net(A), Y)},
+    ),
+}
+
+
+class Returns(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, a):
+        return self.function(a)
+
+
+def some_texts(a):
+    return [f"{row[0]:.3f}" for row in a]
+
+
+RAGGED = [(torch.ones(2, 3),), (torch.ones(2, 5),)]
+# The row, the net's function, the data, and whether a result is right.
+PREDICTIONS = {
+    "a tensor, a mapping or a tuple of tensors": (
+        lambda a: {"twice": 2 * a, "pair": (a, -a)},
+        A,
+        lambda got: torch.equal(got["twice"], 2 * A) and torch.equal(got["pair"][1], -A),
+    ),
+    "a list with an entry for each sample": (
+        lambda a: [{"boxes": row.repeat(1 + int(row[0] > 0), 1)} for row in a],
+        A,
+        lambda got: [len(p["boxes"]) for p in got] == [1 + int(row[0] > 0) for row in A],
+    ),
+    "arrays, lists of texts, distributions": (
+        lambda a: (a.numpy(), some_texts(a), torch.distributions.Normal(a, 1.0)),
+        A,
+        lambda got: (
+            (got[0] == A.numpy()).all() and got[1] == some_texts(A) and torch.equal(got[2].mean, A)
+        ),
+    ),
+    "a scalar beside tensors": (
+        lambda a: {"rows": a, "mean": a.mean()},
+        A,
+        lambda got: torch.equal(got["rows"], A) and len(got["mean"]) == 3,
+    ),
+    "sequences whose lengths differ between batches": (
+        lambda a: 2 * a,
+        RAGGED,
+        lambda got: [part.shape for part in got] == [(2, 3), (2, 5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("batch_size", [12, 5, 1])
+@pytest.mark.parametrize("row", METRICS)
+@pytest.mark.filterwarnings("ignore:.*is called with .y_true, y_pred")
+@pytest.mark.filterwarnings("ignore:.*targets first")
+def test_a_metric_is_that_of_all_samples(row, batch_size):
+    net, loss_fn, metric, data, by_hand = METRICS[row]
+    model = KerasModel(net, loss_fn, {"m": metric})
+    scores = model.evaluate(data, batch_size=batch_size, verbose=0)
+    expected = {f"val_{name}": value for name, value in by_hand(net).items()}
+    # torchmetrics computes in float32.
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("row", PREDICTIONS)
+def test_a_prediction_has_a_row_for_each_sample(row):
+    function, data, is_right = PREDICTIONS[row]
+    model = KerasModel(Returns(function), "mse")
+    assert is_right(model.predict(data, batch_size=5, verbose=0))
+
+
+def test_sequences_are_padded_on_request():
+    model = KerasModel(Returns(lambda a: 2 * a), "mse")
+    padded = model.predict(RAGGED, join="pad", verbose=0)
+    assert padded.tolist() == [[2, 2, 2, 0, 0]] * 2 + [[2] * 5] * 2
+
+
 def rows_of_the_page():
     lines = PAGE.read_text().splitlines()
     cells = [re.split(r" \| ", line.strip("| "))[0] for line in lines if line.startswith("| ")]
-    heads = {"form of a batch", "output", "loss", "metric", "prediction"}
+    heads = {"form of a batch", "output", "loss", "metric", "output of the net"}
     return [cell for cell in cells if cell not in heads]
 
 
 def test_the_page_and_the_tests_have_the_same_rows():
-    assert rows_of_the_page() == list(ROWS)
+    assert rows_of_the_page() == [*ROWS, *METRICS, *PREDICTIONS]
 
 
 @pytest.mark.parametrize("batch_size", [12, 5])

@@ -204,16 +204,16 @@ class _Joiner:
             return values
 
     def _sequences(self, values: list[Any]) -> Any:
-        lengths, tensors = [len(value) for value in values], any(True for _ in leaves(values))
+        lengths, parts = [len(value) for value in values], _has_parts(values[0])
         if lengths == self._counts and not self._are_outputs(values):
             # A list of N entries is N predictions.
             self.rows = True
             return [entry for value in values for entry in value]
-        if len(set(lengths)) > 1 or not tensors:
+        if len(set(lengths)) > 1 or not parts:
             self.misfits.append(values)
             return values
-        parts = [self.join(list(column)) for column in zip(*values, strict=True)]
-        return rebuild_sequence(values[0], parts)
+        joined = [self.join(list(column)) for column in zip(*values, strict=True)]
+        return rebuild_sequence(values[0], joined)
 
     def _are_outputs(self, values: list[Any]) -> bool:
         """Return whether sequences as long as their batches hold tensors of all samples."""
@@ -221,6 +221,12 @@ class _Joiner:
             return hasattr(values[0], "_fields")
         count = self._counts[0]
         return all(_size(entry, 0) == count for value in values for entry in value)
+
+
+def _has_parts(sequence: Any) -> bool:
+    """Return whether an entry of a sequence may have rows of its own, as a tensor or a list has."""
+    kinds = (Tensor, np.ndarray, Mapping, tuple, list, Distribution)
+    return any(isinstance(entry, kinds) or is_record(entry) for entry in sequence)
 
 
 def _all_are(values: list[Any], types: Any) -> bool:
