@@ -67,6 +67,8 @@ class FunctionMetric:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the accumulated state."""
         self._means.clear()
+        if not all(isinstance(part, Mapping) for part in state.values()):
+            state = {self._name: state}  # of version 0.1, in which a function had one mean
         for name, mean_state in state.items():
             self._mean_of(name).load_state_dict(mean_state)
 

@@ -72,6 +72,10 @@ class SoftTargets:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the states of both readings."""
+        if "labels" not in state:  # of version 0.1, which read all targets as labels
+            self.reset()
+            self.labels.load_state_dict(state)
+            return
         self.labels.load_state_dict(state["labels"])
         load_state(self._classes, state["classes"])
         self._soft = state["soft"]
