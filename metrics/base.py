@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .batching import MetricError, OutputMetrics, detached
+from .batching import MetricError, OutputMetrics, ResultError, detached
 from .factory import make_metric
 from .merge import portable
 from .named import NamedMetric
@@ -246,4 +246,4 @@ def _named_values(name: str, result: Any) -> dict[str, float]:
         return named_values(name, result)
     except (TypeError, ValueError) as error:
         message = f"metric {name!r} has no value: {error}"
-        raise MetricError(message) from error
+        raise ResultError(message) from error

@@ -35,6 +35,10 @@ class MetricError(ValueError):
     """A metric failed; the message has its name, and the shapes or the result."""
 
 
+class ResultError(MetricError):
+    """The result of a metric is not a number, and has no numbers."""
+
+
 class OutputMetrics:
     """The metrics of one output.
 

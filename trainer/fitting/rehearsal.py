@@ -19,7 +19,7 @@ from fitorch.engine.run import Run
 from fitorch.engine.steps.evaluation import EvaluationStep
 from fitorch.engine.steps.measurement import Measurement
 from fitorch.errors import annotate
-from fitorch.metrics.batching import MetricError
+from fitorch.metrics.batching import MetricError, ResultError
 from fitorch.nets.state import buffers_restored
 from fitorch.randomness import undisturbed_randomness
 from fitorch.signatures import parameters_of
@@ -72,11 +72,14 @@ def _rehearse_validation(evaluation: Evaluation) -> None:
 def _compute(measurement: Measurement, evaluation: Evaluation) -> None:
     """Compute all values; a metric that needs more samples than a batch has only warns."""
     try:
-        measurement.figures()
+        # A class may be missing from one batch, of which a library would warn.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            measurement.figures()
+    except ResultError as error:
+        annotate(error, f"in {_place(evaluation)}")
+        raise
     except MetricError as error:
-        if error.__cause__ is None:  # the result itself is wrong
-            annotate(error, f"in {_place(evaluation)}")
-            raise
         warnings.warn(
             f"in {_place(evaluation)}, before training: {error}; unless more samples help, this "
             "will end the fit after its first epoch",
