@@ -70,6 +70,17 @@ class Monitor:
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 
+def check_monitor_name(monitor: object) -> None:
+    """Raise an error unless a monitor is a string.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(monitor, str):
+        message = f"monitor is {monitor!r}; expected the name of a column, as 'val_loss'"
+        raise TypeError(message)
+
+
 class MonitorCallback(Callback):
     """Base class of callbacks that monitor a column at the end of epochs.
 
@@ -97,6 +108,7 @@ class MonitorCallback(Callback):
     ) -> None:
         if mode != "auto":
             check_mode(mode)
+        check_monitor_name(monitor)
         self.monitor = monitor
         self.mode = mode
         self.min_delta = min_delta

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from fitorch.signatures import takes_targets_first
 
+from .builtin import is_builtin
 from .shape_checks import MisfitError, ignored_class
 
 Call = Callable[[Any, Any, Any], Tensor]
@@ -27,18 +28,8 @@ _OVER_CLASSES = tuple(
 def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
     # The type decides, once per fit: a step calls the adapter without a look at the loss.
-    adapters = (call for loss_type, call in _CALLS.items() if isinstance(loss_fn, loss_type))
+    adapters = (call for loss_type, call in _CALLS.items() if is_builtin(loss_fn, loss_type))
     return next(adapters, _call_swapped if takes_targets_first(loss_fn) else _call_plain)
-
-
-def takes_tensors(loss_fn: Any) -> bool:
-    """Return whether a loss is torch's or fitorch's own, which take nothing but tensors.
-
-    A subclass counts as the user's once it has its own `forward`.
-    """
-    function = loss_fn.func if isinstance(loss_fn, partial) else loss_fn
-    called = type(function).forward if isinstance(function, nn.Module) else function
-    return str(getattr(called, "__module__", "")).startswith(("torch.nn.", "fitorch.losses."))
 
 
 def averages_over_classes(loss_fn: Any) -> bool:

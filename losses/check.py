@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import ReducedLoss
+from .builtin import is_builtin
 from .names import loss_name
 from .prediction_kind import prediction_kind_of
 from .shape_checks import (
@@ -47,10 +48,10 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
         MisfitError: They do not fit the loss.
     """
     # Their predictions are several outputs, whose shapes the targets do not have.
-    if isinstance(loss_fn, _COMPARISONS) and isinstance(y_true, Tensor):
+    if is_builtin(loss_fn, _COMPARISONS) and isinstance(y_true, Tensor):
         check_signs(loss_name(loss_fn), y_true)
         return
-    if isinstance(loss_fn, nn.GaussianNLLLoss):
+    if is_builtin(loss_fn, nn.GaussianNLLLoss):
         # The mean and the values; the variance is the other part of the pair.
         y_pred, y_true = _first_tensor(y_pred), _first_tensor(y_true)
     if not (isinstance(y_pred, Tensor) and isinstance(y_true, Tensor)):
@@ -58,10 +59,10 @@ def check(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
     if prediction_kind_of(loss_fn) == "logits" and y_pred.shape == y_true.shape:
         _expect_no_sigmoid(loss_fn, y_pred)
     # Losses of fitorch bring their own check.
-    if isinstance(loss_fn, ReducedLoss):
+    if is_builtin(loss_fn, ReducedLoss):
         loss_fn.check(y_pred, y_true)
         return
-    rules = (rule for loss_type, rule in _RULES.items() if isinstance(loss_fn, loss_type))
+    rules = (rule for loss_type, rule in _RULES.items() if is_builtin(loss_fn, loss_type))
     rule = next(rules, None)
     if rule is not None:
         rule(loss_fn, y_pred, y_true)
@@ -97,13 +98,15 @@ def check_targets(loss_fn: Any, y_pred: Any, y_true: Any) -> None:
 
 def _class_limit(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> int | None:
     """Return the number of classes for the integers in `y_true`, None if they are not classes."""
-    if isinstance(loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
-        return loss_fn.n_classes
-    if isinstance(loss_fn, LINEAR):
-        return loss_fn.num_classes  # type: ignore[attr-defined,no-any-return]
-    if isinstance(loss_fn, (*_OVER_CLASSES, nn.MultiLabelMarginLoss)):
+    if is_builtin(loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
+        count: int = loss_fn.n_classes
+        return count
+    if is_builtin(loss_fn, LINEAR):
+        classes: int = loss_fn.num_classes
+        return classes
+    if is_builtin(loss_fn, (*_OVER_CLASSES, nn.MultiLabelMarginLoss)):
         return class_count(y_pred)
-    multi_class = isinstance(loss_fn, ReducedLoss) and is_class_numbers(y_pred, y_true)
+    multi_class = is_builtin(loss_fn, ReducedLoss) and is_class_numbers(y_pred, y_true)
     return class_count(y_pred) if multi_class else None
 
 

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from fitorch.nets.forward import IGNORED_TARGET
 
-from .call_adapters import averages_over_classes, call_of, class_options, takes_tensors
+from .builtin import takes_tensors
+from .call_adapters import averages_over_classes, call_of, class_options
 from .net_loss import NetLoss
 
 

@@ -128,6 +128,11 @@ class Objective:
         return any(isinstance(term.loss_fn, NetLoss) for term in self.losses)
 
     @property
+    def counts_before(self) -> bool:
+        """Whether the targets alone show what a batch counts, before the forward pass."""
+        return all(term.counts_before for term in self.losses)
+
+    @property
     def by_output(self) -> bool:
         """Whether losses are bound to single outputs of the net."""
         return any(term.term.output for term in self.losses)
@@ -314,6 +319,7 @@ class Objective:
                 message = f"output {key!r} has a loss, but its targets are None; remove the loss"
                 raise MisfitError(message)
             check(loss.loss_fn, output, targets)
+            loss.settle(output, targets)
 
     def check_targets(self, y_pred: Any, y_true: Any) -> None:
         """Check that all class numbers in the targets are below the net's number of classes.

@@ -133,7 +133,7 @@ def broadcasts_by_accident(y_pred: Tensor, y_true: Tensor) -> bool:
     """Return whether one is (N, 1) and the other (N,), whose difference would be (N, N)."""
     column, flat = sorted((y_pred, y_true), key=Tensor.dim, reverse=True)
     # A batch of one sample broadcasts to itself.
-    return column.dim() == flat.dim() + 1 and column.shape == (*flat.shape, 1) and len(flat) > 1
+    return column.dim() == flat.dim() + 1 and column.shape == (*flat.shape, 1) and flat.numel() > 1
 
 
 def shape_hint(y_pred: Tensor, y_true: Tensor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Mapping
 from functools import partial, reduce
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.nets.forward import IGNORED_TARGET, features_of
 from fitorch.tree import sample_count
 
+from .builtin import is_builtin, takes_tensors
 from .call_adapters import (
     averages_over_classes,
     call_of,
@@ -19,13 +22,13 @@ from .call_adapters import (
     parameter_of,
     per_label,
     reduction_of,
-    takes_tensors,
 )
 from .names import formula_of
 from .net_loss import NetLoss, TargetCount, logits_of
 from .parts import split_parts
 from .shape_checks import MisfitError
 from .term import Term
+from .user_loss import SUM, explain_mean
 from .weighted import WeightedTerm
 
 TermValue = tuple[Tensor, "int | Tensor"]  # weighted value, and normalizer
@@ -50,16 +53,51 @@ class LossTerm(WeightedTerm):
         of_net = isinstance(term.fn, NetLoss)
         self._takes_tensors = takes_tensors(term.fn) and not of_net
         self._count_targets = TargetCount() if of_net else None
+        # What a function of the user's is a mean over is found out with the first batch.
+        self._of_user = not of_net and not self._takes_tensors
+        self._counted: str | None = None  # "samples", or "targets" that are not -100
         self._reduction = reduction_of(term.fn)
         self._reduces = not term.per_sample and self._reduction != "none"
         self._unreduced: Any = None
         self._over_classes = averages_over_classes(term.fn)
-        self._counts_lengths = isinstance(term.fn, nn.CTCLoss)
+        self._counts_lengths = is_builtin(term.fn, nn.CTCLoss)
 
     @property
     def shifted(self) -> bool:
         """Whether the net's own loss compares each target with the logits of the token before."""
         return self._count_targets is not None and self._count_targets.shifted
+
+    @property
+    def counts_before(self) -> bool:
+        """Whether the targets alone show what a batch counts, before the forward pass."""
+        return self._takes_tensors
+
+    def settle(self, y_pred: Any, y_true: Any) -> None:
+        """Find out with a batch what a loss of the user's is a mean over, or whether it is a sum.
+
+        Args:
+            y_pred: The term's output.
+            y_true: Its targets.
+        """
+        if not self._of_user or not isinstance(y_true, Tensor) or not y_true.dim():
+            return
+        samples = torch.ones(len(y_true))
+        loss = partial(self._call, self.loss_fn)
+        if self._reduction == "sum":
+            found = explain_mean(loss, y_pred, y_true, {"samples": samples, SUM: None})
+            if found == "samples":  # it divides by the number of samples itself
+                self._reduction = "mean"
+        if self._reduces and not self.summed and _has_ignored(y_true):
+            targets = (y_true != IGNORED_TARGET).reshape(len(y_true), -1).sum(1)
+            found = explain_mean(loss, y_pred, y_true, {"targets": targets, "samples": samples})
+            # A batch that does not tell, as one of a single sample, leaves an earlier answer.
+            self._counted = found or self._counted
+            if self._counted is None and y_true.dim() > 1:
+                warnings.warn(
+                    f"what {formula_of(self.loss_fn)} is a mean over is not known; a batch is "
+                    "weighted by its targets that are not -100",
+                    stacklevel=2,
+                )
 
     @property
     def summed(self) -> bool:
@@ -87,7 +125,7 @@ class LossTerm(WeightedTerm):
                 self.parts = {}
             normalizer = self._normalizer(y_pred, y_true, None, batch)
         else:
-            loss, normalizer = self._weighted(y_pred, y_true, weight)
+            loss, normalizer = self._weighted(y_pred, y_true, weight, batch)
         return self.weigh(loss), normalizer
 
     def normalizer(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:
@@ -137,7 +175,9 @@ class LossTerm(WeightedTerm):
             return counts.count_nonzero() if counts.dtype is torch.bool else counts.sum()
         if self._counts_lengths:
             return len(y_true[-1])  # the label lengths, since labels may be concatenated
-        return samples_in(y_pred if y_true is None else y_true, batch)
+        if self._of_user and self._counted != "samples" and TargetCount.applies(y_true):
+            return _targets_in(y_true)
+        return samples_in(y_pred if y_true is None else y_true, batch, targets=y_true is not None)
 
     def _target_counts(self, y_true: Any) -> Tensor | None:
         """Return the weight of each target in torch's own mean, None if all weigh the same.
@@ -152,13 +192,18 @@ class LossTerm(WeightedTerm):
         counts: Tensor = y_true != ignored  # type: ignore[assignment]
         return counts if weight is None else weight[y_true.where(counts, 0).long()] * counts
 
-    def _weighted(self, y_pred: Any, y_true: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _weighted(
+        self, y_pred: Any, y_true: Any, weight: Tensor | None, batch: Any
+    ) -> tuple[Tensor, Tensor]:
         """Return `sum(w * loss) / sum(w)` over the samples, and `sum(w)`.
 
         The weights multiply the divisor of torch's own mean too, so that weights of 1 change
         nothing.
         """
         losses = self._losses(y_pred, y_true)
+        if losses.dim() == 0 and weight is None and self._of_user and not self.term.per_sample:
+            # It has reduced its losses itself, whatever its attribute `reduction` says.
+            return losses, torch.as_tensor(self._normalizer(y_pred, y_true, None, batch))
         if losses.dim() == 0 or (weight is not None and len(losses) != len(weight)):
             samples = "" if weight is None else f" for {len(weight)} sample weights"
             message = (
@@ -183,7 +228,7 @@ class LossTerm(WeightedTerm):
 
     def _losses(self, y_pred: Any, y_true: Any) -> Tensor:
         """Return a loss for each sample, of shape (N, ...)."""
-        if isinstance(self.loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
+        if is_builtin(self.loss_fn, nn.AdaptiveLogSoftmaxWithLoss):
             return -self.loss_fn(y_pred, y_true).output  # type: ignore[no-any-return]
         if self._unreduced is None:
             # The function is made at its first use: without weights no loss per sample is needed.
@@ -194,7 +239,7 @@ class LossTerm(WeightedTerm):
                 f"{formula_of(self.loss_fn)} returned a {type(losses).__name__}; expected a tensor"
             )
             raise TypeError(message)
-        if isinstance(self.loss_fn, nn.CTCLoss) and not self.summed:
+        if self._counts_lengths and not self.summed:
             return per_label(losses, y_true)
         return losses
 
@@ -227,33 +272,42 @@ class LossTerm(WeightedTerm):
             self.loss_fn.reduction = self._reduction
 
 
-def samples_in(tree: Any, batch: Any = None) -> int:
+def _has_ignored(y_true: Tensor) -> bool:
+    """Return whether some targets are -100; this waits for a device."""
+    return TargetCount.applies(y_true) and bool((y_true == IGNORED_TARGET).any())
+
+
+def _targets_in(y_true: Tensor) -> int | Tensor:
+    """Return the number of targets that are not -100, on the CPU as a number of Python."""
+    counted = (y_true != IGNORED_TARGET).count_nonzero()
+    return int(counted) if counted.is_cpu else counted
+
+
+def samples_in(tree: Any, batch: Any = None, *, targets: bool = True) -> int:
     """Return the number of samples in a batch.
 
     Args:
         tree: The targets, or the net's output: nested tensors of shape (N, ...), or a list with a
             mapping for each sample, as of boxes and labels.
-        batch: The whole batch, whose features decide if `tree` has no such tensor.
+        batch: The whole batch. Its features decide if the targets are several tensors, or none.
+        targets: Whether `tree` is the targets.
 
     Raises:
         TypeError: The first leaf that is not None is not a tensor with a batch dimension.
     """
-    if isinstance(tree, Tensor) and tree.dim():  # by far the most frequent case
+    if targets and isinstance(tree, Tensor) and tree.dim():  # by far the most frequent case
         return tree.shape[0]
-    if isinstance(tree, list) and tree and isinstance(tree[0], Mapping):
+    if targets and isinstance(tree, list) and tree and isinstance(tree[0], Mapping):
         return len(tree)
-    graphs = getattr(batch, "num_graphs", None)  # a batch of torch_geometric counts its nodes
-    if isinstance(graphs, int):
-        return graphs
+    samples = _samples_of(batch)
+    if samples:
+        return samples
     leaf: Any = tree
     while not isinstance(leaf, Tensor) and isinstance(leaf, (Mapping, list, tuple)):
         values = leaf.values() if isinstance(leaf, Mapping) else leaf
         leaf = next((value for value in values if value is not None), None)
     shape = getattr(leaf, "shape", ())
     if not shape:
-        samples = sample_count(batch, default=0)
-        if samples:
-            return samples
         message = (
             f"cannot determine the number of samples of a batch: its targets are a "
             f"{type(tree).__name__} with a {type(leaf).__name__} inside; expected tensors of shape "
@@ -261,6 +315,19 @@ def samples_in(tree: Any, batch: Any = None) -> int:
         )
         raise TypeError(message)
     return int(shape[0])
+
+
+def _samples_of(batch: Any) -> int:
+    """Return the number of samples that the features of a batch show, 0 if they show none."""
+    graphs = getattr(batch, "num_graphs", None)  # a batch of torch_geometric counts its nodes
+    if isinstance(graphs, int):
+        return graphs
+    features = features_of(batch)
+    if isinstance(features, (list, tuple)) and features:
+        lengths = {sample_count(part, default=0) for part in features}
+        # Entries of different lengths are samples, as images of different sizes are.
+        return lengths.pop() if len(lengths) == 1 and lengths != {0} else len(features)
+    return sample_count(features, default=0)
 
 
 def _is_tree(value: Any) -> bool:

@@ -106,8 +106,10 @@ class OutputMetrics:
 
     def _copy_for_later(self, y_pred: Any, y_true: Any, weight: Any) -> tuple[Any, Any, Any]:
         """Return the batch in a form that can be kept for `_MAX_BATCHES` steps."""
-        if self._limit == 1:  # flushed at once
-            return y_pred, y_true, weight
+        if self._limit == 1:
+            # Flushed at once; but metrics that keep what they get must have a copy, since the net
+            # or the loader may use the same memory for the next batch.
+            return _copied(y_pred), _copied(y_true), _copied(weight)
         pred_buffer, true_buffer, weight_buffer = self._buffers
         weight = weight if weight is None else weight_buffer.keep(weight)
         return pred_buffer.keep(y_pred), true_buffer.keep(y_true), weight
@@ -199,10 +201,11 @@ class OutputMetrics:
         for name in names:
             reader = self._readers[name]
             try:
-                if reader != "raw" and prepared is None:
-                    prepared = self._form.prepare(logits_of(y_pred), y_true)
-                whole = Prepared(y_pred, y_true) if reader == "raw" else prepared
-                assert whole is not None
+                if reader in ("raw", "logits"):
+                    whole = Prepared(y_pred if reader == "raw" else logits_of(y_pred), y_true)
+                else:
+                    prepared = prepared or self._form.prepare(logits_of(y_pred), y_true)
+                    whole = prepared
                 self._update_metric(name, reader, whole, weight if name in self._weighted else None)
             except Exception as error:
                 message = (
@@ -302,7 +305,8 @@ def _detached_object(output: Any) -> Any:
 def _reader(metric: Any) -> str:
     """Return how a metric reads a batch.
 
-    "raw" metrics, which belong to users, get the net's output unchanged. All others get tensors:
+    "raw" metrics, which belong to users, get the net's output unchanged, and "logits" metrics its
+    logits as they are. All others get tensors in the form of classification:
     "counts" also which targets count, "weighs" a weight of 0 for targets that do not count.
     """
     if isinstance(metric, (NamedMetric, Probabilities, SoftTargets)):
@@ -312,7 +316,13 @@ def _reader(metric: Any) -> str:
     module = update_module(metric)
     if module.startswith("fitorch.metrics.") and takes_weights(metric):
         return "weighs"
+    if module.startswith("torchmetrics.text."):
+        return "logits"  # Perplexity takes (N, T, C), and leaves out targets by itself
     return "tensors" if module.startswith("torchmetrics.") else "raw"
+
+
+def _copied(part: Any) -> Any:
+    return part.clone() if isinstance(part, Tensor) else part
 
 
 def _squeezed(y_pred: Any, y_true: Any) -> str:

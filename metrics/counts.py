@@ -118,6 +118,22 @@ class Recall(CountingMetric):
         return self._mean(self.hits, self.actual)
 
 
+class BalancedAccuracy(CountingMetric):
+    """The mean recall of the classes that occur in the targets: the metric `"balanced_accuracy"`.
+
+    It is the `balanced_accuracy_score` of scikit-learn, and NaN if no sample was counted.
+
+    Args:
+        num_classes: The number of classes; None infers it from the first batch.
+        from_logits: Not used: the largest prediction decides.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the mean in [0, 1]."""
+        occurs = self.actual > 0
+        return (self.hits[occurs].double() / self.actual[occurs]).mean().float()
+
+
 class IOU(CountingMetric):
     """Intersection over union of predicted and true masks: `TP / (TP + FP + FN)`.
 

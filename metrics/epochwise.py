@@ -53,7 +53,8 @@ class WholeEpoch:
                 )
                 raise TypeError(message)
         y_pred = with_batch_dimension(y_pred, y_true)
-        self._kept.append((y_pred.cpu(), y_true.cpu()))
+        # Copies, because the net or the loader may use the same memory for the next batch.
+        self._kept.append((y_pred.to("cpu", copy=True), y_true.to("cpu", copy=True)))
 
     def compute(self) -> Any:
         """Return the value of the function, NaN if there were no batches."""

@@ -35,12 +35,7 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
     if isinstance(metric, type):
         message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
         raise TypeError(message)
-    if type(metric).__name__ == "MetricTracker":
-        message = (
-            f"metric {name!r} is a MetricTracker; pass the metric inside of it, because the "
-            "history has its value of each epoch"
-        )
-        raise TypeError(message)
+    _refuse_foreign(name, metric)
     methods = [m for m in ("update", "compute", "reset") if callable(getattr(metric, m, None))]
     if methods and not {"compute", "reset"} <= {*methods}:
         message = (
@@ -64,6 +59,26 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
         "(y_pred, y_true) -> scalar, a name, or an object with update, compute and reset"
     )
     raise TypeError(message)
+
+
+def _refuse_foreign(name: str, metric: Any) -> None:
+    """Raise an error for objects that could be called, but are not metrics of a batch.
+
+    Raises:
+        TypeError: `metric` is a metric of Keras, or a MetricTracker of torchmetrics.
+    """
+    if type(metric).__name__ == "MetricTracker":
+        message = (
+            f"metric {name!r} is a MetricTracker; pass the metric inside of it, because the "
+            "history has its value of each epoch"
+        )
+        raise TypeError(message)
+    if callable(getattr(metric, "update_state", None)) and hasattr(metric, "result"):
+        message = (
+            f"metric {name!r} is a {type(metric).__name__} of Keras; pass a name such as 'acc', a "
+            "metric of torchmetrics, or a function (y_true, y_pred) -> scalar"
+        )
+        raise TypeError(message)
 
 
 def _with_prediction_kind(metric: Any, scale: PredictionKind) -> Any:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,7 @@ class FunctionMetric:
         self.higher_is_better = getattr(function, "higher_is_better", None)
         self._name, self._device = name, device
         self._means: dict[str, Mean] = {}
+        self._length = 0  # of the vectors that the function returns
 
     def update(self, y_pred: Any, y_true: Any) -> None:
         """Add a batch."""
@@ -45,11 +47,28 @@ class FunctionMetric:
         if isinstance(value, Tensor) and value.numel() == 1:
             self._mean_of(self._name).add(value.reshape(()), samples)
             return
+        self._check_length(value)
         for name, part in named_parts(self._name, value):
             number = (
                 part if isinstance(part, Tensor) else torch.tensor(float(part), dtype=torch.float64)
             )
             self._mean_of(name).add(number, samples)
+
+    def _check_length(self, value: Any) -> None:
+        """Check that a vector has a number for each of the same columns in every batch.
+
+        Raises:
+            ValueError: Its length changes, so that it has a number for each sample.
+        """
+        if not isinstance(value, (Tensor, np.ndarray)) or not value.ndim:
+            return
+        self._length = self._length or len(value)
+        if len(value) != self._length:
+            message = (
+                f"it returned {self._length} numbers for one batch and {len(value)} for another; "
+                "return their mean, with .mean()"
+            )
+            raise ValueError(message)
 
     def compute(self) -> Any:
         """Return the mean, or the mean of each number by its column."""

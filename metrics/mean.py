@@ -205,6 +205,11 @@ class Means:
         self._means = [mean_on(device, summed=is_sum) for is_sum in summed]
         self._parts: dict[str, Mean] = {}
 
+    def settle(self, summed: Iterable[bool]) -> None:
+        """Set for each term whether its values are sums, before the first batch is added."""
+        for mean, is_sum in zip(self._means, summed, strict=True):
+            mean.summed = is_sum
+
     @property
     def empty(self) -> bool:
         """Whether the means of all terms are empty."""

@@ -46,6 +46,7 @@ class NamedMetric:
         self._variants: list[_Variant] = []
         self._device = torch.device("cpu")
         self._sums_to_one: Tensor | None = None  # whether all rows of targets do
+        self._outside: Tensor | None = None  # whether a target is not in [0, 1], as labels are
         self._decided: Task | None = None  # the task of the value that was computed last
 
     @property
@@ -80,18 +81,33 @@ class NamedMetric:
             valid = valid.to(self._device)
             before = self._sums_to_one
             self._sums_to_one = valid if before is None else before & valid
+        if self._variants[0].task.kind in ("binary", "multilabel"):
+            outside = (target < 0) | (target > 1)
+            outside = (outside if counted is None else outside & counted).any().to(self._device)
+            self._outside = outside if self._outside is None else self._outside | outside
         for variant in self._variants:
             _update(variant, preds, target, sample_weight, counted)
 
     def compute(self) -> Any:
-        """Return the value over all batches."""
+        """Return the value over all batches.
+
+        Raises:
+            ValueError: Targets of a later batch do not belong to the task of the first one.
+        """
+        # This waits for the device.
+        if self._outside is not None and bool(self._outside):
+            message = (
+                f"the first batch has the task {self._variants[0].task}, but later targets are "
+                "outside of [0, 1]; pass a metric of torchmetrics for the task instead of a name"
+            )
+            raise ValueError(message)
         chosen = self._chosen()
         self._decided = chosen.task
         return chosen.metric.compute()
 
     def reset(self) -> None:
         """Discard all batches, but keep the task."""
-        self._sums_to_one = None
+        self._sums_to_one = self._outside = None
         for variant in self._variants:
             variant.metric.reset()
 
@@ -109,11 +125,13 @@ class NamedMetric:
             state["others"] = [[_plain(v.task), state_of(v.metric)] for v in others]
         if self._variants[-1].task.soft:
             state["sums_to_one"] = self._sums_to_one
+        if self._outside is not None:
+            state["outside"] = self._outside
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state, and build the metric if necessary."""
-        self._sums_to_one = state.get("sums_to_one")
+        self._sums_to_one, self._outside = state.get("sums_to_one"), state.get("outside")
         if not state:
             self._variants = []
             return
@@ -205,6 +223,8 @@ class NamedMetric:
         flags = [part._sums_to_one for part in parts if part._sums_to_one is not None]
         # One row in any process decides for all.
         self._sums_to_one = torch.stack([flag.cpu() for flag in flags]).all() if flags else None
+        outside = [part._outside.cpu() for part in parts if part._outside is not None]
+        self._outside = torch.stack(outside).any() if outside else None
 
 
 def get(name: str, scale: PredictionKind = None) -> NamedMetric:

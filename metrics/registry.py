@@ -37,6 +37,13 @@ def _accuracy(task: Task, scale: PredictionKind) -> Any:
     return HitRate(threshold=0.5 if scale == "probabilities" else 0.0)
 
 
+def _balanced_accuracy(task: Task, _scale: PredictionKind) -> Any:
+    _check_task(task, ("binary", "multilabel", "regression"), "balanced_accuracy")
+    from .counts import BalancedAccuracy
+
+    return BalancedAccuracy(task.size)
+
+
 def _auc(task: Task, scale: PredictionKind) -> Any:
     if task.kind != "binary":
         return _classification("AUROC")(task, scale)
@@ -114,7 +121,7 @@ METRICS: dict[str, MetricEntry] = {
     "auc": MetricEntry(_auc),
     "auroc": MetricEntry(_auc),
     "average_precision": MetricEntry(_classification("AveragePrecision")),
-    "balanced_accuracy": MetricEntry(_multiclass("Accuracy", average="macro")),
+    "balanced_accuracy": MetricEntry(_balanced_accuracy),
     "f1": MetricEntry(_classification("F1Score")),
     "iou": MetricEntry(_classification("JaccardIndex")),
     "kappa": MetricEntry(_classification("CohenKappa")),

@@ -22,17 +22,22 @@ _EXCLUSIVE = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precisio
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """Return `tree` with `function` applied to every tensor; other leaves stay as they are."""
-    if isinstance(tree, Tensor):
+    return map_leaves(function, tree, Tensor)
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any, types: Any) -> Any:
+    """Return `tree` with `function` applied to every leaf of some types, as tensors or arrays."""
+    if isinstance(tree, types):
         return function(tree)
     if isinstance(tree, Mapping):
-        mapped = {key: map_tensors(function, value) for key, value in tree.items()}
+        mapped = {key: map_leaves(function, value, types) for key, value in tree.items()}
         return mapped if type(tree) is dict else rebuild_mapping(tree, mapped)
     if isinstance(tree, (tuple, list)):
-        return rebuild_sequence(tree, [map_tensors(function, value) for value in tree])
+        return rebuild_sequence(tree, [map_leaves(function, value, types) for value in tree])
     if is_record(tree):
-        return rebuild_record(tree, map_tensors(function, fields_of(tree)))
+        return rebuild_record(tree, map_leaves(function, fields_of(tree), types))
     if isinstance(tree, Distribution):
-        parameters = map_tensors(function, parameters_of_distribution(tree))
+        parameters = map_leaves(function, parameters_of_distribution(tree), types)
         with suppress(TypeError, ValueError):  # a class of the user's with other arguments
             return rebuild_distribution(tree, parameters)
     return tree

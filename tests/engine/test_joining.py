@@ -299,3 +299,60 @@ def test_packed_sequences_count_their_samples():
 def test_one_batch_is_joined_as_several_are():
     result = predict(lambda x: {"rows": x, "loss": x.mean()}, batch_size=N)
     assert len(result["loss"]) == 1
+
+
+class Buffered(nn.Module):
+    """Writes its outputs into the same memory each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("output", torch.zeros(4))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += len(x)
+        self.output[: len(x)] = x
+        return {
+            "y": self.output[: len(x)],
+            "seen": self.seen,
+            "array": self.output[: len(x)].numpy(),
+        }
+
+
+def test_outputs_that_share_memory_are_copied():
+    x = torch.arange(10.0)
+    got = KerasModel(Buffered(), "mse").predict(x, batch_size=4, verbose=0)
+    assert torch.equal(got["y"], x)
+    assert [float(seen) for seen in got["seen"]] == [4, 8, 10]
+    assert got["array"].tolist() == x.tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 6])
+@pytest.mark.parametrize("second", ["state", "loss", "mapping", "list"])
+def test_a_tuple_as_long_as_the_batch_is_a_tuple_of_outputs(second, batch_size):
+    lstm = nn.LSTM(3, 5, batch_first=True)
+
+    def forward(x):
+        y, state = lstm(x)
+        others = {"state": state, "loss": y.mean(), "mapping": {"loss": y.mean()}, "list": [y, -y]}
+        return y, others[second]
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return forward(x)
+
+    x = torch.randn(6, 4, 3)
+    got = KerasModel(Net(), "mse").predict(x, batch_size=batch_size, verbose=0)
+    assert isinstance(got, tuple)
+    assert len(got) == 2
+    torch.testing.assert_close(got[0], lstm(x)[0].detach())
+
+
+def test_a_list_of_texts_is_a_set_of_samples():
+    class Lengths(nn.Module):
+        def forward(self, texts):
+            return torch.tensor([[float(len(text))] for text in texts])
+
+    with pytest.warns(UserWarning, match="does not take the parts"):
+        got = KerasModel(Lengths(), "mse").predict(["a", "bb", "ccc"], batch_size=2, verbose=0)
+    assert got.tolist() == [[1.0], [2.0], [3.0]]

@@ -258,6 +258,8 @@ def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
 def _is_sequence_of_samples(data: object) -> bool:
     """Return whether `data` is a map-style dataset but not a Dataset, as those of Hugging Face."""
     sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if isinstance(data, list) and data and all(isinstance(item, str) for item in data):
+        return True  # texts, which are not batches of characters
     other = isinstance(data, (Mapping, tuple, list, str, bytes)) or is_array(data)
     return sized and not other and not is_sparse(data)
 

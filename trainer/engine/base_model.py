@@ -162,6 +162,10 @@ class BaseModel(ABC):
         loss = dict(self.objective.named_parameters(self.net))
         self._new_parameters.add(self.optimizer, self.net, loss.values())
 
+    def report_new_parameters(self) -> None:
+        """Warn about layers that were added or replaced within a fit, which it does not train."""
+        self._new_parameters.report(self.optimizer, self.net)
+
     def _check_shardable(self) -> None:
         """Raise an error if the net is sharded and the loss has trainable parameters.
 

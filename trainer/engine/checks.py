@@ -144,6 +144,11 @@ def check_sample_weight(weight: object, *, by_output: bool) -> None:
                 "shape (N,) or (N, 1)"
             )
             raise DataError(message)
+        # This reads the first batch from a device, once per stage.
+        if leaf.numel() and not bool((leaf >= 0).all()):
+            worst = leaf.min().item()
+            message = f"sample_weight has the value {worst}; expected weights >= 0"
+            raise DataError(message)
 
 
 @contextmanager

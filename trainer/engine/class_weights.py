@@ -27,10 +27,12 @@ def class_weights_of(weights: Any) -> dict[int, float] | None:
     """
     if weights is None:
         return None
-    if hasattr(weights, "tolist"):  # an array, a tensor or a Series
+    if hasattr(weights, "to_dict"):  # a Series, whose index has the class numbers
+        weights = weights.to_dict()
+    if hasattr(weights, "tolist"):  # an array or a tensor
         weights = weights.tolist()
     if isinstance(weights, (tuple, list)):
-        weights = dict(enumerate(weights))
+        return ForEachClass({_class_number(n, w): float(w) for n, w in enumerate(weights)}) or None
     if not isinstance(weights, Mapping):
         message = (
             f"class_weight is {weights!r}; expected a dict of class number to weight, or a "
@@ -52,6 +54,10 @@ def _class_number(number: Any, weight: Any) -> int:
     return int(value)
 
 
+class ForEachClass(dict[int, float]):
+    """The weights of all classes, which were passed without their numbers."""
+
+
 class ClassWeights:
     """Computes the weight of each sample: the weight of its class times its sample weight.
 
@@ -71,6 +77,7 @@ class ClassWeights:
         kind: PredictionKind = None,
     ) -> None:
         self.weights = dict(weights)
+        self._for_each = isinstance(weights, ForEachClass)
         table = torch.ones(max(weights) + 1, dtype=dtype)
         for number, weight in weights.items():
             table[number] = weight
@@ -96,6 +103,12 @@ class ClassWeights:
             message = (
                 f"class_weight has the class {max(self.weights)}, but the task is {task}: classes "
                 f"are 0 to {classes - 1}"
+            )
+            raise DataError(message)
+        if classes is not None and self._for_each and len(self.weights) < classes:
+            message = (
+                f"class_weight has {len(self.weights)} weights, but the task is {task}; pass a "
+                "weight for each class, or a dict of class number to weight"
             )
             raise DataError(message)
 

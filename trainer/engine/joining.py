@@ -215,8 +215,20 @@ class _Joiner:
         joined = [self.join(list(column)) for column in zip(*values, strict=True)]
         return rebuild_sequence(values[0], joined)
 
+    def _is_tuple_of_outputs(self, values: list[Any]) -> bool:
+        """Return whether tuples hold parts of different kinds, or one with a row per sample."""
+        kinds = {type(entry) for value in values for entry in value}
+        rows = (
+            _size(entry, 0) == count
+            for value, count in zip(values, self._counts, strict=True)
+            for entry in value
+        )
+        return len(kinds) > 1 or any(rows)
+
     def _are_outputs(self, values: list[Any]) -> bool:
         """Return whether sequences as long as their batches hold tensors of all samples."""
+        if isinstance(values[0], tuple) and self._is_tuple_of_outputs(values):
+            return True
         if len(set(self._counts)) > 1:
             return hasattr(values[0], "_fields")
         count = self._counts[0]

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -19,7 +20,7 @@ from fitorch.errors import DataError, annotate
 from fitorch.internals.torch import original_module
 from fitorch.nets.calls import Call, choose_call
 from fitorch.nets.forward import choose_forward, features_of
-from fitorch.tree import map_tensors, rebuild_mapping
+from fitorch.tree import map_leaves, rebuild_mapping
 
 from .diagnostics import module_of
 from .inference import GradientsOnDemand, inference
@@ -63,7 +64,7 @@ class PredictionStep:
             output = rebuild_mapping(output, kept)
         # Each copy waits for the device. In exchange, the device holds the output of one batch
         # only.
-        output = map_tensors(_on_cpu, output)
+        output = map_leaves(_copied_to_cpu, output, (Tensor, np.ndarray))
         whole = self._call is self._cast_net
         self.outputs.append(counted(output, batch, self._features(batch), whole=whole))
         self.logs["outputs"] = output
@@ -169,9 +170,10 @@ def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any]
     return all_outputs if gather == "all" or processes.is_main else None
 
 
-def _on_cpu(tensor: Tensor) -> Tensor:
-    # A net that differentiates within its forward pass may return a graph.
-    return tensor.detach().cpu()
+def _copied_to_cpu(leaf: Any) -> Any:
+    # A copy, because the net or the loader may use the same memory for the next batch. A net that
+    # differentiates within its forward pass may return a graph.
+    return leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf.copy()
 
 
 def _is_list_of_samples(batch: Any) -> bool:

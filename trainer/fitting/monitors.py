@@ -10,7 +10,13 @@ from torch.optim import lr_scheduler
 
 from fitorch.callbacks.callback_list import flatten_callbacks
 from fitorch.callbacks.display.progress import Progress
-from fitorch.callbacks.monitor import MonitorCallback, added_columns, check_monitor, spellings
+from fitorch.callbacks.monitor import (
+    MonitorCallback,
+    added_columns,
+    check_monitor,
+    check_monitor_name,
+    spellings,
+)
 from fitorch.engine.arguments import FitArguments
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import collection_keys, has_one_value, higher_is_better
@@ -29,6 +35,7 @@ def monitored_value(
         ValueError: The fit does not measure the value, or its direction is unknown.
     """
     monitor = arguments.monitor
+    check_monitor_name(monitor)
     added = _added_by(arguments.callbacks, names)
     known = [*names, *added]
     # "val_loss" is the default: it becomes the loss of the first set, or of training.

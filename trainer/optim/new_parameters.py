@@ -23,6 +23,7 @@ class NewParameters:
 
     def __init__(self, optimizer: optim.Optimizer | None, net: nn.Module, *, built: bool) -> None:
         self._built = built
+        self._reported: set[str] = set()
         # Names, because sharding replaces the parameters.
         self._left_out = set() if optimizer is None else {n for n, _ in _missing(optimizer, net)}
 
@@ -48,9 +49,26 @@ class NewParameters:
                 f"{type(optimizer).__name__} does not train them: add them with "
                 "optimizer.add_param_group, or make a new KerasModel"
             )
+        self._reported.update(name for name, _ in new)
         if new:
             listed = ", ".join(name for name, _ in new[:3]) + (", ..." if len(new) > 3 else "")
             warnings.warn(f"the net has {len(new)} new parameters ({listed}); {what}", stacklevel=2)
+
+    def report(self, optimizer: optim.Optimizer | None, net: nn.Module) -> None:
+        """Warn about new parameters that a running fit does not train, once for each of them."""
+        if optimizer is None:
+            return
+        known = self._left_out | self._reported
+        new = [n for n, p in _missing(optimizer, net) if n not in known and p.requires_grad]
+        if not new:
+            return
+        self._reported.update(new)
+        listed = ", ".join(new[:3]) + (", ..." if len(new) > 3 else "")
+        warnings.warn(
+            f"the net got {len(new)} new parameters ({listed}) within a fit, which does not train "
+            "them; change the net between two fits",
+            stacklevel=2,
+        )
 
 
 def _missing(optimizer: optim.Optimizer, net: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -78,7 +78,7 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
         """Return the batches with their divisors, window by window."""
         self._samples.clear()
         counts_targets = self.measurement.spec.forward is None
-        counts_targets &= not self.measurement.objective.uses_net_loss
+        counts_targets &= self.measurement.objective.counts_before
         batches = self._noted(batches)
         if counts_targets:
             return micro_batches(batches, self.window, self._count)

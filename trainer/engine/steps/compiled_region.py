@@ -187,7 +187,7 @@ def _step_function(
         # The step begins with forward pass and objective.
         with torch.enable_grad():
             y_pred, y_true, weight = forward(batch)
-            parts = objective.compare(y_pred, y_true, weigh(y_true, weight))
+            parts = objective.compare(y_pred, y_true, weigh(y_true, weight), batch)
             # The backward pass is functional, because the gradients must keep their addresses.
             gradients = torch.autograd.grad(objective.total(parts), trained)
         parts = [(value.detach(), share) for value, share in parts]

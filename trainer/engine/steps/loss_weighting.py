@@ -29,8 +29,12 @@ class LossWeighting:
         self._objective, self._processes, self._window = objective, processes, window
         # The unit of counts, so that most of them are 1 and no multiplication is needed.
         self.reference: float | None = None
-        self.sums = all(objective.summed)
         self._differ: bool | None = None  # whether terms are means over different numbers
+
+    @property
+    def sums(self) -> bool:
+        """Whether all losses are sums, which the first batch may have shown."""
+        return all(self._objective.summed)
 
     def __call__(self, parts: list[TermValue], *, counts: bool) -> tuple[Tensor, float | Tensor]:
         """Return the weighted loss of a batch, and what it counts.

@@ -206,6 +206,7 @@ class Measurement:
         # for example for dropout, and update the statistics of batch norms twice.
         y_pred, y_true, weight = self.forward(batch)
         self._check_fit(y_pred, y_true)
+        self.losses.settle(self._summed())  # a loss of the user's may have turned out to be a mean
         check_sample_weight(weight, by_output=self.objective.by_output)
         parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight), batch)
         self._check_parts([*parts, *self._first_penalties(parts)])
@@ -228,9 +229,12 @@ class Measurement:
 
     def add_losses(self, parts: list[TermValue]) -> float:
         """Add the losses of a batch; return their sum if that does not wait for a device."""
-        for term, (_, normalizer) in zip(self.objective.losses, parts, strict=False):
+        terms = self.objective.losses
+        for term, (_, normalizer) in zip(terms, parts, strict=False):
             for name, part in term.parts.items():
-                self.losses.add_part(name, part, normalizer, summed=term.summed)
+                # Parts of several losses are named after their loss, so that each has a column.
+                column = name if len(terms) == 1 else f"{term.name}_{name}"
+                self.losses.add_part(column, part, normalizer, summed=term.summed)
         return self.losses.add(parts)
 
     def _choose_forward(self, batch: Any) -> Forward:
