@@ -133,6 +133,16 @@ class Objective:
         return all(term.counts_before for term in self.losses)
 
     @property
+    def answers(self) -> list[list[Any]]:
+        """What the first batch has shown about each loss of the user's."""
+        return [term.answer for term in self.losses]
+
+    def restore_answers(self, answers: list[list[Any]]) -> None:
+        """Restore what an earlier batch has shown, in an epoch that is resumed."""
+        for term, answer in zip(self.losses, answers, strict=True):
+            term.restore_answer(answer)
+
+    @property
     def by_output(self) -> bool:
         """Whether losses are bound to single outputs of the net."""
         return any(term.term.output for term in self.losses)

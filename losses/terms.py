@@ -100,6 +100,18 @@ class LossTerm(WeightedTerm):
                 )
 
     @property
+    def answer(self) -> list[Any]:
+        """What `settle` has found out: whether the loss is a mean over samples, or a sum."""
+        return [self._counted == "samples", self.summed]
+
+    def restore_answer(self, answer: list[Any]) -> None:
+        """Restore what an earlier batch has shown, in an epoch that is resumed."""
+        by_sample, summed = answer
+        self._counted = "samples" if by_sample else self._counted
+        if self._of_user and self._reduction == "sum" and not summed:
+            self._reduction = "mean"
+
+    @property
     def summed(self) -> bool:
         """Whether the loss of a batch is a sum over its samples instead of a mean."""
         return self._reduction == "sum"

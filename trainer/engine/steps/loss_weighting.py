@@ -12,6 +12,8 @@ from fitorch.errors import RankError
 from fitorch.losses.objective import Objective
 from fitorch.losses.terms import TermValue
 
+from .measurement import check_answers
+
 
 class LossWeighting:
     """Weights losses so that their gradients, added up, are those of one batch of all processes.
@@ -64,12 +66,13 @@ class LossWeighting:
         objective = self._objective
         # This is a collective, once per fit: all processes wait for the first batch of each other.
         differ = count_differently(parts) or len(set(objective.summed)) > 1
-        gathered = self._processes.gather((float(parts[0][1]), differ))
+        gathered = self._processes.gather((float(parts[0][1]), differ, objective.answers))
+        check_answers(objective, [answers for *_, answers in gathered])
         # A resumed fit keeps the unit from its checkpoint: with another unit, the divisions would
         # round differently.
         if self.reference is None:
             self.reference = gathered[0][0] or 1.0  # of rank 0, the same in all processes
-        self._differ = any(differ for _, differ in gathered)
+        self._differ = any(differ for _, differ, _ in gathered)
         if self._differ and self._window > 1:
             message = (
                 f"the terms of {objective.name} are means over different numbers of targets, "

@@ -14,7 +14,7 @@ from fitorch.data.in_memory import MemorySource
 from fitorch.data.sources import Source
 from fitorch.engine.checks import check_sample_weight
 from fitorch.engine.placement import Placement
-from fitorch.errors import annotate
+from fitorch.errors import RankError, annotate
 from fitorch.losses.net_loss import loss_in
 from fitorch.losses.objective import Objective
 from fitorch.losses.terms import TermValue
@@ -134,10 +134,13 @@ class Measurement:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of the stage so far."""
-        return {"losses": self.losses.state_dict(), "metrics": self.metrics.state_dict()}
+        losses, metrics = self.losses.state_dict(), self.metrics.state_dict()
+        return {"losses": losses, "metrics": metrics, "answers": self.objective.answers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the sums of a stage."""
+        self.objective.restore_answers(state.get("answers", self.objective.answers))
+        self.losses.settle(self._summed())
         self.losses.load_state_dict(state["losses"])
         self.metrics.load_state_dict(state["metrics"])
 
@@ -182,12 +185,14 @@ class Measurement:
         sums = self.losses.sums()
 
         def gather(states: object) -> list[Any]:
-            parts.extend(self._gather((self.batches, sums, states)))
+            answers = self.objective.answers if self.batches else None
+            parts.extend(self._gather((self.batches, sums, answers, states)))
             return [states for *_, states in parts]
 
         metrics = self.metrics.gathered(gather)
         self.batches = sum(batches for batches, *_ in parts)
-        return self.losses.joined([sums for _, sums, _ in parts]), metrics
+        check_answers(self.objective, [answers for *_, answers, _ in parts if answers is not None])
+        return self.losses.joined([sums for _, sums, *_ in parts]), metrics
 
     def _summed(self) -> list[bool]:
         """Return for each term that is measured per batch whether its values are sums."""
@@ -259,6 +264,20 @@ class Measurement:
     def _check_parts(self, parts: list[Any]) -> None:
         names = self.objective.names or [self.objective.name]
         _check_scalars(zip(names, (value for value, _ in parts), strict=False))
+
+
+def check_answers(objective: Objective, answers: list[Any]) -> None:
+    """Check that the first batches of all processes have shown the same about the losses.
+
+    Raises:
+        RankError: They have not: the processes would weigh their batches differently.
+    """
+    if any(answer != answers[0] for answer in answers):
+        message = (
+            f"what {objective.name} is a mean over differs between the first batches of the "
+            "processes; pass a loss of torch, or fitorch.losses.term(loss_fn, per_sample=True)"
+        )
+        raise RankError(message)
 
 
 def _check_scalars(named: Iterable[tuple[str, Any]]) -> None:
