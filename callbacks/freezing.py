@@ -186,7 +186,7 @@ class GradualUnfreeze(Freezing):
                 "that train from the first epoch"
             )
             raise ValueError(message)
-        self.schedule = {plain(epoch): pattern for epoch, pattern in schedule.items()}
+        self.schedule = {int(plain(epoch)): pattern for epoch, pattern in schedule.items()}
         self._first_epochs: dict[int, int] = {}  # of each selected parameter, by id
 
     def select(self, net: nn.Module) -> None:

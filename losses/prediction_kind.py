@@ -35,7 +35,7 @@ def prediction_kind_of(loss_fn: Any) -> PredictionKind:
         return "probabilities"
     if function in (functional.cross_entropy, functional.nll_loss):
         return "class_logits"
-    if is_builtin(loss_fn, ReducedLoss):
+    if isinstance(loss_fn, ReducedLoss) and is_builtin(loss_fn, ReducedLoss):
         return _KIND_OF_LOGITS[loss_fn.from_logits]
     if is_builtin(loss_fn, _CLASS_LOGITS):
         return "class_logits"

@@ -29,6 +29,7 @@ def killed_owner(folder, outlived):
     """Start a process that takes the lock and forks, and kill it; its child lives on."""
     script = [sys.executable, "-c", textwrap.dedent(OWNER), str(folder), str(outlived)]
     process = subprocess.Popen(script, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     with process.stdout as output:
         assert output.readline() == "locked\n"
     process.send_signal(signal.SIGKILL)

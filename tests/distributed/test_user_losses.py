@@ -48,6 +48,7 @@ def test_a_users_loss_is_trained_on_as_in_one_batch(two, name, window):
     net = nn.Linear(4, 3).double()
     whole = LOSSES[name](net(X), TAGS)
     whole.backward()
+    assert net.weight.grad is not None
     expected = net.weight.detach() - 0.3 * net.weight.grad
     for weights, loss, before in two.run(trained, name, 2, window):
         torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-12)

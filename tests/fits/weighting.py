@@ -62,6 +62,7 @@ def by_hand(counts):
         losses = F.cross_entropy(net(X), Y, reduction="none")
         loss = (losses * weight).sum() / weight.sum()
     loss.backward()
+    assert net.weight.grad is not None
     with torch.no_grad():
         return net.weight - RATE * net.weight.grad, loss.item()
 

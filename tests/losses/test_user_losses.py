@@ -99,6 +99,7 @@ def test_a_users_loss_is_trained_on_and_measured_as_in_one_batch(loss, y, window
         verbose=0,
     )
     whole.backward()
+    assert by_hand.weight.grad is not None
     expected = by_hand.weight - rate * by_hand.weight.grad
     torch.testing.assert_close(trained.weight, expected, rtol=1e-9, atol=1e-12)
 
