@@ -29,7 +29,7 @@ def call_of(loss_fn: Any) -> Call:
     """Return how a loss is called: `(loss_fn, y_pred, y_true) -> Tensor`."""
     # The type decides, once per fit: a step calls the adapter without a look at the loss.
     adapters = (call for loss_type, call in _CALLS.items() if is_builtin(loss_fn, loss_type))
-    return next(adapters, _call_swapped if takes_targets_first(loss_fn) else _call_plain)
+    return next(adapters, _call_swapped if takes_targets_first(loss_fn) else call_plain)
 
 
 def averages_over_classes(loss_fn: Any) -> bool:
@@ -66,7 +66,8 @@ def parameter_of(function: Any, name: str) -> inspect.Parameter | None:
         return None
 
 
-def _call_plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+def call_plain(loss_fn: Any, y_pred: Any, y_true: Any) -> Tensor:
+    """Call a loss in torch's order."""
     return loss_fn(y_pred, y_true)  # type: ignore[no-any-return]
 
 

@@ -18,6 +18,7 @@ from .builtin import is_builtin, takes_tensors
 from .call_adapters import (
     averages_over_classes,
     call_of,
+    call_plain,
     class_options,
     parameter_of,
     per_label,
@@ -61,6 +62,10 @@ class LossTerm(WeightedTerm):
         self._unreduced: Any = None
         self._over_classes = averages_over_classes(term.fn)
         self._counts_lengths = is_builtin(term.fn, nn.CTCLoss)
+        # Whether it is called with `(y_pred, y_true)` and is a mean over samples, without a look at
+        # the targets.
+        self._plain = self._takes_tensors and self._call is call_plain
+        self._plain &= not self._over_classes and not self._counts_lengths
 
     @property
     def shifted(self) -> bool:
@@ -130,14 +135,21 @@ class LossTerm(WeightedTerm):
             y_pred, y_true, weight = self.select(y_pred, y_true, weight)
         if weight is None and self._reduces:
             # The loss reduces itself, so that its bits are those of a hand-written loop.
-            loss: Any = self._call(self.loss_fn, y_pred, y_true)
-            if not isinstance(loss, Tensor):
-                loss = self._split(loss)
-            elif self.parts:
-                self.parts = {}
-            normalizer = self._normalizer(y_pred, y_true, None, batch)
+            if self._plain and isinstance(y_true, Tensor) and y_true.dim():
+                # A fast path for every step: a mean over samples, called as it is.
+                loss: Any = self.loss_fn(y_pred, y_true)
+                normalizer: int | Tensor = y_true.shape[0]
+            else:
+                loss = self._call(self.loss_fn, y_pred, y_true)
+                if not isinstance(loss, Tensor):
+                    loss = self._split(loss)
+                elif self.parts:
+                    self.parts = {}
+                normalizer = self._normalizer(y_pred, y_true, None, batch)
         else:
             loss, normalizer = self._weighted(y_pred, y_true, weight, batch)
+        if self.weight == 1.0 and not self.term.schedules:
+            return loss, normalizer
         return self.weigh(loss), normalizer
 
     def normalizer(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:

@@ -85,11 +85,9 @@ class FiniteCheck:
 
     def __call__(self, tensors: list[Tensor]) -> bool:
         """Return whether no element is NaN or infinite."""
-        if self._kernel is None:
-            return all(map(_is_finite, tensors))
         try:
             self._kernel(tensors, self._found, self._one)
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, NotImplementedError, TypeError):  # the last one without a kernel
             self._kernel = None
             return all(map(_is_finite, tensors))
         if not self._found.item():

@@ -13,6 +13,8 @@ from fitorch.errors import NonFiniteError
 from fitorch.internals.torch import FiniteCheck, bare_step, mark_stepped
 from fitorch.losses.penalty_term import PenaltyTerm
 
+_NOT_FINITE = "the loss is finite, but its gradient is not"
+
 _MAX_SKIPPED = 100  # consecutive updates that a gradient scaler may skip
 
 
@@ -129,8 +131,7 @@ class Update:
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if gradients and not self._all_finite(gradients):
-            message = "the loss is finite, but its gradient is not"
-            raise NonFiniteError(message)
+            raise NonFiniteError(_NOT_FINITE)
 
     def _penalize(self) -> None:
         for penalty in self._penalties:
@@ -169,8 +170,11 @@ class Update:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def _checked_step(self) -> None:
-        # The check comes before the weights change: an update by NaN cannot be undone.
-        self.check_gradients()
+        # The check comes before the weights change: an update by NaN cannot be undone. It is
+        # written out, because each call counts in the step of a small net.
+        gradients = [g for p in self.parameters if (g := p.grad) is not None]
+        if gradients and not self._all_finite(gradients):  # type: ignore[misc]
+            raise NonFiniteError(_NOT_FINITE)
         self._change()
 
     def _guarded_step(self) -> None:

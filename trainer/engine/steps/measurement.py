@@ -235,12 +235,18 @@ class Measurement:
     def add_losses(self, parts: list[TermValue]) -> float:
         """Add the losses of a batch; return their sum if that does not wait for a device."""
         terms = self.objective.losses
+        if len(terms) > 1 or terms[0].parts:  # a fast path for every step of a single loss
+            self._add_parts(parts)
+        return self.losses.add(parts)
+
+    def _add_parts(self, parts: list[TermValue]) -> None:
+        """Add the parts that losses returned beside their values."""
+        terms = self.objective.losses
         for term, (_, normalizer) in zip(terms, parts, strict=False):
             for name, part in term.parts.items():
                 # Parts of several losses are named after their loss, so that each has a column.
                 column = name if len(terms) == 1 else f"{term.name}_{name}"
                 self.losses.add_part(column, part, normalizer, summed=term.summed)
-        return self.losses.add(parts)
 
     def _choose_forward(self, batch: Any) -> Forward:
         spec = self.spec
