@@ -214,3 +214,17 @@ def test_a_schedule_whose_step_wants_more_is_refused_before_the_first_update():
     with pytest.raises(ValueError, match=r"Timm\.step needs epoch, but fit calls step\(\)"):
         model.fit((X, Y), epochs=1, verbose=0, callbacks=[counting])
     assert counting.batches == 0
+
+
+def test_a_state_that_the_best_weights_cannot_hold_is_refused_before_the_first_update(tmp_path):
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"temperature": 1.0}
+
+        def set_extra_state(self, state): ...
+
+    counting = Counting()
+    model = KerasModel(Extra(3, 1), "mse")
+    with pytest.raises(TypeError, match=r"'_extra_state' in the state dict is a dict"):
+        model.fit((X, Y), (X, Y), epochs=1, verbose=0, ckpt_path=tmp_path, callbacks=[counting])
+    assert counting.batches == 0

@@ -103,11 +103,12 @@ def _load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _save_safetensors(
-    state: Mapping[str, Any], path: Path, metadata: Mapping[str, str] | None
-) -> None:
-    from safetensors.torch import save_file
+def check_storable(state: Mapping[str, Any]) -> None:
+    """Check that safetensors can store a state dict.
 
+    Raises:
+        TypeError: A value is not a tensor.
+    """
     for name, value in state.items():
         if not isinstance(value, Tensor):
             message = (
@@ -115,6 +116,14 @@ def _save_safetensors(
                 "store; save to a .pt file"
             )
             raise TypeError(message)
+
+
+def _save_safetensors(
+    state: Mapping[str, Any], path: Path, metadata: Mapping[str, str] | None
+) -> None:
+    from safetensors.torch import save_file
+
+    check_storable(state)
     save_file(_unshared(state), path, metadata=dict(metadata or {}))
 
 

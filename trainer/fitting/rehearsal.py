@@ -11,6 +11,9 @@ from typing import Any
 from torch.nn.parameter import is_lazy
 from torch.optim import lr_scheduler
 
+from fitorch.callbacks.best_weights import BestWeights
+from fitorch.callbacks.callback_list import flatten_callbacks
+from fitorch.checkpoint.weights import check_storable
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.engine.diagnostics import explain
 from fitorch.engine.evaluation import Evaluation
@@ -20,13 +23,13 @@ from fitorch.engine.steps.evaluation import EvaluationStep
 from fitorch.engine.steps.measurement import Measurement
 from fitorch.errors import annotate
 from fitorch.metrics.batching import MetricError, ResultError
-from fitorch.nets.state import buffers_restored
+from fitorch.nets.state import buffers_restored, plain_state
 from fitorch.randomness import undisturbed_randomness
 from fitorch.signatures import parameters_of
 
 
 def rehearse(run: Run) -> None:
-    """Check what a fit uses only after its first epoch: schedule, validation, metrics.
+    """Check what a fit uses only after its first epoch: schedule, weights, validation, metrics.
 
     A validation batch goes once through the net in eval mode, its loss and metrics. Modes, buffers,
     random generators and the order of the data are restored. Data that can be read only once, or
@@ -35,12 +38,16 @@ def rehearse(run: Run) -> None:
 
     Raises:
         ValueError: The schedule does not fit the length of the fit, or takes other arguments.
+        TypeError: The net has a state that the file of the best weights cannot store.
         MetricError: A metric fails on the batch, or its result is not a number.
         Exception: Any error of the net, the loss or `forward=` in validation.
     """
     if run.done:
         return
     _check_schedule(run)
+    callbacks = flatten_callbacks(run.state.callbacks)
+    if any(isinstance(each, BestWeights) and each.folder is not None for each in callbacks):
+        check_storable(plain_state(run.net))  # what the best epoch writes
     parameters = list(run.net.parameters())
     if run.validation is None or any(map(is_lazy, parameters)) or is_sharded(run.net):
         return
