@@ -15,6 +15,7 @@ from fitorch.nets.forward import IGNORED_TARGET
 from .builtin import takes_tensors
 from .call_adapters import averages_over_classes, call_of, class_options
 from .net_loss import NetLoss
+from .user_loss import undisturbed_call
 
 
 def ignored_class_of(loss_fn: Any) -> int | None:
@@ -39,8 +40,9 @@ def are_classes_last(loss_fn: Any, y_pred: Tensor, y_true: Tensor) -> bool | Non
     if takes_tensors(loss_fn):
         return False
     calls = _ClassCalls()
-    # The loss is called once more, with random numbers of its own, in a batch that is in doubt.
-    with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]), calls:
+    # The loss is called once more, without a trace, in a batch that is in doubt; if it fails, the
+    # question stays open.
+    with suppress(Exception), torch.no_grad(), undisturbed_call(loss_fn), calls:
         call_of(loss_fn)(loss_fn, y_pred, y_true)
     if calls.first is None or calls.first.dim() < 2:
         return None

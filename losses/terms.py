@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
-from collections.abc import Mapping
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fitorch.nets.forward import IGNORED_TARGET, features_of
-from fitorch.tree import sample_count
+from fitorch.nets.forward import IGNORED_TARGET
 
 from .builtin import is_builtin, takes_tensors
 from .call_adapters import (
@@ -24,10 +21,11 @@ from .call_adapters import (
     per_label,
     reduction_of,
 )
+from .counting import has_ignored, samples_in, targets_in
 from .names import formula_of
 from .net_loss import NetLoss, TargetCount, logits_of
+from .outputs import is_tree, output_at
 from .parts import split_parts
-from .shape_checks import MisfitError
 from .term import Term
 from .user_loss import SUM, explain_mean
 from .weighted import WeightedTerm
@@ -92,7 +90,7 @@ class LossTerm(WeightedTerm):
             found = explain_mean(loss, y_pred, y_true, {"samples": samples, SUM: None})
             if found == "samples":  # it divides by the number of samples itself
                 self._reduction = "mean"
-        if self._reduces and not self.summed and _has_ignored(y_true):
+        if self._reduces and not self.summed and has_ignored(y_true):
             targets = (y_true != IGNORED_TARGET).reshape(len(y_true), -1).sum(1)
             found = explain_mean(loss, y_pred, y_true, {"targets": targets, "samples": samples})
             # A batch that does not tell, as one of a single sample, leaves an earlier answer.
@@ -148,8 +146,6 @@ class LossTerm(WeightedTerm):
                 normalizer = self._normalizer(y_pred, y_true, None, batch)
         else:
             loss, normalizer = self._weighted(y_pred, y_true, weight, batch)
-        if self.weight == 1.0 and not self.term.schedules:
-            return loss, normalizer
         return self.weigh(loss), normalizer
 
     def normalizer(self, y_pred: Any, y_true: Any, weight: Any = None) -> int | Tensor:
@@ -171,10 +167,10 @@ class LossTerm(WeightedTerm):
         """
         path = self.term.output
         if path:
-            y_pred = None if y_pred is None else _output_at(y_pred, path, "the net's output has")
+            y_pred = None if y_pred is None else output_at(y_pred, path, "the net's output has")
             if y_true is not None and not isinstance(y_true, Tensor):
-                y_true = _output_at(y_true, path, "the targets have")
-            weight = _output_at(weight, path, "sample_weight has") if _is_tree(weight) else weight
+                y_true = output_at(y_true, path, "the targets have")
+            weight = output_at(weight, path, "sample_weight has") if is_tree(weight) else weight
         if self._takes_tensors and not isinstance(y_pred, Tensor):
             y_pred = logits_of(y_pred)
         return y_pred, y_true, weight
@@ -200,7 +196,7 @@ class LossTerm(WeightedTerm):
         if self._counts_lengths:
             return len(y_true[-1])  # the label lengths, since labels may be concatenated
         if self._of_user and self._counted != "samples" and TargetCount.applies(y_true):
-            return _targets_in(y_true)
+            return targets_in(y_true)
         return samples_in(y_pred if y_true is None else y_true, batch, targets=y_true is not None)
 
     def _target_counts(self, y_true: Any) -> Tensor | None:
@@ -294,98 +290,6 @@ class LossTerm(WeightedTerm):
             return self._call(self.loss_fn, y_pred, y_true)
         finally:
             self.loss_fn.reduction = self._reduction
-
-
-def _has_ignored(y_true: Tensor) -> bool:
-    """Return whether some targets are -100; this waits for a device."""
-    return TargetCount.applies(y_true) and bool((y_true == IGNORED_TARGET).any())
-
-
-def _targets_in(y_true: Tensor) -> int | Tensor:
-    """Return the number of targets that are not -100, on the CPU as a number of Python."""
-    counted = (y_true != IGNORED_TARGET).count_nonzero()
-    return int(counted) if counted.is_cpu else counted
-
-
-def samples_in(tree: Any, batch: Any = None, *, targets: bool = True) -> int:
-    """Return the number of samples in a batch.
-
-    Args:
-        tree: The targets, or the net's output: nested tensors of shape (N, ...), or a list with a
-            mapping for each sample, as of boxes and labels.
-        batch: The whole batch. Its features decide if the targets are several tensors, or none.
-        targets: Whether `tree` is the targets.
-
-    Raises:
-        TypeError: The first leaf that is not None is not a tensor with a batch dimension.
-    """
-    if targets and isinstance(tree, Tensor) and tree.dim():  # by far the most frequent case
-        return tree.shape[0]
-    if targets and isinstance(tree, list) and tree and isinstance(tree[0], Mapping):
-        return len(tree)
-    samples = _samples_of(batch)
-    if samples:
-        return samples
-    leaf: Any = tree
-    while not isinstance(leaf, Tensor) and isinstance(leaf, (Mapping, list, tuple)):
-        values = leaf.values() if isinstance(leaf, Mapping) else leaf
-        leaf = next((value for value in values if value is not None), None)
-    shape = getattr(leaf, "shape", ())
-    if not shape:
-        message = (
-            f"cannot determine the number of samples of a batch: its targets are a "
-            f"{type(tree).__name__} with a {type(leaf).__name__} inside; expected tensors of shape "
-            "(N, ...)"
-        )
-        raise TypeError(message)
-    return int(shape[0])
-
-
-def _samples_of(batch: Any) -> int:
-    """Return the number of samples that the features of a batch show, 0 if they show none."""
-    graphs = getattr(batch, "num_graphs", None)  # a batch of torch_geometric counts its nodes
-    if isinstance(graphs, int):
-        return graphs
-    features = features_of(batch)
-    if isinstance(features, (list, tuple)) and features:
-        lengths = {sample_count(part, default=0) for part in features}
-        # Entries of different lengths are samples, as images of different sizes are.
-        return lengths.pop() if len(lengths) == 1 and lengths != {0} else len(features)
-    return sample_count(features, default=0)
-
-
-def _is_tree(value: Any) -> bool:
-    return isinstance(value, (Mapping, list, tuple))
-
-
-def _output_at(tree: Any, path: tuple[Any, ...], what: str) -> Any:
-    """Return the part of a tree that the keys lead to, through items and attributes.
-
-    Raises:
-        MisfitError: A key is missing.
-    """
-    return reduce(lambda part, key: _child(part, key, what), path, tree)
-
-
-def _child(tree: Any, key: Any, what: str) -> Any:
-    if isinstance(tree, Tensor):  # its attributes, such as .data, are not outputs
-        raise MisfitError(_missing_output(tree, key, what))
-    by_name = isinstance(key, str) and isinstance(tree, tuple)  # a field of a named tuple
-    look_up: Any = getattr if by_name or not _is_tree(tree) else operator.getitem
-    try:
-        return look_up(tree, key)
-    except (KeyError, IndexError, AttributeError, TypeError):
-        raise MisfitError(_missing_output(tree, key, what)) from None
-
-
-def _missing_output(tree: Any, key: Any, what: str) -> str:
-    if isinstance(tree, Mapping):
-        contents = f"the keys {list(tree)}"
-    elif isinstance(tree, (tuple, list)):
-        contents = f"{len(tree)} part{'s' * (len(tree) != 1)}"
-    else:
-        contents = f"one {type(tree).__name__}"
-    return f"there is a loss for output {key!r}, but {what} {contents}; use their names in loss_fn"
 
 
 def _sum_of_counts(weight: Tensor, counts: Tensor | None) -> Tensor:

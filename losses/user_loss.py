@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fitorch.nets.state import buffers_restored
+from fitorch.randomness import undisturbed_randomness
 
 SUM = "sum"
 
@@ -37,17 +42,31 @@ def explain_mean(
     if samples < 2 or not isinstance(y_pred, Tensor) or len(y_pred) != samples:
         return None
     # Samples that count much and samples that count little, so that explanations differ.
+    # The counts are compared on the CPU; their indices select from tensors on any device.
+    counts = {name: None if count is None else count.cpu() for name, count in counts.items()}
     counted = next((count for count in counts.values() if count is not None), torch.ones(samples))
     order = counted.argsort()
     halves = order[: samples // 2], order[samples // 2 :]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with undisturbed_call(loss):
             whole, *parts = (float(loss(y_pred[at], y_true[at])) for at in (order, *halves))
-    except Exception:
+    except Exception:  # a loss that takes whole batches only is not explained by parts
         return None
     errors = {name: abs(_combined(parts, count, halves) - whole) for name, count in counts.items()}
     finite = {name: error for name, error in errors.items() if error <= _TOLERANCE * abs(whole)}
     return min(finite, key=finite.__getitem__, default=None)
+
+
+@contextmanager
+def undisturbed_call(loss: Any) -> Iterator[None]:
+    """Restore the random generators, and the buffers of a loss, at the end of the context.
+
+    A look at a loss must leave no trace: it may draw numbers, and keep running means.
+    """
+    function = loss.args[0] if isinstance(loss, partial) and loss.args else loss
+    modules = [function] if isinstance(function, nn.Module) else []
+    with undisturbed_randomness(), buffers_restored(*modules):
+        yield
 
 
 def _combined(losses: list[float], count: Tensor | None, halves: tuple[Tensor, Tensor]) -> float:

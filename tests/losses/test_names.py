@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fitorch.losses import L1, L1L2, L2, FocalLoss, Penalty, term
+from fitorch.losses.column_names import names_of
 from fitorch.losses.compose import terms_of
-from fitorch.losses.objective import names_of
 
 
 def squared(y_pred, y_true):

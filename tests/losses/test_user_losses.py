@@ -249,3 +249,19 @@ def test_the_look_at_a_loss_draws_no_random_numbers():
     assert torch.equal(torch.rand(1), expected)
     partial_loss = partial(tokens)
     assert explain_mean(partial_loss, VALUES, TAGS, {"samples": torch.ones(13)}) is None
+
+
+def test_the_look_at_a_loss_leaves_its_buffers():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, y_pred, y_true):
+            self.calls += 1
+            return tokens(y_pred, y_true)
+
+    loss = Counting()
+    model = KerasModel(net(), loss, {"acc": "acc"}, lambda p: torch.optim.SGD(p, 0.1))
+    model.fit((X, TAGS), epochs=2, batch_size=5, verbose=0)
+    assert loss.calls == 6  # one for each batch, as in a loop by hand
