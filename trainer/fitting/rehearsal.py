@@ -88,7 +88,7 @@ def _compute(measurement: Measurement, evaluation: Evaluation) -> None:
         raise
     except MetricError as error:
         warnings.warn(
-            f"in {_place(evaluation)}, before training: {error}; unless more samples help, this "
+            f"in {_place(evaluation)}: {error}; unless more samples help, this "
             "will end the fit after its first epoch",
             stacklevel=2,
         )
@@ -132,7 +132,7 @@ def _required_arguments(step: Callable[..., Any]) -> list[str]:
 
 
 def _place(evaluation: Evaluation) -> str:
-    return f"the rehearsal of {evaluation.name}, batch 1"
+    return f"{evaluation.name} batch 1 (before training)"
 
 
 def _planned_updates(run: Run) -> int | None:
