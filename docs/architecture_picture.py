@@ -21,7 +21,7 @@ from architecture import RANK, SIDE_FOLDERS, imports, modules, sizes, unit
 GROUND = ("version", "errors", "tree", "randomness", "files", "checks", "environment")
 SURFACE = ("compat", "vlog", "sklearn", "selfcheck", "__init__", "__main__")
 INK, PALE, SOFT, ACCENT = "#24292f", "#8a94a0", "#eef2f6", "#0b6bcb"
-LONGEST = 64  # letters of a description
+LONGEST = 61  # letters of a description
 
 
 def draw(path: Path) -> None:
