@@ -50,7 +50,7 @@ def recompute_statistics(
     before = [(copy.deepcopy(norm.state_dict()), norm.momentum) for norm in norms]
     floating = floating_dtype(model.net.parameters())
     batching = Batching(batch_size, False, 0, floating, "auto")
-    source = as_source(data, "SWA's data", batching).to(model.placement.device)
+    source = model.placement.send(as_source(data, "SWA's data", batching))
     try:
         # The pass may draw random numbers, which the fit must not notice.
         with undisturbed_randomness():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.devices.accelerators import is_host
 from fitorch.distributed.dtensor import full_tensor, local_tensor
 from fitorch.internals.torch import (
     foreach_add,
@@ -303,7 +304,7 @@ def _split_for_exact_norms(weights: Sequence[Tensor]) -> list[Tensor]:
         for weight in weights
         for piece in (
             weight.flatten().split(_EXACT_NORM_ELEMENTS)
-            if weight.device.type == "cpu" and weight.numel() > _EXACT_NORM_ELEMENTS
+            if is_host(weight) and weight.numel() > _EXACT_NORM_ELEMENTS
             else (weight,)
         )
     ]

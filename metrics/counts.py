@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import is_host
+from fitorch.devices.capabilities import widened
+
 from .hits import threshold
 from .score import Score
 from .targets import element_weights
@@ -173,7 +176,7 @@ def _class_counts(
     if by_class and preds.argmax(1).shape == target.shape:
         classes, predicted, true = preds.shape[1], preds.argmax(1), target.long()
         # On accelerators, reading the largest class would synchronize with the device.
-        if true.device.type == "cpu" and target.numel() and int(true.max()) >= classes:
+        if is_host(true) and target.numel() and int(true.max()) >= classes:
             message = f"got class {int(true.max())}, but predictions have {classes} classes"
             raise ValueError(message)
     elif preds.numel() == target.numel() and len(preds) == len(target):
@@ -205,9 +208,9 @@ def _count_classes(
         weight = torch.ones_like(numbers)
     elif weight.dtype is torch.bool:
         weight = weight.long()
-    elif weight.device.type != "mps":
+    else:
         # Sums of float32 weights would round after some million samples.
-        weight = weight.double()
+        weight = widened(weight)
     weight = weight if mask is None else weight * mask
     bins = numbers.clamp(0, classes)  # numbers that are too large go to an extra bin
     # `bincount` would read the largest number from the device.

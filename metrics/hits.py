@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.capabilities import widened
+
 from .targets import element_weights
 
 
@@ -103,6 +105,6 @@ def weighted_hits(hit: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, in
         return (hit & sample_weight.reshape(hit.shape)).sum(), sample_weight.sum()
     weight = element_weights(hit, None, sample_weight)
     assert weight is not None
-    # The weights are float64, because a sum of many float32 weights would round.
-    wide = weight.float() if weight.device.type == "mps" else weight.double()
+    # A sum of many float32 weights would round.
+    wide = widened(weight)
     return (hit * wide).sum(), wide.sum()

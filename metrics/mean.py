@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST, is_host
+from fitorch.devices.capabilities import widest_float
+
 Sums = tuple[list[tuple[float, float]], dict[str, tuple[float, float]]]
 
 
@@ -155,7 +158,7 @@ class DeviceMean(Mean):
             return self._state
         # One kernel adds all pending values, in float64, so that thousands of values do not round.
         values = torch.stack(self._values)
-        wide = torch.float32 if values.device.type == "mps" else torch.float64
+        wide = widest_float(values.device)
         values, normalizers = values.to(wide), self._stack_normalizers(values.device, wide)
         indices = torch.arange(self._folded, self._folded + len(values), device=values.device)
         # The mean over an empty batch is NaN and does not count. This is computed on the device
@@ -189,7 +192,7 @@ class DeviceMean(Mean):
 
 def mean_on(device: torch.device, *, summed: bool = False) -> Mean:
     """Return an empty mean for values on `device`."""
-    return HostMean(summed=summed) if device.type == "cpu" else DeviceMean(summed=summed)
+    return HostMean(summed=summed) if is_host(device) else DeviceMean(summed=summed)
 
 
 class Means:
@@ -258,7 +261,7 @@ class Means:
             everywhere: What `sums` returned on each process.
         """
         # Gathered sums are Python numbers, whatever device they come from.
-        union = Means(torch.device("cpu"), [mean.summed for mean in self._means])
+        union = Means(HOST, [mean.summed for mean in self._means])
         for number, mean in enumerate(union._means):
             _set_sums(mean, [sums[number] for sums, _ in everywhere])
         for name in dict.fromkeys(name for _, parts in everywhere for name in parts):

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST
+
 from .adapters import takes_weights
 from .merge import merge, without_sync
 from .probabilities import Probabilities
@@ -44,7 +46,7 @@ class NamedMetric:
         self.higher_is_better = entry.higher_is_better
         self._scale: PredictionKind = scale
         self._variants: list[_Variant] = []
-        self._device = torch.device("cpu")
+        self._device = HOST
         self._sums_to_one: Tensor | None = None  # whether all rows of targets do
         self._outside: Tensor | None = None  # whether a target is not in [0, 1], as labels are
         self._decided: Task | None = None  # the task of the value that was computed last

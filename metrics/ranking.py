@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from fitorch.devices.capabilities import widest_float
+
 from .score import Score
 from .targets import element_weights
 
@@ -98,7 +100,7 @@ class RankingMetric(Score):
         self.unordered = self.unordered + probability.isnan().sum()
         for name, mask in (("positive_bins", positive), ("negative_bins", ~positive)):
             counts = (
-                mask.long() if weight is None else weight.to(_count_dtype(weight.device)) * mask
+                mask.long() if weight is None else weight.to(widest_float(weight.device)) * mask
             )
             total = getattr(self, name)
             # The sum is a new tensor: integer counts become float64 with the first weights.
@@ -114,7 +116,7 @@ class RankingMetric(Score):
         Both are NaN if a score is NaN.
         """
         if self.thresholds is not None:
-            wide = _count_dtype(self.positive_bins.device)
+            wide = widest_float(self.positive_bins.device)
             counts = torch.stack([self.positive_bins, self.negative_bins]).to(wide)
             # The comparison stays on the device, without a read.
             positives, negatives = counts.where(self.unordered == 0, torch.nan)
@@ -122,7 +124,7 @@ class RankingMetric(Score):
         if not len(self.scores):
             return torch.zeros(0), torch.zeros(0)
         scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.positives)
-        wide = _count_dtype(scores.device)
+        wide = widest_float(scores.device)
         weight = dim_zero_cat(self.weights).to(wide) if len(self.weights) else None
         # Equal scores may be in any order: they are counted together below.
         order = scores.argsort()
@@ -204,8 +206,3 @@ class KS(RankingMetric):
             return torch.tensor(torch.nan)
         distance = positives.cumsum(0) / positives.sum() - negatives.cumsum(0) / negatives.sum()
         return distance.abs().max().float()
-
-
-def _count_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype for counts: MPS does not support float64."""
-    return torch.float32 if device.type == "mps" else torch.float64

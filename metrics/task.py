@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fitorch.devices.capabilities import widened
+
 # Probabilities; logits, for the sigmoid or (if targets are class numbers) for the softmax; logits
 # of classes along dimension 1; None if it is unknown.
 PredictionKind = Literal["probabilities", "logits", "class_logits"] | None
@@ -90,7 +92,7 @@ def to_probabilities(preds: Tensor, target: Tensor, scale: PredictionKind) -> Te
     if scale == "probabilities" or not preds.is_floating_point():
         return preds
     # In float32, the sigmoid of 17 is 1: all larger logits would be equal.
-    wide = preds if preds.device.type == "mps" else preds.double()
+    wide = widened(preds)
     by_class = preds.dim() == target.dim() + 1 or scale == "class_logits"
     return wide.softmax(1) if by_class and preds.dim() > 1 else wide.sigmoid()
 

@@ -6,10 +6,13 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 
+from .devices.accelerators import HOST, accelerator_type, accelerators, described, module_of
+from .devices.memory import total_memory
 from .version import version_of
 
 _PACKAGES = ("torch", "accelerate", "torchmetrics", "numpy", "pandas", "safetensors")
@@ -51,13 +54,7 @@ def hardware() -> dict[str, str]:
 
 def devices() -> list[torch.device]:
     """Return the devices that can train nets, preferred ones first."""
-    accelerators = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        accelerators.append(torch.device("mps"))
-    xpu = getattr(torch, "xpu", None)
-    if xpu is not None and xpu.is_available():
-        accelerators += [torch.device("xpu", number) for number in range(xpu.device_count())]
-    return [*accelerators, torch.device("cpu")]
+    return [*accelerators(), HOST]
 
 
 def runs_in(device: torch.device, dtype: torch.dtype) -> bool:
@@ -73,12 +70,24 @@ def runs_in(device: torch.device, dtype: torch.dtype) -> bool:
 def _described(device: torch.device) -> str:
     precisions = [name for name, dtype in _PRECISIONS.items() if runs_in(device, dtype)]
     facts = ["mixed_precision: " + (", ".join(f'"{name}"' for name in precisions) or "none")]
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        facts = [properties.name, f"{properties.total_memory / 2**30:.0f} GiB", *facts]
-        if properties.major < 8 and "bf16" in precisions:  # before Ampere, in software
-            facts.append("bf16 is slow on it")
+    memory = total_memory(device)
+    if memory is not None:
+        facts.insert(0, f"{memory / 2**30:.0f} GiB")
+    name = described(device).removeprefix(str(device)).strip(" ()")
+    if name:
+        facts.insert(0, name)
+    in_hardware = getattr(module_of(device), "is_bf16_supported", None)
+    if in_hardware is not None and "bf16" in precisions and not _emulates_none(in_hardware):
+        facts.append("bf16 is slow on it")
     return ", ".join(facts)
+
+
+def _emulates_none(ask: Callable[..., bool]) -> bool:
+    """Return whether a device computes in bf16 itself; older GPUs of NVIDIA do it in software."""
+    try:
+        return ask(including_emulation=False)
+    except TypeError:  # other backends emulate nothing
+        return True
 
 
 def _compilers() -> str:
@@ -86,7 +95,7 @@ def _compilers() -> str:
     names = [os.environ["CXX"]] if os.environ.get("CXX") else _COMPILERS
     compiler = next(filter(None, map(shutil.which, names)), None)
     facts = [f"on CPUs with {compiler}" if compiler else "not on CPUs: no C++ compiler (g++)"]
-    if torch.cuda.is_available():
+    if accelerator_type() is not None:
         triton = find_spec("triton") is not None
         facts.append("on GPUs with triton" if triton else "not on GPUs: triton is not installed")
     return ", ".join(facts)

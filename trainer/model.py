@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fitorch.checkpoint.weights import file_of, load_weights, save_weights
@@ -66,6 +67,10 @@ class KerasModel(BaseModel):
             training continues uncompiled.
         channels_last: Keep images (N, C, H, W), and weights of convolutions, in channels-last
             memory, which is faster for most convolutional nets; results differ by rounding.
+        device: "cuda:1", "mps", "cpu", a number, or a torch.device; None lets accelerate choose.
+            With several processes the launcher gives each its own, and only the type counts.
+        data_on_device: Keep data in memory on the accelerator if it takes at most half of the
+            memory that is free once the net has trained; False sends it batch by batch.
         fsdp: With several processes, True shards each weight of the net over them (FSDP2), for nets
             that do not fit on one device; or an accelerate `FullyShardedDataParallelPlugin` with
             options. None is accelerate's configuration.
@@ -87,8 +92,8 @@ class KerasModel(BaseModel):
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: The optimizer belongs to another net, a name is unknown, or both fsdp and
-            deepspeed are requested.
+        ValueError: The optimizer belongs to another net, a name is unknown, this machine does not
+            have the device, or both fsdp and deepspeed are requested.
 
     Example:
         >>> import torch
@@ -113,12 +118,15 @@ class KerasModel(BaseModel):
         forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
         jit_compile: bool = False,
         channels_last: bool = False,
+        device: str | int | torch.device | None = None,
+        data_on_device: bool = True,
         fsdp: Any = None,
         deepspeed: Any = None,
         **unknown: Any,
     ) -> None:
         jit_compile = check_flag("jit_compile", jit_compile)
         channels_last = check_flag("channels_last", channels_last)
+        data_on_device = check_flag("data_on_device", data_on_device)
         fsdp, deepspeed = plain(fsdp), plain(deepspeed)
         check_fsdp(fsdp)
         check_deepspeed(deepspeed, fsdp)
@@ -135,7 +143,9 @@ class KerasModel(BaseModel):
             forward=forward,
             jit_compile=jit_compile,
             extra=unknown,
+            device=plain(device),
             channels_last=channels_last,
+            data_on_device=data_on_device,
             fsdp=fsdp,
             deepspeed=deepspeed,
         )
@@ -265,7 +275,11 @@ class KerasModel(BaseModel):
         if self.forward_hook is None and self.StepRunner is None:
             refuse_apart(train_data, val_data)
         arguments = FitArguments.of_call(locals())
-        with undisturbed_randomness(), deterministic_algorithms(deterministic):
+        with (
+            self.on_device(cpu),
+            undisturbed_randomness(),
+            deterministic_algorithms(deterministic),
+        ):
             self._fit(train_data, val_data, arguments)
         return self.history.frame
 
@@ -322,9 +336,10 @@ class KerasModel(BaseModel):
             DataError: The data is empty or malformed.
         """
         refuse_unknown(unknown, "evaluate")
-        return evaluation.evaluate(
-            self, val_data, batch_size, steps, verbose, callbacks, num_workers
-        )
+        with self.on_device():
+            return evaluation.evaluate(
+                self, val_data, batch_size, steps, verbose, callbacks, num_workers
+            )
 
     @explains_calls
     def predict(
@@ -368,9 +383,10 @@ class KerasModel(BaseModel):
             DataError: The data is empty, or no dimension of the outputs is that of the samples.
         """
         refuse_unknown(unknown, "predict")
-        return evaluation.predict(
-            self, data, batch_size, steps, verbose, callbacks, num_workers, gather, join
-        )
+        with self.on_device():
+            return evaluation.predict(
+                self, data, batch_size, steps, verbose, callbacks, num_workers, gather, join
+            )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the net."""

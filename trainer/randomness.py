@@ -6,12 +6,17 @@ import hashlib
 import operator
 import os
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+from .devices.accelerators import HOST
+from .devices.generators import generator_states, saved_generator_states, set_generator_states
+from .errors import NotBitExactWarning
 
 
 def derive_seed(seed: int, *labels: int | str) -> int:
@@ -30,14 +35,15 @@ def derive_seed(seed: int, *labels: int | str) -> int:
 
 def draw_seed() -> int:
     """Draw a seed from torch's global generator, so that `torch.manual_seed` determines it."""
-    return int(torch.empty((), dtype=torch.int64).random_().item())
+    return int(torch.empty((), dtype=torch.int64, device=HOST).random_().item())
 
 
 def peek_seed() -> int:
     """Return the seed that `draw_seed` would draw, without changing the generator."""
     # A copy of the global generator at its current state draws the number.
-    generator = torch.Generator().set_state(torch.get_rng_state())
-    return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
+    generator = torch.Generator(HOST).set_state(torch.get_rng_state())
+    empty = torch.empty((), dtype=torch.int64, device=HOST)
+    return int(empty.random_(generator=generator).item())
 
 
 def seed_everything(seed: int = 42) -> int:
@@ -50,10 +56,13 @@ def seed_everything(seed: int = 42) -> int:
     return seed
 
 
-def random_state() -> dict[str, Any]:
+def random_state(device: torch.device | None = None) -> dict[str, Any]:
     """Return the state of the global generators of Python, NumPy, torch and its devices.
 
     It consists of tensors and plain values, which `torch.load(weights_only=True)` supports.
+
+    Args:
+        device: The device whose generator to include; None for all accelerators.
     """
     # The keys become int64, because older releases of torch have no uint32.
     algorithm, keys, *rest = np.random.get_state()
@@ -62,24 +71,31 @@ def random_state() -> dict[str, Any]:
         "numpy": (algorithm, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }
-    # Asking for the state would initialize CUDA, which takes memory and makes forks unsafe.
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        state["mps"] = torch.mps.get_rng_state()
-    return state
+    return {**state, "devices": generator_states(device)}
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore a state of `random_state`."""
+def set_random_state(state: dict[str, Any], device: torch.device | None = None) -> None:
+    """Restore a state of `random_state`.
+
+    Warns with `NotBitExactWarning` about devices that this machine does not have.
+
+    Args:
+        state: The state.
+        device: The device in use; it gets the state of the one that was in use. None restores the
+            states of all accelerators by their numbers.
+    """
     random.setstate(state["python"])
     algorithm, keys, *rest = state["numpy"]
     np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    if "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
+    lost = set_generator_states(saved_generator_states(state, device), device)
+    if lost:
+        warnings.warn(
+            f"random numbers that were drawn on {', '.join(lost)} do not continue: this machine "
+            "has no such device",
+            NotBitExactWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fitorch.checkpoint.listing import list_checkpoints
+from fitorch.devices.accelerators import HOST
 
 from .environment import devices
 from .model import KerasModel
@@ -199,7 +200,7 @@ def _learns_on(device: torch.device) -> None:
     if device_types != {device.type} or not losses[-1] < losses[0]:
         message = f"the net is on {device_types}, its losses were {losses}"
         raise CheckFailed(message)
-    if model.predict(_data()[0], verbose=0).device.type != "cpu":
+    if model.predict(_data()[0], verbose=0).device != HOST:
         message = "predictions stayed on the device"
         raise CheckFailed(message)
 

@@ -452,7 +452,7 @@ def test_random_loaders_agree_over_many_draws():
 
 
 def test_what_does_not_fit_on_the_device_is_moved_batch_by_batch(monkeypatch):
-    monkeypatch.setattr("fitorch.data.in_memory.fits", lambda tensors, device: False)
+    monkeypatch.setattr("fitorch.data.in_memory.fits", lambda *_: False)
     x = torch.arange(6.0)
     source = ordered_source([x, x], Order(6, 4, shuffle=False, seed=0)).to(torch.device("meta"))
     assert [[t.device.type for t in batch] for batch in source.batches(0)] == [["meta"] * 2] * 2

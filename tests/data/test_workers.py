@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 from data.reading import N, Samples, X, Y, fit, start
 from fitorch import KerasModel
-from fitorch.data import workers
-from fitorch.data.dataset import DatasetSource
 from fitorch.data.sampling import Order
 from fitorch.data.sources import Batching, as_source
 from fitorch.randomness import derive_seed, peek_seed
@@ -348,27 +346,6 @@ def test_refuses_what_is_no_number_of_workers(given, kind):
 
 
 # On a device
-
-
-def test_pins_batches_on_their_way_to_cuda(monkeypatch):
-    pinned, moved = [], []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
-    move = lambda batch, device, non_blocking: moved.append(non_blocking) or batch  # noqa: E731
-    monkeypatch.setattr("accelerate.utils.send_to_device", move)
-    source = as_source(Samples(), "train_data", Batching(4)).to(torch.device("cuda"))
-    assert len(list(source.batches(0))) == 6
-    assert len(pinned) == 12
-    assert moved == [True] * 6
-
-
-def test_workers_pin_their_batches_for_cuda(monkeypatch):
-    arguments = {}
-    monkeypatch.setattr(workers, "DataLoader", lambda _, **given: arguments.update(given) or [])
-    source = as_source(Samples(), "train_data", Batching(4, num_workers=2))
-    assert isinstance(source, DatasetSource)
-    assert not list(source.to(torch.device("cuda")).batches(0))
-    assert arguments["pin_memory"]
-    assert arguments["persistent_workers"]
 
 
 @pytest.mark.gpu

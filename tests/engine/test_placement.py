@@ -6,6 +6,7 @@ from torch import nn
 
 from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import LambdaCallback
+from fitorch.devices.accelerators import HOST
 from fitorch.engine.placement import Placement
 from fitorch.nets.precision import floating_dtype
 from fitorch.optim.state import move_optimizer
@@ -22,7 +23,7 @@ def test_the_net_lies_where_accelerate_finds_best():
 
 
 def test_the_cpu_can_be_asked_for():
-    placement = Placement(cpu=True)
+    placement = Placement(device=HOST)
     assert placement.device.type == "cpu"
     assert str(placement) == "cpu"
 
@@ -30,19 +31,19 @@ def test_the_cpu_can_be_asked_for():
 @pytest.mark.parametrize(("precision", "dtype"), [("no", None), ("bf16", torch.bfloat16)])
 def test_precision_is_as_asked_for_one_after_another(precision, dtype):
     for asked, expected in (("bf16", torch.bfloat16), (precision, dtype), (None, None)):
-        placement = Placement(asked, cpu=True)
+        placement = Placement(asked, device=HOST)
         assert placement.dtype == expected
         assert placement.scaler is None
 
 
 def test_the_precision_is_named():
-    assert str(Placement("bf16", cpu=True)) == "cpu in bf16"
+    assert str(Placement("bf16", device=HOST)) == "cpu in bf16"
 
 
 def test_an_accelerator_of_the_users_own_goes_on_working():
     AcceleratorState._reset_state(reset_partial_state=True)
     own = Accelerator(cpu=True)
-    Placement(cpu=True)
+    Placement(device=HOST)
     assert own.device.type == "cpu"
     assert own.mixed_precision == "no"
     assert own.is_main_process
@@ -50,7 +51,7 @@ def test_an_accelerator_of_the_users_own_goes_on_working():
 
 def test_no_precision_casts_nothing():
     net = nn.Linear(2, 1)
-    assert Placement(cpu=True).cast(net) is net
+    assert Placement(device=HOST).cast(net) is net
 
 
 def test_a_cast_net_gives_float32_in_its_own_structure():
@@ -58,7 +59,7 @@ def test_a_cast_net_gives_float32_in_its_own_structure():
         y = x @ torch.ones(2, 1)
         return {"y": y, "parts": [y, (y.dtype,)]}
 
-    output = Placement("bf16", cpu=True).cast(net)(torch.ones(3, 2))
+    output = Placement("bf16", device=HOST).cast(net)(torch.ones(3, 2))
     assert output["y"].dtype == torch.float32
     assert output["parts"][0].dtype == torch.float32
     assert output["parts"][1] == (torch.bfloat16,)
@@ -66,7 +67,7 @@ def test_a_cast_net_gives_float32_in_its_own_structure():
 
 def test_a_net_on_the_meta_device_is_refused():
     with pytest.raises(ValueError, match="meta device, without weights; build it on 'cpu'"):
-        Placement(cpu=True).place(nn.Linear(2, 1, device="meta"))
+        Placement(device=HOST).place(nn.Linear(2, 1, device="meta"))
 
 
 def test_a_net_on_two_devices_is_refused():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.checks import check_count
+from fitorch.devices.accelerators import is_host
 from fitorch.model import KerasModel
 from fitorch.summary import Summary, summary
 
@@ -76,7 +77,7 @@ class Model(nn.Module):
             raise ValueError(message)
         if optimizer is None:
             optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
-        self._cpu = device is not None and torch.device(device).type == "cpu"
+        self._cpu = device is not None and is_host(torch.device(device))
         self._keras = KerasModel(self, loss_func, metrics_dict, optimizer)
         self._keras.place(cpu=self._cpu)
 

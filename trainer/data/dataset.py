@@ -14,6 +14,8 @@ from numpy.random import mtrand
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from fitorch.devices.capabilities import pins
+from fitorch.devices.copies import pinned
 from fitorch.internals.torch import iterates_as_torch
 from fitorch.randomness import derive_seed
 from fitorch.tree import byte_count, map_tensors
@@ -254,10 +256,10 @@ class DatasetSource(SampledSource):
             return self._iterate(self._read_by_pool(requests))
         return self._iterate(self._read(requests, pass_index, start, behind))
 
-    def to(self, device: torch.device) -> DatasetSource:
-        """Move each batch to `device`; for CUDA, batches are pinned."""
+    def to(self, device: torch.device, *, resident: bool = True) -> DatasetSource:
+        """Send each batch to `device`, from pinned memory if the device has that."""
         super().to(device)
-        self._pool.pinned = device.type == "cuda"
+        self._pool.pinned = pins(device)
         return self
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
@@ -280,7 +282,7 @@ class DatasetSource(SampledSource):
             began = perf_counter()
             batch = self._reader.batch(request)
             read = perf_counter()
-            yield map_tensors(Tensor.pin_memory, batch) if self._pool.pinned else batch
+            yield batch if self._device is None else map_tensors(self._pinned, batch)
             # The time until the next batch is requested is that of the training step.
             self._pace.add(read - began, perf_counter() - read)
             if attributes is not None:
@@ -291,6 +293,10 @@ class DatasetSource(SampledSource):
                 rest = self._requests(pass_index, position + 1, behind)
                 yield from self._read_by_pool(rest)
                 return
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        assert self._device is not None
+        return pinned(tensor, self._device)
 
     def _decide(self, batch: object, *, quiet: bool) -> None:
         """Choose the number of workers; if none are faster, decide again later."""

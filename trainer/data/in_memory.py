@@ -7,6 +7,7 @@ not collated one by one, and there are no worker processes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Subset, TensorDataset, default_collate
 
+from fitorch.devices.accelerators import HOST, is_host
+from fitorch.devices.capabilities import pins
+from fitorch.devices.copies import Sender, pinned, sent
+from fitorch.devices.memory import free_memory
 from fitorch.tree import byte_count, leaves, map_tensors
 
 from .indices import LoaderIndices
 from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import owners_of, undisturbed_owners
 from .sampling import IndexTransform, Order, index_lookup
+
+_SHARE_AT_ONCE, _SHARE = 1 / 16, 1 / 2  # of the free memory that data may take on a device
+
+_SMALL = 2**28  # bytes that data may take on a device whose free memory is not known
 
 # (pass, first batch, transform, units before that) -> the indices of each batch
 Indices = Callable[[int, int, IndexTransform | None, int], Iterator[Tensor]]
@@ -42,6 +51,7 @@ class MemorySource:
         device: The device of the batches; None is that of the tensors.
         loader: The user's loader, whose samplers determine the order, or None.
         pass_length: The length of a pass: see `Source`.
+        resident: Whether the tensors may move to the device as a whole.
     """
 
     tensors: Any
@@ -53,33 +63,50 @@ class MemorySource:
     device: torch.device | None = None
     loader: DataLoader[Any] | None = None
     pass_length: PassLength = PassLength(None, 1)  # noqa: RUF009 - frozen
+    resident: bool = False
+    _begun: bool = False  # whether a pass over the data has begun
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on."""
+        self._settle()
         home = next(leaves(self.tensors)).device
-        # On the same kind of device, batches are gathered there and nothing is moved.
-        if self.device is None or home.type == self.device.type:
+        if self.device is None or home == self.device:
             return self._gathered(home, pass_index, start, behind)
-        # A copy from pinned memory runs while the device computes.
-        pinned = self.device.type == "cuda"
+        # From pinned memory, the copy of the next batch runs while the device computes.
+        pinned = is_host(home) and pins(self.device)
         batches = self._gathered(home, pass_index, start, behind, pinned=pinned)
-        return (map_tensors(self._moved, batch) for batch in batches)
+        return self._sent(batches)
 
-    def to(self, device: torch.device) -> MemorySource:
-        """Move the tensors to `device` if they take at most half of its free memory.
+    def to(self, device: torch.device, *, resident: bool = True) -> MemorySource:
+        """Let the source yield its batches on `device`.
 
-        Otherwise, each batch is moved.
+        Args:
+            device: The device.
+            resident: Whether the tensors may move there as a whole. A few do so at once; others
+                after the first pass, if there is room beside what the training needs.
         """
-        self.device = device
-        # Gathering on the device avoids a transfer for each batch.
-        if fits(self.tensors, device):
-            self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
+        self.device, self.resident = device, resident and not is_host(device)
         return self
+
+    def _settle(self) -> None:
+        """Move the tensors to the device if there is room; gathering there saves a copy a batch."""
+        if self.device is None or not self.resident:
+            return
+        # Only after a pass it is known what the net, its gradients and the optimizer take.
+        share = _SHARE if self._begun else _SHARE_AT_ONCE
+        self._begun = True
+        if fits(self.tensors, self.device, share):
+            device = self.device
+            self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
+            self.resident = False
 
     def first_batch(self) -> Any:
         """Return the first batch of a pass; the order of later passes does not change."""
+        begun = self._begun
         with undisturbed_owners(self.order_owners):
-            return next(self.batches(0))
+            batch = next(self.batches(0))
+        self._begun = begun
+        return batch
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
         """Return no sample numbers: a second use of the sampler would draw other numbers."""
@@ -127,9 +154,19 @@ class MemorySource:
             self.last = index
             yield gather(index)
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        # The host does not wait; the device orders the copy before its use.
-        return tensor.to(self.device, non_blocking=True)
+    def _sent(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield batches on the device; the next one is gathered and sent before one is yielded."""
+        assert self.device is not None
+        taken: deque[Tensor | None] = deque()
+
+        def noted() -> Iterator[Any]:
+            for batch in batches:
+                taken.append(self.last)
+                yield batch
+
+        for batch in Sender(self.device).batches(noted(), ahead=True):
+            self.last = taken.popleft()
+            yield batch
 
     def served(self, count: int = 3) -> list[int]:
         """Return the first sample numbers of the last batch, for messages."""
@@ -213,25 +250,20 @@ def _pick_pinned(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
         return torch.index_select(tensor, dim, index)
     # `index_select` cannot allocate pinned memory, so it writes into a buffer.
     shape = (len(index), *tensor.shape[1:])
-    out = torch.empty(shape, dtype=tensor.dtype, pin_memory=True)
+    out = torch.empty(shape, dtype=tensor.dtype, device=HOST, pin_memory=True)
     return torch.index_select(tensor, dim, index, out=out)
 
 
 def mover(device: torch.device) -> IndexTransform | None:
     """Return a function that moves the indices of many batches to `device`, None for the CPU."""
-    if device.type == "cpu":
-        return None
-    if device.type == "cuda":
-        return lambda block: block.pin_memory().to(device, non_blocking=True)
-    return lambda block: block.to(device)
+    return None if is_host(device) else lambda block: sent(pinned(block, device), device)
 
 
-def fits(tensors: object, device: torch.device) -> bool:
-    """Return whether `tensors` take at most half of the free memory of `device`."""
-    if device.type != "cuda":
-        return True
-    # The other half is for the net, its gradients and the optimizer.
-    return byte_count(tensors) <= torch.cuda.mem_get_info(device)[0] // 2
+def fits(tensors: object, device: torch.device, share: float) -> bool:
+    """Return whether `tensors` take at most a share of the free memory of `device`."""
+    free = free_memory(device)
+    # Without an answer, little data is no risk, whatever the device is.
+    return byte_count(tensors) <= (_SMALL if free is None else free * share)
 
 
 def _tensors_behind(dataset: object) -> tuple[tuple[Tensor, ...], Tensor | None] | None:

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from fitorch.devices.accelerators import is_host
+from fitorch.devices.copies import Sender
 from fitorch.errors import DataError
 from fitorch.randomness import derive_seed
-from fitorch.tree import map_tensors
+from fitorch.tree import leaves, map_tensors
 
 from .arrays import array_leaves, as_batch
 from .in_memory import smallest_batch
@@ -110,9 +112,9 @@ class LoaderSource:
         """None: skipped batches are read again, which draws the same numbers again."""
         return []
 
-    def to(self, device: torch.device) -> LoaderSource:
-        """Move each batch to `device`."""
-        self._device = None if device.type == "cpu" else device
+    def to(self, device: torch.device, *, resident: bool = True) -> LoaderSource:
+        """Send each batch to `device`; `resident` concerns data in memory alone."""
+        self._device = None if is_host(device) else device
         return self
 
     def served(self) -> list[int]:
@@ -161,7 +163,7 @@ class LoaderSource:
         # The first batch stands for all, so that tensors are passed on without a look.
         elif any(not isinstance(leaf, torch.Tensor) for leaf in array_leaves(first)):
             batches = (as_batch(batch, self._batch_name, self.floating) for batch in batches)
-        return batches if self._device is None else map(self._move, batches)
+        return batches if self._device is None else self._sender(first).batches(batches)
 
     @property
     def _batch_name(self) -> str:
@@ -181,11 +183,18 @@ class LoaderSource:
         """Return a copy of a batch: a generator may use the same memory for the next one."""
         return map_tensors(torch.Tensor.clone, as_batch(batch, self._batch_name, self.floating))
 
-    def _move(self, batch: Any) -> Any:
-        from accelerate.utils import send_to_device
+    def _sender(self, first: Any) -> Sender:
+        """Return what copies batches to the device while it computes.
 
-        # From pinned memory the host does not wait.
-        return send_to_device(batch, self._device, non_blocking=True)
+        No batch is read ahead: the position of a stateful loader, and what a callback changes
+        between two batches, stay as they are on the CPU.
+        """
+        assert self._device is not None
+        sender = Sender(self._device)
+        # A loader of the user's may fill the same pinned memory with each batch; torch's does not.
+        torchs = type(self.loader) is DataLoader
+        sender.waits = not torchs and any(leaf.is_pinned() for leaf in leaves(first))
+        return sender
 
 
 def _failed_workers(processes: Iterable[Any]) -> str:

@@ -52,7 +52,7 @@ class Source(Protocol):
         """Return the batches of a pass, from batch `start` after `behind` units of the pass on."""
         ...
 
-    def to(self, device: torch.device) -> Source:
+    def to(self, device: torch.device, *, resident: bool = True) -> Source:
         """Return the source with batches on `device`."""
         ...
 

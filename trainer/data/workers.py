@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from fitorch.devices.accelerators import is_host
 from fitorch.internals.torch import shut_down_workers, workers_of
 from fitorch.tree import byte_count, leaves
 
@@ -220,7 +221,7 @@ def can_use_workers(dataset: object, batch: object, count: int) -> bool:
     # Daemonic processes cannot have children.
     if method != "fork" or multiprocessing.current_process().daemon:
         return False
-    if any(leaf.device.type != "cpu" for leaf in leaves(batch)):
+    if any(not is_host(leaf) for leaf in leaves(batch)):
         return False
     shared_memory = Path("/dev/shm")
     room = shutil.disk_usage(shared_memory).free if shared_memory.is_dir() else math.inf
@@ -261,7 +262,7 @@ class _Inspector(pickle.Pickler):
 
     def persistent_id(self, thing: object) -> str | None:
         """Skip objects that can be copied, and raise an error for those that cannot."""
-        on_device = isinstance(thing, Tensor) and thing.device.type != "cpu"
+        on_device = isinstance(thing, Tensor) and not is_host(thing)
         if on_device or isinstance(thing, _GENERATORS):
             message = f"a {type(thing).__name__} can't be in two processes"
             raise pickle.PicklingError(message)

@@ -17,10 +17,10 @@ from types import FrameType
 from typing import IO, Any
 
 import cloudpickle
-import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but untyped
 
 from fitorch.checks import check_count
+from fitorch.devices.accelerators import accelerators
 from fitorch.environment import in_notebook
 from fitorch.errors import RankError, annotate
 
@@ -74,7 +74,7 @@ def _check_devices(count: int) -> None:
             "call fit and evaluate, or start the script with python"
         )
         raise RankError(message)
-    devices = torch.cuda.device_count()
+    devices = len(accelerators())
     if devices and count > devices:
         message = f"num_processes={count}, but there are {devices} devices, one for each process"
         raise ValueError(message)

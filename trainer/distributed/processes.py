@@ -14,7 +14,9 @@ import cloudpickle
 import torch
 from torch import distributed, nn
 
+from fitorch.devices.accelerators import default_device
 from fitorch.errors import RankError
+from fitorch.internals.torch import object_device
 from fitorch.randomness import derive_seed
 
 from .dtensor import is_split
@@ -146,10 +148,9 @@ def _exchanged(data: bytes, count: int) -> list[bytes]:
 
 def _rows(data: bytes, size: int, count: int) -> list[bytes]:
     """Gather a row of `size` bytes from each process: a length, and as much data as fits."""
-    on_cuda = distributed.get_backend() == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
+    device = object_device(default_device())
     content = (len(data).to_bytes(8, "little") + data)[:size].ljust(size, b"\0")
-    # NCCL sends tensors of GPUs only.
+    # A group that was made elsewhere may send tensors of devices only, as those of NCCL.
     row = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
     rows = [torch.empty_like(row) for _ in range(count)]
     distributed.all_gather(rows, row)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fitorch.devices.accelerators import HOST, chosen_device, current, default_device, start
 from fitorch.distributed.fsdp import follow
 from fitorch.distributed.processes import Processes
 from fitorch.engine.step_runner.kit import RunnerKit
@@ -43,7 +47,7 @@ class BaseModel(ABC):
     Args:
         net: The net; this and the next arguments are those of `KerasModel`.
         extra: Other keyword arguments, for a `StepRunner`.
-        **placing: `channels_last`, `fsdp` and `deepspeed`.
+        **placing: `channels_last`, `data_on_device`, `fsdp` and `deepspeed`.
 
     Attributes:
         run: The current fit, None if no fit is running.
@@ -65,6 +69,7 @@ class BaseModel(ABC):
         val_loss_fn: Any = None,
         forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
         jit_compile: bool = False,
+        device: str | int | torch.device | None = None,
         extra: Mapping[str, Any],
         **placing: Any,
     ) -> None:
@@ -77,6 +82,8 @@ class BaseModel(ABC):
         own_loss = val_loss_fn is not None
         self.val_objective = Objective(val_loss_fn, metrics) if own_loss else self.objective
         self.channels_last: bool = placing["channels_last"]
+        self.data_on_device: bool = placing["data_on_device"]
+        self.device = None if device is None else chosen_device(device)
         self.fsdp, self.deepspeed = placing["fsdp"], placing["deepspeed"]
         # The device is chosen later: placing a model connects the processes and moves the net,
         # which a model that is only inspected does not need.
@@ -143,8 +150,9 @@ class BaseModel(ABC):
         """
         self._placement = Placement(
             mixed_precision,
-            cpu,
+            HOST if cpu else self.device,
             channels_last=self.channels_last,
+            data_on_device=self.data_on_device,
             fsdp=self.fsdp,
             deepspeed=self.deepspeed,
         )
@@ -156,6 +164,17 @@ class BaseModel(ABC):
         for objective in self.objectives:
             objective.to(self._placement.device)
         return self._placement
+
+    @contextmanager
+    def on_device(self, cpu: bool = False) -> Iterator[None]:
+        """Make the chosen device torch's current one until the block ends, and start it."""
+        device = HOST if cpu else self.device or default_device()
+        # Its generator must exist before a fit records the state that it restores at the end.
+        start(device)
+        # Processes of a launcher have their devices from it.
+        alone = int(os.environ.get("WORLD_SIZE", "1")) < 2
+        with current(device) if alone else nullcontext():
+            yield
 
     def train_new_parameters(self) -> None:
         """Let the optimizer train layers that were added to the net since it was built."""

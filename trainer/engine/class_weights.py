@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fitorch.checks import plain
+from fitorch.devices.accelerators import is_host
 from fitorch.errors import DataError
 from fitorch.metrics.task import PredictionKind, infer_task
 from fitorch.tree import describe
@@ -149,7 +150,7 @@ class ClassWeights:
             return self._kind == "class_logits" and y_true.is_floating_point()
         # The loss does not tell. Looking at the values waits for an accelerator, where the first
         # batch stands for all.
-        looks = y_true.device.type == "cpu" and not torch.compiler.is_compiling()
+        looks = is_host(y_true) and not torch.compiler.is_compiling()
         if looks or not self._seen_one_hot:
             self._seen_one_hot = _is_one_hot(y_true)
         return self._seen_one_hot

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from fitorch.data.loader import failed_worker_in, worker_failure_message
+from fitorch.devices.accelerators import default_device, is_out_of_memory
+from fitorch.devices.memory import peak_memory
 from fitorch.distributed.dtensor import local_tensor
 from fitorch.errors import DataError, NonFiniteError, ShapeError, annotate
 from fitorch.losses.shape_checks import MisfitError
@@ -111,7 +113,7 @@ def module_of(error: BaseException, net: nn.Module) -> str:
 def is_shape_error(error: Exception) -> bool:
     """Return whether an error is about shapes of tensors."""
     # Messages about memory and dtypes contain words of shapes too, such as "size" or "mat1".
-    if isinstance(error, torch.cuda.OutOfMemoryError) or _DTYPES.search(str(error)):
+    if is_out_of_memory(error) or _DTYPES.search(str(error)):
         return False
     return isinstance(error, (RuntimeError, ValueError, IndexError)) and bool(
         _SHAPES.search(str(error))
@@ -213,10 +215,11 @@ def _outputs_hint(error: Exception, net: nn.Module) -> str:
 
 
 def _memory_hint(error: Exception) -> str:
-    if not isinstance(error, torch.cuda.OutOfMemoryError):
+    if not is_out_of_memory(error):
         return ""
-    peak = torch.cuda.max_memory_allocated() / 2**20
+    peak = peak_memory(default_device())
+    known = "" if peak is None else f"peak memory {peak / 2**20:.0f} MB: "
     return (
-        f"; peak memory {peak:.0f} MB: use a smaller batch_size with gradient_accumulation_steps, "
-        "or mixed_precision='bf16'"
+        f"; {known}use a smaller batch_size with gradient_accumulation_steps, "
+        "mixed_precision='bf16', or KerasModel(data_on_device=False) for data in memory"
     )

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from fitorch.deepspeed.settings import Zero, deepspeed_plugin, unconfigured
+from fitorch.devices.accelerators import (
+    HOST,
+    accelerator_type,
+    accelerators,
+    default_device,
+    described,
+    is_host,
+)
+from fitorch.devices.capabilities import group_backend
 from fitorch.distributed.failures import TIMEOUT
 from fitorch.distributed.fsdp import Moved, Sharding, fsdp_plugin
 from fitorch.distributed.processes import Processes, check_launch, leave_at_exit
 from fitorch.distributed.rendezvous import init_method
 from fitorch.internals.accelerate import forget_settings
+from fitorch.internals.torch import keeps_parameters
 from fitorch.nets.memory_format import in_channels_last, lay_out
 from fitorch.nets.precision import Net, in_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from fitorch.data.sources import Source
+
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
-_settings: tuple[str | None, bool] | None = None  # of the last Accelerator created here
+_DEVICE = "ACCELERATE_TORCH_DEVICE"  # the variable that names a device for accelerate
+
+_settings: tuple[str | None, torch.device | None] | None = None  # of the last Accelerator
 
 
 class Placement:
@@ -34,7 +50,9 @@ class Placement:
 
     Args:
         mixed_precision: "no", "fp16" or "bf16"; None for accelerate's configuration.
-        cpu: Use the CPU even if there is an accelerator.
+        device: The device; None lets accelerate choose. With several processes, only its type
+            counts: the launcher numbers the processes, and each has a device of its own.
+        data_on_device: Keep data in memory on the device if there is room.
         channels_last: Keep images, and weights of convolutions, in channels-last memory.
         fsdp: Whether to shard nets over the processes; see `KerasModel`.
         deepspeed: Whether DeepSpeed shards gradients and optimizer state; see `KerasModel`.
@@ -54,14 +72,15 @@ class Placement:
     def __init__(
         self,
         mixed_precision: str | None = None,
-        cpu: bool = False,
+        device: torch.device | None = None,
         *,
         channels_last: bool = False,
+        data_on_device: bool = True,
         fsdp: Any = None,
         deepspeed: Any = None,
     ) -> None:
-        self.channels_last = channels_last
-        self.accelerator = _accelerator(mixed_precision, cpu)
+        self.channels_last, self.data_on_device = channels_last, data_on_device
+        self.accelerator = _accelerator(mixed_precision, device)
         self.device: torch.device = self.accelerator.device
         self.dtype = _DTYPES.get(self.accelerator.mixed_precision)
         self.scaler: torch.amp.GradScaler | None = self.accelerator.scaler
@@ -80,9 +99,7 @@ class Placement:
             self.zero = Zero(zero_plugin, self.accelerator.mixed_precision, self.processes)
 
     def __str__(self) -> str:
-        name = "cpu" if self.device.type == "cpu" else str(self.device)
-        if self.device.type == "cuda":
-            name = f"{name} ({torch.cuda.get_device_name(self.device)})"
+        name = described(self.device)
         name = name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
         if not self.processes.is_distributed:
             return name
@@ -95,6 +112,10 @@ class Placement:
         """Return a call of `net` in the chosen precision and memory layout; it returns float32."""
         call = in_precision(net, self.device, self.dtype)
         return in_channels_last(call) if self.channels_last else call
+
+    def send(self, source: Source) -> Source:
+        """Let a source yield its batches on the device; return the source."""
+        return source.to(self.device, resident=self.data_on_device)
 
     def place(self, net: nn.Module) -> Moved:
         """Move the net to the device in place, or shard it over the processes.
@@ -122,34 +143,94 @@ class Placement:
             return self.sharding.shard(net)
         if self.zero is not None:
             self.zero.check_net(net)
-        net.to(self.device)
+        with _parameters_kept(self.device):
+            net.to(self.device)
         return {}
 
 
-def _accelerator(mixed_precision: str | None, cpu: bool) -> Accelerator:
+@contextmanager
+def _parameters_kept(device: torch.device) -> Iterator[None]:
+    """Let `Module.to` keep the parameters, which optimizers and tied layers refer to."""
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    if not keeps_parameters(device):
+        torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        yield
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
+
+
+def _accelerator(mixed_precision: str | None, device: torch.device | None) -> Accelerator:
     """Create an Accelerator, even if an earlier one was created with other settings."""
     check_launch()
-    is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    xpu = getattr(torch, "xpu", None)
-    has_device = torch.cuda.is_available() or (xpu is not None and xpu.is_available())
-    # Without cpu=True on a machine without accelerators, accelerate would not connect the
-    # processes of torchrun, and each would train alone.
-    cpu = cpu or (is_distributed and not has_device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        device = _device_of_process(device)
+        _join_group(device)
+    global _settings  # accelerate keeps its settings for the whole process
+    if _settings != (mixed_precision, device):
+        forget_settings()
+    _settings = (mixed_precision, device)
+    made = _created(mixed_precision, device)
+    wanted = default_device() if device is None and _DEVICE not in os.environ else device
+    if wanted is not None and wanted.type != made.device.type:
+        # accelerate does not know the accelerators of all packages that add some to torch.
+        forget_settings()
+        made = _created(mixed_precision, wanted, known=False)
+    return made
+
+
+def _created(
+    mixed_precision: str | None, device: torch.device | None, *, known: bool = True
+) -> Accelerator:
+    """Create an Accelerator.
+
+    Args:
+        mixed_precision: See `Placement`.
+        device: The device, or None.
+        known: Whether accelerate knows devices of this type.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in notebooks
         from accelerate import Accelerator
-        from accelerate.utils import InitProcessGroupKwargs
+    is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # Without cpu=True, accelerate does not connect processes on CPUs, nor on devices that it does
+    # not know, and each would train alone.
+    cpu = device is not None and (is_host(device) or (is_distributed and not known))
+    # Processes on devices that it knows get theirs by their number.
+    named = device is not None and not is_host(device) and not (is_distributed and known)
+    with unconfigured(), _variable(_DEVICE, str(device) if named else None):
+        return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
 
-    global _settings  # accelerate keeps its settings for the whole process
-    if _settings != (mixed_precision, cpu):
-        forget_settings()
-    _settings = (mixed_precision, cpu)
-    with unconfigured():
-        if not is_distributed:
-            return Accelerator(mixed_precision=mixed_precision, cpu=cpu)
-        group_options = InitProcessGroupKwargs(timeout=TIMEOUT, init_method=init_method())
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=[group_options]
-        )
+
+def _device_of_process(device: torch.device | None) -> torch.device:
+    """Return the device of this process, which is one of several."""
+    kind = accelerator_type() if device is None else device.type
+    if kind is None or kind == HOST.type:
+        return HOST
+    number = int(os.environ.get("LOCAL_RANK", "0")) % len(accelerators())
+    return torch.device(kind, number)
+
+
+def _join_group(device: torch.device) -> None:
+    """Connect the processes, with a backend for the device and one for messages of the host."""
+    if distributed.is_initialized():
+        return
+    distributed.init_process_group(
+        group_backend(device), init_method=init_method(), timeout=TIMEOUT
+    )
     leave_at_exit()
-    return accelerator
+
+
+@contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable of the environment, unless the value is None, until the block ends."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+        elif value is not None:
+            del os.environ[name]

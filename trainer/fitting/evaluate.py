@@ -110,7 +110,6 @@ def open_source(
     num_workers = check_workers(num_workers)
     batch_size = check_count("batch_size", batch_size)
     check_count("steps", steps, optional=True)
-    device = model.placement.device
     floating = floating_dtype(model.net.parameters())
     processes = model.placement.processes
     # All processes must split the same order of the data, so they share one seed.
@@ -121,7 +120,7 @@ def open_source(
     if isinstance(source, SampledSource):
         # Only a Dataset uses the seed, so only for one it is drawn: the next pass has another one.
         draw_seed()
-    return source.to(device)
+    return model.placement.send(source)
 
 
 def collect_hooks(

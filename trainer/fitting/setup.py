@@ -120,7 +120,7 @@ def _training_batches(
 ) -> EpochIterator:
     placement = model.placement
     return EpochIterator(
-        data.train.to(placement.device),
+        placement.send(data.train),
         arguments.steps_per_epoch,
         pass_index=first_pass,
         processes=placement.processes,
@@ -179,7 +179,7 @@ def _validation(
 
     spec, passes = model.validation_spec(), []
     for prefix, source in data.validation.items():
-        placed = source.to(spec.placement.device)
+        placed = spec.placement.send(source)
         step = choose_evaluation_step(spec, placed, prefix, stopped)
         steps, name = arguments.validation_steps, set_name(prefix)
         passes.append(Evaluation(spec, step, placed, callbacks.hooks, steps, name))

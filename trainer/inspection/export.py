@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fitorch import files as disk
+from fitorch.devices.accelerators import HOST
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.errors import ExportError
 from fitorch.nets.state import unwrapped
@@ -138,7 +139,7 @@ def _at_least_two_samples(features: Any) -> Any:
 @contextmanager
 def _on_cpu(net: nn.Module) -> Iterator[None]:
     devices = {tensor.device for tensor in leaves([*net.parameters(), *net.buffers()])}
-    elsewhere = devices - {torch.device("cpu")}
+    elsewhere = devices - {HOST}
     if elsewhere:
         net.to("cpu")
     try:

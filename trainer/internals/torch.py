@@ -243,6 +243,50 @@ def _store_of_our_own() -> Any:
     return store or TCPStore(host, port[0], is_master=False)
 
 
+_FUSED, _SHALLOW = "_get_fused_kernels_supported_devices", "_has_compatible_shallow_copy_type"
+_OBJECTS = "_get_object_coll_device"  # torch 2.6
+
+
+def private_backend() -> str:
+    """Return the name of the backend that a package has added to torch, as "npu"."""
+    name = getattr(torch._C, "_get_privateuse1_backend_name", None)
+    return "privateuseone" if name is None else str(name())
+
+
+def fused_devices() -> Sequence[str]:
+    """Return the types of devices on which torch's optimizers have fused kernels."""
+    from torch.utils import _foreach_utils
+
+    listed = getattr(_foreach_utils, _FUSED, None)
+    names = ["cpu"] if listed is None else listed()
+    return [private_backend() if name == "privateuseone" else name for name in names]
+
+
+def keeps_parameters(device: torch.device) -> bool:
+    """Return whether `Module.to(device)` changes parameters in place.
+
+    For the devices of some backends it replaces them, which an optimizer would not notice.
+    """
+    compatible = getattr(torch, _SHALLOW, None)
+    if compatible is None:
+        return True
+    probe = torch.empty(0, device="cpu")
+    return bool(compatible(probe, torch.empty(0, device=device)))
+
+
+def object_device(device: torch.device) -> torch.device:
+    """Return where messages of the default process group start: the CPU if its backends allow it.
+
+    Args:
+        device: The device in use, which is returned if the group knows devices only.
+    """
+    ask = getattr(distributed.distributed_c10d, _OBJECTS, None)  # torch 2.6
+    if ask is None:
+        named = distributed.get_backend()
+        return device if named == "nccl" else torch.device("cpu")
+    return torch.device("cpu") if ask() == "cpu" else device
+
+
 def iterates_as_torch(loader: DataLoader[Any]) -> bool:
     """Return whether a subclass of DataLoader begins its passes as torch's own does."""
     kind, names = type(loader), ("__iter__", "_get_iterator")
@@ -294,6 +338,7 @@ def missing() -> list[str]:
         warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about itself
         import torch._dynamo.exc
         from torch._dynamo import config
+        from torch.utils import _foreach_utils
 
         compiled = torch.compile(nn.Module())  # compiles nothing before its first call
     parameter = nn.Parameter(torch.zeros(1))
@@ -302,7 +347,9 @@ def missing() -> list[str]:
     assert scheduler is not None
     loader: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))
     owners: list[tuple[Any, str, tuple[str, ...]]] = [
-        (torch, "torch", (*(f"_foreach_{name}" for name in _FOREACH), _UNSCALE)),
+        (torch, "torch", (*(f"_foreach_{name}" for name in _FOREACH), _UNSCALE, _SHALLOW)),
+        (torch._C, "torch._C", ("_get_privateuse1_backend_name",)),
+        (_foreach_utils, "torch.utils._foreach_utils", (_FUSED,)),
         (batchnorm, "torch.nn.modules.batchnorm", ("_BatchNorm", "_NormBase")),
         (nn.BatchNorm1d, "BatchNorm1d", ("_check_input_dim",)),
         (optimizers, "torch.optim.optimizer", _GLOBAL_HOOKS),
@@ -313,7 +360,7 @@ def missing() -> list[str]:
         (compiled, "a compiled module", ("_orig_mod",)),
         (nn.Module(), "Module", ("_compiled_call_impl", "_non_persistent_buffers_set")),
         ((parameter * 1).grad_fn, "a node of the graph", ("_sequence_nr",)),
-        (distributed.distributed_c10d, "distributed_c10d", ("_get_default_store",)),
+        (distributed.distributed_c10d, "distributed_c10d", ("_get_default_store", _OBJECTS)),
         (DataLoader, "DataLoader", ("_get_iterator",)),
         (loader, "a DataLoader", ("_iterator",)),
         (torch._dynamo.exc, "torch._dynamo.exc", ("TorchDynamoException",)),

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn, optim
 
+from fitorch.devices.capabilities import has_fused_optimizers
+
 OptimizerLike = optim.Optimizer | Callable[[list[nn.Parameter]], optim.Optimizer] | str | None
 
 OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
@@ -24,8 +26,6 @@ OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
     "rprop": optim.Rprop,
     "sgd": optim.SGD,
 }
-
-_FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def make_optimizer(
@@ -78,7 +78,7 @@ def can_fuse(
         return False  # fused variants do not support the sparse gradients of embeddings
     return all(
         parameter.is_floating_point()
-        and parameter.device.type in _FUSED_DEVICES
+        and has_fused_optimizers(parameter.device)
         # Lazy parameters get their size with the first batch.
         and not isinstance(parameter, nn.parameter.UninitializedParameter)
         for parameter in parameters

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fitorch.devices.accelerators import is_host
 from fitorch.distributed.dtensor import full_tensor, is_split
 from fitorch.errors import NonFiniteError
 from fitorch.internals.torch import FiniteCheck, bare_step, mark_stepped
@@ -153,7 +154,7 @@ class Update:
         Raises:
             NonFiniteError: The norm is NaN or infinite.
         """
-        if norm is None or self.scaler is not None or norm.device.type != "cpu":
+        if norm is None or self.scaler is not None or not is_host(norm):
             return
         if not norm.isfinite():
             message = f"the gradients' norm is {norm.item()}"
@@ -226,4 +227,4 @@ class Update:
 
 def _in_host_memory(parameter: nn.Parameter) -> bool:
     """Return whether a parameter is a plain tensor on the CPU, not a part of a sharded one."""
-    return parameter.device.type == "cpu" and not is_split(parameter)
+    return is_host(parameter) and not is_split(parameter)

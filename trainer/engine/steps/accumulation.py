@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.capabilities import widened
 from fitorch.internals.torch import foreach_div_
 from fitorch.losses.terms import TermValue
 from fitorch.tree import sample_count
@@ -224,9 +225,7 @@ def _targets_of(batch: Any) -> tuple[Any, Any]:
 def _positive(share: int | Tensor) -> int | Tensor:
     """Return a number that can be divided by: all samples of a batch may have the weight 0."""
     if isinstance(share, Tensor):
-        # float64 is the widest dtype of all devices but MPS, which does not support it.
-        wide = torch.float32 if share.device.type == "mps" else torch.float64
-        return share.to(wide).clamp_min(torch.finfo(torch.float32).tiny)
+        return widened(share).clamp_min(torch.finfo(torch.float32).tiny)
     return share
 
 

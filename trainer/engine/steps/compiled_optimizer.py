@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.capabilities import widest_float
+
 _SETTINGS = ("betas", "momentum", "weight_decay")  # which schedules and callbacks may change
 
 
@@ -97,24 +99,19 @@ class CompiledOptimizer:
         step = state.get("step")
         if not isinstance(step, Tensor):
             return state
-        copied = step.to(device, _wide(device), copy=True)
+        copied = step.to(device, widest_float(device), copy=True)
         self._steps.append((step, copied))
         return {**state, "step": copied}
 
     @staticmethod
     def _compilable(group: Mapping[str, Any]) -> dict[str, Any]:
         device = group["params"][0].device
-        rate = torch.tensor(float(group["lr"]), dtype=_wide(device), device=device)
+        rate = torch.tensor(float(group["lr"]), dtype=widest_float(device), device=device)
         compilable = dict(group, lr=rate)
         for flag in ("fused", "foreach"):
             if flag in compilable:
                 compilable[flag] = None
         return compilable
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    """Return the widest floating type of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def compiled_constants(optimizer: torch.optim.Optimizer) -> list[Any]:

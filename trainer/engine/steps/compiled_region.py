@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.devices.capabilities import records_graphs
 from fitorch.internals.torch import (
     can_trace_backward,
     compile_error,
@@ -74,8 +75,8 @@ class CompiledRegion:
         self._trained = [p for p in update.parameters if p.grad is not None]
         self._gradients = [p.grad for p in self._trained]
         self._optimizer = CompiledOptimizer(update.optimizer)
-        # CUDA graphs record the addresses of all tensors, so gradients and state stay in place.
-        self._graphs = self._trained[0].device.type == "cuda"
+        # Graphs record the addresses of all tensors, so gradients and state stay in place.
+        self._graphs = records_graphs(self._trained[0].device)
         self._compiled = _compile(
             _step_function(forward, weigh, objective, update, self._optimizer, self._trained),
             graphs=self._graphs,

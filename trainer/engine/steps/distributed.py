@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import is_host
 from fitorch.engine.coordinator import Coordinator
 from fitorch.errors import NonFiniteError, RankError
 
@@ -113,7 +114,7 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
         """
         totals = self._sync.totals()
         # On an accelerator reading waits for the device, so only every 16th answer is read.
-        reads = totals.device.type == "cpu" or self._unread >= _READ_EVERY
+        reads = is_host(totals) or self._unread >= _READ_EVERY
         self._unread = 0 if reads else self._unread + 1
         count: float | Tensor = totals[1]
         if reads:

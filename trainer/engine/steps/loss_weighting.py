@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, distributed
 
+from fitorch.devices.accelerators import is_host
 from fitorch.distributed.processes import Processes
 from fitorch.errors import RankError
 from fitorch.losses.objective import Objective
@@ -85,7 +86,7 @@ class LossWeighting:
         value, share = parts[0][0], (parts[0][1] if counts else 0)
         count: float | Tensor = share
         if isinstance(share, Tensor):
-            if share.device.type == "cpu":
+            if is_host(share):
                 # On the CPU nothing waits.
                 count = share.item()
             else:  # stays on the device; an integer would become float32 in a division

@@ -1,0 +1,1 @@
+"""Devices: the only package that knows their types; everything is asked of torch."""
