@@ -48,6 +48,10 @@ class Mean:
         """Return the index of the first value that is not finite, infinity if there is none."""
         raise NotImplementedError
 
+    def first_nonfinite_index(self) -> Tensor | None:
+        """Return `first_nonfinite` as a tensor, None if a device need not be read for it."""
+        return None
+
     def reset(self) -> None:
         """Discard all values."""
         raise NotImplementedError
@@ -119,6 +123,11 @@ class DeviceMean(Mean):
     def first_nonfinite(self) -> float:
         """Return the index; this synchronizes with the device."""
         return self._read()[2]
+
+    def first_nonfinite_index(self) -> Tensor | None:
+        """Return the index as a tensor on the device, None if there are no values."""
+        state = self._folded_state()
+        return None if state is None else state[2]
 
     def reset(self) -> None:
         """Discard all values."""
@@ -276,6 +285,16 @@ class Means:
         """
         indices = [mean.first_nonfinite() for mean in self._means]
         return [index == min(indices) for index in indices]
+
+    def first_nonfinite(self) -> float:
+        """Return the index of the first value that is not finite; this waits for a device."""
+        return min(mean.first_nonfinite() for mean in self._means)
+
+    def first_nonfinite_index(self) -> Tensor | None:
+        """Return that index as a tensor on the device, None if it is known without a read."""
+        found = [mean.first_nonfinite_index() for mean in self._means]
+        indices = [index for index in found if index is not None]
+        return torch.stack(indices).min() if indices else None
 
     def reset(self) -> None:
         """Discard all values."""

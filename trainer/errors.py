@@ -62,7 +62,15 @@ class CheckpointWriteError(CheckpointError, OSError):
 
 
 class NonFiniteError(FitorchError, ArithmeticError):
-    """The training loss, or a gradient, is NaN or infinite."""
+    """The training loss, or a gradient, is NaN or infinite.
+
+    Attributes:
+        batch: The number of the first batch of the epoch with such a loss, from 0, if it was found
+            after later batches: on an accelerator, reading each loss would wait. None if it is the
+            current batch.
+    """
+
+    batch: int | None = None
 
 
 class RankError(FitorchError, RuntimeError):

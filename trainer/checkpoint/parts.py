@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fitorch import files as disk
+from fitorch.devices.copies import copies_in_host_memory
 from fitorch.errors import CheckpointError
 from fitorch.files import FileDigest
 from fitorch.tree import byte_count
@@ -32,8 +33,12 @@ class Part:
     tensors: dict[str, Tensor]
 
     def copied(self) -> Part:
-        """Return the part with copies of its tensors on the CPU."""
-        return Part(self.tree, {name: _copy(tensor) for name, tensor in self.tensors.items()})
+        """Return the part with copies of its tensors on the CPU, which training changes in place.
+
+        For tensors on a device this waits once.
+        """
+        copies = copies_in_host_memory(list(self.tensors.values()))
+        return Part(self.tree, dict(zip(self.tensors, copies, strict=True)))
 
 
 def pack(parts: Mapping[str, Any]) -> dict[str, Part]:
@@ -74,9 +79,3 @@ def size_of_parts(parts: Mapping[str, Part]) -> int:
 def _has_only_tensors(tree: object) -> bool:
     """Return whether a state consists only of named tensors, as that of most nets."""
     return isinstance(tree, dict) and all(tree[name] == as_tensor(name) for name in tree)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    # Tensors on the CPU are copied too, because training changes them in place; for others this
-    # waits for the device.
-    return tensor.detach().to("cpu", copy=True)

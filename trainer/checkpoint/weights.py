@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.devices.copies import to_host
 from fitorch.errors import annotate
 from fitorch.files import replacing
 from fitorch.nets.state import load_plain
@@ -46,7 +47,8 @@ def save_weights(
         # An empty file shows the mode that the umask gives to new files.
         mode = temporary.stat().st_mode
         if path.suffix in _TORCH:
-            torch.save(dict(state), temporary)
+            # Tensors of a device load only where there is one.
+            torch.save(_on_host(state), temporary)
         else:
             _save_safetensors(state, temporary, metadata)
         temporary.chmod(mode)  # safetensors makes files that only their owner can read
@@ -76,6 +78,15 @@ def load_weights(net: nn.Module, path: str | Path) -> Path:
         annotate(error, f"while loading {path}")
         raise
     return path
+
+
+def _on_host(state: Mapping[str, Any]) -> dict[str, Any]:
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    copies = iter(to_host(tensors))
+    return {
+        name: next(copies) if isinstance(value, torch.Tensor) else value
+        for name, value in state.items()
+    }
 
 
 def metadata_of(path: Path) -> dict[str, str]:

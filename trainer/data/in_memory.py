@@ -109,8 +109,10 @@ class MemorySource:
         return batch
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
-        """Return no sample numbers: a second use of the sampler would draw other numbers."""
-        return []
+        """Return the sample numbers of a batch; a sampler of the user's would draw other ones."""
+        if self.loader is not None:
+            return []
+        return next(self.indices(pass_index, position, None, 0), torch.tensor([])).tolist()
 
     def close(self) -> None:
         """Do nothing: there are no worker processes."""

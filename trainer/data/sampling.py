@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST
 from fitorch.randomness import derive_seed
 
 IndexTransform = Callable[[Tensor], Tensor]  # applied to the indices of many batches at once
@@ -61,10 +62,11 @@ class Order:
     def permutation(self, pass_index: int) -> Tensor:
         """Return the sample numbers of a pass in their order, as int64 of shape (samples,)."""
         if not self.shuffle:
-            return torch.arange(self.samples)
+            return torch.arange(self.samples, device=HOST)
         # The order has its own generator, so that no other draw can change it.
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", pass_index))
-        return torch.randperm(self.samples, generator=generator)
+        generator = torch.Generator(HOST)
+        generator.manual_seed(derive_seed(self.seed, "order", pass_index))
+        return torch.randperm(self.samples, generator=generator, device=HOST)
 
     def batches(
         self,

@@ -170,3 +170,31 @@ def copies_in_host_memory(tensors: list[Tensor]) -> list[Tensor]:
     for device in devices:
         module_of(device).current_stream(device).synchronize()
     return copies
+
+
+class Glance:
+    """A number of a device that the host reads once its copy has arrived, without waiting.
+
+    Args:
+        number: A tensor of one element.
+    """
+
+    def __init__(self, number: Tensor) -> None:
+        device = number.device
+        self._event: Any = None
+        if pins(device) and hasattr(module_of(device), "current_stream"):
+            target = torch.empty_like(number, device="cpu", pin_memory=True)
+            self._copy = target.copy_(number, non_blocking=True)
+            self._event = module_of(device).current_stream(device).record_event()
+        else:
+            self._copy = number.to("cpu")  # waits
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the number can be read."""
+        return self._event is None or bool(self._event.query())
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        return float(self._copy)

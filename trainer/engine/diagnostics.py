@@ -48,10 +48,7 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     """
     shapes = f"the batch was {describe(step.user_batch(batch))}"
     if isinstance(error, NonFiniteError):
-        # Only steps of training have circumstances.
-        found = getattr(step, "circumstances", str)()
-        message = f"{error} in {where}{found}; the batch has not changed the weights"
-        raise NonFiniteError(message) from error
+        raise located(error, step, where) from error
     # torch reports a dead worker from a signal handler, so the error may surface in any line of the
     # step.
     if died := failed_worker_in(error):
@@ -69,6 +66,27 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     hints = _dtype_hint(error, net, user_batch) + _memory_hint(error) + _probability_hint(error)
     hints += _outputs_hint(error, net) + _gradient_hint(error) + _batch_hint(error, user_batch)
     annotate(error, f"in {where}: {shapes}{hints}")
+
+
+def located(error: NonFiniteError, step: Any, where: str) -> NonFiniteError:
+    """Return an error with the batch and the circumstances of a loss that is not finite.
+
+    Args:
+        error: The error.
+        step: The step; only steps of training have circumstances.
+        where: The current batch, as "epoch 1, training batch 3", or the epoch that has ended.
+    """
+    found = getattr(step, "circumstances", lambda _batch=None: "")
+    epoch, _, current = where.partition(", ")
+    if error.batch is None:
+        end = "; the batch has not changed the weights" if current else ""
+        return NonFiniteError(f"{error} in {where}{found()}{end}")
+    place = f"{epoch}, training batch {error.batch + 1}"
+    noticed = current or "the end of the epoch"
+    text = f"{error} in {place}{found(error.batch)}; the loss was read at {noticed}"
+    late = NonFiniteError(text)
+    late.batch = error.batch
+    return late
 
 
 def circumstances(

@@ -7,8 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fitorch.callbacks.hooks import Hooks, emit, emit_all
@@ -20,17 +19,18 @@ from fitorch.errors import DataError, annotate
 from fitorch.internals.torch import original_module
 from fitorch.nets.calls import Call, choose_call
 from fitorch.nets.forward import choose_forward, features_of
-from fitorch.tree import map_leaves, rebuild_mapping
+from fitorch.tree import rebuild_mapping
 
 from .diagnostics import module_of
 from .inference import GradientsOnDemand, inference
 from .joining import BatchOutput, counted
 from .lockstep import in_lockstep
+from .output_buffer import OutputBuffer, OutputLogs
 from .stage import run_stage
 
 
 class PredictionStep:
-    """Computes the net's output for a batch, and keeps it on the CPU.
+    """Computes the net's output for a batch, and keeps a copy of it.
 
     Args:
         spec: The net, its precision, and the user's `forward(net, batch)`.
@@ -38,14 +38,13 @@ class PredictionStep:
 
     Attributes:
         logs: Keras' logs of the hooks: the last output as "outputs".
-        outputs: The outputs of the batches so far.
     """
 
     def __init__(self, spec: MeasurementSpec, stopped: Callable[[], bool]) -> None:
         net, cast = spec.net, spec.placement.cast
         self.processes = spec.placement.processes
-        self.logs: dict[str, Any] = {}
-        self.outputs: list[BatchOutput] = []
+        self.logs = OutputLogs()
+        self._kept = OutputBuffer()
         self._net, self._cast_net = net, cast(net)
         self._hooked = None
         if spec.forward is not None:
@@ -62,12 +61,14 @@ class PredictionStep:
         if self._left_out and isinstance(output, Mapping):
             kept = {name: part for name, part in output.items() if name not in self._left_out}
             output = rebuild_mapping(output, kept)
-        # Each copy waits for the device. In exchange, the device holds the output of one batch
-        # only.
-        output = map_leaves(_copied_to_cpu, output, (Tensor, np.ndarray))
         whole = self._call is self._cast_net
-        self.outputs.append(counted(output, batch, self._features(batch), whole=whole))
-        self.logs["outputs"] = output
+        output = self._kept.keep(counted(output, batch, self._features(batch), whole=whole))
+        self.logs.set(output)
+
+    @property
+    def outputs(self) -> list[BatchOutput]:
+        """The outputs of the batches so far, on the CPU; this waits for the device."""
+        return self._kept.all()
 
     @property
     def done(self) -> bool:
@@ -168,12 +169,6 @@ def in_order(outputs: list[Any], processes: Processes, gather: str) -> list[Any]
             parts = processes.gather(output)
         all_outputs += [part for part in parts or () if part is not None]
     return all_outputs if gather == "all" or processes.is_main else None
-
-
-def _copied_to_cpu(leaf: Any) -> Any:
-    # A copy, because the net or the loader may use the same memory for the next batch. A net that
-    # differentiates within its forward pass may return a graph.
-    return leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf.copy()
 
 
 def _is_list_of_samples(batch: Any) -> bool:

@@ -19,6 +19,7 @@ from fitorch.optim.schedules import step_after_epoch
 
 from .arguments import FitArguments
 from .coordinator import Coordinator
+from .diagnostics import located
 from .evaluation import Validation
 from .shutdown import Saver, Shutdown
 from .state import FitState, Progress
@@ -160,6 +161,15 @@ class Run:
         batches = reading(self.iterator.epoch(), "train_data", where, self._samples_in_next)
         return self.step.arranged(batches, self.iterator.steps)
 
+    def samples_of(self, batch: int) -> list[int]:
+        """Return the first sample numbers of a batch of the epoch, if they are known."""
+        iterator = self.iterator
+        # At the end of an epoch, the iterator may have begun the next pass.
+        position = iterator.position - iterator.taken + batch
+        known = iterator.source.steps is not None and 0 <= position < iterator.source.steps
+        samples = iterator.source.samples_in(iterator.pass_index, position) if known else []
+        return samples[:3]
+
     def _samples_in_next(self, _number: int) -> list[int]:
         return self.iterator.source.samples_in(self.iterator.pass_index, self.iterator.position)
 
@@ -182,9 +192,7 @@ class Run:
             figures = self.step.measurement.result(f"epoch {self.progress.epochs + 1}, training")
         except NonFiniteError as error:
             # This error is raised outside of `run_stage`, which adds the circumstances to others.
-            where = f"epoch {self.progress.epochs + 1}{self.step.circumstances()}"
-            message = f"{error} in {where}"
-            raise NonFiniteError(message) from error
+            raise located(error, self.step, f"epoch {self.progress.epochs + 1}") from error
         figures |= {f"lr_{i}" if i else "lr": rate for i, rate in enumerate(rates)}
         return figures | self.state.objective.weights
 

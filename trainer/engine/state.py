@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from fitorch.callbacks.callback_list import flatten_callbacks
@@ -87,6 +88,7 @@ class FitState:
         callbacks: The callbacks; those without a state are skipped.
         iterator: The position of the next batch in the data.
         sums: The sums of losses and metrics in the current epoch.
+        device: The device of the net, the only one on which a fit draws random numbers.
     """
 
     progress: Progress
@@ -97,6 +99,7 @@ class FitState:
     callbacks: list[Any]
     iterator: EpochIterator
     sums: UpdatingStep[StageValues]
+    device: torch.device
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is restored."""
@@ -130,7 +133,7 @@ class FitState:
         states = {name: part.state_dict() for name, part in self.parts().items()}
         # The generators are read last: if a `state_dict` draws random numbers, the running fit
         # continues after them too.
-        return {**states, "random": random_state()}
+        return {**states, "random": random_state(self.device)}
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Restore the state of each part, the random generators last.
@@ -156,7 +159,7 @@ class FitState:
                 part.load_state_dict(state[name])
         # Tensors of a checkpoint are contiguous, but the weights may be channels-last.
         align_state(self.update.optimizer)
-        set_random_state(state["random"])
+        set_random_state(state["random"], self.device)
 
     def roll_back(self, state: Mapping[str, Any]) -> list[str]:
         """Restore an earlier state of this fit after a checkpoint could not be restored.
@@ -175,7 +178,7 @@ class FitState:
                 failed.append(name)
         align_state(self.update.optimizer)
         try:
-            set_random_state(state["random"])
+            set_random_state(state["random"], self.device)
         except Exception:
             failed.append("random")
         return failed

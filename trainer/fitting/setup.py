@@ -85,6 +85,7 @@ def prepare(
             callbacks.every,
             iterator,
             step,
+            model.placement.device,
         ),
         step=step,
         hooks=callbacks.hooks,

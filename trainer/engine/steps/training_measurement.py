@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from fitorch.data.sources import Source
+from fitorch.devices.accelerators import is_host
 from fitorch.engine.checks import batch_norm_guarded
 from fitorch.engine.class_weights import ClassWeights
 from fitorch.errors import NonFiniteError
 from fitorch.losses.terms import TermValue
 
 from .measurement import Gather, Measurement, MeasurementSpec
+from .nonfinite_watch import NonFiniteWatch
 
 
 class TrainingMeasurement(Measurement):
@@ -48,6 +50,9 @@ class TrainingMeasurement(Measurement):
         self.on_nonfinite: Callable[[NonFiniteError], None] = _raise
         self.class_weights = class_weights
         self._guards_batch_norm = guards_batch_norm
+        # On the CPU, each loss is looked at.
+        watched = not is_host(spec.placement.device)
+        self._watch = NonFiniteWatch(self.losses) if watched else None
 
     def figures(self) -> dict[str, float]:
         """Return the loss and the metrics so far.
@@ -60,8 +65,7 @@ class TrainingMeasurement(Measurement):
         # On an accelerator the values are read only here, long after the batch. Once the weights
         # are NaN all terms are, so `culprits` finds those that were wrong first.
         if not isfinite(loss) and not self.losses.empty:
-            terms = zip(self.losses.compute()[1], self.losses.culprits(), strict=True)
-            raise self._not_finite(loss, [term if culprit else 0.0 for term, culprit in terms])
+            raise self._found_late(loss)
         return values
 
     def record(self, y_pred: Any, y_true: Any, weight: Any, parts: list[TermValue]) -> None:
@@ -75,6 +79,9 @@ class TrainingMeasurement(Measurement):
             # processes.
             return
         self.metrics.update(y_pred, y_true, weight)
+        if self._watch is not None and self._watch() is not None:
+            # This waits for the device, after training has failed.
+            self.on_nonfinite(self._found_late(self.losses.compute()[0]))
 
     def weigh(self, y_true: Any, weight: Any) -> Any:
         """Return the weights of the samples in the loss, class weights included."""
@@ -116,6 +123,14 @@ class TrainingMeasurement(Measurement):
                 ".item() or argmax between the net's output and the loss"
             )
             raise ValueError(message)
+
+    def _found_late(self, loss: float) -> NonFiniteError:
+        """Return the error for a loss of an earlier batch; it names the terms that were first."""
+        terms = zip(self.losses.compute()[1], self.losses.culprits(), strict=True)
+        error = self._not_finite(loss, [term if culprit else 0.0 for term, culprit in terms])
+        first = self.losses.first_nonfinite()
+        error.batch = int(first) if isfinite(first) else None
+        return error
 
     def _not_finite(self, loss: float, terms: list[float]) -> NonFiniteError:
         named = zip(self.objective.names, terms, strict=False)

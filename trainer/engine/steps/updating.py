@@ -68,9 +68,16 @@ class UpdatingStep(ABC, Generic[Values_co]):
         """Return the user's batch out of what the step takes, for messages."""
         return batch
 
-    def circumstances(self) -> str:
-        """Return what helps to find the cause of a loss that is not finite."""
-        rates, samples = self.update.learning_rates(), self.served()
+    def circumstances(self, batch: int | None = None) -> str:
+        """Return what helps to find the cause of a loss that is not finite.
+
+        Args:
+            batch: The number of the batch of the epoch, None for the current one.
+        """
+        run = self.model.run
+        served = batch is None or run is None
+        samples = self.served() if served else run.samples_of(batch)  # type: ignore[union-attr, arg-type]
+        rates = self.update.learning_rates()
         net, updates = self.measurement.net, self.update.completed
         return circumstances(net, rates, updates, samples, self.window)
 
