@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST
+
 from .base import ReducedLoss
 from .shape_checks import MisfitError, check_labels, check_probabilities, is_class_numbers
 
@@ -57,7 +59,9 @@ class FocalLoss(ReducedLoss):
             raise ValueError(message)
         self.gamma = float(gamma)
         self.from_logits = from_logits
-        weights = None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32)
+        weights = (
+            None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32, device=HOST)
+        )
         if weights is not None and not (
             ((weights >= 0) & weights.isfinite()).all() and (weights.dim() or weights <= 1)
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fitorch.devices.accelerators import HOST
 from fitorch.distributed.dtensor import is_split
 
 from .names import formula_of
@@ -47,7 +48,7 @@ class PenaltyTerm(WeightedTerm):
     def __call__(self) -> Tensor:
         """Return the weighted penalty; 0 if there are no parameters to penalize."""
         if not self._parameters:
-            return torch.zeros(())
+            return torch.zeros((), device=HOST)
         value = self.penalty.value_of_shards if self._split else self.penalty.value
         return self.weigh(value(self._parameters))
 

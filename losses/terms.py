@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.devices.accelerators import HOST
 from fitorch.nets.forward import IGNORED_TARGET
 
 from .builtin import is_builtin, takes_tensors
@@ -84,7 +85,7 @@ class LossTerm(WeightedTerm):
         """
         if not self._of_user or not isinstance(y_true, Tensor) or not y_true.dim():
             return
-        samples = torch.ones(len(y_true))
+        samples = torch.ones(len(y_true), device=HOST)
         loss = partial(self._call, self.loss_fn)
         if self._reduction == "sum":
             found = explain_mean(loss, y_pred, y_true, {"samples": samples, SUM: None})

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.devices.accelerators import HOST
 from fitorch.nets.state import buffers_restored
 from fitorch.randomness import undisturbed_randomness
 
@@ -44,7 +45,9 @@ def explain_mean(
     # Samples that count much and samples that count little, so that explanations differ.
     # The counts are compared on the CPU; their indices select from tensors on any device.
     counts = {name: None if count is None else count.cpu() for name, count in counts.items()}
-    counted = next((count for count in counts.values() if count is not None), torch.ones(samples))
+    counted = next(
+        (count for count in counts.values() if count is not None), torch.ones(samples, device=HOST)
+    )
     order = counted.argsort()
     halves = order[: samples // 2], order[samples // 2 :]
     try:

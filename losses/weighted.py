@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST
+
 from .term import Term
 
 
@@ -44,7 +46,7 @@ class WeightedTerm:
         if self.term.schedules and self._weight_tensor is None:
             # A Python number has 64 bits too; a tensor without dimensions keeps the dtype of what
             # it multiplies.
-            self._weight_tensor = torch.tensor(self.weight, dtype=torch.float64)
+            self._weight_tensor = torch.tensor(self.weight, dtype=torch.float64, device=HOST)
 
     def weigh(self, value: Tensor) -> Tensor:
         """Return the value times the weight."""

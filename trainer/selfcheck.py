@@ -96,8 +96,8 @@ def _net() -> nn.Sequential:
 
 
 def _data() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(_SAMPLES, 4, generator=generator)
+    generator = torch.Generator(HOST).manual_seed(2)
+    x = torch.randn(_SAMPLES, 4, generator=generator, device=HOST)
     return x, x[:, :3].argmax(1)
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fitorch import files as disk
+from fitorch.devices.accelerators import HOST
 from fitorch.distributed.dtensor import is_split, map_leaves
 from fitorch.errors import CheckpointCorruptedError, CheckpointWriteError
 from fitorch.files import FileDigest
@@ -134,7 +135,7 @@ def _empty(name: str, table: Mapping[str, Any], mesh: DeviceMesh | None) -> Tens
         raise CheckpointCorruptedError(message)
     dtype = entry.properties.dtype
     if mesh is None:
-        return torch.empty(entry.size, dtype=dtype)
+        return torch.empty(entry.size, dtype=dtype, device=HOST)
     from torch.distributed import tensor
 
     sharded: Tensor = tensor.empty(

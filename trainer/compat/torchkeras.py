@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from fitorch.checks import check_count
-from fitorch.devices.accelerators import is_host
 from fitorch.model import KerasModel
 from fitorch.summary import Summary, summary
 
@@ -67,19 +66,15 @@ class Model(nn.Module):
             loss_func: Maps `(y_pred, y_true)` to a scalar.
             optimizer: Over the model's parameters; None is `Adam(lr=1e-3)`.
             metrics_dict: Functions `(y_pred, y_true) -> scalar` by name, or as for `KerasModel`.
-            device: "cpu" for the CPU; otherwise accelerate decides.
+            device: As for `KerasModel`; None lets accelerate choose.
 
         Raises:
-            ValueError: `device` is a GPU with a number.
+            ValueError: This machine does not have the device.
         """
-        if device is not None and torch.device(device).index:
-            message = f"device is {device}; choose the GPU with CUDA_VISIBLE_DEVICES"
-            raise ValueError(message)
         if optimizer is None:
             optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
-        self._cpu = device is not None and is_host(torch.device(device))
-        self._keras = KerasModel(self, loss_func, metrics_dict, optimizer)
-        self._keras.place(cpu=self._cpu)
+        self._keras = KerasModel(self, loss_func, metrics_dict, optimizer, device=device)
+        self._keras.place()
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -102,7 +97,6 @@ class Model(nn.Module):
             The columns loss, <metric>, val_loss and val_<metric>.
         """
         check_count("log_step_freq", log_step_freq)
-        options = {"cpu": self._cpu, **options} if self._keras is not None else options
         self._trainer().fit(dl_train, dl_val, epochs, **options)
         return self._frame()
 

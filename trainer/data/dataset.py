@@ -14,6 +14,7 @@ from numpy.random import mtrand
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from fitorch.devices.accelerators import HOST
 from fitorch.devices.capabilities import pins
 from fitorch.devices.copies import pinned
 from fitorch.internals.torch import iterates_as_torch
@@ -264,7 +265,7 @@ class DatasetSource(SampledSource):
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
         """Return the sample numbers of a batch of a pass."""
-        samples = next(self.order.batches(pass_index, position), torch.tensor([]))
+        samples = next(self.order.batches(pass_index, position), torch.empty(0, device=HOST))
         return samples.tolist()
 
     def _requests(self, pass_index: int, start: int, behind: int) -> Iterator[Request]:

@@ -112,7 +112,9 @@ class MemorySource:
         """Return the sample numbers of a batch; a sampler of the user's would draw other ones."""
         if self.loader is not None:
             return []
-        return next(self.indices(pass_index, position, None, 0), torch.tensor([])).tolist()
+        return next(
+            self.indices(pass_index, position, None, 0), torch.empty(0, device=HOST)
+        ).tolist()
 
     def close(self) -> None:
         """Do nothing: there are no worker processes."""
@@ -296,7 +298,9 @@ def _subset_indices(subset: Subset[Any]) -> Tensor | None:
     if type(values) not in (list, tuple, range, np.ndarray, Tensor):
         return None  # a pandas Series, for example, looks up labels
     try:
-        indices = torch.tensor(values.tolist() if hasattr(values, "tolist") else values)
+        indices = torch.tensor(
+            values.tolist() if hasattr(values, "tolist") else values, device=HOST
+        )
     except (TypeError, ValueError, RuntimeError):
         return None
     if indices.dim() != 1 or indices.dtype != torch.int64:

@@ -17,6 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from fitorch.devices.accelerators import HOST
 from fitorch.internals.torch import has_begun
 from fitorch.randomness import draw_seed
 
@@ -114,7 +115,7 @@ class LoaderIndices:
         self._workers_started = True
         # The order of the next three lines is that of torch's loader, for the same numbers.
         batches = iter(sampler)
-        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+        _empty_for(loader.generator).random_(generator=loader.generator)
         return iter(sampler) if self._workers else batches
 
     def _draw(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -128,7 +129,9 @@ class LoaderIndices:
         return iter(list(batches)) if sized else batches
 
     def _dataset_indices(self, batch: Any) -> Tensor:
-        index = torch.tensor(batch.tolist() if hasattr(batch, "tolist") else list(batch))
+        index = torch.tensor(
+            batch.tolist() if hasattr(batch, "tolist") else list(batch), device=HOST
+        )
         samples = len(self._loader.dataset)  # type: ignore[arg-type]
         # Negative numbers count from the end, as for the dataset itself.
         return torch.where(index < 0, index + samples, index)
@@ -170,7 +173,8 @@ def _cut_into_batches(
     yield from pieces
     if getattr(batch_sampler.sampler, "generator", None) is not None:
         generator: Any = batch_sampler.sampler.generator  # type: ignore[union-attr]
-        torch.randperm(samples, generator=generator)  # torch's sampler draws it too, unused
+        # torch's sampler draws it too, unused.
+        torch.randperm(samples, generator=generator, device=generator.device)
     if len(rest) and not batch_sampler.drop_last and start * size <= full:
         yield rest if transform is None else transform(rest)
 
@@ -178,8 +182,16 @@ def _cut_into_batches(
 def _draw_order(sampler: Any) -> Tensor:
     samples = len(sampler.data_source)
     if type(sampler) is SequentialSampler:
-        return torch.arange(samples)
+        return torch.arange(samples, device=HOST)
     if sampler.generator is not None:
-        return torch.randperm(samples, generator=sampler.generator)
+        generator = sampler.generator
+        return torch.randperm(samples, generator=generator, device=generator.device).to(HOST)
     # torch's sampler draws a seed too, and then the order from a generator of its own.
-    return torch.randperm(samples, generator=torch.Generator().manual_seed(draw_seed()))
+    generator = torch.Generator(HOST).manual_seed(draw_seed())
+    return torch.randperm(samples, generator=generator, device=HOST)
+
+
+def _empty_for(generator: torch.Generator | None) -> Tensor:
+    """Return a tensor that a generator fills, whatever torch's default device is."""
+    device = HOST if generator is None else generator.device
+    return torch.empty((), dtype=torch.int64, device=device)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from fitorch.devices.accelerators import is_host
+from fitorch.devices.accelerators import HOST, is_host
 from fitorch.internals.torch import shut_down_workers, workers_of
 from fitorch.tree import byte_count, leaves
 
@@ -154,7 +154,7 @@ class WorkerPool:
             self._reader,
             batch_sampler=self,
             num_workers=self.count,
-            generator=torch.Generator().manual_seed(0),  # so that the global one is not used
+            generator=torch.Generator(HOST).manual_seed(0),  # so that the global one is not used
             **settings,
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fitorch.checks import plain
-from fitorch.devices.accelerators import is_host
+from fitorch.devices.accelerators import HOST, is_host
 from fitorch.errors import DataError
 from fitorch.metrics.task import PredictionKind, infer_task
 from fitorch.tree import describe
@@ -79,7 +79,7 @@ class ClassWeights:
     ) -> None:
         self.weights = dict(weights)
         self._for_each = isinstance(weights, ForEachClass)
-        table = torch.ones(max(weights) + 1, dtype=dtype)
+        table = torch.ones(max(weights) + 1, dtype=dtype, device=HOST)
         for number, weight in weights.items():
             table[number] = weight
         self._table = table.to(device)

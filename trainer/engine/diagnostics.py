@@ -19,6 +19,8 @@ from fitorch.metrics.batching import MetricError
 from fitorch.nets.forward import features_of
 from fitorch.tree import describe, leaves
 
+from .device_asserts import assertion_hint
+
 _SHAPES = re.compile(
     r"shape|size|dimension|broadcast|\bdim\b|mat1|mat2|channels|in_features", re.IGNORECASE
 )
@@ -65,6 +67,7 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     user_batch = step.user_batch(batch)
     hints = _dtype_hint(error, net, user_batch) + _memory_hint(error) + _probability_hint(error)
     hints += _outputs_hint(error, net) + _gradient_hint(error) + _batch_hint(error, user_batch)
+    hints += assertion_hint(error, step)
     annotate(error, f"in {where}: {shapes}{hints}")
 
 
@@ -79,7 +82,7 @@ def located(error: NonFiniteError, step: Any, where: str) -> NonFiniteError:
     found = getattr(step, "circumstances", lambda _batch=None: "")
     epoch, _, current = where.partition(", ")
     if error.batch is None:
-        end = "; the batch has not changed the weights" if current else ""
+        end = "; the batch has not changed the weights" if "batch" in where else ""
         return NonFiniteError(f"{error} in {where}{found()}{end}")
     place = f"{epoch}, training batch {error.batch + 1}"
     noticed = current or "the end of the epoch"

@@ -19,6 +19,7 @@ from fitorch.devices.accelerators import (
     default_device,
     described,
     is_host,
+    with_index,
 )
 from fitorch.devices.capabilities import group_backend
 from fitorch.distributed.failures import TIMEOUT
@@ -81,7 +82,7 @@ class Placement:
     ) -> None:
         self.channels_last, self.data_on_device = channels_last, data_on_device
         self.accelerator = _accelerator(mixed_precision, device)
-        self.device: torch.device = self.accelerator.device
+        self.device: torch.device = with_index(self.accelerator.device)
         self.dtype = _DTYPES.get(self.accelerator.mixed_precision)
         self.scaler: torch.amp.GradScaler | None = self.accelerator.scaler
         if self.dtype is torch.float16 and self.scaler is None:  # accelerate makes none for CPUs

@@ -20,6 +20,7 @@ from fitorch.engine.evaluation import Evaluation, Validation
 from fitorch.engine.run import Run
 from fitorch.engine.state import FitState, Progress
 from fitorch.nets.modes import TrainingModes
+from fitorch.optim.optimizers import settle_fused
 from fitorch.optim.schedules import when_to_step
 from fitorch.optim.state import align_state, move_optimizer
 from fitorch.optim.update import Update
@@ -110,6 +111,7 @@ def _checked_optimizer(model: BaseModel) -> Optimizer:
 
 def _place_optimizer(model: BaseModel, optimizer: Optimizer) -> None:
     """Move the optimizer's state to where its parameters are; DeepSpeed places it itself."""
+    settle_fused(optimizer)
     if model.placement.zero is None:
         move_optimizer(optimizer)
         # This follows the move, which does not keep the memory format.

@@ -15,6 +15,7 @@ import torch
 
 from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.logs import KerasNames
+from fitorch.devices.accelerators import HOST
 from fitorch.distributed.processes import Processes
 
 from .record import FitRecord
@@ -207,7 +208,9 @@ class History(Callback):
         """Return the table with its columns as float64 tensors, and the clock."""
         table = self._complete()
         # Python floats have 64 bits, so that a restored table is the same.
-        columns = {name: torch.tensor(table[name], dtype=torch.float64) for name in table}
+        columns = {
+            name: torch.tensor(table[name], dtype=torch.float64, device=HOST) for name in table
+        }
         settings = {"monitor": self.monitor, "mode": self.mode, "seed": self.seed}
         seconds = time.perf_counter() - self._started if self._in_epoch else 0.0
         return {"columns": columns, "seconds": seconds, **settings}

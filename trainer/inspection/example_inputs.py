@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from fitorch.data.arrays import is_array, is_sparse, to_tensors
 from fitorch.data.rng_state import undisturbed_order
 from fitorch.data.sources import Batching, as_source
+from fitorch.devices.accelerators import HOST
 from fitorch.nets.forward import features_of
 from fitorch.nets.precision import floating_dtype
 from fitorch.randomness import undisturbed_randomness
@@ -85,10 +86,12 @@ def _generated(net: nn.Module, shape: object, dtype: object, samples: int) -> Te
         raise ValueError(message)
     dtype = _as_dtype(dtype) if dtype is not None else _precision(net) or torch.get_default_dtype()
     if not (dtype.is_floating_point or dtype.is_complex):
-        return torch.zeros((samples, *shape), dtype=dtype)  # 0 is a valid class or index
+        return torch.zeros(
+            (samples, *shape), dtype=dtype, device=HOST
+        )  # 0 is a valid class or index
     # The batch has its own generator, so that the global one does not change.
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand((samples, *shape), generator=generator).to(dtype)
+    generator = torch.Generator(HOST).manual_seed(0)
+    return torch.rand((samples, *shape), generator=generator, device=HOST).to(dtype)
 
 
 def _as_dtype(dtype: object) -> torch.dtype:

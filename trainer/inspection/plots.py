@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST
 from fitorch.errors import DataError
 from fitorch.plotting.axes import new_figure, save_figure
 from fitorch.plotting.evaluation_plots import (
@@ -141,7 +142,7 @@ def _confusion(reader: PairReader) -> Tensor:
             )
         metrics[0].update(*reshape_for_task(tasks[0], pairs.y_pred, pairs.y_true))
         # Nothing of a batch is kept: the counts are in the metric.
-        return torch.zeros(0)
+        return torch.zeros(0, device=HOST)
 
     reader.each(count)
     counts: Tensor = metrics[0].compute()

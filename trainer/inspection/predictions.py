@@ -185,9 +185,13 @@ def one_vs_rest(task: Task, pairs: Pairs, scale: PredictionKind, ignored: int | 
         valid = torch.ones_like(y_true) > 0 if ignored is None else y_true != ignored
         valid = valid.reshape(-1)
         y_pred, classes = y_pred[valid], y_true.reshape(-1)[valid]
-        y_true = classes[:, None] == torch.arange(task.size)
+        y_true = classes[:, None] == torch.arange(task.size, device=classes.device)
         return Pairs(y_pred, y_true, _weight_per_element(pairs.weight, valid))
-    return Pairs(y_pred, y_true > 0, _weight_per_element(pairs.weight, torch.ones(len(y_pred)) > 0))
+    return Pairs(
+        y_pred,
+        y_true > 0,
+        _weight_per_element(pairs.weight, torch.ones(len(y_pred), device=y_pred.device) > 0),
+    )
 
 
 def _weight_per_element(weight: Tensor | None, valid: Tensor) -> Tensor | None:

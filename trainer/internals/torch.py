@@ -81,7 +81,7 @@ class FiniteCheck:
 
     def __init__(self) -> None:
         self._kernel: Any = getattr(torch, _UNSCALE, None)
-        self._found, self._one = torch.zeros(()), torch.ones(())
+        self._found, self._one = torch.zeros((), device="cpu"), torch.ones((), device="cpu")
 
     def __call__(self, tensors: list[Tensor]) -> bool:
         """Return whether no element is NaN or infinite."""
@@ -310,6 +310,9 @@ def shut_down_workers(batches: object) -> None:
         shut_down()
 
 
+_STATIC = "mark_static_address"
+
+
 def can_trace_backward() -> bool:
     """Return whether torch.compile can trace a backward pass within a step."""
     from torch._dynamo import config
@@ -323,6 +326,18 @@ def tracing_options(**options: Any) -> AbstractContextManager[Any]:
 
     patched: AbstractContextManager[Any] = config.patch(options)
     return patched
+
+
+def keep_address(tensor: Tensor) -> None:
+    """Tell torch.compile that a tensor stays where it is, so that compiled code may change it.
+
+    Steps that change other inputs are not recorded as CUDA graphs.
+    """
+    import torch._dynamo
+
+    mark = getattr(torch._dynamo, _STATIC, None)
+    if mark is not None:
+        mark(tensor, guard=False)
 
 
 def compile_error() -> type[Exception]:
@@ -364,6 +379,7 @@ def missing() -> list[str]:
         (DataLoader, "DataLoader", ("_get_iterator",)),
         (loader, "a DataLoader", ("_iterator",)),
         (torch._dynamo.exc, "torch._dynamo.exc", ("TorchDynamoException",)),
+        (torch._dynamo, "torch._dynamo", (_STATIC,)),
         (config, "torch._dynamo.config", ("trace_autograd_ops", "automatic_dynamic_shapes")),
     ]
     return [

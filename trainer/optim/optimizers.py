@@ -85,6 +85,16 @@ def can_fuse(
     )
 
 
+def settle_fused(optimizer: optim.Optimizer) -> None:
+    """Let an optimizer update parameters one by one if their device has no fused kernels.
+
+    An optimizer is built before its net is placed: on the CPU, which has them.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused") and not all(has_fused_optimizers(p.device) for p in group["params"]):
+            group["fused"] = False
+
+
 def make_scheduler(scheduler: Any, optimizer: optim.Optimizer) -> Any:
     """Return a learning rate scheduler, or None.
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST
+
 from .axes import INK, dress_axes
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def draw_curve(
     # NaN: one of the classes is missing.
     if area != area:
         missing = "positive" if not positive.any() else "negative"
-        label, points = f"{before}no {missing} samples", torch.zeros(2, 0)
+        label, points = f"{before}no {missing} samples", torch.zeros(2, 0, device=HOST)
     else:
         # The counts go from the highest score down: each threshold adds the samples above it.
         points = _corners(*(count.flip(0).cumsum(0) for count in reversed(metric.counts())))
@@ -190,5 +192,5 @@ def _corners(false: Tensor, true: Tensor) -> Tensor:
     steps = points.diff(dim=1)
     # Two steps have the same slope if their cross products are equal, without a division.
     turns = steps[0, :-1] * steps[1, 1:] != steps[1, :-1] * steps[0, 1:]
-    end = torch.ones(1, dtype=torch.bool)
+    end = torch.ones(1, dtype=torch.bool, device=HOST)
     return points[:, torch.cat([end, turns, end])] / points[:, -1:]

@@ -64,6 +64,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         clip_grad_norm: float | None = None,
         max_time: timedelta | float | str | None = None,
         mixed_precision: str | None = None,
+        device: str | int | torch.device | None = None,
         cpu: bool = False,
         dtype: Any = None,
         verbose: int | str = 0,
@@ -89,6 +90,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         self.clip_grad_norm = clip_grad_norm
         self.max_time = max_time
         self.mixed_precision = mixed_precision
+        self.device = device
         self.cpu = cpu
         self.dtype = dtype
         self.verbose = verbose
@@ -196,6 +198,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
                 copy.deepcopy(self.metrics_dict),
                 estimator.optimizer_for(net, self.optimizer, options),
                 self.lr_scheduler,
+                device=self.device,
             )
 
     def _features(self, X: np.ndarray, net: nn.Module) -> np.ndarray:

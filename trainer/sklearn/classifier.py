@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
@@ -47,6 +48,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         clip_grad_norm: Scale gradients down to this 2-norm.
         max_time: Stop after so many seconds.
         mixed_precision: "no", "fp16" or "bf16".
+        device: As for `KerasModel`: "cuda:1", "cpu"; None lets accelerate choose.
         cpu: Whether to train on the CPU even if there is a GPU.
         dtype: The type of features; None is the net's precision, also for integers. A net whose
             first layer is an embedding needs "int64".
@@ -104,6 +106,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         clip_grad_norm: float | None = None,
         max_time: timedelta | float | str | None = None,
         mixed_precision: str | None = None,
+        device: str | int | torch.device | None = None,
         cpu: bool = False,
         dtype: Any = None,
         verbose: int | str = 0,
@@ -127,6 +130,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
             clip_grad_norm=clip_grad_norm,
             max_time=max_time,
             mixed_precision=mixed_precision,
+            device=device,
             cpu=cpu,
             dtype=dtype,
             verbose=verbose,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fitorch.devices.capabilities import widest_float
+from fitorch.internals.torch import keep_address
 
 _SETTINGS = ("betas", "momentum", "weight_decay")  # which schedules and callbacks may change
 
@@ -100,6 +101,9 @@ class CompiledOptimizer:
         if not isinstance(step, Tensor):
             return state
         copied = step.to(device, widest_float(device), copy=True)
+        # Compiled code changes both counts in place.
+        keep_address(step)
+        keep_address(copied)
         self._steps.append((step, copied))
         return {**state, "step": copied}
 
