@@ -8,6 +8,7 @@
 # make test-browser  reports and notebooks in Chromium, and JupyterLab itself
 # make bench-peers  the same beside nine other trainers, in an environment of their own
 # make pictures  record the terminal and the notebook that the README shows
+# make gpu-check  correctness, waits, memory and speed on an accelerator, as a table in ten minutes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +23,7 @@ PEERS_STAMP := $(PEERS)/.peers
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.oldest
 
-.PHONY: demo test lint types pytest docs coverage test-oldest test-distributed test-slow test-soak test-browser bench bench-peers pictures clean
+.PHONY: demo test lint types pytest docs coverage test-oldest test-distributed test-slow test-soak test-browser bench bench-peers gpu-check pictures clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/digits.py
@@ -85,6 +86,10 @@ bench: $(DEMO_STAMP)
 bench-peers: $(PEERS_STAMP)
 	mkdir -p docs/images
 	$(PEERS)/bin/python benchmarks/peers.py --chart docs/images/peers.png
+
+# Skips where there is no accelerator; it runs in any environment that has fitorch.
+gpu-check: $(DEMO_STAMP)
+	$(BIN)/python benchmarks/gpu
 
 pictures: $(TEST_STAMP)
 	$(BIN)/python docs/pictures.py

@@ -7,6 +7,7 @@ from messages import INTERNAL, in_code, not_followed, on_page
 # What is raised with a text that the source does not show where it is raised.
 NOT_FOLLOWED = {
     "callbacks/logs.py: name": "a KeyError of a mapping",
+    "trainer/engine/output_buffer.py: name": "likewise",
     "trainer/checkpoint/store.py: errno.ENOSPC": "the system's own words",
     "trainer/files.py: message": "what `write_error` is given, which is followed",
     "trainer/engine/signals.py: what": "Ctrl-C and SIGTERM: the training state",

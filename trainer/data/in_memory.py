@@ -93,9 +93,8 @@ class MemorySource:
         if self.device is None or not self.resident:
             return
         # Only after a pass it is known what the net, its gradients and the optimizer take.
-        share = _SHARE if self._begun else _SHARE_AT_ONCE
-        self._begun = True
-        if fits(self.tensors, self.device, share):
+        begun, self._begun = self._begun, True
+        if fits(self.tensors, self.device, begun):
             device = self.device
             self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
             self.resident = False
@@ -263,9 +262,16 @@ def mover(device: torch.device) -> IndexTransform | None:
     return None if is_host(device) else lambda block: sent(pinned(block, device), device)
 
 
-def fits(tensors: object, device: torch.device, share: float) -> bool:
-    """Return whether `tensors` take at most a share of the free memory of `device`."""
-    free = free_memory(device)
+def fits(tensors: object, device: torch.device, trained: bool) -> bool:
+    """Return whether `tensors` take at most a share of the memory of `device`.
+
+    Args:
+        tensors: The tensors.
+        device: The device.
+        trained: Whether a net has trained there: then half of what it has left may be taken.
+    """
+    free = free_memory(device, at_peak=trained)
+    share = _SHARE if trained else _SHARE_AT_ONCE
     # Without an answer, little data is no risk, whatever the device is.
     return byte_count(tensors) <= (_SMALL if free is None else free * share)
 

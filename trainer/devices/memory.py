@@ -9,17 +9,21 @@ import torch
 from .accelerators import is_host, module_of
 
 
-def free_memory(device: torch.device) -> int | None:
+def free_memory(device: torch.device, *, at_peak: bool = False) -> int | None:
     """Return the free memory of a device, None if it cannot be asked for.
 
     Memory that torch holds without using it counts as free.
+
+    Args:
+        device: The device.
+        at_peak: Whether to return what was left when tensors took the most.
     """
-    information = _information(device)
-    if is_host(device) or information is None:
+    information = None if is_host(device) else _information(device)
+    if information is None:
         return None
     reserved = _statistic(device, "memory_reserved") or 0
-    used = _statistic(device, "memory_allocated") or 0
-    return int(information[0]) + max(0, reserved - used)
+    used = _statistic(device, "max_memory_allocated" if at_peak else "memory_allocated") or 0
+    return max(0, int(information[0]) + reserved - used)
 
 
 def total_memory(device: torch.device) -> int | None:

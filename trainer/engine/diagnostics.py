@@ -50,7 +50,12 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     """
     shapes = f"the batch was {describe(step.user_batch(batch))}"
     if isinstance(error, NonFiniteError):
-        raise located(error, step, where) from error
+        if error.batch is not None:
+            raise of_earlier_batch(error, step, where) from error
+        # Only steps of training have circumstances.
+        found = getattr(step, "circumstances", str)()
+        message = f"{error} in {where}{found}; the batch has not changed the weights"
+        raise NonFiniteError(message) from error
     # torch reports a dead worker from a signal handler, so the error may surface in any line of the
     # step.
     if died := failed_worker_in(error):
@@ -71,25 +76,21 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     annotate(error, f"in {where}: {shapes}{hints}")
 
 
-def located(error: NonFiniteError, step: Any, where: str) -> NonFiniteError:
-    """Return an error with the batch and the circumstances of a loss that is not finite.
+def of_earlier_batch(error: NonFiniteError, step: Any, where: str) -> NonFiniteError:
+    """Return an error with the batch whose loss was the first that is not finite.
 
     Args:
-        error: The error.
-        step: The step; only steps of training have circumstances.
-        where: The current batch, as "epoch 1, training batch 3", or the epoch that has ended.
+        error: The error, with the number of the batch.
+        step: The step of training.
+        where: Where the loss was read, as "epoch 1, training batch 3", or "epoch 1" at its end.
     """
-    found = getattr(step, "circumstances", lambda _batch=None: "")
+    assert error.batch is not None
     epoch, _, current = where.partition(", ")
-    if error.batch is None:
-        end = "; the batch has not changed the weights" if "batch" in where else ""
-        return NonFiniteError(f"{error} in {where}{found()}{end}")
-    place = f"{epoch}, training batch {error.batch + 1}"
-    noticed = current or "the end of the epoch"
-    text = f"{error} in {place}{found(error.batch)}; the loss was read at {noticed}"
-    late = NonFiniteError(text)
-    late.batch = error.batch
-    return late
+    place = f"{epoch}, training batch {error.batch + 1}{step.circumstances(error.batch)}"
+    read = current or "the end of the epoch"
+    earlier = NonFiniteError(f"{error} in {place}; the loss was read at {read}")
+    earlier.batch = error.batch
+    return earlier
 
 
 def circumstances(

@@ -19,7 +19,7 @@ from fitorch.optim.schedules import step_after_epoch
 
 from .arguments import FitArguments
 from .coordinator import Coordinator
-from .diagnostics import located
+from .diagnostics import of_earlier_batch
 from .evaluation import Validation
 from .shutdown import Saver, Shutdown
 from .state import FitState, Progress
@@ -192,7 +192,11 @@ class Run:
             figures = self.step.measurement.result(f"epoch {self.progress.epochs + 1}, training")
         except NonFiniteError as error:
             # This error is raised outside of `run_stage`, which adds the circumstances to others.
-            raise located(error, self.step, f"epoch {self.progress.epochs + 1}") from error
+            where = f"epoch {self.progress.epochs + 1}"
+            if error.batch is not None:
+                raise of_earlier_batch(error, self.step, where) from error
+            message = f"{error} in {where}{self.step.circumstances()}"
+            raise NonFiniteError(message) from error
         figures |= {f"lr_{i}" if i else "lr": rate for i, rate in enumerate(rates)}
         return figures | self.state.objective.weights
 
