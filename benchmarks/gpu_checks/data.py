@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from common import Finding, Samples, apart, check, device, features, fit, model, weights
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from .common import Finding, Samples, apart, check, device, features, fit, model, weights
 
 
 @check(gpu=True)

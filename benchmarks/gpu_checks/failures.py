@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 
 import torch
-from common import Finding, check, child, device, features, fit, mlp, model, on_cuda
 from torch import nn
 
 from fitorch import NonFiniteError
+
+from .common import Finding, check, child, device, features, fit, mlp, model, on_cuda
 
 
 @check()
@@ -27,7 +28,7 @@ def nan_names_its_batch() -> Finding:
 @check(gpu=True)
 def class_out_of_range_is_explained() -> Finding:
     said = child(
-        "from common import Samples, fit, mlp, model\n"
+        "from gpu_checks.common import Samples, fit, mlp, model\n"
         "data = Samples(classes=3, bad=300)\n"
         "fit(model(mlp(3), 'cross_entropy'), data, epochs=1, shuffle=False)",
         fails=True,

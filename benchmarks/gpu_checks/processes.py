@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from common import Finding, check, features, fit, mlp, model, weights
 from torch import nn
+
+from .common import Finding, check, features, fit, mlp, model, weights
 
 
 @check(gpu=True)

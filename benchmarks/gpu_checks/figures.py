@@ -8,12 +8,13 @@ import tempfile
 
 import torch
 import torchmetrics.classification as tm
-from common import Finding, apart, check, device, features, fit, mlp, model, weights
 from torch import nn
 
 from fitorch import losses
 from fitorch.callbacks import GradientNorm
 from fitorch.metrics import AUC
+
+from .common import Finding, apart, check, device, features, fit, mlp, model, weights
 
 EITHER: tuple[dict[str, bool], ...] = ({}, {"cpu": True})  # on the device, and on the CPU
 

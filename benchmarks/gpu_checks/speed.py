@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import Finding, check, device, features, fit, mlp, model, synchronize
 from torch import nn
 from torch.nn import functional as F
 
 from fitorch.callbacks import Callback
+
+from .common import Finding, check, device, features, fit, mlp, model, synchronize
 
 
 def _loop(net: nn.Module, loss_fn: Callable[..., Any], data: Any, batch: int) -> None:

@@ -7,9 +7,10 @@ import tempfile
 from typing import Any
 
 import torch
-from common import Finding, apart, check, child, device, features, fit, mlp, model, weights
 
 from fitorch.callbacks import EMA, Callback, GradientNorm
+
+from .common import Finding, apart, check, child, device, features, fit, mlp, model, weights
 
 METRICS = {"acc": "acc", "auc": "auc"}
 
@@ -86,7 +87,7 @@ def random_numbers_are_put_back() -> Finding:
     running = torch.equal(torch.rand(3, device=device()), expected)
     printed = child(
         "import torch; torch.manual_seed(5)\n"
-        "from common import device, features, fit, mlp, model\n"
+        "from gpu_checks.common import device, features, fit, mlp, model\n"
         "fit(model(mlp(dropout=0.5)), features(), epochs=1)\n"
         "print(*torch.rand(3, device=device()).tolist())"
     )

@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from common import Finding, Samples, check, features, fit, mlp, model, on_cuda
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fitorch import KerasModel
 from fitorch.callbacks import EMA, GradientNorm
 from fitorch.losses import L2
+
+from .common import Finding, Samples, check, features, fit, mlp, model, on_cuda
 
 STEPS = 32, 96
 

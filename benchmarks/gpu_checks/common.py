@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fitorch import KerasModel
+from fitorch.devices.accelerators import accelerator_type
 
 
 class Finding(NamedTuple):
@@ -60,8 +61,7 @@ def use_cpu() -> None:
 
 def device() -> str:
     """Return the type of the device that is checked."""
-    found = torch.accelerator.is_available() and not os.environ.get(_CPU_ALONE)
-    return str(torch.accelerator.current_accelerator()) if found else "cpu"
+    return (None if os.environ.get(_CPU_ALONE) else accelerator_type()) or "cpu"
 
 
 def on_cuda() -> bool:
@@ -142,7 +142,7 @@ class Samples(Dataset[Any]):
 
 def child(code: str, *, fails: bool = False) -> str:
     """Run code in a process of its own; return what it printed, or its errors if it fails."""
-    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "child.py")
         script.write_text(code)

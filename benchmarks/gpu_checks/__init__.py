@@ -1,0 +1,1 @@
+"""The checks of an accelerator; `gpu_check.py` runs them."""
