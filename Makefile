@@ -89,7 +89,7 @@ bench-peers: $(PEERS_STAMP)
 
 # Skips where there is no accelerator; it runs in any environment that has fitorch.
 gpu-check: $(DEMO_STAMP)
-	$(BIN)/python benchmarks/gpu
+	$(BIN)/python benchmarks/gpu_check.py
 
 pictures: $(TEST_STAMP)
 	$(BIN)/python docs/pictures.py

@@ -1,9 +1,9 @@
 """What fitorch does on a real GPU: correctness, waits, memory and speed, as a table.
 
-python benchmarks/gpu                       all checks, if there is an accelerator
-python benchmarks/gpu --device cpu          the checks that make sense there
-python benchmarks/gpu --only resume waits   checks whose name contains one of these words
-python benchmarks/gpu --budget 400          seconds, after which the rest is skipped
+python benchmarks/gpu_check.py                       all checks, if there is an accelerator
+python benchmarks/gpu_check.py --device cpu          the checks that make sense there
+python benchmarks/gpu_check.py --only resume waits   checks whose name contains one of these words
+python benchmarks/gpu_check.py --budget 400          seconds, after which the rest is skipped
 """
 
 # ruff: noqa: T201
@@ -15,13 +15,14 @@ import sys
 import time
 import traceback
 
-import common
 import torch
-from common import CHECKS, Check
+from gpu_checks import common, data, failures, figures, processes, resuming, speed, waits
+from gpu_checks.common import CHECKS, Check
 
-# Importing a module adds its checks to the list.
-for module in ("figures", "resuming", "data", "failures", "waits", "speed", "processes"):
-    __import__(module)
+from fitorch.devices.accelerators import HOST, accelerator_type, default_device, described
+
+# Importing them has added their checks to the list.
+MODULES = figures, resuming, data, failures, waits, speed, processes
 
 
 def run(check: Check, *, show_traceback: bool = False) -> tuple[str, str]:
@@ -48,7 +49,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.device == "cpu":
         common.use_cpu()
-    elif not torch.accelerator.is_available():
+    elif accelerator_type() is None:
         print(f"skipped: {len(CHECKS)} checks need an accelerator (--device cpu runs some)")
         return 0
     print(f"torch {torch.__version__}, {_name()}", flush=True)
@@ -71,8 +72,6 @@ def main() -> int:
 
 
 def _name() -> str:
-    from fitorch.devices.accelerators import HOST, default_device, described
-
     return described(HOST if common.device() == "cpu" else default_device())
 
 

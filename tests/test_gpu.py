@@ -1,33 +1,30 @@
 """The checks of `make gpu-check`, one test for each: on an accelerator, `pytest -m gpu`."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-FOLDER = Path(__file__).parent.parent / "benchmarks" / "gpu"
+from fitorch.devices.accelerators import accelerator_type
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu_check.py"
 
 
 def checks():
-    """Return the checks, as benchmarks/gpu lists them."""
-    sys.path.insert(0, str(FOLDER))
+    """Return the checks of the script."""
+    sys.path.insert(0, str(SCRIPT.parent))
     try:
-        spec = importlib.util.spec_from_file_location("gpu_checks", FOLDER / "__main__.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        return __import__("gpu_check").CHECKS
     finally:
-        sys.path.remove(str(FOLDER))
-    return module.CHECKS
+        sys.path.remove(str(SCRIPT.parent))
 
 
 CHECKS = checks()
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
+@pytest.mark.skipif(accelerator_type() is None, reason="needs an accelerator")
 @pytest.mark.parametrize("check", CHECKS, ids=[check.name for check in CHECKS])
 def test_on_an_accelerator(check):
     right, found = check.run()
@@ -38,7 +35,7 @@ def test_on_an_accelerator(check):
 
 def test_the_script_runs_on_the_cpu_and_skips_the_rest():
     done = subprocess.run(
-        [sys.executable, FOLDER, "--device", "cpu", "--only", "nan", "named", "kept", "precision"],
+        [sys.executable, SCRIPT, "--device", "cpu", "--only", "nan", "named", "kept", "precision"],
         capture_output=True,
         text=True,
         check=False,
