@@ -83,3 +83,39 @@ def test_the_design_names_files_and_packages_that_exist():
     assert not gone
     picture = (ROOT / "docs/images/architecture.svg").read_text(encoding="utf-8")
     assert [name for name in RANK if name.strip("_") not in picture and name not in FOLDED] == []
+
+
+# Types of accelerators, and names in torch that exist for one of them alone.
+DEVICE_TYPES = {"cuda", "mps", "xpu", "npu", "hpu", "mtia", "mlu", "musa"}
+
+
+def device_names(tree):
+    """Yield the lines of a module that name a type of device."""
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        named = isinstance(text, str) and text.partition(":")[0] in DEVICE_TYPES
+        base = node.value if isinstance(node, ast.Attribute) else None
+        of_torch = isinstance(base, ast.Name) and base.id == "torch"
+        if named or (of_torch and node.attr in DEVICE_TYPES):
+            yield node.lineno
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute):
+            compared = any(isinstance(each, ast.Constant) for each in node.comparators)
+            if node.left.attr == "type" and compared:
+                yield node.lineno
+
+
+def test_only_the_package_of_devices_names_types_of_devices():
+    naming = [
+        f"{name}:{line}"
+        for name, file in modules().items()
+        if unit(name) != "devices"
+        for line in device_names(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert naming == []
+
+
+@pytest.mark.parametrize(
+    "line", ['x.to("cuda")', 'f("cuda:1")', "torch.xpu.x()", 'd.type == "cpu"', "torch.mps.f"]
+)
+def test_a_line_that_names_a_device_is_found(line):
+    assert list(device_names(ast.parse(line)))
