@@ -21,11 +21,12 @@ from fitorch.internals.torch import iterates_as_torch
 from fitorch.randomness import derive_seed
 from fitorch.tree import byte_count, map_tensors
 
+from .collate import Collate, SampleCollate
 from .in_memory import smallest_batch
 from .indices import LoaderIndices
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
-from .rng_state import GeneratorHolder, owners_of, undisturbed_owners
+from .rng_state import GeneratorHolder, holders_of, owners_of, undisturbed_owners
 from .sampling import Order
 from .workers import (
     Pace,
@@ -41,7 +42,7 @@ Request = tuple[int, list[Any]]  # the seed of a batch and the numbers of its sa
 
 
 class SampleReader:
-    """Reads a batch of a dataset, in this process or in a worker.
+    """Reads and collates a batch of a dataset, in this process or in a worker.
 
     Each batch has its own random numbers: the global generators of Python, NumPy and torch are
     seeded for it and restored afterwards. Therefore, its bits do not depend on which process reads
@@ -49,14 +50,20 @@ class SampleReader:
 
     Args:
         dataset: A dataset with `__getitem__`, or `__getitems__` for many samples at once.
+        collate: Makes a batch of samples; it may draw random numbers, too.
     """
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Any, collate: Collate = default_collate) -> None:
+        self.dataset, self.collate = dataset, collate
         self._many = getattr(dataset, "__getitems__", None) is not None
         self._numpy = np.random.MT19937(0)
 
     def __getitems__(self, request: Request) -> list[Any]:
+        """Return a list with one batch: torch's loader takes it for the samples of a batch."""
+        return [self.batch(request)]
+
+    def batch(self, request: Request) -> Any:
+        """Return a batch."""
         seed, samples = request
         torch_generator = torch.default_generator
         before = random.getstate(), mtrand.get_bit_generator(), torch_generator.get_state()
@@ -66,16 +73,12 @@ class SampleReader:
         np.random.seed(seed % 2**32)
         torch_generator.manual_seed(seed)
         try:
-            return self._read(samples)
+            return self.collate(self._read(samples))
         # A dataset that raises an error must not leave other random numbers behind.
         finally:
             random.setstate(before[0])
             mtrand.set_bit_generator(before[1])
             torch_generator.set_state(before[2])
-
-    def batch(self, request: Request) -> Any:
-        """Return a whole batch."""
-        return default_collate(self.__getitems__(request))
 
     def _read(self, samples: list[Any]) -> list[Any]:
         if self._many:
@@ -93,6 +96,7 @@ class SampledSource(LoaderSource):
         seed: The seed from which the seeds of the batches are derived.
         floating: The dtype for float64 of NumPy and pandas, if batches are not tensors.
         settings: Arguments of DataLoader for the worker processes.
+        collate: Makes a batch of samples; None is `SampleCollate`.
     """
 
     def __init__(
@@ -102,11 +106,12 @@ class SampledSource(LoaderSource):
         seed: int,
         floating: torch.dtype = torch.float32,
         settings: Mapping[str, Any] | None = None,
+        collate: Collate | None = None,
     ) -> None:
         super().__init__(dataset, name, floating, seed=seed)
         self._rank = 0  # of this process
         self._collates = True
-        self._reader = SampleReader(dataset)
+        self._reader = SampleReader(dataset, collate or SampleCollate(floating))
         self._pool = WorkerPool(self._reader, settings or {})
 
     def first_batch(self) -> Any:
@@ -138,8 +143,8 @@ class SampledSource(LoaderSource):
 
     @property
     def reading_owners(self) -> list[Any]:
-        """Objects from which reading draws random numbers: the dataset's own generators."""
-        return [GeneratorHolder(self.loader)]
+        """Objects from which reading draws random numbers: generators of dataset and collate."""
+        return [GeneratorHolder(self.loader), *holders_of(self._reader.collate)]
 
     def _processes(self, batches: Iterator[Any]) -> Iterable[Any]:
         return self._pool.processes
@@ -186,7 +191,8 @@ class UserLoaderSource(SampledSource):
         floating: torch.dtype = torch.float32,
         share: RankShard = ALONE,
     ) -> None:
-        super().__init__(loader.dataset, name, seed, floating, loader_options(loader))
+        settings = loader_options(loader)
+        super().__init__(loader.dataset, name, seed, floating, settings, loader.collate_fn)
         self._user_loader = loader
         self._rank = share.rank
         self._indices = LoaderIndices(loader, share=share)

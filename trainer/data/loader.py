@@ -137,10 +137,10 @@ class LoaderSource:
         return getattr(batches, "_workers", ())
 
     def _iterate(self, batches: Iterator[Any]) -> Iterator[Any]:
+        others = remaining(batches)
         try:
-            for first in batches:
-                yield from self._converted(first, batches)
-                return  # some loaders restart when they are read after their end
+            for first in others:
+                yield from self._converted(first, others)
         except (RuntimeError, OSError, EOFError) as error:
             died = self._find_failed_workers(batches) or failed_worker_in(error)
             if not died:
@@ -195,6 +195,17 @@ class LoaderSource:
         torchs = type(self.loader) is DataLoader
         sender.waits = not torchs and any(leaf.is_pinned() for leaf in leaves(first))
         return sender
+
+
+def remaining(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches of an iterator, which is not asked for its iterator again.
+
+    A reader may be its own iterator and begin anew when it is asked, or read on after its end.
+    """
+    with suppress(StopIteration):
+        while True:
+            batch = next(batches)
+            yield batch
 
 
 def _failed_workers(processes: Iterable[Any]) -> str:

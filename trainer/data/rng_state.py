@@ -97,6 +97,11 @@ class GeneratorHolder:
         self.thing = thing
 
 
+def holders_of(thing: object) -> list[GeneratorHolder]:
+    """Return a holder of an object if there are generators in it, as in a collate function's."""
+    return [GeneratorHolder(thing)] if next(_generators(GeneratorHolder(thing)), None) else []
+
+
 def stateful(loader: object) -> Any:
     """Return the loader or dataset that has its position in a pass as state, or None.
 

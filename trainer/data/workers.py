@@ -153,10 +153,16 @@ class WorkerPool:
         return DataLoader(
             self._reader,
             batch_sampler=self,
+            collate_fn=_only,  # the reader collates, with the random numbers of the batch
             num_workers=self.count,
             generator=torch.Generator(HOST).manual_seed(0),  # so that the global one is not used
             **settings,
         )
+
+
+def _only(batches: list[Any]) -> Any:
+    """Return the batch that a reader has put into a list."""
+    return batches[0]
 
 
 class WorkerInit:
@@ -192,7 +198,7 @@ def _end_later(_number: int, _frame: FrameType | None) -> None:
 
 def loader_options(loader: DataLoader[Any]) -> dict[str, Any]:
     """Return the settings of a loader for reading, without dataset and order."""
-    names = ["collate_fn", "pin_memory", "timeout", "pin_memory_device"]
+    names = ["pin_memory", "timeout", "pin_memory_device"]
     if loader.num_workers:
         names += ["worker_init_fn", "prefetch_factor", "persistent_workers"]
         names += ["multiprocessing_context"]
