@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -22,9 +23,8 @@ from fitorch.randomness import derive_seed
 from fitorch.tree import byte_count, map_tensors
 
 from .collate import Collate, SampleCollate
-from .in_memory import smallest_batch
 from .indices import LoaderIndices
-from .loader import LoaderSource, length
+from .loader import LoaderSource
 from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import GeneratorHolder, holders_of, owners_of, undisturbed_owners
 from .sampling import Order
@@ -196,11 +196,13 @@ class UserLoaderSource(SampledSource):
         self._user_loader = loader
         self._rank = share.rank
         self._indices = LoaderIndices(loader, share=share)
-        self.pass_length = PassLength(length(loader), share.world)
-        self.steps = self.pass_length.rounds()
-        self.smallest_batch = share.smallest(smallest_batch(loader))
-        self.samples = length(loader.dataset)
+        self._share = share
+        self.refresh()
         self._pool.count = loader.num_workers
+
+    def refresh(self) -> None:
+        """Ask the loader for its length again."""
+        self._measure(self._user_loader)
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on, without reading earlier ones."""
@@ -249,12 +251,19 @@ class DatasetSource(SampledSource):
     ) -> None:
         super().__init__(dataset, name, order.seed, floating)
         self.order, self._rank = order, order.rank
-        self.pass_length = PassLength(order.samples, order.per_round)
-        self.steps = len(order)
-        self.samples, self.smallest_batch = order.samples, order.smallest_batch
+        self.refresh()
         self._pool.count = workers if isinstance(workers, int) else 0
         self._undecided = workers == "auto"
         self._pace = Pace()
+
+    def refresh(self) -> None:
+        """Ask the dataset for its length again."""
+        samples = len(self.loader)
+        if samples != self.order.samples:
+            self.order = replace(self.order, samples=samples)
+        self.pass_length = PassLength(samples, self.order.per_round)
+        self.steps, self.samples = len(self.order), samples
+        self.smallest_batch = self.order.smallest_batch
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on, without reading earlier ones."""

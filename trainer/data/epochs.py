@@ -72,6 +72,11 @@ class EpochIterator:
         """The number of batches per epoch, None if it is unknown."""
         return self.steps_per_epoch or self.source.steps
 
+    def refresh(self) -> None:
+        """Look at the data again if the next batch is the first one of a pass."""
+        if not self.position and not self.behind:
+            self.source.refresh()
+
     def epoch(self) -> Iterator[Any]:
         """Yield the batches of the epoch, or the rest of them.
 

@@ -8,7 +8,7 @@ not collated one by one, and there are no worker processes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +21,17 @@ from fitorch.devices.accelerators import HOST, is_host
 from fitorch.devices.capabilities import pins
 from fitorch.devices.copies import Sender, pinned, sent
 from fitorch.devices.memory import free_memory
+from fitorch.errors import DataError
 from fitorch.tree import byte_count, leaves, map_tensors
 
-from .indices import LoaderIndices
+from .indices import LoaderIndices, OrderIndices
 from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import owners_of, undisturbed_owners
-from .sampling import IndexTransform, Order, index_lookup
+from .sampling import IndexTransform, Order
 
 _SHARE_AT_ONCE, _SHARE = 1 / 16, 1 / 2  # of the free memory that data may take on a device
 
 _SMALL = 2**28  # bytes that data may take on a device whose free memory is not known
-
-# (pass, first batch, transform, units before that) -> the indices of each batch
-Indices = Callable[[int, int, IndexTransform | None, int], Iterator[Tensor]]
 
 
 @dataclass(slots=True)
@@ -43,28 +41,68 @@ class MemorySource:
     Args:
         tensors: Nested tensors with one entry per sample along dimension 0; a batch has the same
             structure.
-        indices: Returns the sample numbers of each batch of a pass.
-        steps: The number of batches in a pass, None if it is unknown.
-        samples: The number of samples in a pass, None if it is unknown.
-        smallest_batch: The number of samples in the smallest batch, None if it is unknown.
+        indices: The sample numbers of each batch of a pass.
+        dataset: The user's dataset of the tensors, which is looked at again before each pass, or
+            None.
         last: The sample numbers of the last batch.
         device: The device of the batches; None is that of the tensors.
-        loader: The user's loader, whose samplers determine the order, or None.
-        pass_length: The length of a pass: see `Source`.
         resident: Whether the tensors may move to the device as a whole.
     """
 
     tensors: Any
-    indices: Indices
-    steps: int | None
-    samples: int | None
-    smallest_batch: int | None
+    indices: OrderIndices | LoaderIndices
+    dataset: Any = None
     last: Tensor | None = None
     device: torch.device | None = None
-    loader: DataLoader[Any] | None = None
-    pass_length: PassLength = PassLength(None, 1)  # noqa: RUF009 - frozen
     resident: bool = False
     _begun: bool = False  # whether a pass over the data has begun
+    _seen: Any = None  # the tensors of the dataset, with their versions
+
+    def __post_init__(self) -> None:
+        if self.dataset is not None:
+            self._seen = _versions(self.tensors)
+
+    @property
+    def steps(self) -> int | None:
+        """The number of batches in a pass, None if it is unknown."""
+        return self.indices.rounds
+
+    @property
+    def samples(self) -> int | None:
+        """The number of samples in a pass, None if it is unknown."""
+        return self.indices.samples
+
+    @property
+    def smallest_batch(self) -> int | None:
+        """The number of samples in the smallest batch of a pass, None if it is unknown."""
+        return self.indices.smallest_batch
+
+    @property
+    def pass_length(self) -> PassLength:
+        """The length of a pass, independent of the number of processes."""
+        return self.indices.pass_length
+
+    def refresh(self) -> None:
+        """Look at the dataset again: a callback may have assigned other tensors or indices.
+
+        Raises:
+            DataError: It no longer holds plain tensors.
+        """
+        if self.dataset is None:
+            return
+        contents = _tensors_behind(self.dataset)
+        if contents is None:
+            message = (
+                f"the {type(self.dataset).__name__} had plain tensors at the beginning of the fit, "
+                "but no longer has them; assign tensors of the same kind"
+            )
+            raise DataError(message)
+        tensors, subset = contents
+        versions = _versions(tensors)
+        # A copy on a device does not follow changes of the tensors on the host.
+        if versions != self._seen:
+            self.tensors, self._seen = list(tensors), versions
+        self.indices.adopt(subset, len(self.dataset))
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on."""
@@ -90,14 +128,14 @@ class MemorySource:
 
     def _settle(self) -> None:
         """Move the tensors to the device if there is room; gathering there saves a copy a batch."""
-        if self.device is None or not self.resident:
+        home = next(leaves(self.tensors)).device
+        if self.device is None or not self.resident or home == self.device:
             return
         # Only after a pass it is known what the net, its gradients and the optimizer take.
         begun, self._begun = self._begun, True
         if fits(self.tensors, self.device, begun):
             device = self.device
             self.tensors = map_tensors(lambda tensor: tensor.to(device), self.tensors)
-            self.resident = False
 
     def first_batch(self) -> Any:
         """Return the first batch of a pass; the order of later passes does not change."""
@@ -109,11 +147,10 @@ class MemorySource:
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:
         """Return the sample numbers of a batch; a sampler of the user's would draw other ones."""
-        if self.loader is not None:
+        if isinstance(self.indices, LoaderIndices):
             return []
-        return next(
-            self.indices(pass_index, position, None, 0), torch.empty(0, device=HOST)
-        ).tolist()
+        indices = self.indices(pass_index, position)
+        return next(indices, torch.empty(0, device=HOST)).tolist()
 
     def close(self) -> None:
         """Do nothing: there are no worker processes."""
@@ -129,7 +166,8 @@ class MemorySource:
     @property
     def order_owners(self) -> list[Any]:
         """Objects with state that determines the order: the user's samplers, if there are any."""
-        return [] if self.loader is None else [*owners_of(self.loader), self.indices]
+        indices = self.indices
+        return [*owners_of(indices.loader), indices] if isinstance(indices, LoaderIndices) else []
 
     @property
     def reading_owners(self) -> list[Any]:
@@ -179,11 +217,7 @@ class MemorySource:
 
 def ordered_source(tensors: Any, order: Order) -> MemorySource:
     """Return a source of `tensors` in the order of an `Order`."""
-    steps, smallest = len(order), order.smallest_batch
-    pass_length = PassLength(order.samples, order.per_round)
-    return MemorySource(
-        tensors, order.batches, steps, order.samples, smallest, pass_length=pass_length
-    )
+    return MemorySource(tensors, OrderIndices(order))
 
 
 def dataset_source(dataset: object, order: Order) -> MemorySource | None:
@@ -192,13 +226,7 @@ def dataset_source(dataset: object, order: Order) -> MemorySource | None:
     if contents is None:
         return None
     tensors, subset = contents
-    source = ordered_source(list(tensors), order)
-    if subset is not None:
-        places = subset
-        source.indices = lambda number, start, transform, behind: order.batches(
-            number, start, index_lookup(places, transform), behind
-        )
-    return source
+    return MemorySource(list(tensors), OrderIndices(order, subset), dataset)
 
 
 def recognize(loader: DataLoader[Any], share: RankShard = ALONE) -> MemorySource | None:
@@ -219,16 +247,7 @@ def recognize(loader: DataLoader[Any], share: RankShard = ALONE) -> MemorySource
         return None
     tensors, subset = contents
     # The same draws from the generators as by the loader itself.
-    indices, (steps, samples) = LoaderIndices(loader, subset, share), _lengths(loader)
-    return MemorySource(
-        list(tensors),
-        indices,
-        share.rounds(steps),
-        samples,
-        share.smallest(smallest_batch(loader)),
-        loader=loader,
-        pass_length=PassLength(steps, share.world),
-    )
+    return MemorySource(list(tensors), LoaderIndices(loader, subset, share), loader.dataset)
 
 
 def gatherer(tensors: Any, *, pinned: bool = False) -> Callable[[Tensor], Any]:
@@ -315,20 +334,6 @@ def _subset_indices(subset: Subset[Any]) -> Tensor | None:
     return torch.where(indices < 0, indices + len(subset.dataset), indices)  # type: ignore[arg-type]
 
 
-def _lengths(loader: DataLoader[Any]) -> tuple[int | None, int | None]:
-    """Return a loader's numbers of batches and samples in a pass, None if they are unknown."""
-    sampler: Iterable[Any] = getattr(loader.batch_sampler, "sampler", ())
-    try:
-        return len(loader), len(sampler) if type(loader.batch_sampler) is BatchSampler else None  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return None, None
-
-
-def smallest_batch(loader: DataLoader[Any]) -> int | None:
-    """Return the number of samples in the smallest batch of a loader, None if it is unknown."""
-    _, samples = _lengths(loader)
-    if samples is None or loader.batch_size is None:
-        return None
-    return (
-        loader.batch_size if loader.drop_last else samples % loader.batch_size or loader.batch_size
-    )
+def _versions(tensors: Any) -> list[tuple[int, int]]:
+    """Return what changes if tensors are replaced, or changed in place by torch."""
+    return [(id(tensor), tensor._version) for tensor in leaves(tensors)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
@@ -21,12 +22,60 @@ from fitorch.devices.accelerators import HOST
 from fitorch.internals.torch import has_begun
 from fitorch.randomness import draw_seed
 
-from .rank_split import ALONE, RankShard
+from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import set_epoch
-from .sampling import IndexTransform, index_lookup, split
+from .sampling import IndexTransform, Order, index_lookup, split
 
 # Samplers that draw all their random numbers before their first index.
 _DRAWS_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+class OrderIndices:
+    """The indices of an `Order`, perhaps of some samples of the tensors alone.
+
+    Args:
+        order: The order.
+        subset: For each sample of the order, its index in the tensors; None if they are the same.
+    """
+
+    def __init__(self, order: Order, subset: Tensor | None = None) -> None:
+        self._order, self._subset = order, subset
+
+    def __call__(
+        self,
+        pass_index: int,
+        start: int = 0,
+        transform: IndexTransform | None = None,
+        behind: int = 0,
+    ) -> Iterator[Tensor]:
+        """Return the indices of the batches of a pass; the arguments are those of the order."""
+        if self._subset is not None:
+            transform = index_lookup(self._subset, transform)
+        return self._order.batches(pass_index, start, transform, behind)
+
+    def adopt(self, subset: Tensor | None, samples: int) -> None:
+        """Take over other indices, and their number."""
+        self._subset, self._order = subset, replace(self._order, samples=samples)
+
+    @property
+    def rounds(self) -> int:
+        """The number of batches in a pass."""
+        return len(self._order)
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in a pass."""
+        return self._order.samples
+
+    @property
+    def smallest_batch(self) -> int:
+        """The size of the smallest batch of a pass."""
+        return self._order.smallest_batch
+
+    @property
+    def pass_length(self) -> PassLength:
+        """The length of a pass."""
+        return PassLength(self._order.samples, self._order.per_round)
 
 
 class LoaderIndices:
@@ -46,7 +95,7 @@ class LoaderIndices:
         self, loader: DataLoader[Any], subset: Tensor | None = None, share: RankShard = ALONE
     ) -> None:
         self._share = share
-        self._loader = loader
+        self.loader = loader
         self._subset = subset
         self._workers = bool(loader.num_workers)
         self._persistent = bool(loader.persistent_workers)
@@ -72,7 +121,7 @@ class LoaderIndices:
         # This comes before the order: torch's loader draws the seed of its workers first.
         drawn = self._new_iterator(pass_index)
         start = start * self._share.world + behind
-        batches = _vectorized(self._loader.batch_sampler, start, transform)
+        batches = _vectorized(self.loader.batch_sampler, start, transform)
         if batches is None:
             batches = map(self._dataset_indices, islice(self._draw(drawn), start, None))
             batches = batches if transform is None else map(transform, batches)
@@ -82,11 +131,35 @@ class LoaderIndices:
         """Return the batches of the sampler as lists; its samples need not be numbers."""
         drawn = self._new_iterator(pass_index)
         start = start * self._share.world + behind
-        batches = _vectorized(self._loader.batch_sampler, start, None)
+        batches = _vectorized(self.loader.batch_sampler, start, None)
         if batches is not None:
             return map(Tensor.tolist, self._share.of_indices(batches))
         lists = map(list, islice(self._draw(drawn), start, None))
         return self._share.of_indices(lists)
+
+    def adopt(self, subset: Tensor | None, samples: int) -> None:
+        """Take over other indices; the loader's sampler knows their number."""
+        self._subset = subset
+
+    @property
+    def rounds(self) -> int | None:
+        """The number of batches of this process in a pass, None if it is unknown."""
+        return self._share.rounds(_lengths(self.loader)[0])
+
+    @property
+    def samples(self) -> int | None:
+        """The number of samples in a pass, None if it is unknown."""
+        return _lengths(self.loader)[1]
+
+    @property
+    def smallest_batch(self) -> int | None:
+        """The size of the smallest batch of a pass, None if it is unknown."""
+        return self._share.smallest(smallest_batch(self.loader))
+
+    @property
+    def pass_length(self) -> PassLength:
+        """The length of a pass."""
+        return PassLength(_lengths(self.loader)[0], self._share.world)
 
     def state_dict(self) -> dict[str, bool]:
         """Return further state that determines which numbers the loader draws for a pass."""
@@ -107,7 +180,7 @@ class LoaderIndices:
         That is a number to seed the workers; with workers, the loader creates a second iterator of
         the sampler. Some samplers draw when their iterator is created.
         """
-        loader, sampler = self._loader, cast("Iterable[Any]", self._loader.batch_sampler)
+        loader, sampler = self.loader, cast("Iterable[Any]", self.loader.batch_sampler)
         set_epoch(pass_index, loader.sampler, sampler, getattr(sampler, "sampler", None))
         # Persistent workers are seeded once, when the first iterator is created.
         if self._persistent and self._workers_started:
@@ -120,7 +193,7 @@ class LoaderIndices:
 
     def _draw(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Make the sampler draw now, by reading its first batch, or all if it draws per sample."""
-        batch_sampler: Any = self._loader.batch_sampler
+        batch_sampler: Any = self.loader.batch_sampler
         plain = type(batch_sampler) is BatchSampler
         if plain and type(batch_sampler.sampler) in _DRAWS_AT_ONCE:
             return _start_iterator(batches)
@@ -132,7 +205,7 @@ class LoaderIndices:
         index = torch.tensor(
             batch.tolist() if hasattr(batch, "tolist") else list(batch), device=HOST
         )
-        samples = len(self._loader.dataset)  # type: ignore[arg-type]
+        samples = len(self.loader.dataset)  # type: ignore[arg-type]
         # Negative numbers count from the end, as for the dataset itself.
         return torch.where(index < 0, index + samples, index)
 
@@ -195,3 +268,22 @@ def _empty_for(generator: torch.Generator | None) -> Tensor:
     """Return a tensor that a generator fills, whatever torch's default device is."""
     device = HOST if generator is None else generator.device
     return torch.empty((), dtype=torch.int64, device=device)
+
+
+def _lengths(loader: DataLoader[Any]) -> tuple[int | None, int | None]:
+    """Return a loader's numbers of batches and samples in a pass, None if they are unknown."""
+    sampler: Iterable[Any] = getattr(loader.batch_sampler, "sampler", ())
+    try:
+        return len(loader), len(sampler) if type(loader.batch_sampler) is BatchSampler else None  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None, None
+
+
+def smallest_batch(loader: DataLoader[Any]) -> int | None:
+    """Return the number of samples in the smallest batch of a loader, None if it is unknown."""
+    _, samples = _lengths(loader)
+    if samples is None or loader.batch_size is None:
+        return None
+    return (
+        loader.batch_size if loader.drop_last else samples % loader.batch_size or loader.batch_size
+    )

@@ -20,7 +20,7 @@ from fitorch.randomness import derive_seed
 from fitorch.tree import leaves, map_tensors
 
 from .arrays import array_leaves, as_batch
-from .in_memory import smallest_batch
+from .indices import smallest_batch
 from .rank_split import ALONE, PassLength, RankShard, with_common_randomness
 from .rng_state import GeneratorHolder, has_state, owners_of, set_epoch, stateful
 
@@ -48,14 +48,21 @@ class LoaderSource:
         self.name = name
         self.floating = floating
         self._share, self._seed = share, seed
-        self.pass_length = PassLength(length(loader), share.world)
-        self.steps = self.pass_length.rounds()
-        self.samples = length(getattr(loader, "dataset", None))
-        smallest = smallest_batch(loader) if isinstance(loader, DataLoader) else None
-        self.smallest_batch = share.smallest(smallest)
+        self._measure(loader)
         self._collates = isinstance(loader, DataLoader)  # batches are new objects
         self._device: torch.device | None = None
         self._rewound = False
+
+    def refresh(self) -> None:
+        """Ask the loader for its length again."""
+        self._measure(self.loader)
+
+    def _measure(self, loader: Any) -> None:
+        self.pass_length = PassLength(length(loader), self._share.world)
+        self.steps = self.pass_length.rounds()
+        self.samples = length(getattr(loader, "dataset", None))
+        smallest = smallest_batch(loader) if isinstance(loader, DataLoader) else None
+        self.smallest_batch = self._share.smallest(smallest)
 
     @property
     def worker_count(self) -> int | str:

@@ -83,6 +83,9 @@ class Source(Protocol):
         """Return the sample numbers of a batch of a pass, if they are known without reading it."""
         ...
 
+    def refresh(self) -> None:
+        """Look at the user's data again before a pass: a callback may have changed it."""
+
     def first_batch(self) -> Any:
         """Return the first batch of a pass, None if reading it would leave a trace."""
         ...

@@ -79,6 +79,7 @@ class Evaluation:
         hooks, step, processes = self._hooks, self.step, self.step.processes
         # This measures penalties, a collective with a sharded net, so every process calls it.
         step.begin()
+        self._source.refresh()
         # Training updates buffers, as running statistics, in each process by its own batches. All
         # must evaluate with the same ones, or the result would depend on how the data is split.
         processes.broadcast_module(self._net, parameters=False)

@@ -108,6 +108,7 @@ class Run:
         `net.train()` is called; modules that the user or a callback froze stay in eval mode.
         """
         self.model.report_new_parameters()
+        self.iterator.refresh()
         self.modes.apply()
         for objective in self.model.objectives:
             objective.bind(self.net)  # callbacks may have frozen or unfrozen parameters
