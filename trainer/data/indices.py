@@ -22,9 +22,10 @@ from fitorch.devices.accelerators import HOST
 from fitorch.internals.torch import has_begun
 from fitorch.randomness import draw_seed
 
+from .permutation import Sequence
 from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import set_epoch
-from .sampling import IndexTransform, Order, index_lookup, split
+from .sampling import IndexTransform, Indices, Order, index_lookup, split
 
 # Samplers that draw all their random numbers before their first index.
 _DRAWS_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -234,14 +235,14 @@ def _vectorized(
 
 
 def _cut_into_batches(
-    order: Tensor, batch_sampler: BatchSampler, start: int, transform: IndexTransform | None
+    order: Indices, batch_sampler: BatchSampler, start: int, transform: IndexTransform | None
 ) -> Iterator[Tensor]:
     """Yield the batches of the order of a sequential or shuffling sampler."""
     samples, size = len(order), batch_sampler.batch_size
     full = samples // size * size
     # A copy, because a view would keep the whole order in memory.
     rest = order[full:].clone()
-    pieces = split(order[:full], size, start, transform)
+    pieces = split(order, size, start, transform, end=full)
     del order  # so that its memory is free when torch draws the next one below
     yield from pieces
     if getattr(batch_sampler.sampler, "generator", None) is not None:
@@ -252,10 +253,10 @@ def _cut_into_batches(
         yield rest if transform is None else transform(rest)
 
 
-def _draw_order(sampler: Any) -> Tensor:
+def _draw_order(sampler: Any) -> Indices:
     samples = len(sampler.data_source)
     if type(sampler) is SequentialSampler:
-        return torch.arange(samples, device=HOST)
+        return Sequence(samples)
     if sampler.generator is not None:
         generator = sampler.generator
         return torch.randperm(samples, generator=generator, device=generator.device).to(HOST)

@@ -14,6 +14,12 @@ from torch import Tensor
 from fitorch.devices.accelerators import HOST
 from fitorch.randomness import derive_seed
 
+from .permutation import Permutation, Sequence
+
+Indices = Tensor | Sequence | Permutation
+
+_IN_MEMORY = 2**24  # samples; the order of more of them is computed as it is read
+
 IndexTransform = Callable[[Tensor], Tensor]  # applied to the indices of many batches at once
 
 
@@ -59,13 +65,15 @@ class Order:
         last = self.samples % self.per_round or self.per_round
         return max(last // self.world, 1)
 
-    def permutation(self, pass_index: int) -> Tensor:
-        """Return the sample numbers of a pass in their order, as int64 of shape (samples,)."""
+    def permutation(self, pass_index: int) -> Indices:
+        """Return the sample numbers of a pass in their order."""
         if not self.shuffle:
-            return torch.arange(self.samples, device=HOST)
+            return Sequence(self.samples)
+        seed = derive_seed(self.seed, "order", pass_index)
+        if self.samples > _IN_MEMORY:
+            return Permutation(self.samples, seed)
         # The order has its own generator, so that no other draw can change it.
-        generator = torch.Generator(HOST)
-        generator.manual_seed(derive_seed(self.seed, "order", pass_index))
+        generator = torch.Generator(HOST).manual_seed(seed)
         return torch.randperm(self.samples, generator=generator, device=HOST)
 
     def batches(
@@ -83,9 +91,9 @@ class Order:
             transform: A function applied to the numbers of many batches at once.
             behind: The number of samples to skip before that, from batches of a different size.
         """
-        # Samples that were used with another batch size are cut off before batches are made.
-        rest = self.permutation(pass_index)[behind:]
-        chunks = split(rest, self.per_round, start, transform)
+        # Samples that were used with another batch size are left out before batches are made.
+        order = self.permutation(pass_index)
+        chunks = split(order, self.per_round, start, transform, behind)
         if self.world == 1:
             return chunks
         # The global batch is split by ranks, so that n processes use the batches of one.
@@ -94,10 +102,12 @@ class Order:
 
 
 def split(
-    indices: Tensor,
+    indices: Indices,
     size: int,
     start: int = 0,
     transform: IndexTransform | None = None,
+    behind: int = 0,
+    end: int | None = None,
 ) -> Iterator[Tensor]:
     """Yield consecutive pieces of `indices` of length `size`; the last one may be shorter.
 
@@ -105,14 +115,17 @@ def split(
     `transform`, which may look up the indices or move them to a device, gets the same blocks.
 
     Args:
-        indices: The indices, a vector.
+        indices: The indices, a vector, or an object that computes slices of it.
         size: The length of a piece.
         start: The number of pieces to skip.
         transform: A function applied to blocks of pieces, or None.
+        behind: The number of indices before the first piece.
+        end: The number of indices up to the end of the last piece; None for all.
     """
     # A start in the middle computes its place; nothing is skipped.
-    for begin in range(start * size, len(indices), size * 1024):
-        block = indices[begin : begin + size * 1024]
+    end = len(indices) if end is None else end
+    for begin in range(behind + start * size, end, size * 1024):
+        block = indices[begin : min(begin + size * 1024, end)]
         # A copy, because a reference to a view of one piece would keep all indices in memory.
         yield from (block.clone() if transform is None else transform(block)).split(size)
 
