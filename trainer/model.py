@@ -164,7 +164,7 @@ class KerasModel(BaseModel):
         plot: bool | str | Path | None = None,
         wandb: bool | str | None = None,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         shuffle: bool = True,
         validation_split: float = 0.0,
         validation_freq: int = 1,
@@ -216,7 +216,7 @@ class KerasModel(BaseModel):
             plot: True writes `history.png` to `ckpt_path`; a path writes to that file.
             wandb: True or the name of a project adds `WandbCallback(project)` after the other
                 callbacks.
-            batch_size: Samples in a batch, if the data does not consist of batches.
+            batch_size: Samples in a batch; None says that the data consists of batches.
             shuffle: Draw a new order for each epoch, if the data does not consist of batches.
             validation_split: The fraction of `(x, y)` to validate on: the last, before shuffling.
             validation_freq: The number of epochs between two validations.
@@ -311,7 +311,7 @@ class KerasModel(BaseModel):
         self,
         val_data: Any,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         steps: int | None = None,
         verbose: int | str = "auto",
         callbacks: Sequence[Any] | None = None,
@@ -322,7 +322,7 @@ class KerasModel(BaseModel):
 
         Args:
             val_data: As for `fit`, including several sets by name.
-            batch_size: Samples in a batch, if the data does not consist of batches.
+            batch_size: Samples in a batch; None says that the data consists of batches.
             steps: The number of batches to measure; None for all.
             verbose: 0 for silent, else a live line on a terminal.
             callbacks: Objects with Keras' `on_test_*` hooks.
@@ -346,7 +346,7 @@ class KerasModel(BaseModel):
         self,
         data: Any,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         steps: int | None = None,
         verbose: int | str = "auto",
         callbacks: Sequence[Any] | None = None,
@@ -365,7 +365,7 @@ class KerasModel(BaseModel):
             data: Features: a tensor, an array, a DataFrame, a dict for nets with named inputs; or
                 anything that `fit` takes, whose targets are ignored. A tuple is `(x, y)`; for
                 several inputs pass `((x1, x2),)`.
-            batch_size: Samples in a batch, if the data does not consist of batches.
+            batch_size: Samples in a batch; None says that the data consists of batches.
             steps: The number of batches to predict; None for all.
             verbose: 0 for silent, else a live line on a terminal.
             callbacks: Objects with Keras' `on_predict_*` hooks.
@@ -554,7 +554,7 @@ class KerasModel(BaseModel):
         start: float = 1e-7,
         end: float = 10.0,
         steps: int = 100,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         seed: int | None = None,
         plot: str | Path | None = None,
     ) -> pd.DataFrame:
@@ -568,7 +568,7 @@ class KerasModel(BaseModel):
             start: The first rate.
             end: The last rate.
             steps: Batches to train on; their rates are spaced evenly on a logarithmic scale.
-            batch_size: Samples in a batch, if the data does not consist of batches.
+            batch_size: Samples in a batch; None says that the data consists of batches.
             seed: The seed of all random numbers in the test.
             plot: A file for the plot of the loss over the rate, or None.
 

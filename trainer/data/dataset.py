@@ -110,9 +110,12 @@ class SampledSource(LoaderSource):
     ) -> None:
         super().__init__(dataset, name, floating, seed=seed)
         self._rank = 0  # of this process
-        self._collates = True
         self._reader = SampleReader(dataset, collate or SampleCollate(floating))
         self._pool = WorkerPool(self._reader, settings or {})
+
+    @property
+    def _collates(self) -> bool:
+        return True
 
     def first_batch(self) -> Any:
         """Return the first batch of a pass, None if worker processes would read it."""
@@ -239,6 +242,7 @@ class DatasetSource(SampledSource):
         name: The name of the data, for messages.
         floating: The dtype for float64 of NumPy and pandas, if batches are not tensors.
         workers: The number of worker processes, or "auto".
+        collate: Makes a batch of samples; None is `SampleCollate`.
     """
 
     def __init__(
@@ -248,8 +252,9 @@ class DatasetSource(SampledSource):
         name: str,
         floating: torch.dtype = torch.float32,
         workers: int | str = 0,
+        collate: Collate | None = None,
     ) -> None:
-        super().__init__(dataset, name, order.seed, floating)
+        super().__init__(dataset, name, order.seed, floating, collate=collate)
         self.order, self._rank = order, order.rank
         self.refresh()
         self._pool.count = workers if isinstance(workers, int) else 0

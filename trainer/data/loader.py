@@ -49,9 +49,14 @@ class LoaderSource:
         self.floating = floating
         self._share, self._seed = share, seed
         self._measure(loader)
-        self._collates = isinstance(loader, DataLoader)  # batches are new objects
         self._device: torch.device | None = None
         self._rewound = False
+
+    @property
+    def _collates(self) -> bool:
+        """Whether batches are new objects, which the loader does not use again."""
+        collates = getattr(self.loader, "collates", None)  # of a `Stream`
+        return isinstance(self.loader, DataLoader) if collates is None else bool(collates)
 
     def refresh(self) -> None:
         """Ask the loader for its length again."""

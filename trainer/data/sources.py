@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fitorch.errors import DataError
-from fitorch.tree import map_tensors
+from fitorch.tree import map_leaves
 
 from .arrays import ROLES, as_columns, as_mapping, common_length, is_array, is_in_memory, is_sparse
 from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
 from .in_memory import MemorySource, dataset_source, ordered_source, recognize
+from .lazy import LazyArray, has_lazy, is_lazy, lazy_columns
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
+from .ready import Ready, batch_dataset_source, is_batch_dataset, looks_like_samples
 from .sampling import Order
+from .streams import Stream
 
 
 class Source(Protocol):
@@ -100,7 +104,8 @@ class Batching:
     """Settings for data that is not in batches already.
 
     Args:
-        batch_size: The number of samples in a batch of one process.
+        batch_size: The number of samples in a batch of one process; None if the data consists of
+            batches.
         shuffle: Whether to draw a new order for each pass.
         seed: The seed from which the orders are derived.
         floating: The dtype for float64 of NumPy and pandas.
@@ -108,7 +113,7 @@ class Batching:
         share: The shard of this process.
     """
 
-    batch_size: int = 32
+    batch_size: int | None = 32
     shuffle: bool = False
     seed: int = 0
     floating: torch.dtype = torch.float32
@@ -118,7 +123,9 @@ class Batching:
     def order(self, samples: int) -> Order:
         """Return the order of `samples` samples."""
         share = self.share
-        return Order(samples, self.batch_size, self.shuffle, self.seed, share.rank, share.world)
+        return Order(
+            samples, self.batch_size or 1, self.shuffle, self.seed, share.rank, share.world
+        )
 
 
 def as_source(data: Any, name: str, batching: Batching) -> Source:
@@ -165,13 +172,11 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
         # Tensors in memory come first: they are gathered a batch at a time, with the same bits.
         return recognize(data, batching.share) or _loader_source(data, name, batching)
     if isinstance(data, IterableDataset):
-        loader = DataLoader(data, batch_size=batching.batch_size)
-        return _iterable_source(loader, name, batching)
-    if isinstance(data, Dataset) or _is_sequence_of_samples(data):
+        stream = Stream(data, batching.batch_size, name, batching.floating)
+        return _iterable_source(stream, name, batching)
+    if _is_dataset(data, batching):
         return _dataset_source(data, name, batching)
-    if isinstance(data, tuple) or is_array(data) or is_sparse(data):
-        return memory_source(data, name, batching)
-    if isinstance(data, Mapping) and is_in_memory(data):
+    if _is_arrays(data):
         return memory_source(data, name, batching)
     # A list of arrays could be several inputs, or inputs and targets.
     if isinstance(data, list) and data and all(is_array(item) for item in data):
@@ -188,8 +193,38 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
     raise TypeError(message)
 
 
-def memory_source(data: Any, name: str, batching: Batching) -> MemorySource:
-    """Return a source of arrays: `(x, y[, sample_weight])`, a mapping of columns, or x alone."""
+def _is_dataset(data: object, batching: Batching) -> bool:
+    """Return whether data is a map-style dataset, or a list of samples."""
+    if isinstance(data, Dataset) or _is_sequence_of_samples(data):
+        return True
+    return batching.batch_size is not None and isinstance(data, list) and looks_like_samples(data)
+
+
+def _is_arrays(data: object) -> bool:
+    """Return whether data is an array, or a tuple or mapping of them."""
+    if isinstance(data, Mapping):
+        return is_in_memory(data) or (has_lazy(data) and bool(data))
+    return isinstance(data, tuple) or is_array(data) or is_sparse(data) or is_lazy(data)
+
+
+def memory_source(data: Any, name: str, batching: Batching) -> Source:
+    """Return a source of arrays: `(x, y[, sample_weight])`, a mapping of columns, or x alone.
+
+    Arrays on disk are read batch by batch.
+
+    Raises:
+        ValueError: `batch_size` is None.
+    """
+    if batching.batch_size is None:
+        message = (
+            f"batch_size=None means that {name} consists of batches, but it is a "
+            f"{type(data).__name__} of arrays; pass the number of samples in a batch"
+        )
+        raise ValueError(message)
+    if has_lazy(data):
+        dataset = lazy_columns(data, name, batching.floating)
+        order, workers = batching.order(len(dataset)), batching.num_workers
+        return DatasetSource(dataset, order, name, batching.floating, workers, Ready())
     if isinstance(data, Mapping):
         columns = as_mapping(data, name, batching.floating)
         return ordered_source(columns, batching.order(common_length(columns, name)))
@@ -205,7 +240,12 @@ def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple
         ValueError: `data` is not in memory, or a part would be empty.
     """
     columns: Any
-    if isinstance(data, Mapping) and is_in_memory(data):
+    if _is_arrays(data) and has_lazy(data):
+        dataset = lazy_columns(data, "train_data", floating)
+        is_mapping = isinstance(data, Mapping)
+        columns = dataset.columns if is_mapping else tuple(dataset.columns)
+        samples = len(dataset)
+    elif isinstance(data, Mapping) and is_in_memory(data):
         columns = as_mapping(data, "train_data", floating)
         samples = common_length(columns)
     elif isinstance(data, tuple):
@@ -227,8 +267,8 @@ def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple
         raise ValueError(message)
 
     def part(places: slice) -> Any:
-        # Slices are views: nothing is copied.
-        return map_tensors(lambda tensor: tensor[places], columns)
+        # Slices are views: nothing is copied, or read from disk.
+        return map_leaves(lambda column: column[places], columns, (Tensor, LazyArray))
 
     return part(slice(cut)), part(slice(cut, None))
 
@@ -251,6 +291,8 @@ def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
         message = f"{name} is a {type(dataset).__name__} without a length; define __len__"
         raise TypeError(message)
     order = batching.order(samples)
+    if batching.batch_size is None or is_batch_dataset(dataset):
+        return batch_dataset_source(dataset, order, name, batching.floating, batching.num_workers)
     # A TensorDataset needs no reading by sample.
     source = dataset_source(dataset, order)
     if source is not None:
@@ -263,7 +305,7 @@ def _is_sequence_of_samples(data: object) -> bool:
     sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
     if isinstance(data, list) and data and all(isinstance(item, str) for item in data):
         return True  # texts, which are not batches of characters
-    other = isinstance(data, (Mapping, tuple, list, str, bytes)) or is_array(data)
+    other = isinstance(data, (Mapping, tuple, list, str, bytes)) or is_array(data) or is_lazy(data)
     return sized and not other and not is_sparse(data)
 
 
@@ -286,7 +328,7 @@ def check_enough(source: Source, name: str, processes: int) -> None:
     Raises:
         DataError: There are fewer.
     """
-    shares_samples = isinstance(source, (MemorySource, SampledSource))
+    shares_samples = isinstance(source, (MemorySource, SampledSource)) and source.samples
     parts = source.samples if shares_samples else source.pass_length.units
     if parts is not None and parts < processes:
         unit = "samples" if shares_samples else "batches"

@@ -53,7 +53,7 @@ class FitArguments:
     callbacks: Sequence[Any]
     plot: bool | str | Path | None
     wandb: bool | str | None
-    batch_size: int
+    batch_size: int | None
     shuffle: bool
     validation_split: float
     validation_freq: int
@@ -102,9 +102,9 @@ class FitArguments:
         return cls(**arguments)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validation_freq", "gradient_accumulation_steps"):
+        for name in ("epochs", "validation_freq", "gradient_accumulation_steps"):
             check_count(name, getattr(self, name))
-        for name in ("patience", "steps_per_epoch", "validation_steps"):
+        for name in ("batch_size", "patience", "steps_per_epoch", "validation_steps"):
             check_count(name, getattr(self, name), optional=True)
         check_count("initial_epoch", self.initial_epoch, least=0, optional=True)
         check_workers(self.num_workers)

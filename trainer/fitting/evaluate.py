@@ -31,7 +31,7 @@ from fitorch.randomness import draw_seed, peek_seed, undisturbed_randomness
 def evaluate(
     model: BaseModel,
     val_data: Any,
-    batch_size: int,
+    batch_size: int | None,
     steps: int | None,
     verbose: int | str,
     callbacks: Sequence[Any] | None,
@@ -62,7 +62,7 @@ def evaluate(
 def predict(
     model: BaseModel,
     data: Any,
-    batch_size: int,
+    batch_size: int | None,
     steps: int | None,
     verbose: int | str,
     callbacks: Sequence[Any] | None,
@@ -102,13 +102,13 @@ def open_source(
     model: BaseModel,
     data: Any,
     name: str,
-    batch_size: int,
+    batch_size: int | None,
     steps: int | None,
     num_workers: int | str,
 ) -> Source:
     """Return the user's data as a source of batches on the model's device."""
     num_workers = check_workers(num_workers)
-    batch_size = check_count("batch_size", batch_size)
+    batch_size = check_count("batch_size", batch_size, optional=True)
     check_count("steps", steps, optional=True)
     floating = floating_dtype(model.net.parameters())
     processes = model.placement.processes

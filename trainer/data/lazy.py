@@ -1,0 +1,191 @@
+"""Arrays on disk: h5py, zarr, memory maps, dask and safetensors, read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fitorch.tree import map_leaves, rebuild_sequence
+
+from .arrays import ROLES, common_length, is_sparse, to_tensors
+
+_AS_THEY_ARE = ("float16", "float32", "int64", "bool")
+
+# Libraries whose arrays lie in memory.
+_IN_MEMORY = ("numpy", "torch", "pandas", "polars", "pyarrow", "jax", "jaxlib", "cupy", "xarray")
+
+
+def is_lazy(value: object) -> bool:
+    """Return whether a value is an array that is not in memory as a whole."""
+    if isinstance(value, LazyArray):
+        return True
+    if isinstance(value, np.memmap):
+        # torch reads these in place, whatever their role; others would be converted as a whole.
+        as_they_are = value.dtype.name in _AS_THEY_ARE and value.dtype.isnative
+        return not (as_they_are and value.flags.c_contiguous)
+    if isinstance(value, (Tensor, np.ndarray, Mapping, str, bytes)) or is_sparse(value):
+        return False
+    library = type(value).__module__.partition(".")[0]
+    has_shape = hasattr(value, "shape") and hasattr(value, "dtype")
+    readable = hasattr(value, "__getitem__") and (has_shape or hasattr(value, "get_shape"))
+    return readable and library not in _IN_MEMORY
+
+
+def has_lazy(value: object) -> bool:
+    """Return whether there is an array on disk in nested mappings and sequences."""
+    if isinstance(value, Mapping):
+        return any(map(has_lazy, value.values()))
+    if isinstance(value, (tuple, list)):
+        return any(map(has_lazy, value))
+    return is_lazy(value)
+
+
+class LazyArray:
+    """An array on disk whose rows are read when they are needed.
+
+    Args:
+        array: The array of h5py, zarr, dask or NumPy, or a slice of a safetensors file.
+        what: Its name for messages, such as "train_data's x".
+        floating: The dtype for float64 of NumPy.
+        labels: Whether integers become int64.
+        rows: The rows of the array that count.
+    """
+
+    def __init__(
+        self, array: Any, what: str, floating: torch.dtype, labels: bool, rows: range | None = None
+    ) -> None:
+        self._array, self._what, self._floating, self._labels = array, what, floating, labels
+        shape = array.shape if hasattr(array, "shape") else array.get_shape()
+        self._rows = range(int(shape[0])) if rows is None and shape else rows or range(0)
+        self.shape = torch.Size((len(self._rows), *map(int, shape[1:])))
+        # An array of one number has no rows, which `common_length` refuses.
+        self._dims = len(shape)
+        self._picks = not hasattr(array, "get_shape")  # whether it takes lists of row numbers
+
+    def dim(self) -> int:
+        """Return the number of dimensions."""
+        return self._dims
+
+    def __getitem__(self, places: slice) -> LazyArray:
+        """Return some consecutive rows, which are not read."""
+        rows = self._rows[places]
+        return LazyArray(self._array, self._what, self._floating, self._labels, rows)
+
+    def read(self, numbers: np.ndarray) -> Tensor:
+        """Return rows as a tensor.
+
+        Args:
+            numbers: The numbers of the rows, in any order.
+        """
+        # Files are read from front to back, each row once: h5py takes nothing else.
+        unique, inverse = np.unique(numbers + self._rows.start, return_inverse=True)
+        rows = self._read_sorted(unique)
+        if not isinstance(rows, Tensor):
+            rows = to_tensors(np.asarray(rows), self._what, self._floating, labels=self._labels)
+        if np.array_equal(inverse, np.arange(len(unique))):
+            return rows
+        picked: Tensor = rows[torch.from_numpy(inverse)]
+        return picked
+
+    def _read_sorted(self, numbers: np.ndarray) -> Any:
+        first, last = int(numbers[0]), int(numbers[-1])
+        if last - first == len(numbers) - 1:
+            return self._array[first : last + 1]
+        if self._picks:
+            try:
+                return self._array[numbers]
+            except (TypeError, IndexError, NotImplementedError):
+                self._picks = False  # it takes slices alone
+        parts = [self._array[begin:end] for begin, end in _runs(numbers)]
+        return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+
+
+def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each run of consecutive numbers."""
+    for run in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1):
+        yield int(run[0]), int(run[-1]) + 1
+
+
+class LazyColumns:
+    """A dataset of columns, some of which are on disk; it reads whole batches.
+
+    Args:
+        columns: A list `[x, y, sample_weight]` or a mapping of nested tensors and `LazyArray`s.
+        samples: The number of samples.
+    """
+
+    def __init__(self, columns: Any, samples: int) -> None:
+        self.columns, self._samples = columns, samples
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._samples
+
+    def __getitem__(self, number: int) -> Any:
+        """Return a sample."""
+        return map_leaves(lambda part: part[0], self._read([number]), Tensor)
+
+    def __getitems__(self, numbers: list[int]) -> list[Any]:
+        """Return a list with one batch."""
+        return [self._read(numbers)]
+
+    def _read(self, numbers: list[int]) -> Any:
+        index = np.asarray(numbers, np.int64)
+        places = torch.from_numpy(index)
+
+        def picked(column: Any) -> Tensor:
+            return column.read(index) if isinstance(column, LazyArray) else column[places]
+
+        return map_leaves(picked, self.columns, (Tensor, LazyArray))
+
+
+def lazy_columns(data: Any, name: str, floating: torch.dtype) -> LazyColumns:
+    """Return a dataset of `(x, y[, sample_weight])`, a mapping of columns, or x alone.
+
+    Raises:
+        DataError: The columns have different lengths, or are no arrays of numbers.
+    """
+    if isinstance(data, Mapping):
+        columns: Any = {
+            key: _opened(part, f"{name}[{key!r}]", floating, labels=key == "labels")
+            for key, part in data.items()
+        }
+        return LazyColumns(columns, _length(columns, name))
+    parts = data if isinstance(data, tuple) else (data,)
+    parts = parts[:2] if len(parts) == 3 and parts[2] is None else parts
+    columns = [
+        _opened(part, f"{name}'s {role}", floating, labels=role == "y")
+        for part, role in zip(parts, ROLES, strict=False)
+    ]
+    return LazyColumns(columns, _length(dict(zip(ROLES, columns, strict=False)), name))
+
+
+def _length(columns: Mapping[str, Any], name: str) -> int:
+    # Empty tensors of the same shapes stand for arrays on disk: no memory is touched.
+    shapes = map_leaves(
+        lambda part: torch.empty(part.shape if part.dim() else (), device="meta"),
+        dict(columns),
+        (Tensor, LazyArray),
+    )
+    return common_length(shapes, name)
+
+
+def _opened(value: Any, what: str, floating: torch.dtype, *, labels: bool) -> Any:
+    """Return nested arrays with those on disk as `LazyArray`s, and the others as tensors."""
+    if isinstance(value, Mapping):
+        return {
+            key: _opened(part, f"{what}[{key!r}]", floating, labels=labels)
+            for key, part in value.items()
+        }
+    if isinstance(value, (tuple, list)):
+        parts = [_opened(v, f"{what}[{i}]", floating, labels=labels) for i, v in enumerate(value)]
+        return rebuild_sequence(value, parts)
+    if isinstance(value, LazyArray):
+        return value
+    if is_lazy(value):
+        return LazyArray(value, what, floating, labels)
+    return to_tensors(value, what, floating, labels=labels)

@@ -1,0 +1,103 @@
+"""Data that consists of batches already: how it is recognized, and a Dataset of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .arrays import is_array
+from .dataset import DatasetSource
+from .rank_split import PassLength
+
+_FEWEST = 5  # samples; an image of four channels has four rows
+
+
+def is_batch_dataset(data: object) -> bool:
+    """Return whether data is a PyDataset or a Sequence of Keras, whose items are batches."""
+    return any(
+        kind.__name__ in ("PyDataset", "Sequence")
+        and kind.__module__.partition(".")[0] in ("keras", "tensorflow", "tf_keras")
+        for kind in type(data).__mro__
+    )
+
+
+def looks_like_batch(item: object) -> bool:
+    """Return whether an item of a stream has the form of a batch rather than of a sample.
+
+    All its arrays have the same length along dimension 0, as features (N, ...) and targets (N,)
+    have. A sample of a sequence with a target for each step has that form, too.
+    """
+    if isinstance(item, Mapping):
+        parts = list(item.values())
+    elif isinstance(item, (tuple, list)) and len(item) in (2, 3):
+        parts = list(item)
+    else:
+        return False
+    arrays = [part for part in _parts(parts) if part is not None]
+    if not arrays or not all(is_array(array) and len(array.shape) for array in arrays):
+        return False
+    sizes = {int(array.shape[0]) for array in arrays}
+    return len(sizes) == 1 and min(sizes) >= _FEWEST and len(arrays[0].shape) > 1
+
+
+def looks_like_samples(data: list[Any]) -> bool:
+    """Return whether a list holds samples: pairs whose targets are numbers."""
+    first = data[0] if data else None
+    if not isinstance(first, (tuple, list)) or len(first) not in (2, 3):
+        return False
+    target = first[1]
+    return isinstance(target, (bool, int, float, np.generic)) or (
+        isinstance(target, (Tensor, np.ndarray)) and not target.shape
+    )
+
+
+def _parts(parts: Iterable[Any]) -> Iterator[Any]:
+    for part in parts:
+        if isinstance(part, Mapping):
+            yield from _parts(part.values())
+        elif isinstance(part, (tuple, list)):
+            yield from _parts(part)
+        else:
+            yield part
+
+
+class BatchDatasetSource(DatasetSource):
+    """A Dataset whose items are batches, which may be shuffled as a whole.
+
+    Its hook `on_epoch_end`, which Keras calls, is called after each pass.
+    """
+
+    def refresh(self) -> None:
+        """Ask the dataset for its length again: the number of batches."""
+        super().refresh()
+        self.pass_length = PassLength(self.order.samples, self.order.world)
+        # How many samples there are is not known.
+        self.samples = self.smallest_batch = None
+
+    def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
+        """Yield the batches of a pass from batch `start` on."""
+        yield from super().batches(pass_index, start, behind)
+        hook = getattr(self.loader, "on_epoch_end", None)
+        if callable(hook):
+            hook()
+
+
+class Ready:
+    """Takes the only item of a list for a batch."""
+
+    def __call__(self, items: list[Any]) -> Any:
+        """Return the batch."""
+        return items[0]
+
+
+def batch_dataset_source(
+    dataset: Any, order: Any, name: str, floating: torch.dtype, workers: int | str
+) -> BatchDatasetSource:
+    """Return a source for a Dataset of batches; `order` has the number of them."""
+    order = replace(order, batch_size=1)
+    return BatchDatasetSource(dataset, order, name, floating, workers, Ready())
