@@ -129,6 +129,9 @@ def _as_array(value: Any, what: str) -> np.ndarray:
 
 
 def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tensor:
+    # The array may come from another machine: torch has no foreign byte orders.
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     kind = array.dtype.kind
     # float64 is NumPy's default, which users rarely choose on purpose: features take the dtype of
     # the net.
@@ -146,9 +149,6 @@ def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tenso
 def _as_tensor(array: np.ndarray) -> Tensor:
     """Return a tensor that shares memory with `array` if possible; fitorch never writes to it."""
     array = np.ascontiguousarray(array) if array.ndim else array
-    # The array may come from another machine: torch has no foreign byte orders.
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
     with warnings.catch_warnings():
         # torch warns of writes to read-only memory, which fitorch never does.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
