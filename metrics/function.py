@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .calls import call_of, report_order
-from .mean import HostMean, Mean, mean_on
+from .mean import HostMean, Mean, mean_on, ratio
 from .results import named_parts
+from .unread import Unread, together
 
 
 class FunctionMetric:
@@ -50,7 +52,9 @@ class FunctionMetric:
         self._check_length(value)
         for name, part in named_parts(self._name, value):
             number = (
-                part if isinstance(part, Tensor) else torch.tensor(float(part), dtype=torch.float64)
+                part
+                if isinstance(part, Tensor)
+                else torch.tensor(float(part), dtype=torch.float64, device="cpu")
             )
             self._mean_of(name).add(number, samples)
 
@@ -72,8 +76,25 @@ class FunctionMetric:
 
     def compute(self) -> Any:
         """Return the mean, or the mean of each number by its column."""
-        values = {name: mean.compute() for name, mean in self._means.items()}
+        return self.unread().read()
+
+    def unread(self) -> Unread[Any]:
+        """Return what `compute` returns, without a synchronization with the device."""
+        names = list(self._means)
+        sums = together([mean.unread_sums() for mean in self._means.values()])
+        return sums.then(
+            lambda pairs: self._named({n: ratio(*p) for n, p in zip(names, pairs, strict=True)})
+        )
+
+    def _named(self, values: dict[str, float]) -> Any:
         return values if set(values) - {self._name} else values.get(self._name, math.nan)
+
+    def portable(self) -> FunctionMetric:
+        """Return a copy without its function, and with few tensors, to send to other processes."""
+        sent = copy.copy(self)
+        sent.function = sent.call = None  # type: ignore[assignment]
+        sent._means = {name: mean.condensed() for name, mean in self._means.items()}
+        return sent
 
     def reset(self) -> None:
         """Discard all batches."""
@@ -93,12 +114,14 @@ class FunctionMetric:
 
     def merge(self, parts: Sequence[FunctionMetric]) -> None:
         """Replace the mean by that over the batches of `parts`."""
+        named = [(name, mean) for part in parts for name, mean in part._means.items()]
         self._means.clear()
-        for part in parts:  # in float64, in rank order, so that all ranks get the same bits
-            for name, mean in part._means.items():
-                # This waits for the device, once per process and stage.
-                sums = torch.tensor(mean.sums(), dtype=torch.float64)
-                self._means.setdefault(name, HostMean()).add(sums[0] / sums[1], sums[1])
+        # This waits for the device, once per stage. The sums are in float64 and in rank order, so
+        # that all ranks get the same bits.
+        pairs = together([mean.unread_sums() for _, mean in named]).read()
+        for (name, _), pair in zip(named, pairs, strict=True):
+            sums = torch.tensor(pair, dtype=torch.float64, device="cpu")
+            self._means.setdefault(name, HostMean()).add(sums[0] / sums[1], sums[1])
 
     def _mean_of(self, name: str) -> Mean:
         if name not in self._means:
