@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fitorch.devices.accelerators import is_host
 from fitorch.devices.messages import packed, unpacked
 
 from .batching import MetricError, OutputMetrics, ResultError, detached
@@ -18,7 +19,7 @@ from .factory import make_metric
 from .merge import portable
 from .named import NamedMetric
 from .results import named_values
-from .state import move_state
+from .state import lies_on_host, move_state
 from .targets import TargetForm
 from .task import PredictionKind
 from .unread import Unread, known, together
@@ -195,17 +196,27 @@ class MetricSet:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the accumulated state of the metrics."""
-        return {
-            "updated": self._updated,
-            "fed": [output_metrics.state_dict() for output_metrics in self._outputs],
-        }
+        fed = [output_metrics.state_dict() for output_metrics in self._outputs]
+        state: dict[str, Any] = {"updated": self._updated, "fed": fed}
+        if not is_host(self._device):
+            # Metrics of users may keep their tensors in the host's memory.
+            state["host"] = [
+                [name for name, part in each["metrics"].items() if lies_on_host(part)]
+                for each in fed
+            ]
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the accumulated state."""
         self._updated = state["updated"]
-        for output_metrics, output_state in zip(self._outputs, state["fed"], strict=True):
+        on_host = state.get("host", [[] for _ in self._outputs])
+        for output_metrics, output_state, names in zip(
+            self._outputs, state["fed"], on_host, strict=True
+        ):
             # Checkpoints are read on the CPU.
-            output_metrics.load_state_dict(move_state(output_state, self._device))
+            on_device = move_state(output_state, self._device)
+            on_device["metrics"] |= {name: output_state["metrics"][name] for name in names}
+            output_metrics.load_state_dict(on_device)
 
     def warn_of_nan(self, stage: str) -> None:
         """Warn about metrics whose last computed value is NaN, once for each metric.

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import is_host
+from fitorch.devices.capabilities import widest_float
+
 from .calls import call_of, report_order
 from .mean import HostMean, Mean, mean_on, ratio
 from .results import named_parts
@@ -37,7 +40,7 @@ class FunctionMetric:
         if self.call is not function:
             report_order(function)
         self.higher_is_better = getattr(function, "higher_is_better", None)
-        self._name, self._device = name, device
+        self._name, self._device, self._on_host = name, device, is_host(device)
         self._means: dict[str, Mean] = {}
         self._length = 0  # of the vectors that the function returns
 
@@ -47,16 +50,18 @@ class FunctionMetric:
         samples = _sample_count(y_pred if y_true is None else y_true)
         # The value may stay on the device.
         if isinstance(value, Tensor) and value.numel() == 1:
-            self._mean_of(self._name).add(value.reshape(()), samples)
+            self._mean_of(self._name).add(self._placed(value.reshape(())), samples)
             return
         self._check_length(value)
         for name, part in named_parts(self._name, value):
-            number = (
-                part
-                if isinstance(part, Tensor)
-                else torch.tensor(float(part), dtype=torch.float64, device="cpu")
-            )
-            self._mean_of(name).add(number, samples)
+            self._mean_of(name).add(self._placed(part), samples)
+
+    def _placed(self, number: Any) -> Tensor:
+        """Return a number as a tensor on the device, where the others are."""
+        if isinstance(number, Tensor) and (self._on_host or not is_host(number)):
+            return number
+        # The number is written on the device; a copy of it would wait.
+        return torch.full((), float(number), dtype=widest_float(self._device), device=self._device)
 
     def _check_length(self, value: Any) -> None:
         """Check that a vector has a number for each of the same columns in every batch.

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.devices.accelerators import is_host
 from fitorch.devices.capabilities import widest_float
 from fitorch.internals.torchmetrics import is_metric, state_names
+from fitorch.tree import leaves
 
 _PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
 
@@ -67,6 +69,12 @@ def move_state(tree: Any, device: torch.device) -> Any:
     return (
         type(tree)(move_state(v, device) for v in tree) if isinstance(tree, (list, tuple)) else tree
     )
+
+
+def lies_on_host(state: Any) -> bool:
+    """Return whether a state has tensors, all of them in the host's memory."""
+    places = [is_host(tensor) for tensor in leaves(state)]
+    return bool(places) and all(places)
 
 
 def _module_state(module: nn.Module) -> dict[str, Any]:
