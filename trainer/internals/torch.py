@@ -117,7 +117,8 @@ def bare_step(optimizer: optim.Optimizer) -> Callable[[], Any]:
     if a release of torch keeps its hooks elsewhere.
     """
     kind: Any = type(optimizer)
-    plain = has_no_own_step(optimizer)
+    instance_step: Any = vars(optimizer).get("step")  # a schedule's, which counts the calls
+    plain = instance_step is None or hasattr(instance_step, "_wrapped_by_lr_sched")
     of_torch = kind.__module__.startswith("torch.optim.")
     wrapped = hasattr(kind.step, "__wrapped__") and not optimizer.defaults.get("differentiable")
     known = all(hasattr(optimizer, name) for name in _STEP_HOOKS) and not _missing_globals()
@@ -167,17 +168,10 @@ def skips_by_itself(optimizer: optim.Optimizer) -> bool:
 def hook_step(optimizer: optim.Optimizer, function: Callable[..., Any]) -> Any:
     """Call a function after each step of an optimizer; return its handle.
 
-    Returns None if the optimizer does not call hooks, as one without torch's `__init__` does not.
+    Returns None if its step does not call hooks, as a step that replaces torch's does not.
     """
-    if not hasattr(type(optimizer).step, _HOOKED) or not has_no_own_step(optimizer):
-        return None
-    return optimizer.register_step_post_hook(function)
-
-
-def has_no_own_step(optimizer: optim.Optimizer) -> bool:
-    """Return whether an optimizer's `step` is that of its class, or what a schedule made of it."""
-    instance_step: Any = vars(optimizer).get("step")  # a schedule's, which counts the calls
-    return instance_step is None or hasattr(instance_step, "_wrapped_by_lr_sched")
+    hooked = hasattr(optimizer.step, _HOOKED)  # also what a schedule has wrapped around it
+    return optimizer.register_step_post_hook(function) if hooked else None
 
 
 def has_step_hooks(optimizer: optim.Optimizer) -> bool:
