@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fitorch.devices.accelerators import is_host
+from fitorch.devices.accelerators import HOST, is_host
 from fitorch.devices.capabilities import widest_float
 
 from .calls import call_of, report_order
@@ -125,7 +125,7 @@ class FunctionMetric:
         # that all ranks get the same bits.
         pairs = together([mean.unread_sums() for _, mean in named]).read()
         for (name, _), pair in zip(named, pairs, strict=True):
-            sums = torch.tensor(pair, dtype=torch.float64, device="cpu")
+            sums = torch.tensor(pair, dtype=torch.float64, device=HOST)
             self._means.setdefault(name, HostMean()).add(sums[0] / sums[1], sums[1])
 
     def _mean_of(self, name: str) -> Mean:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fitorch.devices.accelerators import is_host
+from fitorch.devices.accelerators import HOST, is_host
 from fitorch.tree import leaves, map_leaves
 
 from .unread import Rows, Unread, known
@@ -47,7 +47,7 @@ def _is_remote(tensor: Tensor) -> bool:
 
 def _like(tensor: Tensor, row: list[float]) -> Tensor:
     """Return a tensor of this shape and dtype in the host's memory."""
-    return torch.tensor(row, dtype=tensor.dtype, device="cpu").reshape(tensor.shape)
+    return torch.tensor(row, dtype=tensor.dtype, device=HOST).reshape(tensor.shape)
 
 
 def named_values(name: str, result: Any) -> dict[str, float]:
