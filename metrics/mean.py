@@ -177,7 +177,7 @@ class DeviceMean(Mean):
                 "values": [],
                 "shares": [],
                 "folded": 0,
-                "state": torch.tensor(sums, dtype=wide),
+                "state": torch.tensor(sums, dtype=wide, device=HOST),
             }
         self._values = [value.to(self._device) for value in state["values"]]
         self._normalizers = [
@@ -222,7 +222,9 @@ class DeviceMean(Mean):
     def _stack_normalizers(self, device: torch.device, wide: torch.dtype) -> Tensor:
         if all(isinstance(normalizer, int) for normalizer in self._normalizers):
             # The host does not wait for the copy.
-            return torch.tensor(self._normalizers, dtype=wide).to(device, non_blocking=True)
+            return torch.tensor(self._normalizers, dtype=wide, device=HOST).to(
+                device, non_blocking=True
+            )
         # A number is written on the device; a copy of it would wait.
         return torch.stack(
             [

@@ -239,8 +239,9 @@ class NamedMetric:
         if not self._variants:
             # This process has had no batch, but another one has inferred the task.
             self._variants = copy.deepcopy(parts[0]._variants)
-            for variant in self._variants if self._device is not None else ():
-                variant.metric = moved(variant.metric, self._device)
+            if self._device is not None:
+                for variant in self._variants:
+                    variant.metric = moved(variant.metric, self._device)
         # A process whose first batch had rows of labels has decided the task for all.
         del self._variants[min(len(part._variants) for part in parts) :]
         for number, variant in enumerate(self._variants):

@@ -81,7 +81,8 @@ class FiniteCheck:
 
     def __init__(self) -> None:
         self._kernel: Any = getattr(torch, _UNSCALE, None)
-        self._found, self._one = torch.zeros(()), torch.ones(())
+        host = torch.device("cpu")  # whatever the default device is
+        self._found, self._one = torch.zeros((), device=host), torch.ones((), device=host)
 
     def __call__(self, tensors: list[Tensor]) -> bool:
         """Return whether no element is NaN or infinite."""
