@@ -15,6 +15,8 @@ from fitorch.internals.torch import foreach_norm
 from .base import Callback, Logs
 from .learning_rate import groups_of
 
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
+
 
 class GradientNorm(Callback):
     """Add the norm of the gradients to the logs of each epoch: `grad_norm` and `grad_norm_max`.
@@ -133,8 +135,10 @@ def total_norm(parameters: list[Tensor], norm_type: float, *, split: bool = Fals
         return None
     if split:
         return full_tensor(torch.nn.utils.get_total_norm(gradients, norm_type))
-    # The norm of the norms is the norm of all gradients, without a copy of them.
-    norms = torch.stack(foreach_norm(gradients, norm_type))
+    # The norm of the norms is the norm of all gradients, without a copy of them. Those of gradients
+    # in half precision may be larger than it can hold.
+    wide = torch.float32 if all(each.dtype in _HALF_DTYPES for each in gradients) else None
+    norms = torch.stack(foreach_norm(gradients, norm_type, wide))
     # The sum is float32 at least, because a sum of squares overflows fp16.
     dtype = torch.promote_types(norms.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=dtype)

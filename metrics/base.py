@@ -11,14 +11,18 @@ from typing import Any
 
 import torch
 
+from fitorch.devices.accelerators import is_host
+from fitorch.devices.messages import packed, unpacked
+
 from .batching import MetricError, OutputMetrics, ResultError, detached
 from .factory import make_metric
 from .merge import portable
 from .named import NamedMetric
 from .results import named_values
-from .state import move_state
+from .state import lies_on_host, move_state
 from .targets import TargetForm
 from .task import PredictionKind
+from .unread import Unread, known, together
 
 __all__ = ["MetricError", "MetricSet", "flat"]
 
@@ -110,16 +114,31 @@ class MetricSet:
         Raises:
             MetricError: A metric fails, or its result is not made of numbers.
         """
+        return self.unread().read()
+
+    def unread(self) -> Unread[dict[str, float]]:
+        """Return what `compute` returns; metrics of torchmetrics may read when it is computed.
+
+        Raises:
+            MetricError: A metric fails.
+        """
         # Most metrics raise an error if they are computed without a batch.
         if not self._updated:
-            return dict.fromkeys(self._order, math.nan)
-        results: dict[str, Any] = {}
+            return known(dict.fromkeys(self._order, math.nan))
+        results: dict[str, Unread[Any]] = {}
         for output_metrics in self._outputs:
-            results |= output_metrics.compute()
+            results |= output_metrics.unread()
+        return together([results[name] for name in self._order]).then(self._columns)
+
+    def _columns(self, results: Sequence[Any]) -> dict[str, float]:
+        """Return the values by column.
+
+        Args:
+            results: The results of the metrics, in the order of the user's mapping.
+        """
         values: dict[str, float] = {}
-        # The columns have the order of the user's mapping, not of the outputs.
-        for name in self._order:
-            for column, value in _named_values(name, results[name]).items():
+        for name, result in zip(self._order, results, strict=True):
+            for column, value in _named_values(name, result).items():
                 if column in values:
                     message = (
                         f"metric {name!r} has a value {column!r}, as another metric does; rename "
@@ -138,7 +157,7 @@ class MetricSet:
 
         Args:
             gather: A collective function that returns what each process passed to it, in rank
-                order. It is called with an object that can be pickled.
+                order. It is called with bytes, or None.
 
         Raises:
             MetricError: A metric cannot be merged.
@@ -161,8 +180,10 @@ class MetricSet:
             {name: portable(metric) for name, metric in output_metrics.metrics.items()}
             for output_metrics in self._outputs
         ]
-        # This is a collective: all processes take part, with None if they had no batch.
-        parts = [part for part in gather(local if self._updated else None) if part is not None]
+        # This is a collective: all processes take part, with None if they had no batch. Tensors
+        # from the devices of the others arrive on that of this process.
+        packets = gather(packed(local) if self._updated else None)
+        parts = [unpacked(packet, self._device) for packet in packets if packet is not None]
         # The sums of this process are kept, because the stage may continue.
         union = copy.deepcopy(self)
         union._updated = bool(parts)
@@ -175,17 +196,27 @@ class MetricSet:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the accumulated state of the metrics."""
-        return {
-            "updated": self._updated,
-            "fed": [output_metrics.state_dict() for output_metrics in self._outputs],
-        }
+        fed = [output_metrics.state_dict() for output_metrics in self._outputs]
+        state: dict[str, Any] = {"updated": self._updated, "fed": fed}
+        if not is_host(self._device):
+            # Metrics of users may keep their tensors in the host's memory.
+            state["host"] = [
+                [name for name, part in each["metrics"].items() if lies_on_host(part)]
+                for each in fed
+            ]
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the accumulated state."""
         self._updated = state["updated"]
-        for output_metrics, output_state in zip(self._outputs, state["fed"], strict=True):
+        on_host = state.get("host", [[] for _ in self._outputs])
+        for output_metrics, output_state, names in zip(
+            self._outputs, state["fed"], on_host, strict=True
+        ):
             # Checkpoints are read on the CPU.
-            output_metrics.load_state_dict(move_state(output_state, self._device))
+            on_device = move_state(output_state, self._device)
+            on_device["metrics"] |= {name: output_state["metrics"][name] for name in names}
+            output_metrics.load_state_dict(on_device)
 
     def warn_of_nan(self, stage: str) -> None:
         """Warn about metrics whose last computed value is NaN, once for each metric.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from .epochwise import WholeEpoch
 from .merge import merge
 from .named import NamedMetric
 from .probabilities import Probabilities
+from .results import result_of
 from .soft import SoftTargets
 from .state import clone_state, load_state, state_of
 from .targets import Prepared, TargetForm, logits_of, update_counted
+from .unread import Rows, Unread
 
 _MAX_BATCHES = 64  # the number of batches concatenated for additive metrics
 
@@ -114,8 +117,8 @@ class OutputMetrics:
         weight = weight if weight is None else weight_buffer.keep(weight)
         return pred_buffer.keep(y_pred), true_buffer.keep(y_true), weight
 
-    def compute(self) -> dict[str, Any]:
-        """Return the result of each metric.
+    def unread(self) -> dict[str, Unread[Any]]:
+        """Return the result of each metric, whose numbers on a device have not been read.
 
         Pending batches stay pending. How batches are concatenated depends on their number alone,
         not on when a callback reads a value, so that the bits do not depend on readers.
@@ -127,7 +130,7 @@ class OutputMetrics:
         before = clone_state(self.state_dict()) if self._pending else None
         self.flush()
         try:
-            return {name: self._compute_metric(name) for name in self.metrics}
+            return {name: self._result_of(name) for name in self.metrics}
         finally:
             if before is not None:
                 # The metrics are left as they were before the value was read.
@@ -227,12 +230,15 @@ class OutputMetrics:
             weights = {} if weight is None else {"sample_weight": weight}
             metric.update(y_pred, y_true, **weights)
 
-    def _compute_metric(self, name: str) -> Any:
-        try:
-            return self.metrics[name].compute()
-        except Exception as error:
-            message = f"metric {name!r} cannot be computed: {error}"
-            raise MetricError(message) from error
+    def _result_of(self, name: str) -> Unread[Any]:
+        with _named_error(name):
+            result = result_of(self.metrics[name])
+
+        def finish(rows: Rows) -> Any:
+            with _named_error(name):
+                return result.finish(rows)
+
+        return Unread(result.tensors, finish)
 
     def _merge_metric(self, name: str, parts: list[Any]) -> None:
         try:
@@ -240,6 +246,16 @@ class OutputMetrics:
         except Exception as error:
             message = f"metric {name!r} cannot be merged: {error}"
             raise MetricError(message) from error
+
+
+@contextmanager
+def _named_error(name: str) -> Iterator[None]:
+    """Raise errors of a metric's computation with its name."""
+    try:
+        yield
+    except Exception as error:
+        message = f"metric {name!r} cannot be computed: {error}"
+        raise MetricError(message) from error
 
 
 def _is_additive(metric: Any) -> bool:

@@ -63,14 +63,12 @@ class CountingMetric(Score):
 
     def _mean(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """Return the mean ratio over the classes that occur; NaN if no sample was counted."""
-        # This waits for the device.
-        if not self.total:
-            return torch.tensor(torch.nan)
-        ratios = torch.where(denominator > 0, numerator / denominator, 0.0)
-        # Classes that neither occur nor are predicted have no ratio.
-        if len(ratios) > 1:
-            ratios = ratios[self.predicted + self.actual > 0]
-        return ratios.mean().float()
+        ratios = torch.where(denominator > 0, widened(numerator) / denominator, 0.0)
+        # Classes that neither occur nor are predicted have no ratio. All of this stays on the
+        # device: how many classes are left would have to be read.
+        occurs = self.predicted + self.actual > 0
+        mean = _mean_where(ratios, occurs) if len(ratios) > 1 else ratios.mean()
+        return mean.where(self.total > 0, torch.nan).float()
 
 
 class Precision(CountingMetric):
@@ -133,8 +131,7 @@ class BalancedAccuracy(CountingMetric):
 
     def compute(self) -> Tensor:
         """Return the mean in [0, 1]."""
-        occurs = self.actual > 0
-        return (self.hits[occurs].double() / self.actual[occurs]).mean().float()
+        return _mean_where(widened(self.hits) / self.actual, self.actual > 0).float()
 
 
 class IOU(CountingMetric):
@@ -159,6 +156,11 @@ class IOU(CountingMetric):
     def compute(self) -> Tensor:
         """Return the ratio in [0, 1]."""
         return self._mean(self.hits, self.predicted + self.actual - self.hits)
+
+
+def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values in a mask, NaN if there are none."""
+    return values.where(mask, 0.0).sum() / mask.sum()
 
 
 def _class_counts(

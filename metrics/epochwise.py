@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST
+
 from .calls import call_of, is_sklearn, report_order
 from .targets import with_batch_dimension
 
@@ -54,7 +56,7 @@ class WholeEpoch:
                 raise TypeError(message)
         y_pred = with_batch_dimension(y_pred, y_true)
         # Copies, because the net or the loader may use the same memory for the next batch.
-        self._kept.append((y_pred.to("cpu", copy=True), y_true.to("cpu", copy=True)))
+        self._kept.append((y_pred.to(HOST, copy=True), y_true.to(HOST, copy=True)))
 
     def compute(self) -> Any:
         """Return the value of the function, NaN if there were no batches."""
@@ -76,7 +78,7 @@ class WholeEpoch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore predictions and targets."""
-        kept = [part.cpu() for part in state["kept"]]
+        kept = [part.to(HOST) for part in state["kept"]]
         self._kept = [(kept[0], kept[1])] if kept else []
 
     def merge(self, parts: Sequence[WholeEpoch]) -> None:

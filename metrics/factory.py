@@ -14,6 +14,7 @@ from .named import NamedMetric
 from .probabilities import Probabilities, wants_probabilities
 from .registry import entry_of
 from .soft import SoftTargets, takes_class_numbers
+from .state import moved
 from .task import PredictionKind
 
 
@@ -31,7 +32,7 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
         ValueError: `metric` is an unknown name.
     """
     if isinstance(metric, str):
-        return NamedMetric(entry_of(metric), scale)
+        return NamedMetric(entry_of(metric), scale, device)
     if isinstance(metric, type):
         message = f"metric {name!r} is the class {metric.__name__}; pass {metric.__name__}()"
         raise TypeError(message)
@@ -46,7 +47,7 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
     if methods:
         # The user's object stays as it is, and each stage has its own.
         new = without_sync(copy.deepcopy(metric))
-        new = new.to(device) if hasattr(new, "to") else new
+        new = moved(new, device)
         # It may have been used before.
         new.reset()
         if not callable(getattr(new, "update", None)):

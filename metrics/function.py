@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST, is_host
+from fitorch.devices.capabilities import widest_float
+
 from .calls import call_of, report_order
-from .mean import HostMean, Mean, mean_on
+from .mean import HostMean, Mean, mean_on, ratio
 from .results import named_parts
+from .unread import Unread, together
 
 
 class FunctionMetric:
@@ -35,7 +40,7 @@ class FunctionMetric:
         if self.call is not function:
             report_order(function)
         self.higher_is_better = getattr(function, "higher_is_better", None)
-        self._name, self._device = name, device
+        self._name, self._device, self._on_host = name, device, is_host(device)
         self._means: dict[str, Mean] = {}
         self._length = 0  # of the vectors that the function returns
 
@@ -45,14 +50,18 @@ class FunctionMetric:
         samples = _sample_count(y_pred if y_true is None else y_true)
         # The value may stay on the device.
         if isinstance(value, Tensor) and value.numel() == 1:
-            self._mean_of(self._name).add(value.reshape(()), samples)
+            self._mean_of(self._name).add(self._placed(value.reshape(())), samples)
             return
         self._check_length(value)
         for name, part in named_parts(self._name, value):
-            number = (
-                part if isinstance(part, Tensor) else torch.tensor(float(part), dtype=torch.float64)
-            )
-            self._mean_of(name).add(number, samples)
+            self._mean_of(name).add(self._placed(part), samples)
+
+    def _placed(self, number: Any) -> Tensor:
+        """Return a number as a tensor on the device, where the others are."""
+        if isinstance(number, Tensor) and (self._on_host or not is_host(number)):
+            return number
+        # The number is written on the device; a copy of it would wait.
+        return torch.full((), float(number), dtype=widest_float(self._device), device=self._device)
 
     def _check_length(self, value: Any) -> None:
         """Check that a vector has a number for each of the same columns in every batch.
@@ -72,8 +81,25 @@ class FunctionMetric:
 
     def compute(self) -> Any:
         """Return the mean, or the mean of each number by its column."""
-        values = {name: mean.compute() for name, mean in self._means.items()}
+        return self.unread().read()
+
+    def unread(self) -> Unread[Any]:
+        """Return what `compute` returns, without a synchronization with the device."""
+        names = list(self._means)
+        sums = together([mean.unread_sums() for mean in self._means.values()])
+        return sums.then(
+            lambda pairs: self._named({n: ratio(*p) for n, p in zip(names, pairs, strict=True)})
+        )
+
+    def _named(self, values: dict[str, float]) -> Any:
         return values if set(values) - {self._name} else values.get(self._name, math.nan)
+
+    def portable(self) -> FunctionMetric:
+        """Return a copy without its function, and with few tensors, to send to other processes."""
+        sent = copy.copy(self)
+        sent.function = sent.call = None  # type: ignore[assignment]
+        sent._means = {name: mean.condensed() for name, mean in self._means.items()}
+        return sent
 
     def reset(self) -> None:
         """Discard all batches."""
@@ -93,12 +119,14 @@ class FunctionMetric:
 
     def merge(self, parts: Sequence[FunctionMetric]) -> None:
         """Replace the mean by that over the batches of `parts`."""
+        named = [(name, mean) for part in parts for name, mean in part._means.items()]
         self._means.clear()
-        for part in parts:  # in float64, in rank order, so that all ranks get the same bits
-            for name, mean in part._means.items():
-                # This waits for the device, once per process and stage.
-                sums = torch.tensor(mean.sums(), dtype=torch.float64)
-                self._means.setdefault(name, HostMean()).add(sums[0] / sums[1], sums[1])
+        # This waits for the device, once per stage. The sums are in float64 and in rank order, so
+        # that all ranks get the same bits.
+        pairs = together([mean.unread_sums() for _, mean in named]).read()
+        for (name, _), pair in zip(named, pairs, strict=True):
+            sums = torch.tensor(pair, dtype=torch.float64, device=HOST)
+            self._means.setdefault(name, HostMean()).add(sums[0] / sums[1], sums[1])
 
     def _mean_of(self, name: str) -> Mean:
         if name not in self._means:

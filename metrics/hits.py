@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fitorch.devices.capabilities import widened
 
+from .mean import ratio
 from .targets import element_weights
+from .unread import Unread, known
 
 
 class HitRate:
@@ -40,8 +42,16 @@ class HitRate:
     def compute(self) -> float:
         """Return the fraction in [0, 1], NaN if no sample was counted."""
         # Synchronizes with the device.
-        total = float(self._total)
-        return math.nan if self._hits is None or not total else self._hits.item() / total
+        return self.unread().read()
+
+    def unread(self) -> Unread[float]:
+        """Return what `compute` returns, without a synchronization with the device."""
+        if self._hits is None:
+            return known(math.nan)
+        if isinstance(self._total, Tensor):
+            return Unread([self._hits, self._total], lambda rows: ratio(rows[0][0], rows[1][0]))
+        total = self._total
+        return Unread([self._hits], lambda rows: ratio(rows[0][0], total))
 
     def reset(self) -> None:
         """Discard all batches."""
@@ -59,8 +69,7 @@ class HitRate:
     def merge(self, parts: Sequence[HitRate]) -> None:
         """Replace the counts by the sums of those of `parts`."""
         self._hits = torch.stack([part._hits for part in parts if part._hits is not None]).sum()
-        # This reads from the device.
-        self._total = sum(float(part._total) for part in parts)
+        self._total = sum(part._total for part in parts)
 
 
 def hits(preds: Tensor, target: Tensor, threshold: float) -> Tensor:

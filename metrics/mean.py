@@ -12,6 +12,8 @@ from torch import Tensor
 from fitorch.devices.accelerators import HOST, is_host
 from fitorch.devices.capabilities import widest_float
 
+from .unread import Unread, known, together
+
 Sums = tuple[list[tuple[float, float]], dict[str, tuple[float, float]]]
 
 
@@ -34,23 +36,39 @@ class Mean:
 
     def compute(self) -> float:
         """Return the mean so far, NaN if it is empty."""
-        return _ratio(*self.sums())
+        return ratio(*self.sums())
+
+    def sums(self) -> tuple[float, float]:
+        """Return the sum of the values times their normalizers, and the sum of the normalizers.
+
+        On an accelerator, this synchronizes with the device.
+        """
+        return self.unread_sums().read()
 
     def add(self, value: Tensor, normalizer: int | Tensor) -> float:
         """Add a scalar; return it if that does not synchronize with a device, otherwise 0."""
         raise NotImplementedError
 
-    def sums(self) -> tuple[float, float]:
-        """Return the sum of the values times their normalizers, and the sum of the normalizers."""
+    def unread_sums(self) -> Unread[tuple[float, float]]:
+        """Return what `sums` returns, without a synchronization with the device."""
         raise NotImplementedError
 
     def first_nonfinite(self) -> float:
         """Return the index of the first value that is not finite, infinity if there is none."""
         raise NotImplementedError
 
+    @property
+    def count(self) -> int:
+        """The number of values, as far as `first_nonfinite` counts them."""
+        return 0
+
     def first_nonfinite_index(self) -> Tensor | None:
         """Return `first_nonfinite` as a tensor, None if a device need not be read for it."""
         return None
+
+    def condensed(self) -> Mean:
+        """Return a mean of the same values that consists of few numbers, to send it elsewhere."""
+        return self
 
     def reset(self) -> None:
         """Discard all values."""
@@ -61,7 +79,7 @@ class Mean:
         raise NotImplementedError
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the accumulated state."""
+        """Restore the accumulated state, also that of a mean on another device."""
         raise NotImplementedError
 
 
@@ -78,9 +96,9 @@ class HostMean(Mean):
         self._count += count
         return number
 
-    def sums(self) -> tuple[float, float]:
+    def unread_sums(self) -> Unread[tuple[float, float]]:
         """Return the two sums."""
-        return self._total, self._count
+        return known((self._total, self._count))
 
     def first_nonfinite(self) -> float:
         """Return infinity: callers see a value that is not finite in the result of `add`."""
@@ -95,15 +113,28 @@ class HostMean(Mean):
         """Return the two sums."""
         return {"total": self._total, "count": self._count}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Restore the two sums."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the two sums, also from the state of a `DeviceMean`."""
+        if "total" not in state:
+            mean = DeviceMean(summed=self.summed)
+            mean.load_state_dict(state)
+            state = dict(zip(("total", "count"), mean.sums(), strict=True))
         self._total, self._count = state["total"], state["count"]
 
 
 class DeviceMean(Mean):
-    """A mean that stays on an accelerator until it is read: `add` does not synchronize."""
+    """A mean that stays on an accelerator until it is read: `add` does not synchronize.
+
+    Args:
+        device: The device of the values.
+        summed: As for `Mean`.
+    """
 
     _MAX_PENDING = 1024  # values that are kept before they are folded into the sums
+
+    def __init__(self, device: torch.device = HOST, *, summed: bool = False) -> None:
+        self._device = device
+        super().__init__(summed=summed)
 
     def add(self, value: Tensor, normalizer: int | Tensor) -> float:
         """Add a scalar; return 0, because reading the value would wait for the device."""
@@ -115,14 +146,28 @@ class DeviceMean(Mean):
             self._fold()
         return 0.0
 
-    def sums(self) -> tuple[float, float]:
-        """Return the two sums; this synchronizes with the device."""
-        total, count, _ = self._read()
-        return total, count
+    def unread_sums(self) -> Unread[tuple[float, float]]:
+        """Return the two sums."""
+        state = self._folded_state()
+        if state is None:
+            return known((0.0, 0.0))
+        return Unread([state], lambda rows: (rows[0][0], rows[0][1]))
 
     def first_nonfinite(self) -> float:
         """Return the index; this synchronizes with the device."""
-        return self._read()[2]
+        state = self._folded_state()
+        return math.inf if state is None else state[2].item()
+
+    def condensed(self) -> DeviceMean:
+        """Return a mean with the sums alone, without a synchronization with the device."""
+        mean = DeviceMean(self._device, summed=self.summed)
+        mean._state, mean._folded = self._folded_state(), self._folded + len(self._values)
+        return mean
+
+    @property
+    def count(self) -> int:
+        """The number of values, as far as `first_nonfinite` counts them."""
+        return self._folded + len(self._values)
 
     def first_nonfinite_index(self) -> Tensor | None:
         """Return the index as a tensor on the device, None if there are no values."""
@@ -142,14 +187,25 @@ class DeviceMean(Mean):
         return {"folded": self._folded, "state": self._state, **pending}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the sums and the pending values."""
-        self._values, self._normalizers = list(state["values"]), list(state["shares"])
-        self._folded, self._state = state["folded"], state["state"]
-
-    def _read(self) -> list[float]:
-        state = self._folded_state()
-        # `tolist` synchronizes with the device, once for all three numbers.
-        return [0.0, 0.0, math.inf] if state is None else state.tolist()
+        """Restore the sums and the pending values, also the sums of a `HostMean`."""
+        wide = widest_float(self._device)
+        if "total" in state:
+            # Its values were looked at one by one, so all of them were finite.
+            sums = [state["total"], state["count"], math.inf]
+            state = {
+                "values": [],
+                "shares": [],
+                "folded": 0,
+                "state": torch.tensor(sums, dtype=wide, device=HOST),
+            }
+        self._values = [value.to(self._device) for value in state["values"]]
+        self._normalizers = [
+            share.to(self._device) if isinstance(share, Tensor) else share
+            for share in state["shares"]
+        ]
+        saved = state["state"]
+        self._folded = state["folded"]
+        self._state = None if saved is None else saved.to(wide).to(self._device)
 
     def _fold(self) -> None:
         """Fold the pending values into the sums.
@@ -185,15 +241,15 @@ class DeviceMean(Mean):
     def _stack_normalizers(self, device: torch.device, wide: torch.dtype) -> Tensor:
         if all(isinstance(normalizer, int) for normalizer in self._normalizers):
             # The host does not wait for the copy.
-            return torch.tensor(self._normalizers, dtype=wide).to(device, non_blocking=True)
-        if all(
-            isinstance(normalizer, Tensor) and normalizer.device == device
-            for normalizer in self._normalizers
-        ):
-            return torch.stack(self._normalizers).to(wide)  # type: ignore[arg-type]
+            return torch.tensor(self._normalizers, dtype=wide, device=HOST).to(
+                device, non_blocking=True
+            )
+        # A number is written on the device; a copy of it would wait.
         return torch.stack(
             [
-                torch.as_tensor(normalizer, dtype=wide, device=device)
+                normalizer.to(device, wide)
+                if isinstance(normalizer, Tensor)
+                else torch.full((), normalizer, dtype=wide, device=device)
                 for normalizer in self._normalizers
             ]
         )
@@ -201,7 +257,7 @@ class DeviceMean(Mean):
 
 def mean_on(device: torch.device, *, summed: bool = False) -> Mean:
     """Return an empty mean for values on `device`."""
-    return HostMean(summed=summed) if is_host(device) else DeviceMean(summed=summed)
+    return HostMean(summed=summed) if is_host(device) else DeviceMean(device, summed=summed)
 
 
 class Means:
@@ -225,7 +281,7 @@ class Means:
     @property
     def empty(self) -> bool:
         """Whether the means of all terms are empty."""
-        return all(mean.empty for mean in self._means)
+        return not any(count for _, count in self.sums()[0])
 
     def add(self, parts: Sequence[tuple[Tensor, int | Tensor]]) -> float:
         """Add a batch: a value and a normalizer for each term.
@@ -244,24 +300,31 @@ class Means:
             self._parts[name] = mean_on(self._device, summed=summed)
         self._parts[name].add(value, normalizer)
 
-    def parts(self) -> dict[str, float]:
-        """Return the mean of each part, over the batches that had it."""
-        return {name: mean.compute() for name, mean in self._parts.items()}
-
     def compute(self) -> tuple[float, list[float]]:
         """Return the sum of the means, and the mean of each term, NaN if it is empty.
 
         Terms with an empty mean are left out of the sum, unless all are empty.
         """
-        sums = [mean.sums() for mean in self._means]
-        means = [total / count for total, count in sums if count]
-        # Terms that no batch had targets for do not make the whole loss NaN.
-        return sum(means) if means else math.nan, [_ratio(*pair) for pair in sums]
+        loss, terms, _ = self.unread().read()
+        return loss, terms
+
+    def unread(self) -> Unread[tuple[float, list[float], dict[str, float]]]:
+        """Return what `compute` returns, and the mean of each part, over the batches that had it.
+
+        This does not synchronize with a device.
+        """
+        return self._unread_sums().then(_means_of)
 
     def sums(self) -> Sums:
         """Return for each term, and by name for each part, what `Mean.sums` returns."""
-        parts = {name: mean.sums() for name, mean in self._parts.items()}
-        return [mean.sums() for mean in self._means], parts
+        return self._unread_sums().read()
+
+    def _unread_sums(self) -> Unread[Sums]:
+        names, terms = list(self._parts), len(self._means)
+        sums = together([mean.unread_sums() for mean in (*self._means, *self._parts.values())])
+        return sums.then(
+            lambda pairs: (pairs[:terms], dict(zip(names, pairs[terms:], strict=True)))
+        )
 
     def joined(self, everywhere: Sequence[Sums]) -> Means:
         """Return the means over the values of several processes.
@@ -286,9 +349,13 @@ class Means:
         indices = [mean.first_nonfinite() for mean in self._means]
         return [index == min(indices) for index in indices]
 
-    def first_nonfinite(self) -> float:
-        """Return the index of the first value that is not finite; this waits for a device."""
-        return min(mean.first_nonfinite() for mean in self._means)
+    def since_nonfinite(self) -> int | None:
+        """Return how many values each mean has since the first one that is not finite, itself too.
+
+        None if all values were finite, or were looked at one by one. This waits for a device.
+        """
+        later = [mean.count - mean.first_nonfinite() for mean in self._means]
+        return int(max(later)) if math.isfinite(max(later)) else None
 
     def first_nonfinite_index(self) -> Tensor | None:
         """Return that index as a tensor on the device, None if it is known without a read."""
@@ -327,5 +394,15 @@ def _set_sums(mean: Mean, sums: Sequence[tuple[float, float]]) -> None:
     mean.load_state_dict({"total": total, "count": count})
 
 
-def _ratio(total: float, count: float) -> float:
+def _means_of(sums: Sums) -> tuple[float, list[float], dict[str, float]]:
+    terms, parts = sums
+    means = [total / count for total, count in terms if count]
+    # Terms that no batch had targets for do not make the whole loss NaN.
+    loss = sum(means) if means else math.nan
+    parts_means = {name: ratio(*pair) for name, pair in parts.items()}
+    return loss, [ratio(*pair) for pair in terms], parts_means
+
+
+def ratio(total: float, count: float) -> float:
+    """Return a mean by its two sums, NaN if it is empty."""
     return total / count if count else math.nan

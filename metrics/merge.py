@@ -40,6 +40,8 @@ def merge(metric: Any, parts: Sequence[Any]) -> None:
 
 def portable(metric: Any) -> Any:
     """Return the metric without its functions, which need not be sent and may not pickle."""
+    if hasattr(metric, "portable"):
+        return metric.portable()
     names = [
         name for name in ("function", "call", "entry") if name in getattr(metric, "__dict__", ())
     ]

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fitorch.devices.accelerators import HOST
-
 from .adapters import takes_weights
 from .merge import merge, without_sync
 from .probabilities import Probabilities
 from .registry import MetricEntry, entry_of
-from .state import load_state, state_of
+from .results import result_of
+from .state import load_state, moved, state_of
 from .targets import Prepared, element_weights, has_label_columns, sums_to_one, update_counted
 from .task import PredictionKind, Task, infer_task, reshape_for_task
+from .unread import Rows, Unread, together
 
 
 @dataclass(slots=True)
@@ -39,14 +39,17 @@ class NamedMetric:
     Args:
         entry: The registry's entry for the name.
         scale: The kind of predictions, None if it is unknown.
+        device: The device of the predictions; None is that of the first batch.
     """
 
-    def __init__(self, entry: MetricEntry, scale: PredictionKind) -> None:
+    def __init__(
+        self, entry: MetricEntry, scale: PredictionKind, device: torch.device | None = None
+    ) -> None:
         self.entry = entry
         self.higher_is_better = entry.higher_is_better
         self._scale: PredictionKind = scale
         self._variants: list[_Variant] = []
-        self._device = HOST
+        self._device = device
         self._sums_to_one: Tensor | None = None  # whether all rows of targets do
         self._outside: Tensor | None = None  # whether a target is not in [0, 1], as labels are
         self._decided: Task | None = None  # the task of the value that was computed last
@@ -76,11 +79,14 @@ class NamedMetric:
         if not self._variants:
             # The first batch decides; later ones are reshaped to its task.
             filled = target if counted is None else target.where(counted, 0)
-            self._make(self._tasks(preds, filled), preds.device)
+            self._device = preds.device
+            self._make(self._tasks(preds, filled))
         # The evidence stays on the device until the metric is computed.
         if self._variants[-1].task.soft:
-            valid = sums_to_one(target) if has_label_columns(preds, target) else torch.tensor(False)
-            valid = valid.to(self._device)
+            if has_label_columns(preds, target):
+                valid = sums_to_one(target).to(self._device)
+            else:
+                valid = torch.zeros((), dtype=torch.bool, device=self._device)
             before = self._sums_to_one
             self._sums_to_one = valid if before is None else before & valid
         if self._variants[0].task.kind in ("binary", "multilabel"):
@@ -96,16 +102,33 @@ class NamedMetric:
         Raises:
             ValueError: Targets of a later batch do not belong to the task of the first one.
         """
-        # This waits for the device.
-        if self._outside is not None and bool(self._outside):
+        return self.unread().read()
+
+    def unread(self) -> Unread[Any]:
+        """Return what `compute` returns; metrics of torchmetrics may read when it is computed."""
+        chosen = self._chosen()
+        self._decided = chosen.task
+        outside = [] if self._outside is None else [self._outside]
+        evidence = Unread(outside, self._refuse_outside)
+        try:
+            results = together([evidence, result_of(chosen.metric)])
+        except Exception:
+            evidence.read()  # its error is clearer
+            raise
+        return results.then(lambda both: both[1])
+
+    def _refuse_outside(self, rows: Rows) -> None:
+        """Raise an error if a target is outside of [0, 1], as labels are not.
+
+        Raises:
+            ValueError: Targets of a later batch do not belong to the task of the first one.
+        """
+        if any(row[0] for row in rows):
             message = (
                 f"the first batch has the task {self._variants[0].task}, but later targets are "
                 "outside of [0, 1]; pass a metric of torchmetrics for the task instead of a name"
             )
             raise ValueError(message)
-        chosen = self._chosen()
-        self._decided = chosen.task
-        return chosen.metric.compute()
 
     def reset(self) -> None:
         """Discard all batches, but keep the task."""
@@ -114,13 +137,12 @@ class NamedMetric:
             variant.metric.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the tasks, the device and the metrics' states; empty before the first batch."""
+        """Return the tasks and the metrics' states; empty before the first batch."""
         if not self._variants:
             return {}
         first, *others = self._variants
         state: dict[str, Any] = {
             "task": _plain(first.task),
-            "device": str(self._device),
             "metric": state_of(first.metric),
         }
         if others:
@@ -141,7 +163,8 @@ class NamedMetric:
         tasks = [Task(*task) for task, _ in saved]
         # A resumed epoch continues before its first batch has shown the task.
         if [variant.task for variant in self._variants] != tasks:
-            self._make(tasks, torch.device(state["device"]))
+            # The device that the state was saved on need not exist here.
+            self._make(tasks)
         for variant, (_, metric_state) in zip(self._variants, saved, strict=True):
             load_state(variant.metric, metric_state)
 
@@ -157,13 +180,12 @@ class NamedMetric:
             return [task, Task("multiclass", preds.shape[1], soft=True)]
         return [task]
 
-    def _make(self, tasks: list[Task], device: torch.device) -> None:
+    def _make(self, tasks: list[Task]) -> None:
         """Build the metric for each task that it is defined for.
 
         Raises:
             ValueError: The metric is not defined for any of the tasks.
         """
-        self._device = device
         variants, errors = list[_Variant](), list[ValueError]()
         for task in tasks:
             try:
@@ -171,7 +193,7 @@ class NamedMetric:
             except ValueError as error:
                 errors.append(error)
                 continue
-            metric = metric.to(device) if hasattr(metric, "to") else metric
+            metric = metric if self._device is None else moved(metric, self._device)
             variants.append(_Variant(task, metric, takes_weights(metric)))
         if not variants:
             raise errors[0]
@@ -217,15 +239,17 @@ class NamedMetric:
         if not self._variants:
             # This process has had no batch, but another one has inferred the task.
             self._variants = copy.deepcopy(parts[0]._variants)
-            self._device = parts[0]._device
+            if self._device is not None:
+                for variant in self._variants:
+                    variant.metric = moved(variant.metric, self._device)
         # A process whose first batch had rows of labels has decided the task for all.
         del self._variants[min(len(part._variants) for part in parts) :]
         for number, variant in enumerate(self._variants):
             merge(variant.metric, [part._variants[number].metric for part in parts])
         flags = [part._sums_to_one for part in parts if part._sums_to_one is not None]
         # One row in any process decides for all.
-        self._sums_to_one = torch.stack([flag.cpu() for flag in flags]).all() if flags else None
-        outside = [part._outside.cpu() for part in parts if part._outside is not None]
+        self._sums_to_one = torch.stack(flags).all() if flags else None
+        outside = [part._outside for part in parts if part._outside is not None]
         self._outside = torch.stack(outside).any() if outside else None
 
 

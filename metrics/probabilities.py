@@ -15,9 +15,11 @@ from fitorch.internals.torchmetrics import is_metric, updates_of
 
 from .adapters import takes_weights, update_module
 from .merge import merge, without_sync
-from .state import load_state, state_of
+from .results import result_of
+from .state import load_state, moved, state_of
 from .targets import Prepared, update_counted
 from .task import PredictionKind, outside_unit_interval, to_probabilities
+from .unread import Unread, known, together
 
 _TAKES_PROBABILITIES = ("Binary", "Multiclass", "Multilabel")
 
@@ -96,14 +98,28 @@ class Probabilities:
             by_itself=self._by_itself,
         )
 
+    def to(self, device: torch.device) -> Probabilities:
+        """Move the metric to a device."""
+        self.metric = moved(self.metric, device)
+        self._as_is = None if self._as_is is None else moved(self._as_is, device)
+        return self
+
     def compute(self) -> Any:
         """Return the value over all batches, NaN if no target counted."""
+        return self.unread().read()
+
+    def unread(self) -> Unread[Any]:
+        """Return what `compute` returns; metrics of torchmetrics may read when it is computed."""
         if updates_of(self.metric) == 0:
-            return math.nan
-        # This waits for the device.
-        if self._as_is is not None and self._outside is not None and not self._outside:
-            return self._as_is.compute()
-        return self.metric.compute()
+            return known(math.nan)
+        if self._as_is is None or self._outside is None:
+            return result_of(self.metric)
+        outside = Unread([self._outside], lambda rows: bool(rows[0][0]))
+        if not is_own(self.metric):
+            # This waits for the device: the metric itself will, and only one of them is computed.
+            return result_of(self.metric if outside.read() else self._as_is)
+        both = together([outside, result_of(self.metric), result_of(self._as_is)])
+        return both.then(lambda results: results[1] if results[0] else results[2])
 
     def reset(self) -> None:
         """Discard all batches."""
@@ -132,6 +148,11 @@ class Probabilities:
             flags = [part._outside for part in parts if part._outside is not None]
             # One logit in any process decides for all.
             self._outside = torch.stack(flags).any() if flags else None
+
+
+def is_own(metric: Any) -> bool:
+    """Return whether a metric is one of fitorch, which computes without reading from a device."""
+    return type(metric).__module__.startswith("fitorch.metrics.")
 
 
 def wants_probabilities(metric: Any) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from fitorch.devices.accelerators import is_host
 from fitorch.devices.capabilities import widest_float
 
 from .score import Score
@@ -74,8 +75,12 @@ class RankingMetric(Score):
         scores, positive = preds.detach().reshape(-1), target.reshape(-1) > 0.5
         weight = element_weights(target, None, sample_weight)
         weight = None if weight is None else weight.reshape(-1)
-        if weight is not None and weight.dtype is torch.bool and weight.is_cpu:
-            scores, positive, weight = scores[weight], positive[weight], None
+        if weight is not None and weight.dtype is torch.bool:
+            if is_host(weight):
+                scores, positive, weight = scores[weight], positive[weight], None
+            else:
+                # How many are left would have to be read; a NaN among the others does not count.
+                scores = scores.where(weight, 0)
         # Scores are kept as they are, and sorted once, at the end.
         if self.thresholds is None:
             self.scores.append(scores)
@@ -113,32 +118,38 @@ class RankingMetric(Score):
     def counts(self) -> tuple[Tensor, Tensor]:
         """Return the numbers of positive and negative samples for each score, in ascending order.
 
-        Both are NaN if a score is NaN.
+        Both are NaN if a score is NaN. How many scores there are is read from the device.
+        """
+        positives, negatives, last = self._cumulated()
+        zero = positives.new_zeros(1)
+        return positives[last].diff(prepend=zero), negatives[last].diff(prepend=zero)
+
+    def _cumulated(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the numbers of positive and negative samples up to each one, in ascending order.
+
+        Both are NaN if a score is NaN. The third tensor is true for the last sample of each score:
+        equal scores are in any order. Nothing is read from the device.
         """
         if self.thresholds is not None:
             wide = widest_float(self.positive_bins.device)
-            counts = torch.stack([self.positive_bins, self.negative_bins]).to(wide)
-            # The comparison stays on the device, without a read.
+            counts = torch.stack([self.positive_bins, self.negative_bins]).to(wide).cumsum(1)
             positives, negatives = counts.where(self.unordered == 0, torch.nan)
-            return positives, negatives
-        if not len(self.scores):
-            return torch.zeros(0), torch.zeros(0)
-        scores, positive = dim_zero_cat(self.scores), dim_zero_cat(self.positives)
-        wide = widest_float(scores.device)
-        weight = dim_zero_cat(self.weights).to(wide) if len(self.weights) else None
-        # Equal scores may be in any order: they are counted together below.
-        order = scores.argsort()
-        scores, positive = scores[order], positive[order].to(wide)
-        weight = torch.ones_like(positive) if weight is None else weight[order]
-        # This waits for the device.
-        if scores[-1:].isnan().any():  # NaN sorts to the end
-            return torch.full((1,), torch.nan), torch.full((1,), torch.nan)
+            return positives, negatives, torch.ones_like(positives, dtype=torch.bool)
+        scores = dim_zero_cat(self.scores) if len(self.scores) else torch.zeros(0)
+        if not len(scores):
+            return torch.zeros(1), torch.zeros(1), torch.ones(1, dtype=torch.bool)
+        wide, order = widest_float(scores.device), scores.argsort()
+        scores, positive = scores[order], dim_zero_cat(self.positives)[order].to(wide)
+        weight = dim_zero_cat(self.weights).to(wide)[order] if len(self.weights) else None
         last = torch.ones_like(scores, dtype=torch.bool)
-        last[:-1] = scores[1:] != scores[:-1]  # the last sample of each distinct score
-        # The sums are float64, in which counts are exact up to 2**53.
-        positives, negatives = (weight * positive).cumsum(0), (weight * (1 - positive)).cumsum(0)
-        zero = positives.new_zeros(1)
-        return positives[last].diff(prepend=zero), negatives[last].diff(prepend=zero)
+        last[:-1] = scores[1:] != scores[:-1]
+        negative = 1 - positive
+        if weight is not None:
+            positive, negative = positive * weight, negative * weight
+        # The sums are float64, in which counts are exact up to 2**53. NaN sorts to the end.
+        counts = torch.stack([positive, negative]).cumsum(1)
+        positives, negatives = counts.where(~scores[-1].isnan(), torch.nan)
+        return positives, negatives, last
 
 
 class AUC(RankingMetric):
@@ -169,11 +180,16 @@ class AUC(RankingMetric):
 
     def compute(self) -> Tensor:
         """Return the area in [0, 1], NaN if a class is missing or a score is NaN."""
-        positives, negatives = self.counts()
-        # This counts, for each score, the negatives with a lower one; ties count half below.
-        below = negatives.cumsum(0) - negatives
-        pairs = positives.sum() * negatives.sum()
-        return ((positives * (below + negatives / 2)).sum() / pairs).float()
+        positives, negatives, last = self._cumulated()
+        # For each score, the samples with a lower one are those up to the end of the score before.
+        ends = torch.arange(1, len(last) + 1, device=last.device).where(last, 0).cummax(0).values
+        before = torch.cat([ends.new_zeros(1), ends[:-1]])
+        lower_positives, lower_negatives = (
+            torch.cat([counts.new_zeros(1), counts])[before] for counts in (positives, negatives)
+        )
+        # Each positive is in order with all lower negatives, and with half of the equal ones.
+        ordered = (positives - lower_positives) * (lower_negatives + negatives) / 2
+        return (ordered.where(last, 0.0).sum() / (positives[-1] * negatives[-1])).float()
 
 
 class KS(RankingMetric):
@@ -201,8 +217,6 @@ class KS(RankingMetric):
 
     def compute(self) -> Tensor:
         """Return the statistic in [0, 1], NaN if a class is missing or a score is NaN."""
-        positives, negatives = self.counts()
-        if not len(positives):
-            return torch.tensor(torch.nan)
-        distance = positives.cumsum(0) / positives.sum() - negatives.cumsum(0) / negatives.sum()
-        return distance.abs().max().float()
+        positives, negatives, last = self._cumulated()
+        distance = (positives / positives[-1] - negatives / negatives[-1]).abs()
+        return distance.where(last, 0.0).max().float()

@@ -7,9 +7,47 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from fitorch.devices.accelerators import HOST, is_host
+from fitorch.tree import leaves, map_leaves
+
+from .unread import Rows, Unread, known
+
 _IDS = "classes"  # the key of class numbers, which are not values, in MeanAveragePrecision
+
+
+def result_of(metric: Any) -> Unread[Any]:
+    """Return the result of a metric, whose numbers on a device have not been read.
+
+    Metrics of fitorch leave all reads to the caller; others may read when they are computed.
+    """
+    if hasattr(metric, "unread"):
+        unread: Unread[Any] = metric.unread()
+        return unread
+    result = metric.compute()
+    # What a metric returns may be its state, whose data is replaced afterwards.
+    tensors = [leaf.detach() for leaf in leaves(result) if _is_remote(leaf)]
+    if not tensors:
+        return known(result.detach() if isinstance(result, Tensor) else result)
+
+    def finish(rows: Rows) -> Any:
+        remaining = iter(rows)
+        return map_leaves(
+            lambda leaf: _like(leaf, next(remaining)) if _is_remote(leaf) else leaf, result, Tensor
+        )
+
+    return Unread(tensors, finish)
+
+
+def _is_remote(tensor: Tensor) -> bool:
+    return not (is_host(tensor) or tensor.is_complex())
+
+
+def _like(tensor: Tensor, row: list[float]) -> Tensor:
+    """Return a tensor of this shape and dtype in the host's memory."""
+    return torch.tensor(row, dtype=tensor.dtype, device=HOST).reshape(tensor.shape)
 
 
 def named_values(name: str, result: Any) -> dict[str, float]:

@@ -12,8 +12,10 @@ from torch import Tensor
 from .adapters import takes_weights
 from .merge import merge, without_sync
 from .probabilities import Probabilities
-from .state import load_state, state_of
+from .results import result_of
+from .state import load_state, moved, state_of
 from .targets import Prepared, has_label_columns, sums_to_one, update_counted
+from .unread import Unread, together
 
 
 class SoftTargets:
@@ -53,11 +55,24 @@ class SoftTargets:
             self._classes, Prepared(preds, target.argmax(1)), sample_weight, weighted=self._weighted
         )
 
+    def to(self, device: torch.device) -> SoftTargets:
+        """Move the metric to a device."""
+        self.labels = self.labels.to(device)
+        self._classes = moved(self._classes, device)
+        return self
+
     def compute(self) -> Any:
         """Return the value over all batches."""
-        # This waits for the device.
-        is_soft = self._soft is not None and bool(self._soft)
-        return self._classes.compute() if is_soft else self.labels.compute()
+        return self.unread().read()
+
+    def unread(self) -> Unread[Any]:
+        """Return what `compute` returns, without a synchronization with the device."""
+        labels = self.labels.unread()
+        if self._soft is None:
+            return labels
+        soft = Unread([self._soft], lambda rows: bool(rows[0][0]))
+        all_three = together([soft, result_of(self._classes), labels])
+        return all_three.then(lambda results: results[1] if results[0] else results[2])
 
     def reset(self) -> None:
         """Discard all batches."""

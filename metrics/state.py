@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from fitorch.devices.accelerators import is_host
+from fitorch.devices.capabilities import widest_float
 from fitorch.internals.torchmetrics import is_metric, state_names
+from fitorch.tree import leaves
 
 _PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
 
@@ -49,15 +53,28 @@ def clone_state(tree: Any) -> Any:
     return list(tree) if isinstance(tree, list) else tree
 
 
-def move_state(tree: Any, device: Any) -> Any:
+def moved(metric: Any, device: torch.device) -> Any:
+    """Return a metric on a device; one without `to` is returned as it is."""
+    return metric.to(device) if hasattr(metric, "to") else metric
+
+
+def move_state(tree: Any, device: torch.device) -> Any:
     """Return a state with its tensors on `device`."""
     if isinstance(tree, Tensor):
+        if tree.dtype is torch.float64:
+            tree = tree.to(widest_float(device))
         return tree.to(device)
     if isinstance(tree, Mapping):
         return {key: move_state(value, device) for key, value in tree.items()}
     return (
         type(tree)(move_state(v, device) for v in tree) if isinstance(tree, (list, tuple)) else tree
     )
+
+
+def lies_on_host(state: Any) -> bool:
+    """Return whether a state has tensors, all of them in the host's memory."""
+    places = [is_host(tensor) for tensor in leaves(state)]
+    return bool(places) and all(places)
 
 
 def _module_state(module: nn.Module) -> dict[str, Any]:

@@ -99,4 +99,6 @@ def to_probabilities(preds: Tensor, target: Tensor, scale: PredictionKind) -> Te
 
 def outside_unit_interval(preds: Tensor) -> Tensor:
     """Return whether a prediction is not in [0, 1], as a scalar tensor on its device."""
-    return ((preds < 0) | (preds > 1)).any() if preds.is_floating_point() else torch.tensor(False)
+    if not preds.is_floating_point():
+        return torch.zeros((), dtype=torch.bool, device=preds.device)
+    return ((preds < 0) | (preds > 1)).any()

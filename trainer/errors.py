@@ -65,12 +65,12 @@ class NonFiniteError(FitorchError, ArithmeticError):
     """The training loss, or a gradient, is NaN or infinite.
 
     Attributes:
-        batch: The number of the first batch of the epoch with such a loss, from 0, if it was found
-            after later batches: on an accelerator, reading each loss would wait. None if it is the
-            current batch.
+        batches_since: How many batches have been trained on since the first one with such a loss,
+            itself included, if it was found late: on an accelerator, reading each loss would wait.
+            None if it is the current batch.
     """
 
-    batch: int | None = None
+    batches_since: int | None = None
 
 
 class RankError(FitorchError, RuntimeError):

@@ -176,3 +176,14 @@ def test_an_epoch_goes_on_after_the_state_came_back():
 def test_a_norm_that_is_none_is_refused(norm_type):
     with pytest.raises(ValueError, match=r"norm_type is .*; expected a number > 0"):
         GradientNorm(norm_type)
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, math.inf])
+def test_a_norm_may_be_larger_than_half_precision_can_hold(norm_type):
+    weights = [nn.Parameter(torch.zeros(100, 100, dtype=torch.float16)) for _ in range(2)]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 1000.0)
+    expected = torch.linalg.vector_norm(torch.full((20_000,), 1000.0).double(), norm_type)
+    norm = total_norm(weights, norm_type)
+    assert norm.dtype == torch.float32
+    assert norm.item() == pytest.approx(expected.item(), rel=1e-4)

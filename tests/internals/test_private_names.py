@@ -185,3 +185,38 @@ def test_a_store_of_our_own_serves_where_the_groups_is_not_to_be_had(monkeypatch
     finally:
         internals._store_of_our_own.cache_clear()
         torch.distributed.destroy_process_group()
+
+
+def test_the_scale_of_a_scaler_is_its_tensor_and_without_the_private_name_a_number():
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    assert internals.scale_of(scaler) == 8.0  # it has no tensor before the first loss
+    scaler.scale(torch.ones(()))
+    scale = internals.scale_of(scaler)
+    assert isinstance(scale, torch.Tensor)
+    assert scale.item() == scaler.get_scale() == 8.0
+
+    class Elsewhere:
+        def get_scale(self):
+            return 4.0
+
+    assert internals.scale_of(Elsewhere()) == 4.0
+
+
+def test_only_steps_that_call_hooks_are_hooked():
+    calls = []
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = optim.SGD([parameter], lr=0.1)
+    optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)  # wraps the step
+    handle = internals.hook_step(optimizer, lambda *_: calls.append(1))
+    optimizer.step()
+    handle.remove()
+    optimizer.step()
+    assert calls == [1]
+    optimizer.step = lambda: None
+    assert internals.hook_step(optimizer, lambda *_: None) is None
+
+
+def test_fused_optimizers_skip_by_themselves():
+    parameter = nn.Parameter(torch.zeros(1))
+    assert internals.skips_by_itself(optim.SGD([parameter], fused=True))
+    assert not internals.skips_by_itself(optim.SGD([parameter]))

@@ -195,3 +195,103 @@ def test_a_batch_without_targets_is_not_the_first_that_is_not_finite(form, last)
     summed = DeviceMean(summed=True)
     summed.add(torch.tensor(math.nan), 0)
     assert summed.first_nonfinite() == 0
+
+
+def saved(state):
+    """Return a state as it comes out of a checkpoint: new tensors in the host's memory."""
+    return {
+        name: [saved({"": part})[""] for part in value]
+        if isinstance(value, list)
+        else value.clone()
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("form", ["ints", "tensors"])
+@pytest.mark.parametrize("cut", [0, 1, 700, 1024, 2100])
+@pytest.mark.parametrize("kinds", [(HostMean, DeviceMean), (DeviceMean, HostMean)])
+def test_a_mean_continues_on_another_kind_of_device(kinds, cut, form, summed):
+    generator = torch.Generator().manual_seed(cut)
+    values = torch.randn(2400, generator=generator)
+    counts = torch.randint(0, 9, (2400,), generator=generator).tolist()
+    pairs = list(zip(values, shares(form, counts), strict=True))
+    first, second = (kind(summed=summed) for kind in kinds)
+    for value, share in pairs[:cut]:
+        first.add(value, share)
+    second.load_state_dict(saved(first.state_dict()))
+    assert second.sums() == pytest.approx(first.sums(), rel=1e-12, abs=1e-12)
+    for value, share in pairs[cut:]:
+        second.add(value, share)
+    weights = [1] * 2400 if summed else counts
+    total = math.fsum(v * w for v, w in zip(values.double().tolist(), weights, strict=True))
+    assert second.sums() == pytest.approx((total, sum(counts)), rel=1e-12, abs=1e-12)
+
+
+def test_a_device_mean_that_continues_one_of_the_host_keeps_few_values_pending():
+    mean = DeviceMean()
+    mean.load_state_dict({"total": 6.0, "count": 4.0})  # as version 0.1 wrote it
+    assert mean.compute() == 1.5
+    assert mean.first_nonfinite() == math.inf
+    for _ in range(2000):
+        mean.add(torch.tensor(1.5), 1)
+    assert mean.compute() == 1.5
+    mean.add(torch.tensor(math.nan), 1)
+    assert mean.first_nonfinite() == 2000
+
+
+def test_a_state_of_version_0_1_from_a_device_continues_on_both_kinds():
+    state = {
+        "folded": 1024,
+        "state": torch.tensor([2048.0, 1024.0, math.inf], dtype=torch.float64),
+        "values": [torch.tensor(5.0), torch.tensor(math.nan)],
+        "shares": [2, torch.tensor(0)],
+    }
+    for mean in (HostMean(), DeviceMean()):
+        mean.load_state_dict(state)
+        assert mean.sums() == (2058.0, 1026.0)
+
+
+def test_the_tensors_of_a_state_go_to_the_device_of_the_mean():
+    mean = DeviceMean(torch.device("meta"))
+    mean.load_state_dict(
+        {
+            "folded": 3,
+            "state": torch.zeros(3, dtype=torch.float64),
+            "values": [torch.tensor(1.0)] * 2,
+            "shares": [torch.tensor(1), 2],
+        }
+    )
+    tensors = [mean._state, *mean._values, mean._normalizers[0]]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    mean.load_state_dict({"total": 6.0, "count": 4.0})
+    assert mean._state.device.type == "meta"
+
+
+@KINDS
+def test_a_condensed_mean_has_the_same_sums_in_few_numbers(kind):
+    mean = kind()
+    for number in range(1500):
+        mean.add(torch.tensor(float(number)), 1 + number % 3)
+    condensed = mean.condensed()
+    assert condensed.sums() == mean.sums()
+    assert not getattr(condensed, "_values", [])
+
+
+def test_means_of_terms_and_parts_continue_on_another_kind_of_device(monkeypatch):
+    on_host = Means(torch.device("cpu"), [False, True])
+    monkeypatch.setattr(module, "mean_on", lambda _, **options: DeviceMean(**options))
+    on_device = Means(torch.device("cpu"), [False, True])
+    for means in (on_host, on_device):
+        means.add(parts((1.0, 1), (6.0, 3)))
+        means.add_part("half", torch.tensor(0.5), 2, summed=False)
+    states = [means.state_dict() for means in (on_host, on_device)]
+    on_device.load_state_dict(states[0])
+    monkeypatch.setattr(module, "mean_on", lambda _, **options: HostMean(**options))
+    on_host.load_state_dict(states[1])
+    for means in (on_host, on_device):
+        means.add(parts((4.0, 2), (2.0, 1)))
+        means.add_part("half", torch.tensor(2.0), 1, summed=False)
+        assert means.unread().read() == (5.0, [3.0, 2.0], {"half": 1.0})

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from fitorch import KerasModel, NonFiniteError
+from fitorch.internals import torch as internals
 from fitorch.optim.update import Update
 
 
@@ -153,3 +154,124 @@ def test_a_schedule_does_not_go_on_with_a_step_that_the_scaler_skipped():
         update()
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == [0.5, 0.5, 0.25]
+
+
+class CountingScaler(torch.amp.GradScaler):
+    """torch's scaler, which counts how often its scale is read."""
+
+    reads = 0
+
+    def get_scale(self):
+        self.reads += 1
+        return super().get_scale()
+
+
+def scaled_by_hand(gradients, **options):
+    """torch's recipe: a schedule goes on if the scale has not fallen."""
+    parameter, optimizer, schedule, scaler = scaled_parts(**options)
+    epochs = []
+    for gradient in gradients:
+        optimizer.zero_grad()
+        scaler.scale((parameter * gradient).sum()).backward()
+        scaler.step(optimizer)
+        before = scaler.get_scale()
+        scaler.update()
+        if scaler.get_scale() >= before:
+            schedule.step()
+        epochs.append(schedule.last_epoch)
+    return parameter.detach(), epochs, scaler.get_scale()
+
+
+def scaled_parts(fused=False, kind=torch.optim.SGD):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = kind([parameter], lr=0.5, **({"fused": True} if fused else {}))
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    return parameter, optimizer, schedule, CountingScaler("cpu", init_scale=8.0, growth_interval=3)
+
+
+class OwnSGD(torch.optim.SGD):
+    """An optimizer that is not torch's, and calls no hooks."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.step = self.step_of_its_own
+
+    def step_of_its_own(self, closure=None):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter -= group["lr"] * parameter.grad
+
+
+GRADIENTS = [
+    1.0,
+    torch.inf,
+    2.0,
+    3.0,
+    4.0,
+    torch.inf,
+    torch.inf,
+    5.0,
+    6.0,
+    7.0,
+    8.0,
+    torch.nan,
+    1.0,
+]
+
+
+@pytest.mark.filterwarnings("ignore:GradScaler is going to stop passing itself")
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+@pytest.mark.parametrize(
+    ("options", "reads"),
+    [({}, 0), ({"fused": True}, 1), ({"kind": OwnSGD}, 1)],
+    ids=["torch's", "fused", "without hooks"],
+)
+def test_a_schedule_with_fp16_reads_the_scale_at_most_once_an_update(options, reads):
+    weights, epochs, scale = scaled_by_hand(GRADIENTS, **options)
+    parameter, optimizer, schedule, scaler = scaled_parts(**options)
+    update = Update(optimizer, scaler=scaler, scheduler=schedule)
+    counted, seen = [], []
+    for gradient in GRADIENTS:
+        update.zero_grad()
+        update.backward((parameter * gradient).sum())
+        scaler.reads = 0
+        update()
+        counted.append(scaler.reads)
+        seen.append(schedule.last_epoch)
+    assert seen == epochs
+    assert torch.equal(parameter, weights)
+    assert scaler.get_scale() == scale
+    assert counted[1:] == [reads] * (len(GRADIENTS) - 1)
+
+
+def test_a_scaler_without_a_schedule_is_not_read():
+    parameter, optimizer, _, scaler = scaled_parts()
+    update = Update(optimizer, scaler=scaler)
+    scaler.reads = 0
+    for gradient in GRADIENTS:
+        update.zero_grad()
+        update.backward((parameter * gradient).sum())
+        update()
+    assert scaler.reads == 0
+
+
+def test_a_restored_scale_that_is_lower_is_no_skipped_update():
+    parameter, optimizer, schedule, scaler = scaled_parts(fused=True)
+    update = Update(optimizer, scaler=scaler, scheduler=schedule)
+    for number, restored in enumerate((None, 1.0), start=1):
+        if restored is not None:
+            scaler.load_state_dict({**scaler.state_dict(), "scale": restored})
+            update.load_state_dict(update.state_dict())
+        update.zero_grad()
+        update.backward(parameter.sum())
+        update()
+        assert schedule.last_epoch == number
+
+
+def test_an_update_leaves_no_hook_behind():
+    _, optimizer, schedule, scaler = scaled_parts()
+    update = Update(optimizer, scaler=scaler, scheduler=schedule)
+    assert internals.has_step_hooks(optimizer)
+    update.close()
+    assert not internals.has_step_hooks(optimizer)

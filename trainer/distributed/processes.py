@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import cloudpickle
 import torch
 from torch import distributed, nn
 
 from fitorch.devices.accelerators import default_device
+from fitorch.devices.messages import packed, unpacked
 from fitorch.errors import RankError
 from fitorch.internals.torch import object_device
 from fitorch.randomness import derive_seed
@@ -40,8 +39,8 @@ _calls = 0  # the number of calls of `together`, the same in all processes
 class Processes:
     """The processes that were launched together, or this process alone.
 
-    Values that are gathered or broadcast are pickled. All processes must make the same calls in the
-    same order, or they wait for each other.
+    Values that are gathered or broadcast are pickled; their tensors arrive in the host's memory.
+    All processes must make the same calls in the same order, or they wait for each other.
 
     Attributes:
         rank: The rank of this process, from 0.
@@ -72,7 +71,7 @@ class Processes:
         if not self.is_distributed:
             return [part]
         # All processes wait here for the slowest one.
-        return [pickle.loads(row) for row in _exchanged(_pickled(part), self.world_size)]
+        return [unpacked(row) for row in _exchanged(packed(part), self.world_size)]
 
     def gather_to_main(self, part: object) -> list[Any] | None:
         """Gather the values of all processes on rank 0; return None in the others."""
@@ -80,17 +79,17 @@ class Processes:
             return [part]
         parts: list[Any] | None = [None] * self.world_size if self.is_main else None
         # The others wait until rank 0 has received their parts.
-        distributed.gather_object(_pickled(part), parts)
-        return None if parts is None else [pickle.loads(row) for row in parts]
+        distributed.gather_object(packed(part), parts)
+        return None if parts is None else [unpacked(row) for row in parts]
 
     def broadcast(self, value: object) -> Any:
         """Return the value of rank 0."""
         if not self.is_distributed:
             return value
-        values = [_pickled(value) if self.is_main else b""]
+        values = [packed(value) if self.is_main else b""]
         # The others wait for rank 0.
         distributed.broadcast_object_list(values)
-        return pickle.loads(values[0])
+        return unpacked(values[0])
 
     @torch.no_grad()
     def broadcast_module(self, module: nn.Module, *, parameters: bool = True) -> None:
@@ -156,11 +155,6 @@ def _rows(data: bytes, size: int, count: int) -> list[bytes]:
     distributed.all_gather(rows, row)
     # On a GPU this waits for the device.
     return [row.cpu().numpy().tobytes() for row in rows]
-
-
-def _pickled(value: object) -> bytes:
-    """Pickle a value, including classes and functions of a notebook."""
-    return cloudpickle.dumps(value)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,15 +55,19 @@ class SyncedNorms:
         normal = (features - _along(mean, features)) * _along(
             torch.rsqrt(variance + norm.eps), features
         )
-        if not norm.affine:
-            return normal
-        return normal * _along(norm.weight, features) + _along(norm.bias, features)
+        if norm.affine:
+            normal = normal * _along(norm.weight, features) + _along(norm.bias, features)
+        # Statistics and weights are float32 at least, and the result has the type of the features.
+        return normal.to(features.dtype)
 
     def _moments(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean and variance of each channel over all processes, and the number of values."""
         rows = features.transpose(0, 1).flatten(1)  # (C, N * ...)
+        # Sums of half precision overflow: a thousand values of 10 do in fp16.
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         counts = float(self.counts)
-        local_count = rows.new_tensor([rows.shape[1] * counts])
+        # The number is written on the device, because a copy of it would wait.
+        local_count = rows.new_full((1,), rows.shape[1] * counts)
         # The processes wait for each other in both sums, in the forward and in the backward pass.
         sums = all_reduce(torch.cat([rows.sum(1) * counts, local_count]))
         count = sums[-1].detach()
@@ -80,14 +85,14 @@ def _update_statistics(norm: BatchNorm, mean: Tensor, variance: Tensor, count: T
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    momentum = norm.momentum
-    if momentum is None:
-        # This waits for the device, only for norms with a cumulative average.
-        momentum = 1.0 / float(norm.num_batches_tracked)
     # Running variances are unbiased, although the variance of the batch is not, as in torch.
     unbiased = variance * (count / (count - 1).clamp_min(1))
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+    for running, latest in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+        # A cumulative average has a weight that stays on the device.
+        weight: Any = norm.momentum
+        if weight is None:
+            weight = norm.num_batches_tracked.to(running.dtype).reciprocal()
+        running.lerp_(latest.to(running.dtype), weight)
 
 
 def _along(values: Tensor, features: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def explain(error: Exception, net: nn.Module, step: Any, batch: Any, where: str)
     """
     shapes = f"the batch was {describe(step.user_batch(batch))}"
     if isinstance(error, NonFiniteError):
-        if error.batch is not None:
+        if error.batches_since is not None:
             raise of_earlier_batch(error, step, where) from error
         # Only steps of training have circumstances.
         found = getattr(step, "circumstances", str)()
@@ -80,16 +80,17 @@ def of_earlier_batch(error: NonFiniteError, step: Any, where: str) -> NonFiniteE
     """Return an error with the batch whose loss was the first that is not finite.
 
     Args:
-        error: The error, with the number of the batch.
+        error: The error, with the number of batches since that one.
         step: The step of training.
         where: Where the loss was read, as "epoch 1, training batch 3", or "epoch 1" at its end.
     """
-    assert error.batch is not None
+    assert error.batches_since is not None
     epoch, _, current = where.partition(", ")
-    place = f"{epoch}, training batch {error.batch + 1}{step.circumstances(error.batch)}"
+    batch = step.model.run.iterator.taken - error.batches_since
+    place = f"{epoch}, training batch {batch + 1}{step.circumstances(batch)}"
     read = current or "the end of the epoch"
     earlier = NonFiniteError(f"{error} in {place}; the loss was read at {read}")
-    earlier.batch = error.batch
+    earlier.batches_since = error.batches_since
     return earlier
 
 

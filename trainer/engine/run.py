@@ -194,7 +194,7 @@ class Run:
         except NonFiniteError as error:
             # This error is raised outside of `run_stage`, which adds the circumstances to others.
             where = f"epoch {self.progress.epochs + 1}"
-            if error.batch is not None:
+            if error.batches_since is not None:
                 raise of_earlier_batch(error, self.step, where) from error
             message = f"{error} in {where}{self.step.circumstances()}"
             raise NonFiniteError(message) from error

@@ -81,7 +81,8 @@ class FiniteCheck:
 
     def __init__(self) -> None:
         self._kernel: Any = getattr(torch, _UNSCALE, None)
-        self._found, self._one = torch.zeros((), device="cpu"), torch.ones((), device="cpu")
+        host = torch.device("cpu")  # whatever the default device is
+        self._found, self._one = torch.zeros((), device=host), torch.ones((), device=host)
 
     def __call__(self, tensors: list[Tensor]) -> bool:
         """Return whether no element is NaN or infinite."""
@@ -149,6 +150,29 @@ def bare_step(optimizer: optim.Optimizer) -> Callable[[], Any]:
 def _missing_globals() -> list[str]:
     gone = [name for name in _GLOBAL_HOOKS if not hasattr(optimizers, name)]
     return gone if hasattr(profiler, "_is_profiler_enabled") else [*gone, "_is_profiler_enabled"]
+
+
+def scale_of(scaler: torch.amp.GradScaler) -> float | Tensor:
+    """Return the scale of a gradient scaler, on its device: `get_scale()` waits for it."""
+    scale: Tensor | None = getattr(scaler, _SCALE, None)
+    return scaler.get_scale() if scale is None else scale
+
+
+def skips_by_itself(optimizer: optim.Optimizer) -> bool:
+    """Return whether an optimizer's step gets the scale, and skips the update on the device.
+
+    If a release of torch keeps the mark elsewhere, the step is called only if there is an update.
+    """
+    return bool(getattr(optimizer, _SKIPS, False))
+
+
+def hook_step(optimizer: optim.Optimizer, function: Callable[..., Any]) -> Any:
+    """Call a function after each step of an optimizer; return its handle.
+
+    Returns None if its step does not call hooks, as a step that replaces torch's does not.
+    """
+    hooked = hasattr(optimizer.step, _HOOKED)  # also what a schedule has wrapped around it
+    return optimizer.register_step_post_hook(function) if hooked else None
 
 
 def has_step_hooks(optimizer: optim.Optimizer) -> bool:
@@ -243,6 +267,8 @@ def _store_of_our_own() -> Any:
     return store or TCPStore(host, port[0], is_master=False)
 
 
+_HOOKED = "hooked"
+_SCALE, _SKIPS = "_scale", "_step_supports_amp_scaling"
 _FUSED, _SHALLOW = "_get_fused_kernels_supported_devices", "_has_compatible_shallow_copy_type"
 _OBJECTS = "_get_object_coll_device"  # torch 2.6
 
@@ -370,6 +396,9 @@ def missing() -> list[str]:
         (optimizers, "torch.optim.optimizer", _GLOBAL_HOOKS),
         (optimizer, "Optimizer", _STEP_HOOKS),
         (optimizer.step, "a scheduled Optimizer.step", ("_wrapped_by_lr_sched",)),
+        (optim.SGD.step, "SGD.step", (_HOOKED,)),
+        (optim.SGD([parameter], fused=True), "a fused Optimizer", (_SKIPS,)),
+        (torch.amp.GradScaler("cpu"), "GradScaler", (_SCALE,)),
         (profiler, "torch.autograd.profiler", ("_is_profiler_enabled",)),
         (parameter, "Parameter", ("_backward_hooks", "_post_accumulate_grad_hooks")),
         (compiled, "a compiled module", ("_orig_mod",)),

@@ -11,7 +11,7 @@ from torch import nn
 from fitorch.devices.accelerators import is_host
 from fitorch.distributed.dtensor import full_tensor, is_split
 from fitorch.errors import NonFiniteError
-from fitorch.internals.torch import FiniteCheck, bare_step, mark_stepped
+from fitorch.internals.torch import FiniteCheck, bare_step, hook_step, mark_stepped, skips_by_itself
 from fitorch.losses.penalty_term import PenaltyTerm
 
 _NOT_FINITE = "the loss is finite, but its gradient is not"
@@ -54,6 +54,12 @@ class Update:
         self._schedules = scheduler is not None and scheduler_step == "update"
         self._used_rates: list[float] | None = None
         self._penalties = penalties
+        self._scale: float | None = None  # of the scaler, if it was read after the last update
+        self._stepped = True  # whether the scaler has made the last update
+        self._hook: Any = None
+        if self._schedules and scaler is not None and not skips_by_itself(optimizer):
+            # The scaler calls the optimizer's step only if all gradients are finite.
+            self._hook = hook_step(optimizer, self._note_step)
         # This reads from the device, once per fit.
         self._last_scale = 0.0 if scaler is None else scaler.get_scale()
         clips = clip_grad_norm is not None or clip_grad_value is not None
@@ -108,6 +114,7 @@ class Update:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the number of updates and the learning rates."""
         self.completed, self._used_rates = state["completed"], state["rates"]
+        self._scale = None  # the scaler may have another one now
         if self.completed:  # otherwise, torch warns in the next step of a schedule
             mark_stepped(self.optimizer)
 
@@ -166,6 +173,8 @@ class Update:
     def close(self) -> None:
         """Discard all gradients at the end of a fit, also after an error."""
         self.zero_grad()
+        if self._hook is not None:
+            self._hook.remove()
 
     def _rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -190,15 +199,28 @@ class Update:
         if self.scaler is None:
             self._change()
         else:
-            # This skips the update if gradients are not finite; for that it reads from the device.
-            self.scaler.step(self.optimizer)
-            if self._schedules:
-                # The scale is read before `update`, which lowers it after a skipped update; this
-                # waits for the device.
-                self._scale = self.scaler.get_scale()
-            self.scaler.update()
+            self._scaled_step(self.scaler)
             if not (self.completed + 1) % _MAX_SKIPPED:
                 self._check_scale()
+
+    def _scaled_step(self, scaler: torch.amp.GradScaler) -> None:
+        """Update the weights, unless gradients are not finite; then change the scale."""
+        reads_scale = self._schedules and self._hook is None
+        if reads_scale and self._scale is None:
+            self._scale = scaler.get_scale()  # once; it waits for the device
+        self._stepped = self._hook is None
+        # The scaler reads from the device whether all gradients are finite. Fused optimizers find
+        # out there, so nothing is read.
+        scaler.step(self.optimizer)
+        scaler.update()
+        if reads_scale:
+            # The scale falls after a skipped update. With a fused optimizer, this read is the only
+            # one of the step.
+            before, self._scale = self._scale, scaler.get_scale()
+            self._stepped = before is None or self._scale >= before
+
+    def _note_step(self, *_: Any) -> None:
+        self._stepped = True
 
     def _check_scale(self) -> None:
         """Check that the scaler has not skipped all updates since the last check.
@@ -219,9 +241,8 @@ class Update:
             raise NonFiniteError(message)
 
     def _schedule(self) -> None:
-        """Take a step of the schedule, unless the scaler skipped the update (its scale fell)."""
-        # This waits for the device, only with fp16 and a schedule that steps with each update.
-        if self.scaler is None or self.scaler.get_scale() >= self._scale:
+        """Take a step of the schedule, unless the scaler skipped the update."""
+        if self._stepped:
             self.scheduler.step()
 
 

@@ -104,8 +104,16 @@ class LossWeighting:
     def _weighted_by_term(self, parts: list[TermValue], counts: float) -> Tensor:
         """Return the loss with each term weighted by its own count, exchanged beforehand."""
         like, processes = parts[0][0], self._processes
-        # The counts get the dtype of the losses, because a collective needs one dtype for all.
-        local = torch.stack([torch.as_tensor(share).to(like) for _, share in parts]) * counts
+        # A collective needs one dtype for all, and fp16 cannot hold counts. Numbers are written on
+        # the device, because a copy of them would wait.
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        shares = [
+            share.to(like.device, dtype)
+            if isinstance(share, Tensor)
+            else torch.full((), share, dtype=dtype, device=like.device)
+            for _, share in parts
+        ]
+        local = torch.stack(shares) * counts
         totals = local.clone()
         # This is a second collective in each step, in which the processes wait for each other: one
         # division afterwards cannot weight terms that count differently.

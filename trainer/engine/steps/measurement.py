@@ -21,6 +21,7 @@ from fitorch.losses.terms import TermValue
 from fitorch.metrics.base import MetricSet
 from fitorch.metrics.batching import MetricError
 from fitorch.metrics.mean import Means
+from fitorch.metrics.unread import Unread, together
 from fitorch.nets.forward import Forward, Hook, choose_forward
 from fitorch.tree import describe
 
@@ -97,7 +98,7 @@ class Measurement:
         self.forward: Forward
         self.prefix = prefix
         self._gather = gather or self.processes.gather
-        self._penalties: list[float] = []  # of a validation, in which the net does not change
+        self._penalties: list[Tensor] = []  # of a validation, in which the net does not change
 
     @property
     def net(self) -> nn.Module:
@@ -124,8 +125,7 @@ class Measurement:
         """Measure the penalties once for a stage in which the net does not change."""
         values = {penalty.name: penalty() for penalty in self.objective.penalties}
         _check_scalars(values.items())
-        # This waits for the device, once per penalty and pass: the weights do not change in it.
-        self._penalties = [value.item() for value in values.values()]
+        self._penalties = list(values.values())
 
     def reset(self) -> None:
         """Start a new stage."""
@@ -146,10 +146,13 @@ class Measurement:
 
     def figures(self) -> dict[str, float]:
         """Return the loss and the metrics so far; on an accelerator this waits for the device."""
-        loss, losses = self.losses.compute()
-        named = zip(self.objective.names, [*losses, *self._penalties], strict=False)
-        values = {"loss": sum(self._penalties, start=loss), **self.metrics.compute(), **dict(named)}
-        for name, part in self.losses.parts().items():
+        penalties = Unread(self._penalties, lambda rows: [row[0] for row in rows])
+        # All of them are read together.
+        unread = together([self.losses.unread(), self.metrics.unread(), penalties])
+        (loss, losses, parts), metrics, penalized = unread.read()
+        named = zip(self.objective.names, [*losses, *penalized], strict=False)
+        values = {"loss": sum(penalized, start=loss), **metrics, **dict(named)}
+        for name, part in parts.items():
             values[f"{name}_loss" if name in values else name] = part
         return {self.prefix + name: value for name, value in values.items()}
 
@@ -181,7 +184,7 @@ class Measurement:
     def _gathered(self) -> tuple[Means, MetricSet]:
         """Return losses and metrics over the batches of all processes, in one collective."""
         parts: list[Any] = []  # batches, sums of losses and states of metrics of each process
-        # This waits for the device, once per term.
+        # This waits for the device.
         sums = self.losses.sums()
 
         def gather(states: object) -> list[Any]:

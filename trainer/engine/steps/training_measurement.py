@@ -128,8 +128,7 @@ class TrainingMeasurement(Measurement):
         """Return the error for a loss of an earlier batch; it names the terms that were first."""
         terms = zip(self.losses.compute()[1], self.losses.culprits(), strict=True)
         error = self._not_finite(loss, [term if culprit else 0.0 for term, culprit in terms])
-        first = self.losses.first_nonfinite()
-        error.batch = int(first) if isfinite(first) else None
+        error.batches_since = self.losses.since_nonfinite()
         return error
 
     def _not_finite(self, loss: float, terms: list[float]) -> NonFiniteError:

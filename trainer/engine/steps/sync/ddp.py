@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
 from fitorch.errors import annotate
-from fitorch.internals.torch import foreach_div_
+from fitorch.internals.torch import foreach_div_, scale_of
 from fitorch.losses.terms import TermValue
 from fitorch.nets.modes import modes_restored
 from fitorch.optim.update import Update
@@ -101,9 +101,8 @@ class DDPSync:
         totals = self._module.signal.grad
         assert totals is not None
         # The scaler has multiplied these gradients as well, and unscales only the optimizer's.
-        # Reading the scale waits for the device, as the scaler's step does anyway.
         scaler = self._update.scaler
-        return totals if scaler is None else totals / scaler.get_scale()
+        return totals if scaler is None else totals / scale_of(scaler)
 
     def divide(self, count: float | Tensor) -> None:
         """Divide the gradients."""
@@ -111,13 +110,15 @@ class DDPSync:
         foreach_div_(gradients, count)
 
     def _as_tensor(self, request: float, count: float | Tensor) -> Tensor:
-        if isinstance(count, Tensor):  # on a device, where reading it would wait
-            message = self._signal.new_tensor([request, 0.0])
+        # On a device, numbers are written by its kernels, because a copy of them would wait.
+        if isinstance(count, Tensor):
+            message = torch.full_like(self._signal, request, requires_grad=False)
             message[1] = count
             return message
         known, message_before = self._message
         if message_before is None or known != (request, count):
-            message_before = self._signal.new_tensor([request, count])
+            message_before = torch.full_like(self._signal, request, requires_grad=False)
+            message_before[1].fill_(count)
             self._message = (request, count), message_before
         return message_before
 
