@@ -375,6 +375,9 @@ class Far(torch.Tensor):
     def __repr__(self):
         return f"Far({self.host}, {self.device})"
 
+    def __format__(self, spec):
+        return self.item().__format__(spec) if not self.dim() else super().__format__(spec)
+
     def __deepcopy__(self, memo):
         if id(self) not in memo:
             memo[id(self)] = _restored(self.host.clone(), self.device, *self._kind())
