@@ -152,7 +152,7 @@ class Memory:
 class _State:
     """What changes with time; `reset` begins again."""
 
-    device = 0
+    device, count = 0, COUNT
     initialized = True
     explicit = False  # whether far:0 is asked for by Python, and not by C++
     generators = [torch.Generator() for _ in range(COUNT)]
@@ -164,7 +164,7 @@ class _State:
 def reset():
     """Let the devices be as they were at first; `waits` is empty."""
     waits.clear()
-    _State.device, _State.initialized = 0, True
+    _State.device, _State.count, _State.initialized = 0, COUNT, True
     _State.memory = [Memory() for _ in range(COUNT)]
     _State.default_streams = [Stream(number) for number in range(COUNT)]
     _State.streams = list(_State.default_streams)
@@ -184,6 +184,11 @@ def _explicit():
 def memory(device=None):
     """Return the `Memory` of a device, which tests may change."""
     return _State.memory[_number(device)]
+
+
+def set_count(count):
+    """Let the machine have so many devices, of `COUNT`."""
+    _State.count = count
 
 
 def forget_start():
@@ -241,7 +246,7 @@ class _Module:
         _State.initialized = True
 
     def device_count(self):
-        return COUNT
+        return _State.count
 
     def current_device(self):
         return _State.device
