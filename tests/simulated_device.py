@@ -126,9 +126,9 @@ class Event:
 def _number(device):
     """Return the number of a device, which may be a name, a number or None."""
     if device is None:
-        return _State.device
+        return _state.device
     number = device if isinstance(device, int) else torch.device(device).index
-    return _State.device if number is None else number
+    return _state.device if number is None else number
 
 
 # What torch asks of torch.far.
@@ -152,52 +152,52 @@ class Memory:
 class _State:
     """What changes with time; `reset` begins again."""
 
-    device, count = 0, COUNT
-    initialized = True
-    explicit = False  # whether far:0 is asked for by Python, and not by C++
-    generators = [torch.Generator() for _ in range(COUNT)]
-    memory: list[Memory] = []
-    streams: list[Stream] = []  # the current one of each device
-    default_streams: list[Stream] = []
+    def __init__(self):
+        self.generators = [torch.Generator() for _ in range(COUNT)]
+        self.reset()
+
+    def reset(self):
+        self.device, self.count, self.initialized = 0, COUNT, True
+        self.explicit = False  # whether far:0 is asked for by Python, and not by C++
+        self.memory = [Memory() for _ in range(COUNT)]
+        self.default_streams = [Stream(number) for number in range(COUNT)]
+        self.streams = list(self.default_streams)  # the current one of each device
+        for generator in self.generators:
+            generator.manual_seed(0)
 
 
 def reset():
     """Let the devices be as they were at first; `waits` is empty."""
     waits.clear()
-    _State.device, _State.count, _State.initialized = 0, COUNT, True
-    _State.memory = [Memory() for _ in range(COUNT)]
-    _State.default_streams = [Stream(number) for number in range(COUNT)]
-    _State.streams = list(_State.default_streams)
-    for generator in _State.generators:
-        generator.manual_seed(0)
+    _state.reset()
 
 
 @contextlib.contextmanager
 def _explicit():
-    before, _State.explicit = _State.explicit, True
+    before, _state.explicit = _state.explicit, True
     try:
         yield
     finally:
-        _State.explicit = before
+        _state.explicit = before
 
 
 def memory(device=None):
     """Return the `Memory` of a device, which tests may change."""
-    return _State.memory[_number(device)]
+    return _state.memory[_number(device)]
 
 
 def set_count(count):
     """Let the machine have so many devices, of `COUNT`."""
-    _State.count = count
+    _state.count = count
 
 
 def forget_start():
     """Let the devices be as before their first use."""
-    _State.initialized = False
+    _state.initialized = False
 
 
 def current_stream(device=None):
-    return _State.streams[_number(device)]
+    return _state.streams[_number(device)]
 
 
 class _DeviceGuard:
@@ -207,11 +207,11 @@ class _DeviceGuard:
         self._number, self._before = _number(device), []
 
     def __enter__(self):
-        self._before.append(_State.device)
-        _State.device = self._number
+        self._before.append(_state.device)
+        _state.device = self._number
 
     def __exit__(self, *_):
-        _State.device = self._before.pop()
+        _state.device = self._before.pop()
 
 
 class _StreamGuard:
@@ -223,11 +223,11 @@ class _StreamGuard:
     def __enter__(self):
         if self._stream is not None:
             number = self._stream.device.index
-            self._before, _State.streams[number] = _State.streams[number], self._stream
+            self._before, _state.streams[number] = _state.streams[number], self._stream
 
     def __exit__(self, *_):
         if self._stream is not None:
-            _State.streams[self._stream.device.index] = self._before
+            _state.streams[self._stream.device.index] = self._before
 
 
 class _Module:
@@ -240,19 +240,19 @@ class _Module:
         return True
 
     def is_initialized(self):
-        return _State.initialized
+        return _state.initialized
 
     def init(self):
-        _State.initialized = True
+        _state.initialized = True
 
     def device_count(self):
-        return _State.count
+        return _state.count
 
     def current_device(self):
-        return _State.device
+        return _state.device
 
     def set_device(self, device):
-        _State.device = _number(device)
+        _state.device = _number(device)
 
     def get_device_name(self, device=None):
         return f"Simulation {_number(device)}"
@@ -267,24 +267,24 @@ class _Module:
         return False
 
     def default_stream(self, device=None):
-        return _State.default_streams[_number(device)]
+        return _state.default_streams[_number(device)]
 
     def synchronize(self, device=None):
         self.default_stream(device).run()
         current_stream(device).run()
 
     def manual_seed(self, seed):
-        _State.generators[_State.device].manual_seed(seed)
+        _state.generators[_state.device].manual_seed(seed)
 
     def manual_seed_all(self, seed):
-        for generator in _State.generators:
+        for generator in _state.generators:
             generator.manual_seed(seed)
 
     def get_rng_state(self, device=NAME):
-        return _State.generators[_number(device)].get_state()
+        return _state.generators[_number(device)].get_state()
 
     def set_rng_state(self, new_state, device=NAME):
-        _State.generators[_number(device)].set_state(new_state)
+        _state.generators[_number(device)].set_state(new_state)
 
     def mem_get_info(self, device=None):
         return memory(device).free, memory(device).total
@@ -469,8 +469,8 @@ class _Call:
             if self.target.type != NAME:
                 return None
             number = _number(self.target)
-            if number == 0 and not _State.explicit:  # C++ says 0 for all
-                number = self.far[0].device.index if self.far else _State.device
+            if number == 0 and not _state.explicit:  # C++ says 0 for all
+                number = self.far[0].device.index if self.far else _state.device
             return torch.device(NAME, number)
         return self.far[0].device if self.far else None
 
@@ -497,21 +497,25 @@ def run(func, args, kwargs):
         call.kwargs = {**call.kwargs, "pin_memory": False}
     if not call.far and call.home is None:
         return _pinned.add(call.on_host()) if pins else func(*args, **call.kwargs)
-    if func.namespace == "c10d":  # the collective of gloo, which knows only the host
-        for tensor in call.far:
-            _read(tensor.device, None)
+    result = _on_device(call)
+    return _pinned.add(result) if pins and isinstance(result, torch.Tensor) else result
+
+
+def _on_device(call):
+    """Run an operator of tensors on a device, or one that makes them."""
+    if call.func.namespace == "c10d":  # the collective of gloo, which knows only the host
+        current_stream(call.far[0].device).run()
         return _returned(call, call.on_host())
     if call.name in _COPIES:
         copied = _copied(call)
         if copied is not None:
-            return _pinned.add(copied) if pins else copied
+            return copied
     else:
         _refuse_mixed(call)
         _note_reads(call)
-    if current_stream(call.home) not in _State.default_streams:
+    if current_stream(call.home) not in _state.default_streams:
         current_stream(call.home).run()  # what is done on a stream is done in its order
-    result = _returned(call, _with_own_generator(call))
-    return _pinned.add(result) if pins and isinstance(result, torch.Tensor) else result
+    return _returned(call, _with_own_generator(call))
 
 
 def _pin(call):
@@ -552,8 +556,7 @@ def _note_reads(call):
 
 def _read(device, operator):
     """The host waits for the current stream of a device."""
-    if operator is not None:
-        _note("read", operator)
+    _note("read", operator)
     current_stream(device).run()
 
 
@@ -587,7 +590,7 @@ def _copied_to_device(call, source):
     pinned = source in _pinned
     if call.waits or not pinned:
         _note("copy to device" if call.waits else "staged", call.name)
-    elif stream not in _State.default_streams:
+    elif stream not in _state.default_streams:
         result = _returned(call, call.on_host())
         stream.defer(lambda: result.host.copy_(source))
         _spoil(result.host)
@@ -610,8 +613,8 @@ def _with_own_generator(call):
     for leaf in tree_leaves((call.args, call.kwargs)):
         if isinstance(leaf, torch.Generator):
             message = f"Expected a '{NAME}' device type for generator but found '{leaf.device}'"
-            raise RuntimeError(message)
-    own, before = _State.generators[call.home.index], torch.default_generator.get_state()
+            raise RuntimeError(message)  # noqa: TRY004 - as torch does
+    own, before = _state.generators[call.home.index], torch.default_generator.get_state()
     torch.default_generator.set_state(own.get_state())
     try:
         return call.on_host()
@@ -713,7 +716,7 @@ def _autocast(operator, lower):
 
 
 def _let_them_be_saved():
-    """Let fitorch and safetensors save our tensors, which are of a subclass, as on CUDA they're not.
+    """Let fitorch and safetensors save our tensors, although they are of a subclass.
 
     The encoder of checkpoints refuses subclasses, and safetensors reads memory that they lack. No
     public name stands for either.
@@ -746,7 +749,7 @@ def counted():
 
 
 _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
-reset()
+_state = _State()
 _libraries = _register_operators()  # they hold as long as these objects
 _Everywhere().__enter__()
 _in_threads()

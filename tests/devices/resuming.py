@@ -3,8 +3,6 @@
 import warnings
 
 import torch
-from torch.utils.data import DataLoader, TensorDataset
-
 from devices.problems import (
     BINARY,
     CLASSES,
@@ -19,6 +17,8 @@ from devices.problems import (
     train,
 )
 from devices.scenarios import Scenarios
+from torch.utils.data import DataLoader, TensorDataset
+
 from fitorch import NotBitExactWarning, callbacks
 from fitorch.callbacks import EMA, SWA, LambdaCallback
 from fitorch.randomness import random_state, set_random_state
@@ -36,7 +36,7 @@ def _exponential(optimizer):
 
 
 def fit(device, folder=None, stop=None, *, make=None, resume=False, added=list, **options):
-    """Train for three epochs; stop behind an update, or with stop="epoch" behind the first epoch."""
+    """Train for three epochs; stop behind an update, or behind the first "epoch"."""
     model = model_of(device, **(make or {"net": _dropout_net}))
 
     def end(batch, logs):
@@ -155,7 +155,10 @@ def on_a_machine_with_fewer_devices():
     check_same(fit(DEVICE, "run", resume=True, **options), whole, rtol=0, atol=0)
 
 
-MOVES = {"from the device to the CPU": (DEVICE, "cpu"), "from the CPU to the device": ("cpu", DEVICE)}
+MOVES = {
+    "from the device to the CPU": (DEVICE, "cpu"),
+    "from the CPU to the device": ("cpu", DEVICE),
+}
 
 
 @SCENARIOS.add_each("on a move", MOVES)

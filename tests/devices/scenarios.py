@@ -1,10 +1,11 @@
 """Scenarios on the simulated device: functions that raise if the device is not right.
 
-All scenarios of a module run in one process, as the simulation holds for the whole of it:
+They run in processes of their own, as the simulation holds for the whole of one:
 
-    python tests/devices/scenarios.py devices.training outcomes.jsonl [part of a name]
+    python tests/devices/scenarios.py outcomes.jsonl devices.training --only fp16
 """
 
+import argparse
 import contextlib
 import importlib
 import json
@@ -41,21 +42,42 @@ class Scenarios(dict):
         return decorate
 
 
-def outcomes(module):
-    """Run the scenarios of a module in a new process; return what each has left.
+class Running:
+    """A process that runs the scenarios of some modules."""
 
-    `{"error": None or a traceback, "value": what it returned, "seconds": how long it took}`
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "outcomes.jsonl"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-        command = [sys.executable, __file__, module, str(file)]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-        lines = file.read_text().splitlines() if file.exists() else []
-    found = {outcome.pop("name"): outcome for outcome in map(json.loads, lines)}
-    if run.returncode:
-        found["process"] = {"error": (run.stdout + run.stderr)[-3000:]}
-    return found
+    def __init__(self, *modules):
+        self._folder = tempfile.TemporaryDirectory()
+        self._file = Path(self._folder.name) / "outcomes.jsonl"
+        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with this object
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(self._file), *modules],
+            stdout=self._printed,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+        )
+
+    def outcomes(self):
+        """Return what the scenarios have left, by module and name; an outcome is
+
+        `{"error": None or a traceback, "value": what it returned, "seconds": how long it took}`.
+        """
+        self._process.wait(300)
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        found = {}
+        for outcome in map(json.loads, lines):
+            found.setdefault(outcome.pop("module"), {})[outcome.pop("name")] = outcome
+        return found
+
+    def printed(self):
+        """Return the end of what was printed, for messages."""
+        self._printed.seek(0)
+        return self._printed.read()[-3000:]
+
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+        self._printed.close()
+        self._folder.cleanup()
 
 
 def run_one(function):
@@ -74,18 +96,24 @@ def run_one(function):
     return {"error": error, "value": value, "seconds": time.perf_counter() - began}
 
 
-def main(module, file, part=""):
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file")
+    parser.add_argument("modules", nargs="+")
+    parser.add_argument("--only", default="", help="a part of the names")
+    asked = parser.parse_args()
     sys.path.insert(0, str(TESTS))
     import simulated_device  # noqa: F401 - before all else, for its effect
 
     torch.set_num_threads(1)
-    scenarios = importlib.import_module(module).SCENARIOS
-    with Path(file).open("w") as lines:  # line by line: a process that dies has left the others
-        for name, function in scenarios.items():
-            if part in name:
-                lines.write(json.dumps({"name": name, **run_one(function)}) + "\n")
-                lines.flush()
+    with Path(asked.file).open("w") as lines:  # a process that dies has left what came before
+        for module in asked.modules:
+            for name, function in importlib.import_module(module).SCENARIOS.items():
+                if asked.only in name:
+                    outcome = {"module": module, "name": name, **run_one(function)}
+                    lines.write(json.dumps(outcome) + "\n")
+                    lines.flush()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

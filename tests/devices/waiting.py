@@ -1,28 +1,30 @@
 """Scenarios: how often the host waits for the device in a step, a validation batch and an epoch.
 
-Each returns a row of a table; `tests/devices/test_waiting.py` knows the goals. Counts are those of a
-longer epoch without those of a shorter one, so that what is done once in a fit does not matter.
+Each returns a row of a table; test_waiting.py knows the goals. Counts are those of a longer epoch
+without those of a shorter one, so that what is done once in a fit does not matter.
 """
 
 import copy
 from collections import Counter
+from functools import partial
 
 import torch
+from devices.problems import DEVICE, linear, model_of, train
+from devices.scenarios import Scenarios
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from devices.problems import DEVICE, linear, model_of, train
-from devices.scenarios import Scenarios
 from fitorch import callbacks
 from fitorch.losses import L1, L2, term
 from fitorch.metrics.registry import METRICS
 
 SCENARIOS = Scenarios()
-SHORT, LONG = 20, 84  # batches; what is done once in 64 batches counts 1/64
+SHORT, LONG = 4, 36  # batches
+LONGER = 68  # for metrics, which get 64 batches at once
 SIZE = 4  # samples in a batch
 
-X = torch.randn(LONG * SIZE, 4, generator=torch.Generator().manual_seed(0))
-VALUES = X[:, :1] - X[:, 1:2] + 3
+X = torch.randn(LONGER * SIZE, 4, generator=torch.Generator().manual_seed(0))
+VALUES = X[:, :1].abs() + 1
 BINARY = (X[:, :1] > 0).float()
 CLASSES = X[:, :3].argmax(1)
 LABELS = (X[:, :3] > 0).float()
@@ -131,8 +133,10 @@ def _metric_cases():
         if name in ("balanced_accuracy", "top5_acc"):
             task = "multiclass"
         loss, y, outputs = tasks[task]
-        net = lambda outputs=outputs: linear(outputs)  # noqa: E731
-        yield f"metric {name}", {"loss": loss, "y": y, "net": net, "metrics": {"m": name}}
+        case = {"loss": loss, "y": y, "net": partial(linear, outputs), "long": LONGER}
+        if name == "msle":  # for what is not negative
+            case["net"] = lambda: nn.Sequential(linear(), nn.Softplus())
+        yield f"metric {name}", {**case, "metrics": {"m": name}}
 
 
 CASES |= dict(_metric_cases())
@@ -149,13 +153,13 @@ def _made(case):
     )
 
 
-def _waits_of_fit(case, batches, validated=0, epochs=1):
+def _waits_of_fit(case, batches, validated, epochs=1):
     """Return the waits of a fit, as (kind, place)."""
     import simulated_device
 
     model, make, y = _made(case), case.get("data", _arrays), case.get("y", VALUES)
     data = make(X[: batches * SIZE], y[: batches * SIZE])
-    val_data = make(X[: validated * SIZE], y[: validated * SIZE]) if validated else None
+    val_data = make(X[: validated * SIZE], y[: validated * SIZE])
     options = {"batch_size": SIZE, "epochs": epochs, **case.get("fit", {})}
     with simulated_device.counted() as waits:
         train(model, data, val_data, callbacks=case.get("callbacks", list)(), **options)
@@ -166,8 +170,9 @@ def _row(**differences):
     """Return the waits per thing, and their places; `(fewer, more, number of things)` of each."""
     row = {}
     for name, (fewer, more, number) in differences.items():
-        more.subtract(fewer)
-        added = {key: count / number for key, count in more.items() if count}
+        keys = fewer.keys() | more.keys()
+        added = {key: (more[key] - fewer[key]) / number for key in sorted(keys)}
+        added = {key: count for key, count in added.items() if count}
         row[name] = sum(count for (kind, _), count in added.items() if kind != "staged")
         row[f"staged_{name}"] = sum(count for (kind, _), count in added.items() if kind == "staged")
         row[f"places_{name}"] = {
@@ -178,17 +183,17 @@ def _row(**differences):
 
 @SCENARIOS.add_each("fit with", CASES)
 def _fit(case):
-    steps = _waits_of_fit(case, SHORT), _waits_of_fit(case, LONG), LONG - SHORT
-    found = {"step": steps}
+    long = case.get("long", LONG)
+    short = _waits_of_fit(case, SHORT, 1)
+    found = {"step": (short, _waits_of_fit(case, long, 1), long - SHORT)}
+    found["validation_batch"] = short, _waits_of_fit(case, SHORT, long), long - 1
     if case.get("data") is not _generator:
-        more = _waits_of_fit(case, SHORT, LONG)
-        found["validation_batch"] = _waits_of_fit(case, SHORT, SHORT), more, LONG - SHORT
-        found["epoch"] = steps[0].copy(), _waits_of_fit(case, SHORT, epochs=3), 2
+        found["epoch"] = short, _waits_of_fit(case, SHORT, 1, epochs=3), 2
     return _row(**found)
 
 
 @SCENARIOS.add
-def fit_that_saves_every_step_is_measured_too():
+def each_checkpoint():
     def waits(batches):
         import simulated_device
 
@@ -204,7 +209,7 @@ def fit_that_saves_every_step_is_measured_too():
             )
         return Counter((wait.kind, wait.place) for wait in found)
 
-    return _row(save=(waits(SHORT), waits(LONG), (LONG - SHORT) / 8))
+    return _row(checkpoint=(waits(SHORT), waits(LONG), (LONG - SHORT) / 8))
 
 
 @SCENARIOS.add_each("only", {"evaluate": "evaluate", "predict": "predict"})
