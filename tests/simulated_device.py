@@ -307,8 +307,8 @@ class _Module:
 # Pinned memory.
 
 
-class _Pinned:
-    """The storages of pinned memory. Weak references: their addresses are not used again."""
+class _Storages:
+    """A set of storages. It has weak references, so that their addresses are not used again."""
 
     def __init__(self):
         self._references = {}
@@ -325,7 +325,8 @@ class _Pinned:
         return tensor.untyped_storage()._cdata in self._references
 
 
-_pinned = _Pinned()
+_pinned = _Storages()
+_collective = _Storages()  # what gloo got in the place of tensors on devices, and DDP gets from it
 
 
 # Tensors.
@@ -528,6 +529,8 @@ def _on_device(call):
     """Run an operator of tensors on a device, or one that makes them."""
     if call.func.namespace == "c10d":  # the collective of gloo, which knows only the host
         current_stream(call.far[0].device).run()
+        for tensor in call.far:
+            _collective.add(tensor.host)
         return _returned(call, call.on_host())
     if call.name in _COPIES:
         copied = _copied(call)
@@ -586,7 +589,7 @@ def _read(device, operator):
 def _copied(call):
     """Return the result of a copy between host and device; None within one of them."""
     source = call.args[1] if call.name == "copy_" else call.args[0]
-    from_far = isinstance(source, Far)
+    from_far = isinstance(source, Far) or source in _collective
     if from_far == (call.home is not None):
         return None
     if from_far:
@@ -738,6 +741,20 @@ def _autocast(operator, lower):
     return cast
 
 
+def _group_by_their_devices():
+    """Let torch's optimizers and clipping know the devices, all of which C++ takes for `far:0`."""
+    group = torch._C._group_tensors_by_device_and_dtype
+
+    def grouped(lists, *args, **options):
+        found = {}
+        for (device, dtype), group_of_one in group(lists, *args, **options).items():
+            first = next(tensor for tensor in group_of_one[0][0] if tensor is not None)
+            found[(first.device if device.type == NAME else device, dtype)] = group_of_one
+        return found
+
+    torch._C._group_tensors_by_device_and_dtype = grouped
+
+
 def _let_them_be_saved():
     """Let fitorch and safetensors save our tensors, although they are of a subclass.
 
@@ -776,4 +793,5 @@ _state = _State()
 _libraries = _register_operators()  # they hold as long as these objects
 _Everywhere().__enter__()
 _in_threads()
+_group_by_their_devices()
 _let_them_be_saved()
