@@ -1,32 +1,21 @@
 """Fits of two processes, each on a device of its own, and of one on the CPU for comparison.
 
-    python tests/devices/pairs.py outcomes.jsonl --only resume
-
 A scenario is a function that returns figures. It runs in three forks: as two processes of a group
 on `far:0` and `far:1`, and alone on the CPU, where the figures have to be the same. Forks, because
-after an error a process can't be of a group again.
+after an error a process can't be of a group again. The scenarios of `PAIRS` do not run alone: they
+check by themselves.
 """
 
-import argparse
-import importlib
-import json
 import os
 import pickle
 import signal
-import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import simulated_device  # noqa: F401 - before all else, for its effect
-
 import torch
-from torch import distributed, nn
-
 from devices.problems import (
     BINARY,
     CLASSES,
@@ -39,13 +28,14 @@ from devices.problems import (
     train,
 )
 from devices.scenarios import Scenarios
+from torch import distributed, nn
+
 from fitorch.callbacks import EMA, GradientNorm, LambdaCallback
 from fitorch.losses import L2, term
 
-SAME, PAIRS, WAITS = Scenarios(), Scenarios(), Scenarios()
+SAME, PAIRS = Scenarios(), Scenarios()
 PATIENCE = 60  # seconds for a scenario
 WORLD = 2
-IMPORTED = ("accelerate", "pandas", "psutil", "torch._dynamo", "torchmetrics.classification")
 SHORT, LONG = 4, 36  # rounds of batches
 
 
@@ -113,13 +103,18 @@ CASES = {
     "sync_batchnorm": {"net": mlp, "optimizer": "sgd", "fit": {"sync_batchnorm": True}},
     "data that is sent batch by batch": {"model": {"data_on_device": False}},
 }
-for _name in ("acc", "auc", "f1", "ks", "ap"):
-    CASES[f"metric {_name}"] = {
-        "loss": nn.BCEWithLogitsLoss,
-        "y": BINARY,
-        "metrics": lambda name=_name: {name: name},
-    }
-CASES["an object of torchmetrics"] = {**CASES["metric acc"], "metrics": _with_torchmetrics}
+BINARY_TASK = {"loss": nn.BCEWithLogitsLoss, "y": BINARY}
+CASES |= {
+    "metrics of fitorch": {
+        **BINARY_TASK,
+        "metrics": lambda: {"acc": "acc", "auc": "auc", "ks": "ks"},
+    },
+    "metrics of torchmetrics by name": {
+        **BINARY_TASK,
+        "metrics": lambda: {"f1": "f1", "ap": "ap"},
+    },
+    "an object of torchmetrics": {**BINARY_TASK, "metrics": _with_torchmetrics},
+}
 
 
 @SAME.add_each("fit with", CASES)
@@ -153,7 +148,7 @@ def predict():
 def _resumed(**options):
     """Check that a fit goes on exactly, also its random numbers."""
 
-    def fitted(stop=None, folder=None, resume=False):
+    def fitted(stop=None, folder=None, resume=False, **options):
         made = model(lambda: mlp(dropout=0.5), metrics={"m": _mean_error})
 
         def end(batch, logs):
@@ -165,8 +160,9 @@ def _resumed(**options):
         return fit(made, val_data=(X, VALUES), callbacks=[watch], **saving, **options)
 
     whole = fitted()
-    fitted(8, "run")
-    check_same(fitted(folder="run", resume=True), whole, rtol=0, atol=0)
+    saving = {"folder": "run", **options}
+    fitted(6, **saving)
+    check_same(fitted(resume=True, **saving), whole, rtol=0, atol=0)
 
 
 @PAIRS.add
@@ -176,7 +172,7 @@ def resume():
 
 @PAIRS.add
 def resume_of_async_saves():
-    _resumed()
+    _resumed(async_save=True)
 
 
 @PAIRS.add
@@ -203,10 +199,8 @@ WAITING = {
     name: CASES[name]
     for name in (
         "a bare net",
-        "a function",
-        "metric acc",
+        "metrics of fitorch",
         "cross entropy",
-        "cross entropy with weights",
         "class_weight",
         "terms that count apart",
         "accumulation",
@@ -218,7 +212,7 @@ WAITING = {
 }
 
 
-@WAITS.add_each("step with", WAITING)
+@PAIRS.add_each("step with", WAITING)
 def _waits(case):
     import simulated_device
 
@@ -294,60 +288,56 @@ def _wait(children):
         time.sleep(0.01)
 
 
-def _outcome(function, alone, rtol):
-    """Run a scenario; return its errors, as text."""
+def run_one(function):
+    """Run a scenario; return its outcome."""
     from torch.distributed import TCPStore
 
+    began, alone = time.perf_counter(), function in SAME.values()
+    rtol = RTOLS.get(next(name for name, each in SCENARIOS.items() if each is function), 1e-6)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     common |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    surroundings = {
+        str(rank): {**common, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(WORLD)
+    }
+    if alone:
+        surroundings["alone"] = {}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        children = [
-            _fork(function, folder, str(rank), {**common, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"})
-            for rank in range(WORLD)
-        ]
-        if alone:
-            children.append(_fork(function, folder, "alone", {}))
-        _wait(children)
-        found = {}
-        for name in [*map(str, range(WORLD)), *(["alone"] if alone else [])]:
-            file = folder / f"{name}.pickle"
-            printed = folder / f"{name}.txt"
-            ended = f"it has ended or hangs: {printed.read_text()[-2000:]}"
-            found[name] = pickle.loads(file.read_bytes()) if file.exists() else (ended, None)
+        _wait([_fork(function, folder, *each) for each in surroundings.items()])
+        found = {name: _left(folder, name) for name in surroundings}
     errors = [f"process {name}: {error}" for name, (error, _) in found.items() if error]
     if alone and not errors:
-        for rank in range(WORLD):
-            try:
-                check_same(found[str(rank)][1], found["alone"][1], rtol, rtol / 10)
-            except AssertionError as error:
-                errors.append(f"process {rank}: {error}")
-    return "\n".join(errors) or None
+        errors += _differences(found, rtol)
+    error = "\n".join(errors) or None
+    return {"error": error, "value": None, "seconds": time.perf_counter() - began}
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("file")
-    parser.add_argument("--only", default="", help="a part of the names")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    for module in IMPORTED:  # whatever each fork would import
-        importlib.import_module(module)
-    rtols = {f"fit with {name}": case.get("rtol", 1e-6) for name, case in CASES.items()}
-    with Path(asked.file).open("w") as lines:
-        for scenarios in (SAME, PAIRS, WAITS):
-            for name, function in scenarios.items():
-                if asked.only not in name:
-                    continue
-                began = time.perf_counter()
-                error = _outcome(function, scenarios is SAME, rtols.get(name, 1e-6))
-                seconds = time.perf_counter() - began
-                outcome = {"module": "devices.pairs", "name": name, "error": error}
-                lines.write(json.dumps({**outcome, "seconds": seconds}) + "\n")
-                lines.flush()
+def _left(folder, name):
+    """Return what a fork has left: an error or None, and a value."""
+    file = folder / f"{name}.pickle"
+    if file.exists():
+        return pickle.loads(file.read_bytes())
+    return f"it has ended or hangs: {(folder / f'{name}.txt').read_text()[-2000:]}", None
 
 
-if __name__ == "__main__":
-    main()
+def _differences(found, rtol):
+    expected = found.pop("alone")[1]
+    return [
+        difference
+        for _, value in found.values()
+        if (difference := _difference(value, expected, rtol))
+    ]
+
+
+def _difference(value, expected, rtol):
+    try:
+        check_same(value, expected, rtol, rtol / 10)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+RTOLS = {f"fit with {name}": case["rtol"] for name, case in CASES.items() if "rtol" in case}
+SCENARIOS = {**SAME, **PAIRS}

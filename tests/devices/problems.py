@@ -8,7 +8,7 @@ from torch import nn
 from fitorch import KerasModel
 
 DEVICE, OTHER = "far:0", "far:1"
-SAMPLES, BATCH = 44, 8  # the last batch has 4 samples
+SAMPLES, BATCH = 28, 8  # the last batch has 4 samples
 
 X = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(1))
 VALUES = X[:, :1] - 0.5 * X[:, 1:2]

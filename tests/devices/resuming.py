@@ -24,7 +24,7 @@ from fitorch.callbacks import EMA, SWA, LambdaCallback
 from fitorch.randomness import random_state, set_random_state
 
 SCENARIOS = Scenarios()
-WITHIN = 8  # updates, of 6 in an epoch
+WITHIN = 6  # updates, of 4 in an epoch
 
 
 def _dropout_net():
@@ -36,7 +36,7 @@ def _exponential(optimizer):
 
 
 def fit(device, folder=None, stop=None, *, make=None, resume=False, added=list, **options):
-    """Train for three epochs; stop behind an update, or behind the first "epoch"."""
+    """Train for two epochs; stop behind an update, or behind the first "epoch"."""
     model = model_of(device, **(make or {"net": _dropout_net}))
 
     def end(batch, logs):
@@ -54,7 +54,7 @@ def fit(device, folder=None, stop=None, *, make=None, resume=False, added=list, 
             model,
             options.pop("data", (X, VALUES)),
             options.pop("val_data", (X, VALUES)),
-            epochs=3,
+            epochs=2,
             callbacks=[*added(), watch],
             **saving,
             **options,
@@ -102,7 +102,7 @@ CASES = {
     "EMA": {"added": lambda: [EMA(0.9)]},
     "SWA": {"added": lambda: [SWA(start=1, data=(X, VALUES))]},
     "GradientNorm": {"added": lambda: [callbacks.GradientNorm()]},
-    "accumulation": {"gradient_accumulation_steps": 2, "stop": 5},
+    "accumulation": {"gradient_accumulation_steps": 2, "batch_size": 4},
     "async_save": {"async_save": True},
     "bf16": {"mixed_precision": "bf16"},
     "fp16": {"mixed_precision": "fp16"},

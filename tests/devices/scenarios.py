@@ -1,8 +1,9 @@
 """Scenarios on the simulated device: functions that raise if the device is not right.
 
-They run in processes of their own, as the simulation holds for the whole of one:
+They run in processes of their own, as the simulation holds for the whole of one. Run by itself,
+this module runs them, and leaves their outcomes in a folder:
 
-    python tests/devices/scenarios.py outcomes.jsonl devices.training --only fp16
+    python tests/devices/scenarios.py /tmp/outcomes devices.training devices.pairs --only fp16
 """
 
 import argparse
@@ -21,6 +22,13 @@ from pathlib import Path
 import torch
 
 TESTS = Path(__file__).parents[1]
+
+# The modules of a line run in one process, beside those of the others: two cores are enough.
+MODULES = (("devices.training", "devices.waiting"), ("devices.places", "devices.resuming"))
+PAIRS = "devices.pairs"  # each of its scenarios is processes of its own
+
+# Whatever each of the processes would import; it takes seconds.
+_IMPORTED = ("accelerate", "pandas", "psutil", "torch._dynamo", "torchmetrics.classification")
 
 
 class Scenarios(dict):
@@ -43,35 +51,36 @@ class Scenarios(dict):
 
 
 class Running:
-    """A process that runs the scenarios of some modules."""
+    """A process that runs all scenarios."""
 
-    def __init__(self, *modules):
+    def __init__(self):
         self._folder = tempfile.TemporaryDirectory()
-        self._file = Path(self._folder.name) / "outcomes.jsonl"
         self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with this object
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(self._file), *modules],
+            [sys.executable, __file__, self._folder.name],
             stdout=self._printed,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+            start_new_session=True,
         )
 
-    def outcomes(self):
-        """Return what the scenarios have left, by module and name; an outcome is
+    def outcome(self, module, name):
+        """Return what a scenario has left, once its module has been run.
 
-        `{"error": None or a traceback, "value": what it returned, "seconds": how long it took}`.
+        `{"error": None or a traceback, "value": what it returned, "seconds": how long it took}`
         """
-        self._process.wait(300)
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
-        found = {}
-        for outcome in map(json.loads, lines):
-            found.setdefault(outcome.pop("module"), {})[outcome.pop("name")] = outcome
-        return found
-
-    def printed(self):
-        """Return the end of what was printed, for messages."""
+        end, folder = time.monotonic() + 300, Path(self._folder.name)
+        while not (folder / f"{module}.done").exists() and time.monotonic() < end:
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        file = folder / f"{module}.jsonl"
+        for line in file.read_text().splitlines() if file.exists() else ():
+            outcome = json.loads(line)
+            if outcome["name"] == name:
+                return outcome
         self._printed.seek(0)
-        return self._printed.read()[-3000:]
+        return {"error": f"it was not run: {self._printed.read()[-3000:]}", "value": None}
 
     def close(self):
         self._process.kill()
@@ -96,23 +105,44 @@ def run_one(function):
     return {"error": error, "value": value, "seconds": time.perf_counter() - began}
 
 
+def run_modules(modules, folder, only=""):
+    """Run the scenarios whose names have a part; leave a line for each."""
+    for module in modules:
+        scenarios = importlib.import_module(module)
+        run = getattr(scenarios, "run_one", run_one)
+        with (folder / f"{module}.jsonl").open("w") as lines:
+            for name, function in scenarios.SCENARIOS.items():
+                if only in name:
+                    lines.write(json.dumps({"name": name, **run(function)}) + "\n")
+                    lines.flush()
+        (folder / f"{module}.done").touch()
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("file")
-    parser.add_argument("modules", nargs="+")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("modules", nargs="*")
     parser.add_argument("--only", default="", help="a part of the names")
     asked = parser.parse_args()
+    asked.folder.mkdir(exist_ok=True)
     sys.path.insert(0, str(TESTS))
     import simulated_device  # noqa: F401 - before all else, for its effect
 
     torch.set_num_threads(1)
-    with Path(asked.file).open("w") as lines:  # a process that dies has left what came before
-        for module in asked.modules:
-            for name, function in importlib.import_module(module).SCENARIOS.items():
-                if asked.only in name:
-                    outcome = {"module": module, "name": name, **run_one(function)}
-                    lines.write(json.dumps(outcome) + "\n")
-                    lines.flush()
+    for module in _IMPORTED:
+        importlib.import_module(module)
+    if asked.modules:
+        run_modules(asked.modules, asked.folder, asked.only)
+        return
+    for modules in MODULES:
+        if not os.fork():
+            try:
+                run_modules(modules, asked.folder)
+            finally:
+                os._exit(0)
+    for _ in MODULES:
+        os.wait()
+    run_modules([PAIRS], asked.folder)
 
 
 if __name__ == "__main__":

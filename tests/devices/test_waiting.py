@@ -8,11 +8,11 @@ SELDOM = 0.1  # as what metrics do once in 64 batches
 
 
 @pytest.fixture
-def row(outcome):
+def row(running):
     """Return a function that returns the row of a scenario."""
 
     def row_of(name):
-        found = outcome("devices.waiting", name)
+        found = running.outcome("devices.waiting", name)
         assert found["error"] is None, found["error"]
         return found["value"]
 
