@@ -11,7 +11,9 @@ memory, as its attribute `host`, and CPU kernels compute with them; but
   when somebody waits for them: until then the target is full of NaN. A target that is used too
   early, or a source that is changed too early, gives wrong numbers.
 
-Run by itself, it checks itself.
+tests/devices/simulation.py checks all that. The simulation has no sparse tensors, no generator
+objects of a device, no recurrent layers (torch calls fused cells on devices), no gradients from one
+device to another, no float64 to refuse, no compiled steps and no times.
 """
 
 import contextlib

@@ -24,7 +24,10 @@ import torch
 TESTS = Path(__file__).parents[1]
 
 # The modules of a line run in one process, beside those of the others: two cores are enough.
-MODULES = (("devices.training", "devices.waiting"), ("devices.places", "devices.resuming"))
+MODULES = (
+    ("devices.simulation", "devices.training"),
+    ("devices.places", "devices.resuming", "devices.waiting"),
+)
 PAIRS = "devices.pairs"  # each of its scenarios is processes of its own
 
 # Whatever each of the processes would import; it takes seconds.
