@@ -50,7 +50,6 @@ FAULTS = {
         "resuming: within an epoch: workers",
         "resuming: within an epoch: class weights",
         "resuming: within an epoch of a loader",
-        "resuming: on the other device with the same random numbers",
     ),
     "means on the CPU and on devices have other states": (
         "resuming: on a move from the device to the CPU",
@@ -112,6 +111,7 @@ FAULTS = {
     ),
     "the state of the device in use is not put on the device that is here": (
         "resuming: on a machine with fewer devices",
+        "resuming: on the other device with the same random numbers",
     ),
     "what processes gather comes back on the devices of the others": (
         "pairs: fit with a function",

@@ -66,8 +66,8 @@ def fit(device, folder=None, stop=None, *, make=None, resume=False, added=list, 
 
 def check_goes_on(first, second=None, *, stop=WITHIN, async_save=False, **options):
     """Check that a fit that is stopped on one device goes on, on the same or another one."""
-    whole = fit(first, **options)
     options |= {"save_every_n_steps": 1, "async_save": async_save}
+    whole = fit(first, "whole", **options)  # fits with a folder end with their best weights
     assert fit(first, "run", stop, **options) is None
     check_same(fit(second or first, "run", resume=True, **options), whole, rtol=0, atol=0)
 
@@ -133,7 +133,7 @@ def between_epochs():
 
 @SCENARIOS.add
 def within_an_epoch_of_a_loader():
-    whole = fit(DEVICE, data=_loader())
+    whole = fit(DEVICE, "whole", data=_loader())
     assert fit(DEVICE, "run", WITHIN, data=_loader(), save_every_n_steps=1) is None
     found = fit(DEVICE, "run", resume=True, data=_loader(), save_every_n_steps=1)
     check_same(found, whole, rtol=0, atol=0)
@@ -149,7 +149,7 @@ def on_a_machine_with_fewer_devices():
     import simulated_device
 
     options = {"save_every_n_steps": 1}
-    whole = fit(DEVICE)
+    whole = fit(DEVICE, "whole")
     assert fit(OTHER, "run", WITHIN, **options) is None
     simulated_device.set_count(1)
     check_same(fit(DEVICE, "run", resume=True, **options), whole, rtol=0, atol=0)
@@ -171,7 +171,7 @@ def _moves(places):
     }
     data = (X, BINARY)
     for stop in (WITHIN, "epoch"):
-        whole = fit(first, make=make, data=data, val_data=data)
+        whole = fit(first, f"whole{stop}", make=make, data=data, val_data=data)
         saving = {"save_every_n_steps": 1, "make": make, "data": data, "val_data": data}
         assert fit(first, f"run{stop}", stop, **saving) is None
         with warnings.catch_warnings():
@@ -202,6 +202,7 @@ def random_states_of_devices_that_are_not_here_are_told():
 
 @SCENARIOS.add
 def saving_changes_nothing():
-    whole = fit(DEVICE)
+    whole = fit(DEVICE, "whole")
     check_same(fit(DEVICE, "run", save_every_n_steps=1), whole, rtol=0, atol=0)
     check_same(fit(DEVICE, "other", save_every_n_steps=1, async_save=True), whole, rtol=0, atol=0)
+    check_same(fit(DEVICE)["history"], whole["history"], rtol=0, atol=0)

@@ -39,7 +39,7 @@ def test_an_epoch_waits_a_few_times_for_its_figures(name, row):
     found = row(name)
     if "epoch" in found:  # a generator has only one
         steps = 4 if "fp16" in name else 0
-        check(found, "epoch", goal=20 + steps)
+        check(found, "epoch", goal=25 + steps)
 
 
 BY_THE_USER = ("a loader", "a generator")  # from memory that is not pinned
