@@ -47,6 +47,9 @@ class Wait(NamedTuple):
 
 
 waits: list[Wait] = []
+races: list[
+    str
+] = []  # the places of copies whose source was changed before the host knew their end
 
 
 def _note(kind, operator):
@@ -87,6 +90,7 @@ class Stream:
 
     def synchronize(self):
         self.run()
+        land()
 
     def query(self):
         return not self._copies
@@ -97,7 +101,7 @@ class Stream:
         return event
 
     def wait_event(self, event):
-        event.synchronize()
+        event.wait()  # the host does not wait
 
     def wait_stream(self, stream):
         stream.run()
@@ -114,11 +118,12 @@ class Event:
         self._moment = self._stream.asked
 
     def synchronize(self):
-        if self._stream is not None:
-            self._stream.run(self._moment)
+        self.wait()
+        land()
 
     def wait(self, stream=None):
-        self.synchronize()
+        if self._stream is not None:
+            self._stream.run(self._moment)
 
     def query(self):
         return self._stream is None or self._stream.done >= self._moment
@@ -162,6 +167,7 @@ class _State:
         self.explicit = False  # whether far:0 is asked for by Python, and not by C++
         self.memory = [Memory() for _ in range(COUNT)]
         self.default_streams = [Stream(number) for number in range(COUNT)]
+        self.in_flight = []  # sources of copies, with their versions and places
         self.streams = list(self.default_streams)  # the current one of each device
         for generator in self.generators:
             generator.manual_seed(0)
@@ -170,6 +176,7 @@ class _State:
 def reset():
     """Let the devices be as they were at first; `waits` is empty."""
     waits.clear()
+    races.clear()
     _state.reset()
 
 
@@ -195,6 +202,19 @@ def set_count(count):
 def forget_start():
     """Let the devices be as before their first use."""
     _state.initialized = False
+
+
+def land():
+    """End the copies from pinned memory, as the host waits for the device."""
+    for source, version, place in _state.in_flight:
+        if source._version != version:
+            races.append(place)
+    _state.in_flight.clear()
+
+
+def _take_off(source, place):
+    if not source.is_inference():
+        _state.in_flight.append((source, source._version, place))
 
 
 def current_stream(device=None):
@@ -273,6 +293,7 @@ class _Module:
     def synchronize(self, device=None):
         self.default_stream(device).run()
         current_stream(device).run()
+        land()
 
     def manual_seed(self, seed):
         _state.generators[_state.device].manual_seed(seed)
@@ -586,6 +607,7 @@ def _read(device, operator):
     """The host waits for the current stream of a device."""
     _note("read", operator)
     current_stream(device).run()
+    land()
 
 
 def _copied(call):
@@ -605,6 +627,7 @@ def _copied_to_host(call, source):
     if call.waits or not pinned:
         _note("copy to host", call.name)
         stream.run()
+        land()
         return call.on_host()
     # The numbers at this moment of the stream, which arrive later.
     moment = source.host.clone()
@@ -619,10 +642,17 @@ def _copied_to_device(call, source):
     if call.waits or not pinned:
         _note("copy to device" if call.waits else "staged", call.name)
     elif stream not in _state.default_streams:
-        result = _returned(call, call.on_host())
-        stream.defer(lambda: result.host.copy_(source))
+        result, place = _returned(call, call.on_host()), _place()
+
+        def copy():
+            result.host.copy_(source)
+            _take_off(source, place)
+
+        stream.defer(copy)
         _spoil(result.host)
         return result
+    else:
+        _take_off(source, _place())
     return _returned(call, call.on_host())
 
 

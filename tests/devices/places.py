@@ -73,6 +73,16 @@ class SamePinnedMemory:
             self.x.fill_(1e9)  # as the next batch may come at any time
 
 
+class Refilling(DataLoader):
+    """The same as a subclass of torch's loader, whose batches are not cloned."""
+
+    def __len__(self):
+        return SAMPLES // BATCH
+
+    def __iter__(self):
+        return iter(SamePinnedMemory())
+
+
 class Batches:
     """Batches that are made anew in each pass."""
 
@@ -109,6 +119,7 @@ FORMS = {
     "a loader with pinned memory": lambda: DataLoader(Pairs(), 8, pin_memory=True),
     "a loader of a stream": lambda: DataLoader(Stream(), 8),
     "a loader that fills the same pinned memory": SamePinnedMemory,
+    "a subclass of a loader that fills it": lambda: Refilling(Pairs(), 8),
     "batches": lambda: list(_batches()),
     "batches in pinned memory": lambda: [tuple(t.pin_memory() for t in b) for b in _batches()],
     "batches in the same memory": lambda: Batches(_in_place),

@@ -103,6 +103,8 @@ def run_one(function):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 value = function()
+            simulated_device.land()
+            assert not simulated_device.races, f"sent too early: {simulated_device.races}"
         except Exception:
             error = traceback.format_exc()
     return {"error": error, "value": value, "seconds": time.perf_counter() - began}
