@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fitorch.devices.modules import move_module
+
 from .check import check, check_targets
 from .class_targets import are_classes_last, ignored_class_of
 from .column_names import names_of
@@ -182,7 +184,7 @@ class Objective:
 
     def to(self, device: torch.device) -> None:
         """Move the losses' parameters and buffers, such as class weights, to `device`."""
-        self.module.to(device)
+        move_module(self.module, device)
 
     def bind(self, net: nn.Module, *, strictly: bool = False) -> None:
         """Select the parameters of `net` that the penalties penalize, instead of earlier ones.

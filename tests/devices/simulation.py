@@ -5,9 +5,10 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
+
 from devices.problems import DEVICE, OTHER, check_same
 from devices.scenarios import Scenarios
-from torch import nn
 
 SCENARIOS = Scenarios()
 
@@ -76,7 +77,6 @@ def waits_are_counted_by_kind():
 @SCENARIOS.add
 def waits_are_counted_with_the_line_of_fitorch():
     import simulated_device
-
     from fitorch.devices.copies import to_host
 
     with simulated_device.counted() as waits:

@@ -1,6 +1,7 @@
 """Runs the scenarios of pairs.py."""
 
 import pytest
+
 from devices.pairs import SCENARIOS
 
 

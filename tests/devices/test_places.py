@@ -1,6 +1,7 @@
 """Runs the scenarios of places.py."""
 
 import pytest
+
 from devices.places import SCENARIOS
 
 

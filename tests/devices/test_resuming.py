@@ -1,6 +1,7 @@
 """Runs the scenarios of resuming.py."""
 
 import pytest
+
 from devices.resuming import SCENARIOS
 
 

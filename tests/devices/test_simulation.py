@@ -1,6 +1,7 @@
 """Runs the scenarios of simulation.py."""
 
 import pytest
+
 from devices.simulation import SCENARIOS
 
 

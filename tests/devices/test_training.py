@@ -1,6 +1,7 @@
 """Runs the scenarios of training.py."""
 
 import pytest
+
 from devices.training import SCENARIOS
 
 

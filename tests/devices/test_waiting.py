@@ -1,6 +1,7 @@
 """The host does not wait for the device in a step, nor in a batch of validation."""
 
 import pytest
+
 from devices.waiting import SCENARIOS
 
 FITS = [name for name in SCENARIOS if name.startswith("fit with")]

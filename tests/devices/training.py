@@ -3,6 +3,8 @@
 import copy
 
 import torch
+from torch import nn
+
 from devices.problems import (
     BINARY,
     CLASSES,
@@ -19,8 +21,6 @@ from devices.problems import (
     train,
 )
 from devices.scenarios import Scenarios
-from torch import nn
-
 from fitorch import KerasModel, callbacks
 from fitorch.losses import L1, L2, DiceLoss, FocalLoss, term
 from fitorch.losses.registry import LOSSES

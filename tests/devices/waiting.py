@@ -9,11 +9,11 @@ from collections import Counter
 from functools import partial
 
 import torch
-from devices.problems import DEVICE, linear, model_of, train
-from devices.scenarios import Scenarios
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from devices.problems import DEVICE, linear, model_of, train
+from devices.scenarios import Scenarios
 from fitorch import callbacks
 from fitorch.losses import L1, L2, term
 from fitorch.metrics.registry import METRICS

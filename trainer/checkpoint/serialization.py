@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.devices.copies import to_host
 from fitorch.errors import CheckpointCorruptedError, CheckpointError, UnsafeCheckpointError
 from fitorch.files import Bytes
 from fitorch.tree import byte_count
@@ -31,6 +32,8 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+_GROUP = 2**26  # bytes that are copied from a device at once
 
 _PICKLE = (b"\x80", b"PK\x03\x04")  # protocol 2 and later; the zip archives of torch.save
 
@@ -78,11 +81,25 @@ def tensor_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little")
     yield text
-    for name in names:
-        if byte_count(tensors[name]):
-            # This waits for the device, one tensor at a time.
-            flat = tensors[name].detach().cpu().resolve_neg().contiguous().reshape(-1)
+    for group in _groups([tensors[name].detach() for name in names]):
+        # This waits for the device once for many tensors.
+        for tensor in to_host(group):
+            flat = tensor.resolve_neg().contiguous().reshape(-1)
             yield flat.view(torch.uint8).numpy().data
+
+
+def _groups(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield lists of tensors with elements, of about 64 MiB: no more lie on the host at a time."""
+    group: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        size += byte_count(tensor)
+        if group and size > _GROUP:
+            yield group
+            group, size = [], byte_count(tensor)
+        if byte_count(tensor):
+            group.append(tensor)
+    yield group
 
 
 def is_supported(dtype: torch.dtype) -> bool:

@@ -209,10 +209,9 @@ class MemorySource:
             self.last = taken.popleft()
             yield batch
 
-    def served(self, count: int = 3) -> list[int]:
-        """Return the first sample numbers of the last batch, for messages."""
-        # This is for messages only; on a device it waits.
-        return [] if self.last is None else self.last[:count].tolist()
+    def served(self, count: int = 3) -> Tensor | list[int]:
+        """Return the first sample numbers of the last batch, which may lie on a device."""
+        return [] if self.last is None else self.last[:count]
 
 
 def ordered_source(tensors: Any, order: Order) -> MemorySource:

@@ -11,6 +11,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fitorch.devices.accelerators import is_host
@@ -129,7 +130,7 @@ class LoaderSource:
         self._device = None if is_host(device) else device
         return self
 
-    def served(self) -> list[int]:
+    def served(self) -> Tensor | list[int]:
         """Return no sample numbers: a loader does not provide them."""
         return []
 

@@ -79,8 +79,11 @@ class Source(Protocol):
         """Restore the state of `stateful` in the middle of a pass."""
         ...
 
-    def served(self) -> list[int]:
-        """Return the first sample numbers of the last batch, if they are known."""
+    def served(self) -> Tensor | list[int]:
+        """Return the first sample numbers of the last batch, if they are known.
+
+        They may lie on a device: reading them waits.
+        """
         ...
 
     def samples_in(self, pass_index: int, position: int) -> list[int]:

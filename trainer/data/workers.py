@@ -125,7 +125,9 @@ class WorkerPool:
             self._loader = self._start()
         # This is set before the iterator is created, which reads the first requests at once.
         self._requests = requests
-        self._batches = iter(self._loader)
+        # torch's loader draws on the default device, but its generator is one of the CPU.
+        with HOST:
+            self._batches = iter(self._loader)
         return self._batches
 
     @property

@@ -105,6 +105,13 @@ def current(device: torch.device) -> Iterator[None]:
         yield
 
 
+def make_current(device: torch.device) -> None:
+    """Make an accelerator torch's current one in this process, which has it for itself."""
+    choose = None if is_host(device) else getattr(module_of(device), "set_device", None)
+    if choose is not None:
+        choose(device)
+
+
 def start(device: torch.device) -> None:
     """Let torch start a device, so that its generator exists before its first use."""
     begin = None if is_host(device) else getattr(module_of(device), "init", None)

@@ -16,6 +16,8 @@ from .capabilities import pins
 
 _PACKED = 2**26  # bytes that `to_host` copies at once
 
+_SMALL = 2**20  # bytes of a tensor that is packed together with others
+
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor in pinned memory if that makes its copy to `device` asynchronous.
@@ -158,16 +160,22 @@ def copies_in_host_memory(tensors: list[Tensor]) -> list[Tensor]:
     Copies from a device go to pinned memory where it has that, all of them at once, and the host
     waits for the last one.
     """
-    copies, devices = [], set()
-    for tensor in tensors:
-        dense = tensor.layout is torch.strided and not tensor.is_nested
-        if is_host(tensor) or not dense or not pins(tensor.device):
-            copies.append(tensor.detach().to("cpu", copy=True))
-            continue
-        target = torch.empty_like(tensor, device="cpu", pin_memory=True, requires_grad=False)
-        copies.append(target.copy_(tensor.detach(), non_blocking=True))
-        devices.add(tensor.device)
-    for device in devices:
+    copies = [tensor.detach() for tensor in tensors]
+    waiting: set[torch.device] = set()
+    small: list[int] = []
+    for place, tensor in enumerate(copies):
+        if not is_host(tensor) and tensor.numel() * tensor.element_size() < _SMALL:
+            small.append(place)
+        elif not is_host(tensor) and tensor.layout is torch.strided and pins(tensor.device):
+            target = torch.empty_like(tensor, device="cpu", pin_memory=True)
+            copies[place] = target.copy_(tensor, non_blocking=True)
+            waiting.add(tensor.device)
+        else:
+            copies[place] = tensor.to("cpu", copy=True)
+    # Small tensors are packed: each copy has a price of its own.
+    for place, copied in zip(small, to_host([copies[place] for place in small]), strict=True):
+        copies[place] = copied
+    for device in waiting:
         module_of(device).current_stream(device).synchronize()
     return copies
 

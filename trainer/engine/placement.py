@@ -19,15 +19,16 @@ from fitorch.devices.accelerators import (
     default_device,
     described,
     is_host,
+    make_current,
     with_index,
 )
 from fitorch.devices.capabilities import group_backend
+from fitorch.devices.modules import move_module
 from fitorch.distributed.failures import TIMEOUT
 from fitorch.distributed.fsdp import Moved, Sharding, fsdp_plugin
 from fitorch.distributed.processes import Processes, check_launch, leave_at_exit
 from fitorch.distributed.rendezvous import init_method
 from fitorch.internals.accelerate import forget_settings
-from fitorch.internals.torch import keeps_parameters
 from fitorch.nets.memory_format import in_channels_last, lay_out
 from fitorch.nets.precision import Net, in_precision
 
@@ -62,6 +63,7 @@ class Placement:
         processes: The processes that train together. If torchrun or accelerate launched several,
             they connect when a `Placement` is created.
         sharding: Shards nets over the processes; None if each process holds the whole net.
+        mixed_precision: "no", "fp16" or "bf16".
         zero: DeepSpeed's ZeRO, which shards gradients and optimizer state; None if it is not used.
 
     Raises:
@@ -81,9 +83,9 @@ class Placement:
         deepspeed: Any = None,
     ) -> None:
         self.channels_last, self.data_on_device = channels_last, data_on_device
-        self.accelerator = _accelerator(mixed_precision, device)
+        self.accelerator, self.mixed_precision = _accelerator(mixed_precision, device)
         self.device: torch.device = with_index(self.accelerator.device)
-        self.dtype = _DTYPES.get(self.accelerator.mixed_precision)
+        self.dtype = _DTYPES.get(self.mixed_precision)
         self.scaler: torch.amp.GradScaler | None = self.accelerator.scaler
         if self.dtype is torch.float16 and self.scaler is None:  # accelerate makes none for CPUs
             self.scaler = torch.amp.GradScaler(self.device.type)
@@ -97,11 +99,11 @@ class Placement:
         may_use_zero = self.processes.is_distributed and self.sharding is None
         zero_plugin = deepspeed_plugin(deepspeed) if may_use_zero else None
         if zero_plugin is not None:
-            self.zero = Zero(zero_plugin, self.accelerator.mixed_precision, self.processes)
+            self.zero = Zero(zero_plugin, self.mixed_precision, self.processes)
 
     def __str__(self) -> str:
         name = described(self.device)
-        name = name if self.dtype is None else f"{name} in {self.accelerator.mixed_precision}"
+        name = name if self.dtype is None else f"{name} in {self.mixed_precision}"
         if not self.processes.is_distributed:
             return name
         if self.zero is not None:
@@ -144,40 +146,42 @@ class Placement:
             return self.sharding.shard(net)
         if self.zero is not None:
             self.zero.check_net(net)
-        with _parameters_kept(self.device):
-            net.to(self.device)
+        move_module(net, self.device)
         return {}
 
 
-@contextmanager
-def _parameters_kept(device: torch.device) -> Iterator[None]:
-    """Let `Module.to` keep the parameters, which optimizers and tied layers refer to."""
-    swaps = torch.__future__.get_swap_module_params_on_conversion()
-    if not keeps_parameters(device):
-        torch.__future__.set_swap_module_params_on_conversion(True)
-    try:
-        yield
-    finally:
-        torch.__future__.set_swap_module_params_on_conversion(swaps)
+def _accelerator(
+    mixed_precision: str | None, device: torch.device | None
+) -> tuple[Accelerator, str]:
+    """Create an Accelerator, even if an earlier one was created with other settings.
 
-
-def _accelerator(mixed_precision: str | None, device: torch.device | None) -> Accelerator:
-    """Create an Accelerator, even if an earlier one was created with other settings."""
+    Returns:
+        The Accelerator, and the precision, which it refuses on devices that it does not know.
+    """
     check_launch()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         device = _device_of_process(device)
+        make_current(device)
         _join_group(device)
     global _settings  # accelerate keeps its settings for the whole process
     if _settings != (mixed_precision, device):
         forget_settings()
     _settings = (mixed_precision, device)
-    made = _created(mixed_precision, device)
+    try:
+        made = _created(mixed_precision, device)
+        precision: str = made.mixed_precision  # gone with the settings
+    except ValueError:
+        # It refuses fp16 on devices that it does not know.
+        if mixed_precision != "fp16" or device is None or is_host(device):
+            raise
+        forget_settings()
+        made, precision = _created("no", device), "fp16"
     wanted = default_device() if device is None and _DEVICE not in os.environ else device
     if wanted is not None and wanted.type != made.device.type:
         # accelerate does not know the accelerators of all packages that add some to torch.
         forget_settings()
-        made = _created(mixed_precision, wanted, known=False)
-    return made
+        return _created("no", wanted, known=False), precision
+    return made, precision
 
 
 def _created(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import re
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fitorch import files as disk
 from fitorch.devices.accelerators import HOST
+from fitorch.devices.modules import moves_in_place
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.errors import ExportError
 from fitorch.nets.state import unwrapped
@@ -102,7 +104,7 @@ def _exported_program(net: nn.Module, features: Any) -> Iterator[Any]:
     Raises:
         ExportError: The net cannot be exported, or the body of the context fails.
     """
-    with _on_cpu(net), undisturbed(net), torch.no_grad(), warnings.catch_warnings():
+    with _on_cpu(net) as net, undisturbed(net), torch.no_grad(), warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning):  # of torch's own code
             warnings.simplefilter("ignore", category)
         batch = _at_least_two_samples(features_from_data(net, features))
@@ -137,17 +139,22 @@ def _at_least_two_samples(features: Any) -> Any:
 
 
 @contextmanager
-def _on_cpu(net: nn.Module) -> Iterator[None]:
+def _on_cpu(net: nn.Module) -> Iterator[nn.Module]:
+    """Yield the net on the CPU; where moving it replaces its parameters, a copy of it."""
     devices = {tensor.device for tensor in leaves([*net.parameters(), *net.buffers()])}
     elsewhere = devices - {HOST}
-    if elsewhere:
-        net.to("cpu")
+    if not elsewhere:
+        yield net
+        return
+    if not moves_in_place(net, HOST):
+        yield copy.deepcopy(net).to(HOST)
+        return
+    net.to(HOST)
     try:
-        yield
+        yield net
     finally:
-        if elsewhere:
-            # The optimizer expects the parameters there.
-            net.to(elsewhere.pop())
+        # The optimizer expects the parameters there.
+        net.to(elsewhere.pop())
 
 
 def _root_cause(error: BaseException) -> str:

@@ -288,16 +288,15 @@ def fused_devices() -> Sequence[str]:
     return [private_backend() if name == "privateuseone" else name for name in names]
 
 
-def keeps_parameters(device: torch.device) -> bool:
-    """Return whether `Module.to(device)` changes parameters in place.
+def keeps_parameters(home: torch.device, device: torch.device) -> bool:
+    """Return whether `Module.to(device)` changes parameters on `home` in place.
 
     For the devices of some backends it replaces them, which an optimizer would not notice.
     """
     compatible = getattr(torch, _SHALLOW, None)
     if compatible is None:
         return True
-    probe = torch.empty(0, device="cpu")
-    return bool(compatible(probe, torch.empty(0, device=device)))
+    return bool(compatible(torch.empty(0, device=home), torch.empty(0, device=device)))
 
 
 def object_device(device: torch.device) -> torch.device:

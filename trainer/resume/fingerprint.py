@@ -57,7 +57,7 @@ def machine(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version_of(name) or "unknown" for name in packages},
         "device": run.model.placement.device.type,
-        "mixed_precision": run.model.placement.accelerator.mixed_precision,
+        "mixed_precision": run.model.placement.mixed_precision,
         # The number of threads determines the order of sums, and thereby the bits.
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -41,7 +41,7 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
         super().__init__(*args)
         self.window = window
         self._counted = CountedWindow(self.measurement)
-        self._samples: deque[list[int]] = deque()  # of the batches that were read
+        self._samples: deque[Tensor | list[int]] = deque()  # of the batches that were read
         self._current: list[int] = []
 
     def __call__(self, batch: MicroBatch) -> None:
@@ -67,7 +67,7 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
                 self._counted.divide(self.update.parameters)
             self.update()
 
-    def served(self) -> list[int]:
+    def served(self) -> Tensor | list[int]:
         """Return the first sample numbers of the batch that is trained on, if they are known."""
         return self._current  # the source has read the whole window already
 

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from torch import Tensor
+
 from fitorch.engine.diagnostics import circumstances
 from fitorch.optim.update import Update
 
@@ -77,11 +79,13 @@ class UpdatingStep(ABC, Generic[Values_co]):
         run = self.model.run
         served = batch is None or run is None
         samples = self.served() if served else run.samples_of(batch)  # type: ignore[union-attr, arg-type]
+        # This waits for the device, after training has failed.
+        samples = [int(sample) for sample in samples]
         rates = self.update.learning_rates()
         net, updates = self.measurement.net, self.update.completed
         return circumstances(net, rates, updates, samples, self.window)
 
-    def served(self) -> list[int]:
+    def served(self) -> Tensor | list[int]:
         """Return the first sample numbers of the batch that is trained on, if they are known."""
         return self.measurement.source.served()
 
