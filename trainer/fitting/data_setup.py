@@ -17,6 +17,7 @@ from fitorch.data.sources import (
     split_validation,
     validation_sets,
 )
+from fitorch.data.tables import check_columns, check_order, column_names
 from fitorch.engine.arguments import FitArguments
 from fitorch.nets.precision import floating_dtype
 
@@ -52,6 +53,9 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
         DataError: The data is empty or of no known form.
         RankError: The processes have data of different lengths.
     """
+    check_order(model.columns, train_data)
+    for prefix, data in validation_sets(val_data).items():
+        check_columns(column_names(train_data), data, set_name(prefix))
     # A loader has a batch size of its own, which the argument does not change.
     is_loader = isinstance(train_data, DataLoader)
     batch_size = train_data.batch_size if is_loader else arguments.batch_size

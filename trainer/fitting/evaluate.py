@@ -17,6 +17,7 @@ from fitorch.checks import check_choice, check_count, check_verbose, check_worke
 from fitorch.data.dataset import SampledSource
 from fitorch.data.rank_split import RankShard
 from fitorch.data.sources import Batching, Source, as_source, set_name, validation_sets
+from fitorch.data.tables import check_columns
 from fitorch.distributed.processes import together
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.choose_step import choose_evaluation_step
@@ -107,6 +108,7 @@ def open_source(
     num_workers: int | str,
 ) -> Source:
     """Return the user's data as a source of batches on the model's device."""
+    check_columns(model.columns, data, name)
     num_workers = check_workers(num_workers)
     batch_size = check_count("batch_size", batch_size, optional=True)
     check_count("steps", steps, optional=True)
