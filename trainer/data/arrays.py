@@ -45,13 +45,13 @@ def is_sparse(value: object) -> bool:
 
 def array_leaves(value: object) -> Iterator[Any]:
     """Yield the arrays in nested mappings, tuples and lists, depth first."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not is_sparse(value):
         for item in value.values():
             yield from array_leaves(item)
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from array_leaves(item)
-    elif is_array(value):
+    elif is_array(value) or is_sparse(value):
         yield value
 
 
@@ -78,29 +78,23 @@ def to_tensors(
             return None
         return to_tensors(part, what, floating, labels=labels, strict=strict)
 
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not is_sparse(value):
         return {key: inner(item, f"{what}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return rebuild_sequence(value, [inner(v, f"{what}[{i}]") for i, v in enumerate(value)])
     if isinstance(value, Tensor):
         return value
-    if is_array(value) and not is_sparse(value):
+    if is_array(value) or is_sparse(value):
         return _from_numpy(_as_array(value, what), floating, labels)
-    if strict or is_sparse(value):
+    if strict:
         raise TypeError(_not_array_message(value, what))
     return value
 
 
 def _not_array_message(value: Any, what: str) -> str:
-    if not is_sparse(value):
-        is_number = isinstance(value, (int, float, complex, np.number))
-        more = "; numpy.array makes one of a list of numbers" if is_number else ""
-        return f"{what} is a {type(value).__name__}; {_ACCEPTED}{more}"
-    megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
-    return (
-        f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "
-        f"pass {what}.toarray() (dense, about {megabytes:.0f} MB)"
-    )
+    is_number = isinstance(value, (int, float, complex, np.number))
+    more = "; numpy.array makes one of a list of numbers" if is_number else ""
+    return f"{what} is a {type(value).__name__}; {_ACCEPTED}{more}"
 
 
 def _as_array(value: Any, what: str) -> np.ndarray:
@@ -126,6 +120,8 @@ def _untabled(value: Any, what: str) -> np.ndarray:
     """Return `value` as an array; values that are missing raise an error."""
     if isinstance(value, np.ma.MaskedArray):
         return unmasked(value, what)
+    if is_sparse(value):
+        return np.asarray(value.toarray())  # a batch: data in memory is read by `SparseRows`
     if not is_table(value):
         return np.asarray(value)
     array = table_numbers(value, what)

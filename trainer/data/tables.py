@@ -256,6 +256,8 @@ def _first(names: Any) -> str:
 
 def _named(value: Any, place: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yield place and columns of the DataFrames with names in nested mappings and sequences."""
+    if hasattr(value, "nnz"):
+        return  # a sparse matrix, which may be a mapping
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from _named(part, f"{place}[{key!r}]")
