@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
@@ -17,10 +18,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from fitorch.checks import plain
+from fitorch.data.tables import unmasked
 from fitorch.model import KerasModel
 from fitorch.nets.precision import floating_dtype
 from fitorch.optim.optimizers import OptimizerLike
 
+from . import continuing
 from . import parameters as estimator
 
 if TYPE_CHECKING:
@@ -120,7 +123,8 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         """Train a new net.
 
         Args:
-            X: The features, (N, n_features), or with more dimensions; an array or a DataFrame.
+            X: The features, (N, n_features), or with more dimensions; an array, a DataFrame, or a
+                sparse matrix, which becomes dense batch by batch.
             y: The targets.
             sample_weight: The weight of each sample, (N,).
 
@@ -164,19 +168,36 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         """Return the default loss."""
 
     def _train_one_epoch(self, X: Any, y: Any, weight: Any, classes: Any = None) -> None:
-        """Train one more epoch, of a new net at the first call."""
+        """Train one more epoch, of a new net at the first call.
+
+        Raises:
+            ValueError: A parameter was changed that needs a new net.
+        """
         # The model tells whether partial_fit was called before.
         first = not hasattr(self, "model_")
         X, y = self._checked(X, y, reset=first)
         if first:
-            self._build(X, y if classes is None else classes)
+            # Of several labels, the targets have a column for each, whatever occurs.
+            self._build(X, y if classes is None or y.ndim == 2 else classes)
+        else:
+            self._follow_parameters()
         self._train(tuple(self._data(X, y, weight)), y, epochs=1)
+
+    def _follow_parameters(self) -> None:
+        """Follow parameters that were set since the last `partial_fit`."""
+        built = continuing.built_from(vars(self))
+        continuing.apply_changes(self.model_, self._built, built)
+        self._built = built
+        if self.random_state is not self._random_state:
+            self._seed, self._random_state = _seed_of(self.random_state), self.random_state
 
     def _checked(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         if y is None:
             message = f"{type(self).__name__} requires y to be passed, but the target y is None"
             raise ValueError(message)
-        X = validate_data(self, X, reset=reset, allow_nd=True)
+        # scikit-learn would drop the masks of arrays.
+        X, y = _unmasked(X, "X"), _unmasked(y, "y")
+        X = validate_data(self, X, reset=reset, allow_nd=True, accept_sparse="csr")
         y = self._check_targets(y)
         check_consistent_length(X, y)
         return X, y
@@ -185,11 +206,13 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         """Build a net and a model for the data."""
         sizes = {"n_features": self.n_features_in_, "n_outputs": self._learn(targets)}
         own = vars(self)
-        self._seed = _seed_of(self.random_state)
+        self._seed, self._random_state = _seed_of(self.random_state), self.random_state
+        self._built = continuing.built_from(own)
         # Weights, then order and dropout follow from the seed, as documented for `random_state`.
         with estimator.seeded(self._seed):
             net = estimator.make_net(self.net, sizes, estimator.prefixed(own, "net__"))
-            self._output_shape = estimator.output_shape(net, self._features(X[:2], net))
+            few = X[:2].toarray() if issparse(X) else X[:2]
+            self._output_shape = estimator.output_shape(net, self._features(few, net))
             options = estimator.prefixed(own, "optimizer__")
             self.model_ = KerasModel(
                 net,
@@ -200,6 +223,12 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
                 self.lr_scheduler,
                 device=self.device,
             )
+
+    def __sklearn_tags__(self) -> Any:
+        """Return the capabilities of the estimator."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def _features(self, X: np.ndarray, net: nn.Module) -> np.ndarray:
         wide = floating_dtype(net.parameters()) == torch.float64
@@ -216,7 +245,8 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         parts = train_test_split(
             *data,
             test_size=self.validation_split,
-            stratify=y if is_classifier(self) else None,
+            # Of several labels, most combinations are too rare.
+            stratify=y if is_classifier(self) and y.ndim == 1 else None,
             # The seed is the same, so that equal estimators split alike.
             random_state=self._seed,
         )
@@ -234,10 +264,15 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Tensor:
         """Return the net's outputs."""
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, reset=False, allow_nd=True)
+        X = _unmasked(X, "X")
+        X = validate_data(self, X, reset=False, allow_nd=True, accept_sparse="csr")
         features = self._features(X, self.model_.net)
         outputs: Tensor = self.model_.predict(features, batch_size=self.batch_size, verbose=0)
         return outputs
+
+
+def _unmasked(value: Any, name: str) -> Any:
+    return unmasked(value, name) if isinstance(value, np.ma.MaskedArray) else value
 
 
 def _seed_of(random_state: int | np.random.RandomState | None) -> int | None:
