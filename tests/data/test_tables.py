@@ -345,3 +345,46 @@ def test_numbers_of_samples_are_not_taken_for_weights():
 @pytest.mark.parametrize("third", [float, lambda n: n % 3, lambda n: n % 2 == 0, lambda _: 1])
 def test_weights_that_are_numbers_of_times_are_taken(third):
     model().fit(Numbered(third), epochs=1, verbose=0)
+
+
+def half_known():
+    return np.array([[1.0, np.nan], [2.0, 3.0], [np.nan, np.nan]], "float32")
+
+
+NAN_TARGETS = {
+    "array": (half_known, "1 in column 0, 2 in column 1"),
+    "float64": (lambda: half_known().astype("float64"), "1 in column 0, 2 in column 1"),
+    "tensor": (lambda: torch.from_numpy(half_known()), "1 in column 0, 2 in column 1"),
+    "bfloat16": (lambda: torch.from_numpy(half_known()).bfloat16(), "2 in column 1"),
+    "one column": (lambda: half_known()[:, :1], "1 of 3"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), NAN_TARGETS.values(), ids=NAN_TARGETS)
+@pytest.mark.parametrize(
+    "loss", ["mse", nn.L1Loss(), nn.functional.mse_loss, nn.HingeEmbeddingLoss(), nn.HuberLoss()]
+)
+def test_nan_in_targets_is_refused_before_training(make, said, loss):
+    x, y = np.ones((3, 2), "float32"), make()
+    fresh = model(2, y.shape[1], loss)
+    for weight in ((), (np.array([0.0, 1.0, 0.0]),)):
+        with pytest.raises(DataError, match=f"train_data's y has NaN: .*{said}; .* would be NaN"):
+            fresh.fit((x, y, *weight), epochs=1, verbose=0)
+    with pytest.raises(DataError, match="val_data's y has NaN"):
+        fresh.fit((x, np.zeros_like(x[:, : y.shape[1]])), (x, y), epochs=1, verbose=0)
+    with pytest.raises(DataError, match=r"val_data\['noisy'\]'s y has NaN"):
+        fresh.evaluate({"noisy": (x, y)}, verbose=0)
+    fresh.predict((x, y), verbose=0)
+
+
+def test_targets_on_disk_are_not_read_for_nan(tmp_path, monkeypatch):
+    from fitorch.data import missing
+
+    looked = []
+    monkeypatch.setattr(missing, "_has_nan", lambda part: looked.append(part))
+    file = np.memmap(tmp_path / "y", "float32", "w+", shape=(ROWS, 2))
+    for y in (file, file[:], np.asarray(file), np.asarray(file)[2:]):
+        model(3, loss="mse").fit((TRUE[: len(y)], y), epochs=1, verbose=0)
+    assert looked == []
+    model(3, loss="mse").fit((TRUE, np.zeros((ROWS, 2))), epochs=1, verbose=0)
+    assert len(looked) == 1

@@ -54,7 +54,7 @@ def unmasked(array: Any, what: str) -> np.ndarray:
     listed = f"{int(mask.sum())} of {mask.size}"
     if mask.ndim == 2:
         counts = mask.sum(0)
-        listed = _listed((f"column {n}", counts[n]) for n in np.flatnonzero(counts))
+        listed = listed_counts((f"column {n}", counts[n]) for n in np.flatnonzero(counts))
     message = (
         f"{what} is a masked array with masked values: {listed}; fill them with .filled(value), or "
         "leave out these samples"
@@ -234,7 +234,7 @@ def not_numbers_message(
 def _missing_message(table: Any, what: str, counts: np.ndarray) -> str:
     if hasattr(table, "columns"):
         names = list(table.columns)
-        listed = _listed((f"column {names[n]!r}", counts[n]) for n in np.flatnonzero(counts))
+        listed = listed_counts((f"column {names[n]!r}", counts[n]) for n in np.flatnonzero(counts))
     else:
         listed = f"{int(counts.sum())} of {len(table)}"
     fill = "fill_null, fill_nan" if _library(table) == "polars" else "fillna"
@@ -244,7 +244,8 @@ def _missing_message(table: Any, what: str, counts: np.ndarray) -> str:
     )
 
 
-def _listed(counts: Iterator[tuple[str, Any]]) -> str:
+def listed_counts(counts: Iterator[tuple[str, Any]]) -> str:
+    """Return counts by column as text, the first few of them."""
     parts = [f"{int(count)} in {column}" for column, count in counts]
     more = len(parts) - _LISTED
     return ", ".join(parts[:_LISTED]) + (f", and in {more} more columns" if more > 0 else "")

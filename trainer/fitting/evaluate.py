@@ -28,6 +28,8 @@ from fitorch.environment import in_notebook
 from fitorch.nets.precision import floating_dtype
 from fitorch.randomness import draw_seed, peek_seed, undisturbed_randomness
 
+from .data_setup import refuse_nan
+
 
 def evaluate(
     model: BaseModel,
@@ -47,6 +49,7 @@ def evaluate(
     # If one process fails, the others end with its error instead of waiting for it.
     with together(model.placement.processes, "evaluate"), randomness_of(model):
         for prefix, data in validation_sets(val_data).items():
+            refuse_nan(model, model.val_objective, data, set_name(prefix))
             source = open_source(model, data, set_name(prefix), batch_size, steps, num_workers)
             # Each set has its own hooks, because the number of steps differs.
             hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
