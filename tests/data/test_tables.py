@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -51,9 +52,9 @@ POLARS = {
     "float32": pl.DataFrame(NUMBERS).cast(pl.Float32),
     "chunks": pl.concat([pl.DataFrame(NUMBERS)[:5], pl.DataFrame(NUMBERS)[5:]], rechunk=False),
 }
-FRAMES = {f"pandas {k}": v for k, v in PANDAS.items()} | {
-    f"polars {k}": v for k, v in POLARS.items()
-}
+ARROW = {"pyarrow": pa.table(NUMBERS)}
+FRAMES = {f"pandas {name}": frame for name, frame in PANDAS.items()}
+FRAMES |= {f"polars {name}": frame for name, frame in POLARS.items()} | ARROW
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
@@ -134,6 +135,7 @@ MISSING = {
         {"a": [1, 2, 3], "b": pd.array([None, 1, None], dtype="int64[pyarrow]")}
     ),
     "pandas inf": pd.DataFrame({"a": [np.inf, -np.inf, 3], "b": [np.nan, np.inf, np.nan]}),
+    "pyarrow": pa.table({"a": [1, 2, 3], "b": [None, 1, None]}),
     "polars null": pl.DataFrame({"a": [1, 2, 3], "b": [None, 1, None]}),
     "polars boolean": pl.DataFrame({"a": [1, 2, 3], "b": [None, True, None]}),
     "polars NaN": pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": [np.nan, 1.0, np.nan]}),
@@ -284,6 +286,31 @@ def test_other_columns_than_in_training_are_refused(change, said, library):
     expected = fitted.predict(TRUE, verbose=0)
     for kind in LIBRARIES.values():
         assert torch.equal(fitted.predict(kind.DataFrame(NUMBERS), verbose=0), expected)
+
+
+def test_columns_of_arrow_are_compared():
+    table = pa.table(NUMBERS)
+    fitted = trained(table)
+    with pytest.raises(DataError, match="has them in the order"):
+        fitted.predict(table.select(["rooms", "age", "sold"]), verbose=0)
+
+
+def test_frames_with_the_interface_of_pandas_are_read_as_they_are():
+    class Like:
+        """As a DataFrame of Modin, which is not one of pandas."""
+
+        def __init__(self, frame):
+            self._frame = frame
+
+        def __getattr__(self, name):
+            return getattr(self._frame, name)
+
+        def __array__(self, dtype=None, copy=None):
+            return np.asarray(self._frame, dtype)
+
+    assert torch.equal(convert(Like(pd.DataFrame(NUMBERS))), convert(TRUE))
+    with pytest.raises(DataError, match="missing values: 2 in column 'b'"):
+        convert(Like(MISSING["pandas Int64"]))
 
 
 def test_columns_are_compared_in_nested_data_and_in_targets():

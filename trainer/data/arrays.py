@@ -13,7 +13,7 @@ from torch import Tensor
 from fitorch.errors import DataError
 from fitorch.tree import leaves, rebuild_sequence
 
-from .tables import is_table, not_numbers_message, table_numbers, unmasked
+from .tables import is_arrow, is_table, not_numbers_message, table_numbers, unmasked
 
 _NUMERIC_KINDS = "biufc"  # kinds of NumPy dtypes: bool, int, unsigned, float, complex
 
@@ -122,6 +122,8 @@ def _untabled(value: Any, what: str) -> np.ndarray:
         return unmasked(value, what)
     if is_sparse(value):
         return np.asarray(value.toarray())  # a batch: data in memory is read by `SparseRows`
+    if is_arrow(value):
+        value = value.to_pandas()  # NumPy's own conversion would make NaN of nulls
     if not is_table(value):
         return np.asarray(value)
     array = table_numbers(value, what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class LazyArray:
         if not isinstance(rows, Tensor):
             rows = to_tensors(np.asarray(rows), self._what, self._floating, labels=self._labels)
         if np.array_equal(inverse, np.arange(len(unique))):
-            return rows
+            return cast("Tensor", rows)
         picked: Tensor = rows[torch.from_numpy(inverse)]
         return picked
 

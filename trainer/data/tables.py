@@ -22,6 +22,11 @@ def is_table(value: object) -> bool:
     return _library(value) is not None and hasattr(value, "to_numpy")
 
 
+def is_arrow(value: object) -> bool:
+    """Return whether `value` is a table of pyarrow."""
+    return type(value).__module__.partition(".")[0] == "pyarrow" and hasattr(value, "column_names")
+
+
 def table_numbers(table: Any, what: str) -> np.ndarray:
     """Return the numbers of a DataFrame or Series as an array.
 
@@ -118,12 +123,14 @@ def check_order(known: Names, data: Any) -> None:
 
 
 def _library(value: object) -> str | None:
-    library = type(value).__module__.partition(".")[0]
-    # A subclass, as a GeoDataFrame, has the columns of pandas.
-    if library not in ("pandas", "polars"):
-        bases = (kind.__module__.partition(".")[0] for kind in type(value).__mro__)
-        library = next((base for base in bases if base in ("pandas", "polars")), "")
-    return library or None
+    """Return "pandas" or "polars" for their DataFrames and Series, subclasses, and likes."""
+    for kind in type(value).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if library in ("pandas", "polars"):
+            return library
+    # Modin and cuDF have the interface of pandas.
+    likes = all(hasattr(value, name) for name in ("columns", "dtypes", "isna", "to_numpy"))
+    return "pandas" if likes else None
 
 
 def _columns(table: Any) -> list[tuple[Any, Any]]:
@@ -265,8 +272,16 @@ def _named(value: Any, place: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
     elif isinstance(value, (tuple, list)):
         for number, part in enumerate(value):
             yield from _named(part, f"{place}[{number}]")
-    elif hasattr(value, "columns") and is_table(value):
-        names = tuple(value.columns)
-        # pandas numbers the columns of an array, which are no names.
-        if names != tuple(range(len(names))):
-            yield place, names
+    elif names := _names_of(value):
+        yield place, names
+
+
+def _names_of(value: Any) -> tuple[Any, ...]:
+    """Return the names of the columns of a table, () if it does not have names."""
+    if is_arrow(value):
+        return tuple(value.column_names)
+    if not (hasattr(value, "columns") and is_table(value)):
+        return ()
+    names = tuple(value.columns)
+    # pandas numbers the columns of an array, which are no names.
+    return () if names == tuple(range(len(names))) else names

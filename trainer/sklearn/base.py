@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
@@ -18,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from fitorch.checks import plain
+from fitorch.data.arrays import is_sparse
 from fitorch.data.tables import unmasked
 from fitorch.model import KerasModel
 from fitorch.nets.precision import floating_dtype
@@ -47,6 +47,9 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
     """A net with the settings of its training; see `KerasClassifier` for the arguments."""
 
     n_features_in_: int
+    model_: KerasModel
+    _built: dict[str, Any]  # the parameters from which the model was built
+    _random_state: Any  # that of the present seed
 
     def __init__(  # noqa: PLR0913 - scikit-learn reads the signature
         self,
@@ -211,7 +214,8 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         # Weights, then order and dropout follow from the seed, as documented for `random_state`.
         with estimator.seeded(self._seed):
             net = estimator.make_net(self.net, sizes, estimator.prefixed(own, "net__"))
-            few = X[:2].toarray() if issparse(X) else X[:2]
+            few: Any = X[:2]
+            few = few.toarray() if is_sparse(few) else few
             self._output_shape = estimator.output_shape(net, self._features(few, net))
             options = estimator.prefixed(own, "optimizer__")
             self.model_ = KerasModel(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from torch import nn
 
+from fitorch.data.arrays import is_sparse
 from fitorch.optim.optimizers import OptimizerLike
 
 from . import parameters as estimator
@@ -289,7 +289,7 @@ def _labels(y: Any) -> np.ndarray:
     Raises:
         ValueError: There is another value.
     """
-    y = np.asarray(y.toarray() if issparse(y) else y)
+    y = np.asarray(y.toarray() if is_sparse(y) else y)
     # scikit-learn takes any two values for labels.
     other = np.setdiff1d(y, [0, 1])
     if len(other):
@@ -297,4 +297,4 @@ def _labels(y: Any) -> np.ndarray:
             f"y of shape {y.shape} has the value {other[0]}; expected 0/1 columns, one per label"
         )
         raise ValueError(message)
-    return y.astype(np.int64)
+    return np.asarray(y, np.int64)
