@@ -213,6 +213,15 @@ def test_a_sparse_matrix_becomes_dense_batch_by_batch(monkeypatch):
     assert max(rows) == 16
 
 
+def test_entries_that_occur_twice_are_added_in_full_precision():
+    entries, columns, rows = np.array([1.0, 2.0**-24, 2.0**-24]), np.zeros(3, int), [0, 3]
+    x = scipy.sparse.csr_array((entries, columns, rows), shape=(1, 2))
+    net = nn.Identity()
+    net.weight = nn.Parameter(torch.zeros(1))
+    assert KerasModel(net, "mse").predict(x, verbose=0).tolist() == [[1 + 2.0**-23, 0]]
+    assert x.nnz == 3
+
+
 def test_sparse_targets_and_batches_are_taken():
     dense = sparse_numbers()[0]
     x = scipy.sparse.csr_array(dense)
