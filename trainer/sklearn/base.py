@@ -210,7 +210,6 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         sizes = {"n_features": self.n_features_in_, "n_outputs": self._learn(targets)}
         own = vars(self)
         self._seed, self._random_state = _seed_of(self.random_state), self.random_state
-        self._built = continuing.built_from(own)
         # Weights, then order and dropout follow from the seed, as documented for `random_state`.
         with estimator.seeded(self._seed):
             net = estimator.make_net(self.net, sizes, estimator.prefixed(own, "net__"))
@@ -218,7 +217,7 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
             few = few.toarray() if is_sparse(few) else few
             self._output_shape = estimator.output_shape(net, self._features(few, net))
             options = estimator.prefixed(own, "optimizer__")
-            self.model_ = KerasModel(
+            model = KerasModel(
                 net,
                 # A fit must not change the parameters of the estimator.
                 copy.deepcopy(self._loss() if self.loss_fn is None else self.loss_fn),
@@ -227,6 +226,11 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
                 self.lr_scheduler,
                 device=self.device,
             )
+            self._check_model(model)
+            self.model_, self._built = model, continuing.built_from(own)
+
+    def _check_model(self, model: KerasModel) -> None:
+        """Raise an error if the loss does not fit the targets."""
 
     def __sklearn_tags__(self) -> Any:
         """Return the capabilities of the estimator."""

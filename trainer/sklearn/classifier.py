@@ -15,10 +15,15 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from torch import nn
 
 from fitorch.data.arrays import is_sparse
+from fitorch.model import KerasModel
 from fitorch.optim.optimizers import OptimizerLike
 
 from . import parameters as estimator
 from .base import Factory, KerasEstimator
+
+# Losses of torch for targets of 0 and 1. Others would train without an error: the soft margin, for
+# example, expects -1 and 1.
+_BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 
 class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
@@ -227,6 +232,22 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         return np.asarray(y)
 
+    def _check_model(self, model: KerasModel) -> None:
+        for term in model.objective.losses if self._is_binary else ():
+            loss = term.loss_fn
+            if type(loss).__module__.startswith("torch.nn.") and not isinstance(loss, _BINARY):
+                message = (
+                    f"{type(loss).__name__} does not fit targets of 0 and 1 that are predicted by "
+                    "one logit each; use loss_fn='bce_with_logits', which is the default, or "
+                    "KerasRegressor for numbers"
+                )
+                raise ValueError(message)
+
+    @property
+    def _is_binary(self) -> bool:
+        """Whether each output of the net is compared with 0 or 1."""
+        return self._has_labels or self._output_shape in ((), (1,))
+
     def _learn(self, y: np.ndarray) -> int:
         self._has_labels = np.ndim(y) == 2
         if self._has_labels:
@@ -244,12 +265,6 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
             message = (
                 f"class_weight={self.class_weight!r} needs one class per sample, but y has "
                 f"{labels} labels; pass sample_weight, or a loss with pos_weight"
-            )
-            raise ValueError(message)
-        if self.loss_fn == "cross_entropy" or isinstance(self.loss_fn, nn.CrossEntropyLoss):
-            message = (
-                f"cross_entropy needs one class per sample, but y has {labels} labels; use "
-                "loss_fn='bce_with_logits', which is the default for them"
             )
             raise ValueError(message)
         self.classes_ = np.arange(labels)
@@ -279,8 +294,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return dict(enumerate(weights.tolist()))
 
     def _loss(self) -> str:
-        binary = self._has_labels or self._output_shape in ((), (1,))
-        return "bce_with_logits" if binary else "cross_entropy"
+        return "bce_with_logits" if self._is_binary else "cross_entropy"
 
 
 def _labels(y: Any) -> np.ndarray:
