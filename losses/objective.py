@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,6 +79,14 @@ class Objective:
     def uses_net_loss(self) -> bool:
         """Whether the loss is the `.loss` of the net's output."""
         return any(isinstance(term.loss_fn, NetLoss) for term in self.losses)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all losses are those of torch and fitorch, without code of the user's."""
+        kinds = [t.loss_fn if isfunction(t.loss_fn) else type(t.loss_fn) for t in self.losses]
+        modules = [str(kind.__module__) for kind in kinds]
+        known = all(module.startswith(("torch.nn.", "fitorch.losses.")) for module in modules)
+        return known and not self.uses_net_loss
 
     @property
     def counts_before(self) -> bool:

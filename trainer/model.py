@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fitorch.checkpoint.weights import file_of, load_weights, save_weights
+from fitorch.data.tables import column_names
 from fitorch.deepspeed.settings import check_deepspeed
 from fitorch.distributed.dtensor import gather_full
 from fitorch.distributed.fsdp import check_fsdp
@@ -295,6 +296,7 @@ class KerasModel(BaseModel):
         shared_failure = together(processes, "fit", self.reached)
         with shared_failure, run_folder(arguments, processes) as folder:
             run = start(self, train_data, val_data, arguments, folder)
+            self.columns = {**self.columns, **column_names(train_data)}
             try:
                 fit(run)
                 if folder is not None:

@@ -23,8 +23,8 @@ FEATURES = {
     "float16": torch.float16,
     "int64": torch.int64,
     "int32": torch.int32,
-    "int16": torch.int16,
-    "int8": torch.int8,
+    "int16": torch.int64,
+    "int8": torch.int64,
     "uint8": torch.uint8,
     "uint16": torch.int64,
     "uint32": torch.int64,
@@ -145,18 +145,13 @@ def test_takes_what_get_dummies_gives():
     assert convert(frame).tolist() == [[30.0, 0.0, 1.0], [40.0, 1.0, 0.0]]
 
 
-def test_makes_nan_of_missing_numbers():
-    frame = pd.DataFrame({"a": pd.Series([1, None], dtype="Int64"), "b": [True, False]})
-    assert convert(frame)[1, 0].isnan()
-
-
 @pytest.mark.parametrize(
     ("value", "named"),
     [
         (np.array(["a", "b"]), "x has dtype <U1"),
         (np.array([object(), 1], dtype=object), "x has dtype object"),
         (np.array([1, 2], dtype="datetime64[s]"), r"x has dtype datetime64\[s\]"),
-        (pd.Series(["a", "b"]), "x has dtype object"),
+        (pd.Series(["a", "b"]), "x has dtype (object|str)"),
         (pd.DataFrame({"n": [1, 2], "city": ["a", "b"]}), "x has column 'city' of dtype"),
         (pd.DataFrame({"when": pd.to_datetime(["2020-01-01"])}), "x has column 'when' of dtype"),
     ],
@@ -189,11 +184,10 @@ def test_refuses_numbers_wider_than_those_of_torch(dtype, instead):
         convert(np.ones(2, dtype))
 
 
-@pytest.mark.parametrize("kind", ["csr_matrix", "coo_array", "csc_array"])
-def test_refuses_sparse_matrices_with_advice(kind):
-    matrix = getattr(scipy.sparse, kind)(np.eye(1000))
-    with pytest.raises(TypeError, match=rf"sparse {kind} .*\(1000, 1000\).*x\.toarray.*8 MB"):
-        convert(matrix)
+@pytest.mark.parametrize("kind", ["csr_matrix", "coo_array", "csc_array", "dok_matrix"])
+def test_makes_a_batch_of_sparse_rows_dense(kind):
+    matrix = getattr(scipy.sparse, kind)(np.eye(3))
+    assert convert(matrix).tolist() == np.eye(3).tolist()
 
 
 @pytest.mark.parametrize("value", ["text", 3.5, None, object(), {1, 2}])

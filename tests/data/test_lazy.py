@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
 
@@ -163,3 +164,82 @@ def test_arrays_in_memory_are_not_taken_for_arrays_on_disk():
     pandas = pytest.importorskip("pandas")
     in_memory = [X, torch.ones(2), pandas.DataFrame(X), pandas.Series(Y), [1.0], "text", {"a": X}]
     assert not any(map(lazy.is_lazy, in_memory))
+
+
+SPARSE = [
+    f"{form}_{kind}"
+    for form in ("csr", "csc", "coo", "lil", "dok", "bsr", "dia")
+    for kind in ("array", "matrix")
+]
+
+
+def sparse_numbers():
+    generator = np.random.default_rng(0)
+    x = generator.random((50, 8)) * (generator.random((50, 8)) < 0.3)
+    return x, np.arange(50) % 2
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_every_verb_has_the_bits_of_a_dense_matrix(kind):
+    dense, y = sparse_numbers()
+
+    def results(x):
+        torch.manual_seed(0)
+        model = KerasModel(nn.Linear(8, 2), "cross_entropy")
+        model.fit((x, y), epochs=2, verbose=0, seed=1, validation_split=0.2)
+        model.fit((x, y), ((x, y)), epochs=1, verbose=0, seed=2, num_workers=0)
+        values = model.evaluate((x, y), verbose=0), model.predict((x, y), verbose=0).tolist()
+        history = model.history.frame.drop(columns="seconds").to_dict("list")
+        return *values, model.predict(x, verbose=0).tolist(), history
+
+    assert repr(results(getattr(scipy.sparse, kind)(dense))) == repr(results(dense))
+
+
+def test_a_sparse_matrix_becomes_dense_batch_by_batch(monkeypatch):
+    rows = []
+    toarray = scipy.sparse.csr_array.toarray
+
+    def counted(self, *args, **options):
+        rows.append(self.shape[0])
+        return toarray(self, *args, **options)
+
+    monkeypatch.setattr(scipy.sparse.csr_array, "toarray", counted)
+    dense, y = sparse_numbers()
+    x = scipy.sparse.csr_array(dense)
+    model = KerasModel(nn.Linear(8, 2), "cross_entropy")
+    model.fit((x, y), (x, y), epochs=1, verbose=0, batch_size=16)
+    model.predict(x, batch_size=16, verbose=0)
+    assert rows
+    assert max(rows) == 16
+
+
+def test_entries_that_occur_twice_are_added_in_full_precision():
+    entries, columns, rows = np.array([1.0, 2.0**-24, 2.0**-24]), np.zeros(3, int), [0, 3]
+    x = scipy.sparse.csr_array((entries, columns, rows), shape=(1, 2))
+    net = nn.Identity()
+    net.weight = nn.Parameter(torch.zeros(1))
+    assert KerasModel(net, "mse").predict(x, verbose=0).tolist() == [[1 + 2.0**-23, 0]]
+    assert x.nnz == 3
+
+
+def test_sparse_targets_and_batches_are_taken():
+    dense = sparse_numbers()[0]
+    x = scipy.sparse.csr_array(dense)
+    model = KerasModel(nn.Linear(8, 8), "mse")
+    with torch.no_grad():
+        model.net.weight.copy_(torch.eye(8))
+        model.net.bias.zero_()
+    assert model.evaluate((dense, x), verbose=0)["val_loss"] == 0
+    assert model.evaluate([(x[:20], x[:20].toarray())] * 2, verbose=0)["val_loss"] == 0
+
+
+def test_sparse_data_of_other_forms_is_refused():
+    model = KerasModel(nn.Linear(8, 2), "cross_entropy")
+    dense, y = sparse_numbers()
+    x = scipy.sparse.coo_array(dense)
+    with pytest.raises(DataError, match="x has 50, y has 9 samples"):
+        model.fit((x, y[:9]), verbose=0)
+    with pytest.raises(DataError, match=r"x is sparse of shape \(3,\); expected a matrix"):
+        model.predict(scipy.sparse.coo_array(np.arange(3)), verbose=0)
+    with pytest.raises(TypeError, match="train_data is a list of arrays"):
+        model.fit([x, y], verbose=0)

@@ -13,6 +13,8 @@ from torch import Tensor
 from fitorch.errors import DataError
 from fitorch.tree import leaves, rebuild_sequence
 
+from .tables import is_arrow, is_table, not_numbers_message, table_numbers, unmasked
+
 _NUMERIC_KINDS = "biufc"  # kinds of NumPy dtypes: bool, int, unsigned, float, complex
 
 _WIDEST = {"f": "float64", "c": "complex128"}  # of torch, by the kind
@@ -43,13 +45,13 @@ def is_sparse(value: object) -> bool:
 
 def array_leaves(value: object) -> Iterator[Any]:
     """Yield the arrays in nested mappings, tuples and lists, depth first."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not is_sparse(value):
         for item in value.values():
             yield from array_leaves(item)
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from array_leaves(item)
-    elif is_array(value):
+    elif is_array(value) or is_sparse(value):
         yield value
 
 
@@ -76,56 +78,57 @@ def to_tensors(
             return None
         return to_tensors(part, what, floating, labels=labels, strict=strict)
 
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not is_sparse(value):
         return {key: inner(item, f"{what}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return rebuild_sequence(value, [inner(v, f"{what}[{i}]") for i, v in enumerate(value)])
     if isinstance(value, Tensor):
         return value
-    if is_array(value) and not is_sparse(value):
+    if is_array(value) or is_sparse(value):
         return _from_numpy(_as_array(value, what), floating, labels)
-    if strict or is_sparse(value):
+    if strict:
         raise TypeError(_not_array_message(value, what))
     return value
 
 
 def _not_array_message(value: Any, what: str) -> str:
-    if not is_sparse(value):
-        is_number = isinstance(value, (int, float, complex, np.number))
-        more = "; numpy.array makes one of a list of numbers" if is_number else ""
-        return f"{what} is a {type(value).__name__}; {_ACCEPTED}{more}"
-    megabytes = 8 * value.shape[0] * value.shape[-1] / 1e6
-    return (
-        f"{what} is a sparse {type(value).__name__} of shape {tuple(value.shape)}; "
-        f"pass {what}.toarray() (dense, about {megabytes:.0f} MB)"
-    )
+    is_number = isinstance(value, (int, float, complex, np.number))
+    more = "; numpy.array makes one of a list of numbers" if is_number else ""
+    return f"{what} is a {type(value).__name__}; {_ACCEPTED}{more}"
 
 
 def _as_array(value: Any, what: str) -> np.ndarray:
     """Return `value` as an array of numbers.
 
-    Columns of different kinds, such as the numbers and booleans of pandas.get_dummies, become
-    float64.
+    Raises:
+        DataError: It contains objects or text, numbers that torch does not have, or missing values.
     """
-    array = np.asarray(value)
+    array = _untabled(value, what)
     widest = _WIDEST.get(array.dtype.kind, array.dtype)
     if array.dtype.itemsize > np.dtype(widest).itemsize:
         message = f"{what} has dtype {array.dtype}, which torch does not have; use {widest}"
         raise DataError(message)
-    if array.dtype.kind in _NUMERIC_KINDS:
-        return array
-    columns = dict(value.dtypes) if hasattr(value, "dtypes") and hasattr(value, "columns") else {}
-    foreign = {name: dtype for name, dtype in columns.items() if dtype.kind not in _NUMERIC_KINDS}
-    if columns and not foreign:
-        # Missing values of pandas become NaN, as in NumPy.
-        return np.asarray(value.to_numpy(np.float64, na_value=np.nan))
-    listed = ", ".join(f"column {name!r} of dtype {dtype}" for name, dtype in foreign.items())
-    message = (
-        f"{what} has {listed or f'dtype {array.dtype}'}; expected numbers. Encode text and "
-        "categories first (pandas.get_dummies, or .cat.codes), give objects a dtype with .astype, "
-        "and pad rows of different lengths"
-    )
-    raise DataError(message)
+    if array.dtype.kind not in _NUMERIC_KINDS:
+        raise DataError(not_numbers_message(what, f"dtype {array.dtype}"))
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        message = f"{what} has the value {array.max()}, which int64 does not have; use smaller ones"
+        raise DataError(message)
+    return array
+
+
+def _untabled(value: Any, what: str) -> np.ndarray:
+    """Return `value` as an array; values that are missing raise an error."""
+    if isinstance(value, np.ma.MaskedArray):
+        return unmasked(value, what)
+    if is_sparse(value):
+        return np.asarray(value.toarray())  # a batch: data in memory is read by `SparseRows`
+    if is_arrow(value):
+        value = value.to_pandas()  # NumPy's own conversion would make NaN of nulls
+    if not is_table(value):
+        return np.asarray(value)
+    array = table_numbers(value, what)
+    # Codes of categories, as uint8, are indices; only in arrays they may be images.
+    return array.astype(np.int64) if array.dtype == np.uint8 else array
 
 
 def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tensor:
@@ -140,10 +143,20 @@ def _from_numpy(array: np.ndarray, floating: torch.dtype, labels: bool) -> Tenso
     elif array.dtype == np.complex128:
         wide = floating == torch.float64
         array = array.astype(np.complex128 if wide else np.complex64, copy=False)
-    # Losses of torch take class numbers in int64 only; other unsigned types lack operations.
-    elif (labels and kind in "iu") or array.dtype in (np.uint16, np.uint32, np.uint64):
+    elif (labels and kind in "iu") or _is_widened(array):
         array = array.astype(np.int64, copy=False)
     return _as_tensor(array)
+
+
+def _is_widened(array: np.ndarray) -> bool:
+    """Return whether features of this dtype become int64; labels do in any case.
+
+    Losses take class numbers in int64 only, embeddings their indices in int32 or int64, and
+    unsigned types other than uint8, that of images, lack operations. Arrays of int8 and int16 with
+    more dimensions than a table, such as volumes, would take too much memory.
+    """
+    small = array.dtype in (np.int8, np.int16) and array.ndim <= 2
+    return small or array.dtype in (np.uint16, np.uint32, np.uint64)
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 from fitorch.tree import rebuild_mapping, rebuild_sequence
 
 from .arrays import ROLES, to_tensors
+from .tables import unmasked
 
 Collate = Callable[[list[Any]], Any]
 
@@ -58,6 +59,10 @@ class SampleCollate:
     def _stacked(self, values: list[Any], *, labels: bool = False) -> Any:
         """Return what stacks the values of a part of the samples."""
         first = values[0]
+        if isinstance(first, np.ma.MaskedArray):
+            # default_collate would drop the masks.
+            values = [unmasked(np.ma.asarray(value), "a sample") for value in values]
+            first = values[0]
         if is_numbers(first):
             values = [_as_array(value) for value in values]
             first = values[0]

@@ -1,14 +1,15 @@
-"""Arrays on disk: h5py, zarr, memory maps, dask and safetensors, read batch by batch."""
+"""Arrays on disk (h5py, zarr, memory maps, dask, safetensors), and sparse matrices, by batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fitorch.errors import DataError
 from fitorch.tree import map_leaves, rebuild_sequence
 
 from .arrays import ROLES, common_length, is_sparse, to_tensors
@@ -20,14 +21,14 @@ _IN_MEMORY = ("numpy", "torch", "pandas", "polars", "pyarrow", "jax", "jaxlib", 
 
 
 def is_lazy(value: object) -> bool:
-    """Return whether a value is an array that is not in memory as a whole."""
-    if isinstance(value, LazyArray):
+    """Return whether a value is an array that is not in memory as a whole, or a sparse one."""
+    if isinstance(value, LazyArray) or is_sparse(value):
         return True
     if isinstance(value, np.memmap):
         # torch reads these in place, whatever their role; others would be converted as a whole.
         as_they_are = value.dtype.name in _AS_THEY_ARE and value.dtype.isnative
         return not (as_they_are and value.flags.c_contiguous)
-    if isinstance(value, (Tensor, np.ndarray, Mapping, str, bytes)) or is_sparse(value):
+    if isinstance(value, (Tensor, np.ndarray, Mapping, str, bytes)):
         return False
     library = type(value).__module__.partition(".")[0]
     has_shape = hasattr(value, "shape") and hasattr(value, "dtype")
@@ -36,7 +37,9 @@ def is_lazy(value: object) -> bool:
 
 
 def has_lazy(value: object) -> bool:
-    """Return whether there is an array on disk in nested mappings and sequences."""
+    """Return whether a nested structure has an array on disk, or a sparse one."""
+    if is_sparse(value):
+        return True  # also a mapping, in the format dok
     if isinstance(value, Mapping):
         return any(map(has_lazy, value.values()))
     if isinstance(value, (tuple, list)):
@@ -87,7 +90,7 @@ class LazyArray:
         if not isinstance(rows, Tensor):
             rows = to_tensors(np.asarray(rows), self._what, self._floating, labels=self._labels)
         if np.array_equal(inverse, np.arange(len(unique))):
-            return rows
+            return cast("Tensor", rows)
         picked: Tensor = rows[torch.from_numpy(inverse)]
         return picked
 
@@ -108,6 +111,29 @@ def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield begin and end of each run of consecutive numbers."""
     for run in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1):
         yield int(run[0]), int(run[-1]) + 1
+
+
+class SparseRows:
+    """A sparse matrix of SciPy whose rows become dense when they are read.
+
+    Args:
+        matrix: The matrix, in any format.
+        what: Its name for messages.
+
+    Raises:
+        DataError: It does not have two dimensions.
+    """
+
+    def __init__(self, matrix: Any, what: str) -> None:
+        if len(matrix.shape) != 2:
+            message = f"{what} is sparse of shape {matrix.shape}; expected a matrix (N, features)"
+            raise DataError(message)
+        self._rows = matrix.tocsr()  # the format with fast access to rows
+        self.shape, self.dtype = matrix.shape, matrix.dtype
+
+    def __getitem__(self, places: Any) -> np.ndarray:
+        """Return some rows as a dense array."""
+        return np.asarray(self._rows[places].toarray())
 
 
 class LazyColumns:
@@ -149,7 +175,7 @@ def lazy_columns(data: Any, name: str, floating: torch.dtype) -> LazyColumns:
     Raises:
         DataError: The columns have different lengths, or are no arrays of numbers.
     """
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) and not is_sparse(data):
         columns: Any = {
             key: _opened(part, f"{name}[{key!r}]", floating, labels=key == "labels")
             for key, part in data.items()
@@ -176,6 +202,8 @@ def _length(columns: Mapping[str, Any], name: str) -> int:
 
 def _opened(value: Any, what: str, floating: torch.dtype, *, labels: bool) -> Any:
     """Return nested arrays with those on disk as `LazyArray`s, and the others as tensors."""
+    if is_sparse(value):
+        return LazyArray(SparseRows(value, what), what, floating, labels)
     if isinstance(value, Mapping):
         return {
             key: _opened(part, f"{what}[{key!r}]", floating, labels=labels)

@@ -182,7 +182,7 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
     if _is_arrays(data):
         return memory_source(data, name, batching)
     # A list of arrays could be several inputs, or inputs and targets.
-    if isinstance(data, list) and data and all(is_array(item) for item in data):
+    if isinstance(data, list) and data and all(is_array(x) or is_sparse(x) for x in data):
         message = (
             f"{name} is a list of arrays; pass a tuple (x, y), or ((x1, x2), y) for two inputs"
         )
@@ -205,9 +205,11 @@ def _is_dataset(data: object, batching: Batching) -> bool:
 
 def _is_arrays(data: object) -> bool:
     """Return whether data is an array, or a tuple or mapping of them."""
+    if is_lazy(data):
+        return True
     if isinstance(data, Mapping):
         return is_in_memory(data) or (has_lazy(data) and bool(data))
-    return isinstance(data, tuple) or is_array(data) or is_sparse(data) or is_lazy(data)
+    return isinstance(data, tuple) or is_array(data)
 
 
 def memory_source(data: Any, name: str, batching: Batching) -> Source:

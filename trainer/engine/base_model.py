@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fitorch.data.tables import Names
 from fitorch.devices.accelerators import HOST, chosen_device, current, default_device, start
 from fitorch.distributed.fsdp import follow
 from fitorch.distributed.processes import Processes
@@ -53,6 +54,7 @@ class BaseModel(ABC):
         run: The current fit, None if no fit is running.
         progress: The counters of epochs, batches and updates, over all fits.
         run_id: The id that the checkpoints of this model carry.
+        columns: The columns of the DataFrames of the last fit, by their place in the data.
     """
 
     StepRunner: ClassVar[Any] = None
@@ -92,6 +94,7 @@ class BaseModel(ABC):
         self.progress = Progress()
         self.run_id = uuid.uuid4().hex
         self.run: Run | None = None
+        self.columns: Names = {}
         loss_parameters = dict(self.objective.named_parameters(net))
         self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
         self._new_parameters = NewParameters(

@@ -144,6 +144,13 @@ def check_sample_weight(weight: object, *, by_output: bool) -> None:
                 "shape (N,) or (N, 1)"
             )
             raise DataError(message)
+        if len(leaf) > 2 and not leaf.is_floating_point() and len(leaf.unique()) == len(leaf):
+            message = (
+                f"sample_weight has {len(leaf)} different integers, as the numbers of samples; if "
+                "they are weights, make them float, else remove the third part of (x, y, ...) or "
+                "pass forward="
+            )
+            raise DataError(message)
         # This reads the first batch from a device, once per stage.
         if leaf.numel() and not bool((leaf >= 0).all()):
             worst = leaf.min().item()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
+from fitorch.data.missing import check_targets
 from fitorch.data.rank_split import RankShard
 from fitorch.data.sources import (
     Batching,
@@ -17,7 +18,9 @@ from fitorch.data.sources import (
     split_validation,
     validation_sets,
 )
+from fitorch.data.tables import check_columns, check_order, column_names
 from fitorch.engine.arguments import FitArguments
+from fitorch.losses.objective import Objective
 from fitorch.nets.precision import floating_dtype
 
 if TYPE_CHECKING:
@@ -52,6 +55,11 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
         DataError: The data is empty or of no known form.
         RankError: The processes have data of different lengths.
     """
+    check_order(model.columns, train_data)
+    for prefix, data in validation_sets(val_data).items():
+        check_columns(column_names(train_data), data, set_name(prefix))
+        refuse_nan(model, model.val_objective, data, set_name(prefix))
+    refuse_nan(model, model.objective, train_data, "train_data")
     # A loader has a batch size of its own, which the argument does not change.
     is_loader = isinstance(train_data, DataLoader)
     batch_size = train_data.batch_size if is_loader else arguments.batch_size
@@ -82,3 +90,14 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
     processes.require_equal(lengths)
     check_enough(train, "train_data", processes.world_size)
     return FitData(train, validation, batch_size)
+
+
+def refuse_nan(model: BaseModel, objective: Objective, data: Any, name: str) -> None:
+    """Check that targets in memory have no NaN, unless the user's code may leave them out.
+
+    Raises:
+        DataError: There is a NaN, and the loss is one of torch or fitorch.
+    """
+    own_code = model.forward_hook is not None or model.StepRunner is not None
+    if not own_code and not objective.by_output and objective.is_known:
+        check_targets(data, name, objective.name)

@@ -17,6 +17,7 @@ from fitorch.checks import check_choice, check_count, check_verbose, check_worke
 from fitorch.data.dataset import SampledSource
 from fitorch.data.rank_split import RankShard
 from fitorch.data.sources import Batching, Source, as_source, set_name, validation_sets
+from fitorch.data.tables import check_columns
 from fitorch.distributed.processes import together
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.choose_step import choose_evaluation_step
@@ -26,6 +27,8 @@ from fitorch.engine.prediction import PredictionStep, run_prediction
 from fitorch.environment import in_notebook
 from fitorch.nets.precision import floating_dtype
 from fitorch.randomness import draw_seed, peek_seed, undisturbed_randomness
+
+from .data_setup import refuse_nan
 
 
 def evaluate(
@@ -46,6 +49,7 @@ def evaluate(
     # If one process fails, the others end with its error instead of waiting for it.
     with together(model.placement.processes, "evaluate"), randomness_of(model):
         for prefix, data in validation_sets(val_data).items():
+            refuse_nan(model, model.val_objective, data, set_name(prefix))
             source = open_source(model, data, set_name(prefix), batch_size, steps, num_workers)
             # Each set has its own hooks, because the number of steps differs.
             hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
@@ -107,6 +111,7 @@ def open_source(
     num_workers: int | str,
 ) -> Source:
     """Return the user's data as a source of batches on the model's device."""
+    check_columns(model.columns, data, name)
     num_workers = check_workers(num_workers)
     batch_size = check_count("batch_size", batch_size, optional=True)
     check_count("steps", steps, optional=True)

@@ -73,7 +73,7 @@ def _fit_in_process(
     )
     if not main:
         return None
-    attributes = ("ckpt_path", "metric_tasks", "run_id", "stop_training")
+    attributes = ("ckpt_path", "columns", "metric_tasks", "run_id", "stop_training")
     return {
         # This waits for the device. Tensors of a GPU could not be unpickled without one.
         "parts": map_tensors(torch.Tensor.cpu, states),

@@ -17,10 +17,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from fitorch.checks import plain
+from fitorch.data.arrays import is_sparse
+from fitorch.data.tables import unmasked
 from fitorch.model import KerasModel
 from fitorch.nets.precision import floating_dtype
 from fitorch.optim.optimizers import OptimizerLike
 
+from . import continuing
 from . import parameters as estimator
 
 if TYPE_CHECKING:
@@ -44,6 +47,9 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
     """A net with the settings of its training; see `KerasClassifier` for the arguments."""
 
     n_features_in_: int
+    model_: KerasModel
+    _built: dict[str, Any]  # the parameters from which the model was built
+    _random_state: Any  # that of the present seed
 
     def __init__(  # noqa: PLR0913 - scikit-learn reads the signature
         self,
@@ -120,7 +126,8 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         """Train a new net.
 
         Args:
-            X: The features, (N, n_features), or with more dimensions; an array or a DataFrame.
+            X: The features, (N, n_features), or with more dimensions; an array, a DataFrame, or a
+                sparse matrix, which becomes dense batch by batch.
             y: The targets.
             sample_weight: The weight of each sample, (N,).
 
@@ -164,19 +171,36 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         """Return the default loss."""
 
     def _train_one_epoch(self, X: Any, y: Any, weight: Any, classes: Any = None) -> None:
-        """Train one more epoch, of a new net at the first call."""
+        """Train one more epoch, of a new net at the first call.
+
+        Raises:
+            ValueError: A parameter was changed that needs a new net.
+        """
         # The model tells whether partial_fit was called before.
         first = not hasattr(self, "model_")
         X, y = self._checked(X, y, reset=first)
         if first:
-            self._build(X, y if classes is None else classes)
+            # Of several labels, the targets have a column for each, whatever occurs.
+            self._build(X, y if classes is None or y.ndim == 2 else classes)
+        else:
+            self._follow_parameters()
         self._train(tuple(self._data(X, y, weight)), y, epochs=1)
+
+    def _follow_parameters(self) -> None:
+        """Follow parameters that were set since the last `partial_fit`."""
+        built = continuing.built_from(vars(self))
+        continuing.apply_changes(self.model_, self._built, built)
+        self._built = built
+        if self.random_state is not self._random_state:
+            self._seed, self._random_state = _seed_of(self.random_state), self.random_state
 
     def _checked(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         if y is None:
             message = f"{type(self).__name__} requires y to be passed, but the target y is None"
             raise ValueError(message)
-        X = validate_data(self, X, reset=reset, allow_nd=True)
+        # scikit-learn would drop the masks of arrays.
+        X, y = _unmasked(X, "X"), _unmasked(y, "y")
+        X = validate_data(self, X, reset=reset, allow_nd=True, accept_sparse="csr")
         y = self._check_targets(y)
         check_consistent_length(X, y)
         return X, y
@@ -185,13 +209,15 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         """Build a net and a model for the data."""
         sizes = {"n_features": self.n_features_in_, "n_outputs": self._learn(targets)}
         own = vars(self)
-        self._seed = _seed_of(self.random_state)
+        self._seed, self._random_state = _seed_of(self.random_state), self.random_state
         # Weights, then order and dropout follow from the seed, as documented for `random_state`.
         with estimator.seeded(self._seed):
             net = estimator.make_net(self.net, sizes, estimator.prefixed(own, "net__"))
-            self._output_shape = estimator.output_shape(net, self._features(X[:2], net))
+            few: Any = X[:2]
+            few = few.toarray() if is_sparse(few) else few
+            self._output_shape = estimator.output_shape(net, self._features(few, net))
             options = estimator.prefixed(own, "optimizer__")
-            self.model_ = KerasModel(
+            model = KerasModel(
                 net,
                 # A fit must not change the parameters of the estimator.
                 copy.deepcopy(self._loss() if self.loss_fn is None else self.loss_fn),
@@ -200,6 +226,17 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
                 self.lr_scheduler,
                 device=self.device,
             )
+            self._check_model(model)
+            self.model_, self._built = model, continuing.built_from(own)
+
+    def _check_model(self, model: KerasModel) -> None:
+        """Raise an error if the loss does not fit the targets."""
+
+    def __sklearn_tags__(self) -> Any:
+        """Return the capabilities of the estimator."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def _features(self, X: np.ndarray, net: nn.Module) -> np.ndarray:
         wide = floating_dtype(net.parameters()) == torch.float64
@@ -216,7 +253,8 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
         parts = train_test_split(
             *data,
             test_size=self.validation_split,
-            stratify=y if is_classifier(self) else None,
+            # Of several labels, most combinations are too rare.
+            stratify=y if is_classifier(self) and y.ndim == 1 else None,
             # The seed is the same, so that equal estimators split alike.
             random_state=self._seed,
         )
@@ -234,10 +272,15 @@ class KerasEstimator(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Tensor:
         """Return the net's outputs."""
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, reset=False, allow_nd=True)
+        X = _unmasked(X, "X")
+        X = validate_data(self, X, reset=False, allow_nd=True, accept_sparse="csr")
         features = self._features(X, self.model_.net)
         outputs: Tensor = self.model_.predict(features, batch_size=self.batch_size, verbose=0)
         return outputs
+
+
+def _unmasked(value: Any, name: str) -> Any:
+    return unmasked(value, name) if isinstance(value, np.ma.MaskedArray) else value
 
 
 def _seed_of(random_state: int | np.random.RandomState | None) -> int | None:

@@ -11,12 +11,19 @@ import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from torch import nn
 
+from fitorch.data.arrays import is_sparse
+from fitorch.model import KerasModel
 from fitorch.optim.optimizers import OptimizerLike
 
 from . import parameters as estimator
 from .base import Factory, KerasEstimator
+
+# Losses of torch for targets of 0 and 1. Others would train without an error: the soft margin, for
+# example, expects -1 and 1.
+_BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 
 class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
@@ -24,9 +31,9 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
 
     Args:
         net: A function or class that returns a net, called with `n_features` and `n_outputs` (the
-            number of classes) if it has such parameters, and with arguments that are passed here
-            as `net__hidden=32`. Or a module, which is copied for each fit with its weights. For two
-            classes the net may return one or two logits.
+            number of classes, or of labels) if it has such parameters, and with arguments that are
+            passed here as `net__hidden=32`. Or a module, which is copied for each fit with its
+            weights. For two classes the net may return one or two logits.
         loss_fn: As for `KerasModel`; a module is copied for each fit. None is the cross entropy of
             logits, for one logit the binary one.
         metrics_dict: As for `KerasModel`.
@@ -60,7 +67,7 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
             arguments of `KerasModel.fit`).
 
     Attributes:
-        classes_: The labels, sorted.
+        classes_: The labels, sorted; for several labels per sample, the numbers of the columns.
         n_features_in_: The length of dimension 1 of the features.
         feature_names_in_: The columns of a DataFrame.
         model_: The `KerasModel`.
@@ -170,12 +177,14 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class of each sample, (N,).
+        """Return the most probable class of each sample, (N,); for several labels 0 or 1 (N, C).
 
         Args:
             X: The features.
         """
         scores = self.decision_function(X)
+        if self._has_labels:
+            return (scores > 0).astype(np.int64)
         # One score per sample is that of the second class.
         codes = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)
         return np.asarray(self.classes_[codes])
@@ -183,13 +192,16 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, (N, C), in the order of `classes_`.
 
-        It is the softmax or sigmoid of the net's outputs, unless the loss expects probabilities.
+        For several labels, each column is a probability of its own. It is the softmax or sigmoid
+        of the net's outputs, unless the loss expects probabilities.
 
         Args:
             X: The features.
         """
-        outputs = self._outputs(X)
-        return estimator.probabilities(outputs, self.model_.objective.prediction_kind()).numpy()
+        outputs, kind = self._outputs(X), self.model_.objective.prediction_kind()
+        if self._has_labels:
+            return estimator.label_probabilities(outputs, kind).numpy()
+        return estimator.probabilities(outputs, kind).numpy()
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the logit of each class, (N, C); for two classes that of the second, (N,).
@@ -197,18 +209,49 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         Args:
             X: The features.
         """
-        outputs = self._outputs(X)
-        return estimator.decisions(outputs, self.model_.objective.prediction_kind()).numpy()
+        outputs, kind = self._outputs(X), self.model_.objective.prediction_kind()
+        if self._has_labels:
+            return estimator.label_decisions(outputs, kind).numpy()
+        return estimator.decisions(outputs, kind).numpy()
+
+    def __sklearn_tags__(self) -> Any:
+        """Return the capabilities of the estimator."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
     def _check_targets(self, y: Any) -> np.ndarray:
         # Labels may be text; check_array would convert them to numbers.
         as_it_is: Any = None
-        y = check_array(y, ensure_2d=False, dtype=as_it_is, estimator=self, input_name="y")
+        y = check_array(
+            y, ensure_2d=False, dtype=as_it_is, accept_sparse=True, estimator=self, input_name="y"
+        )
+        if type_of_target(y, input_name="y") == "multilabel-indicator":
+            return _labels(y)
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         return np.asarray(y)
 
+    def _check_model(self, model: KerasModel) -> None:
+        for term in model.objective.losses if self._is_binary else ():
+            loss = term.loss_fn
+            if type(loss).__module__.startswith("torch.nn.") and not isinstance(loss, _BINARY):
+                message = (
+                    f"{type(loss).__name__} does not fit targets of 0 and 1 that are predicted by "
+                    "one logit each; use loss_fn='bce_with_logits', which is the default, or "
+                    "KerasRegressor for numbers"
+                )
+                raise ValueError(message)
+
+    @property
+    def _is_binary(self) -> bool:
+        """Whether each output of the net is compared with 0 or 1."""
+        return self._has_labels or self._output_shape in ((), (1,))
+
     def _learn(self, y: np.ndarray) -> int:
+        self._has_labels = np.ndim(y) == 2
+        if self._has_labels:
+            return self._learn_labels(y.shape[1])
         # The labels are sorted: the codes below are positions in them.
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
@@ -216,7 +259,24 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
             raise ValueError(message)
         return len(self.classes_)
 
+    def _learn_labels(self, labels: int) -> int:
+        """Check the parameters for several labels per sample, and return their number."""
+        if self.class_weight is not None:
+            message = (
+                f"class_weight={self.class_weight!r} needs one class per sample, but y has "
+                f"{labels} labels; pass sample_weight, or a loss with pos_weight"
+            )
+            raise ValueError(message)
+        self.classes_ = np.arange(labels)
+        return labels
+
     def _targets(self, y: np.ndarray) -> np.ndarray:
+        if (y.ndim == 2) != self._has_labels:
+            expected = "0/1 columns, one per label" if self._has_labels else "one class per sample"
+            message = f"y has shape {y.shape}, but the net was built for {expected}; call fit"
+            raise ValueError(message)
+        if self._has_labels:
+            return estimator.number_targets(self._output_shape, y.astype(np.float64))
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             message = (
@@ -234,4 +294,21 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):  # type: ignore[misc]
         return dict(enumerate(weights.tolist()))
 
     def _loss(self) -> str:
-        return "bce_with_logits" if self._output_shape in ((), (1,)) else "cross_entropy"
+        return "bce_with_logits" if self._is_binary else "cross_entropy"
+
+
+def _labels(y: Any) -> np.ndarray:
+    """Return the targets of several labels as 0 and 1.
+
+    Raises:
+        ValueError: There is another value.
+    """
+    y = np.asarray(y.toarray() if is_sparse(y) else y)
+    # scikit-learn takes any two values for labels.
+    other = np.setdiff1d(y, [0, 1])
+    if len(other):
+        message = (
+            f"y of shape {y.shape} has the value {other[0]}; expected 0/1 columns, one per label"
+        )
+        raise ValueError(message)
+    return np.asarray(y, np.int64)

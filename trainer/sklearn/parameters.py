@@ -232,3 +232,15 @@ def decisions(logits: Tensor, prediction_kind: PredictionKind) -> Tensor:
         # For two classes only the difference decides.
         wide = wide[:, 1:] - wide[:, :1]
     return wide[:, 0] if wide.shape[1] == 1 else wide
+
+
+def label_probabilities(outputs: Tensor, prediction_kind: PredictionKind) -> Tensor:
+    """Return the probability of each of several labels as float64, (N, C)."""
+    wide = outputs.double()
+    return wide if prediction_kind == "probabilities" else wide.sigmoid()
+
+
+def label_decisions(outputs: Tensor, prediction_kind: PredictionKind) -> Tensor:
+    """Return the logit of each of several labels as float64, (N, C)."""
+    wide = outputs.double()
+    return wide.logit() if prediction_kind == "probabilities" else wide

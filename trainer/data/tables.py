@@ -1,0 +1,287 @@
+"""DataFrames and Series of pandas and polars, and masked arrays: their numbers, missing values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fitorch.errors import DataError
+
+_NUMERIC_KINDS = "biufc"  # kinds of NumPy dtypes: bool, int, unsigned, float, complex
+
+_LISTED = 5  # columns that a message lists
+
+Names = dict[str, tuple[Any, ...]]
+
+
+def is_table(value: object) -> bool:
+    """Return whether `value` is a DataFrame or Series of pandas or polars."""
+    return _library(value) is not None and hasattr(value, "to_numpy")
+
+
+def is_arrow(value: object) -> bool:
+    """Return whether `value` is a table of pyarrow."""
+    return type(value).__module__.partition(".")[0] == "pyarrow" and hasattr(value, "column_names")
+
+
+def table_numbers(table: Any, what: str) -> np.ndarray:
+    """Return the numbers of a DataFrame or Series as an array.
+
+    Columns of one kind of number keep it; columns of different kinds, such as the numbers and
+    booleans of pandas.get_dummies, become float64.
+
+    Args:
+        table: The DataFrame or Series.
+        what: Its name for messages, such as "train_data's x".
+
+    Raises:
+        DataError: A column does not have numbers, or a value is missing.
+    """
+    array = np.asarray(table) if _is_plain(table) else _converted(table, what)
+    if array.dtype.kind not in "fc" or not array.size or not np.isnan(np.min(array)):
+        return array
+    counts = np.isnan(array).sum(0) if array.ndim > 1 else np.isnan(array).sum(keepdims=True)
+    raise DataError(_missing_message(table, what, counts.reshape(counts.shape[0], -1).sum(1)))
+
+
+def unmasked(array: Any, what: str) -> np.ndarray:
+    """Return a masked array without its mask.
+
+    Raises:
+        DataError: A value is masked.
+    """
+    mask = np.ma.getmaskarray(array)
+    if not mask.any():
+        return np.asarray(array.data)
+    listed = f"{int(mask.sum())} of {mask.size}"
+    if mask.ndim == 2:
+        counts = mask.sum(0)
+        listed = listed_counts((f"column {n}", counts[n]) for n in np.flatnonzero(counts))
+    message = (
+        f"{what} is a masked array with masked values: {listed}; fill them with .filled(value), or "
+        "leave out these samples"
+    )
+    raise DataError(message)
+
+
+def column_names(data: Any) -> Names:
+    """Return the names of the columns of each DataFrame in `data`, by its place.
+
+    Args:
+        data: What a user passes as data: `(x, y)`, x alone, or a mapping of columns.
+    """
+    if isinstance(data, list):
+        return {}  # of samples or batches
+    parts = data if isinstance(data, tuple) else (data,)
+    roles = zip(("x", "y"), parts, strict=False)
+    return {place: names for role, part in roles for place, names in _named(part, role)}
+
+
+def check_columns(known: Names, data: Any, name: str) -> None:
+    """Check that DataFrames have the columns, in the order, of those that the net was trained on.
+
+    Args:
+        known: The names of the columns in training.
+        data: What the user passes; arrays have no names, and pass.
+        name: The name of the argument, for messages.
+
+    Raises:
+        DataError: A column is missing, is additional, or stands in another place.
+    """
+    for place, names in column_names(data).items():
+        trained = known.get(place, names)
+        if names == trained:
+            continue
+        missing = [column for column in trained if column not in names]
+        added = [column for column in names if column not in trained]
+        differences = [
+            f"lacks {_first(missing)}" if missing else "",
+            f"has additional {_first(added)}" if added else "",
+            "" if missing or added else f"has them in the order {_first(names)}",
+        ]
+        message = (
+            f"{name}'s {place} has other columns than the net was trained on: it "
+            f"{' and '.join(filter(None, differences))}; pass the columns {_first(trained)}, in "
+            "this order"
+        )
+        raise DataError(message)
+
+
+def check_order(known: Names, data: Any) -> None:
+    """Check that training continues with the columns in their order; other columns are allowed.
+
+    Raises:
+        DataError: A DataFrame has the columns of an earlier fit in another order.
+    """
+    for place, names in column_names(data).items():
+        trained = known.get(place, names)
+        if names != trained and Counter(names) == Counter(trained):
+            check_columns({place: trained}, data, "train_data")
+
+
+def _library(value: object) -> str | None:
+    """Return "pandas" or "polars" for their DataFrames and Series, subclasses, and likes."""
+    for kind in type(value).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if library in ("pandas", "polars"):
+            return library
+    # Modin and cuDF have the interface of pandas.
+    likes = all(hasattr(value, name) for name in ("columns", "dtypes", "isna", "to_numpy"))
+    return "pandas" if likes else None
+
+
+def _columns(table: Any) -> list[tuple[Any, Any]]:
+    """Return the names and dtypes of the columns; a Series has one."""
+    if hasattr(table, "columns"):
+        return list(zip(table.columns, table.dtypes, strict=True))
+    return [(getattr(table, "name", None), table.dtype)]
+
+
+def _is_plain(table: Any) -> bool:
+    """Return whether all columns have the same dtype of NumPy, and none is missing by a mask."""
+    if _library(table) != "pandas" or not hasattr(table, "dtypes"):
+        return False
+    dtypes = {table.dtypes} if not hasattr(table, "columns") else set(table.dtypes)
+    only = next(iter(dtypes)) if len(dtypes) == 1 else None
+    return isinstance(only, np.dtype) and only.kind in _NUMERIC_KINDS
+
+
+def _converted(table: Any, what: str) -> np.ndarray:
+    columns = _columns(table)
+    kinds = [_kind(dtype) for _, dtype in columns]
+    if any(kind is None for kind in kinds):
+        raise DataError(_foreign_message(table, what, columns, kinds))
+    if _library(table) == "polars":
+        return _from_polars(table, what, kinds)
+    return _from_pandas(table, what, columns, kinds)
+
+
+def _from_pandas(table: Any, what: str, columns: list[Any], kinds: list[Any]) -> np.ndarray:
+    missing = np.atleast_1d(np.asarray(table.isna().sum(), np.int64))
+    if missing.any():
+        raise DataError(_missing_message(table, what, missing))
+    common: Any = np.dtype(np.float64)
+    if len(set(kinds)) == 1:
+        narrow = [
+            np.dtype(getattr(dtype, "numpy_dtype", None) or _subtype(dtype)) for _, dtype in columns
+        ]
+        common = np.result_type(*narrow)
+        # Signed and unsigned integers of 64 bits would become floats.
+        common = np.dtype(np.int64) if kinds[0] == "i" and common.kind == "f" else common
+    elif "c" in kinds:
+        common = np.dtype(np.complex128)
+    return np.asarray(table.to_numpy(common))
+
+
+def _subtype(dtype: Any) -> Any:
+    """Return the dtype of NumPy of a dtype of pandas, as of sparse columns."""
+    return getattr(dtype, "subtype", dtype)
+
+
+def _from_polars(table: Any, what: str, kinds: list[Any]) -> np.ndarray:
+    series = list(table.get_columns()) if hasattr(table, "columns") else [table]
+    missing = np.array([column.null_count() for column in series])
+    if missing.any():
+        raise DataError(_missing_message(table, what, missing))
+    unequal = len({column.dtype for column in series}) > 1
+    if not unequal:
+        return np.asarray(table.to_numpy())
+    arrays = [column.to_numpy() for column in series]
+    wide = {"i": np.int64, "b": np.bool_}.get(kinds[0], np.float64)
+    common = wide if len(set(kinds)) == 1 else np.float64
+    return np.column_stack([array.astype(common) for array in arrays])
+
+
+def _kind(dtype: Any) -> str | None:
+    """Return "b", "i", "f" or "c" for a dtype of numbers, None for another."""
+    if hasattr(dtype, "is_numeric"):  # polars
+        return _polars_kind(dtype)
+    kind = getattr(dtype, "kind", "O")
+    return {"u": "i"}.get(kind, kind) if kind in _NUMERIC_KINDS else None
+
+
+def _polars_kind(dtype: Any) -> str | None:
+    inner = getattr(dtype, "inner", None)
+    if inner is not None and type(dtype).__name__ == "Array":
+        return _polars_kind(inner)  # a matrix
+    if dtype.is_decimal() or str(dtype) in ("Int128", "UInt128"):
+        return None
+    if str(dtype) == "Boolean":
+        return "b"
+    return "i" if dtype.is_integer() else "f" if dtype.is_float() else None
+
+
+def _foreign_message(table: Any, what: str, columns: list[Any], kinds: list[Any]) -> str:
+    foreign = [column for column, kind in zip(columns, kinds, strict=True) if kind is None]
+    parts = [f"column {name!r} of dtype {dtype}" for name, dtype in foreign[:_LISTED]]
+    if not hasattr(table, "columns"):
+        parts = [f"dtype {foreign[0][1]}"]
+    elif len(foreign) > _LISTED:
+        parts.append(f"{len(foreign) - _LISTED} more")
+    encoders = "pandas.get_dummies, or .cat.codes"
+    if _library(table) == "polars":
+        encoders = "to_dummies, or .to_physical() of Categorical and Enum"
+    return not_numbers_message(what, ", ".join(parts), encoders)
+
+
+def not_numbers_message(
+    what: str, listed: str, encoders: str = "pandas.get_dummies, or .cat.codes"
+) -> str:
+    """Return the message about text, categories or objects in an array."""
+    cast = ".cast" if "physical" in encoders else ".astype"
+    return (
+        f"{what} has {listed}; expected numbers. Encode text and categories first ({encoders}), "
+        f"give objects a dtype with {cast}, and pad rows of different lengths"
+    )
+
+
+def _missing_message(table: Any, what: str, counts: np.ndarray) -> str:
+    if hasattr(table, "columns"):
+        names = list(table.columns)
+        listed = listed_counts((f"column {names[n]!r}", counts[n]) for n in np.flatnonzero(counts))
+    else:
+        listed = f"{int(counts.sum())} of {len(table)}"
+    fill = "fill_null, fill_nan" if _library(table) == "polars" else "fillna"
+    return (
+        f"{what} has missing values: {listed}; fill them ({fill}) or drop these rows, or pass a "
+        "NumPy array with NaN if net and loss handle it"
+    )
+
+
+def listed_counts(counts: Iterator[tuple[str, Any]]) -> str:
+    """Return counts by column as text, the first few of them."""
+    parts = [f"{int(count)} in {column}" for column, count in counts]
+    more = len(parts) - _LISTED
+    return ", ".join(parts[:_LISTED]) + (f", and in {more} more columns" if more > 0 else "")
+
+
+def _first(names: Any) -> str:
+    return str(list(names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _named(value: Any, place: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield place and columns of the DataFrames with names in nested mappings and sequences."""
+    if hasattr(value, "nnz"):
+        return  # a sparse matrix, which may be a mapping
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _named(part, f"{place}[{key!r}]")
+    elif isinstance(value, (tuple, list)):
+        for number, part in enumerate(value):
+            yield from _named(part, f"{place}[{number}]")
+    elif names := _names_of(value):
+        yield place, names
+
+
+def _names_of(value: Any) -> tuple[Any, ...]:
+    """Return the names of the columns of a table, () if it does not have names."""
+    if is_arrow(value):
+        return tuple(value.column_names)
+    if not (hasattr(value, "columns") and is_table(value)):
+        return ()
+    names = tuple(value.columns)
+    # pandas numbers the columns of an array, which are no names.
+    return () if names == tuple(range(len(names))) else names
