@@ -447,8 +447,8 @@ def test_the_old_model_says_what_is_missing(loaders):
         Old().fit(1, loaders[0])
     with pytest.raises(NotImplementedError, match="has no forward"):
         fitorch.Model()(torch.ones(1, 4))
-    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES"):
-        Old().compile(nn.BCELoss(), device="cuda:1")
+    with pytest.raises(ValueError, match="this machine has"):
+        Old().compile(nn.BCELoss(), device="cuda:99")
     made = Old()
     made.compile(nn.BCELoss(), device="cpu")
     with pytest.raises(ValueError, match="log_step_freq"):

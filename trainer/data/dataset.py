@@ -263,7 +263,7 @@ class DatasetSource(SampledSource):
 
     def refresh(self) -> None:
         """Ask the dataset for its length again."""
-        samples = len(self.loader)
+        samples = len(self._reader.dataset)
         if samples != self.order.samples:
             self.order = replace(self.order, samples=samples)
         self.pass_length = PassLength(samples, self.order.per_round)

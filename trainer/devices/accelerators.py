@@ -51,7 +51,8 @@ def default_device() -> torch.device:
 
 def with_index(device: torch.device) -> torch.device:
     """Return the device with the number that torch uses if it has none; the CPU has no number."""
-    if is_host(device) or device.index is not None:
+    number: int | None = device.index  # declared as an int in torch
+    if is_host(device) or number is not None:
         return device
     current = getattr(module_of(device), "current_device", None)
     return torch.device(device.type, 0 if current is None else int(current()))
@@ -98,7 +99,8 @@ def described(device: torch.device) -> str:
 def current(device: torch.device) -> Iterator[None]:
     """Make an accelerator torch's current one, so that "cuda" means this one in users' code."""
     guard = getattr(module_of(device), "device", None)
-    if is_host(device) or device.index is None or guard is None:
+    number: int | None = device.index  # declared as an int in torch
+    if is_host(device) or number is None or guard is None:
         yield
         return
     with guard(device):

@@ -36,8 +36,8 @@ def assertion_hint(error: BaseException, step: Any) -> str:
 
 def _classes(step: Any) -> Iterator[tuple[Tensor, int]]:
     """Yield the class numbers of the samples of the epoch so far, each with its sample number."""
-    run = getattr(getattr(step, "model", None), "run", None)
-    dataset = None if run is None else getattr(run.iterator.source, "loader", None)
+    run: Any = getattr(getattr(step, "model", None), "run", None)
+    dataset: Any = None if run is None else getattr(run.iterator.source, "loader", None)
     if not hasattr(dataset, "__getitem__"):
         return
     iterator, end = run.iterator, perf_counter() + _SECONDS

@@ -88,7 +88,7 @@ def find_lr(
     start: float,
     end: float,
     steps: int,
-    batch_size: int,
+    batch_size: int | None,
     seed: int | None,
     plot: str | Path | None,
 ) -> pd.DataFrame:

@@ -42,7 +42,7 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
         self.window = window
         self._counted = CountedWindow(self.measurement)
         self._samples: deque[Tensor | list[int]] = deque()  # of the batches that were read
-        self._current: list[int] = []
+        self._current: Tensor | list[int] = []
 
     def __call__(self, batch: MicroBatch) -> None:
         """Train on a batch, and update the weights at the end of its window."""
