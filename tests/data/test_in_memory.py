@@ -429,7 +429,7 @@ def test_names_the_samples_of_the_batch_that_was_served_last():
     batches = source.batches(0)
     next(batches)
     next(batches)
-    assert source.served() == [4, 5, 6]
+    assert source.served().tolist() == [4, 5, 6]
 
 
 def test_an_index_beyond_the_data_is_an_index_error_as_in_the_loader():

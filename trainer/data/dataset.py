@@ -117,6 +117,13 @@ class SampledSource(LoaderSource):
     def _collates(self) -> bool:
         return True
 
+    def mark(self) -> None:
+        """None: batches are read by the numbers of their samples."""
+        return
+
+    def verify(self) -> None:
+        """Do nothing: each process reads the samples of its own batches."""
+
     def first_batch(self) -> Any:
         """Return the first batch of a pass, None if worker processes would read it."""
         if self.worker_count:

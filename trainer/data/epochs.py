@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from fitorch.distributed.processes import Processes
@@ -25,12 +26,19 @@ _RAGGED_HINT = (
 )
 
 
-def opened(source: Source, processes: Processes) -> Iterator[Any]:
-    """Return the batches of a pass in an order that is the same in every process."""
+def opened(source: Source, processes: Processes, steps: int | None) -> Iterator[Any]:
+    """Return the batches of a pass in an order that is the same in every process.
+
+    Args:
+        source: The source of the batches.
+        processes: The processes that share the data.
+        steps: The number of rounds, each with at most one batch for a process; None for all.
+    """
     # Only user samplers draw from the global generators; an `Order` has its own seed.
     if processes.is_distributed and source.order_owners:
         seed_everything(processes.broadcast(draw_seed()))
-    return (batch for batch in source.batches(0) if batch is not None)
+    # The rounds are counted before those without a batch are left out: all processes read as many.
+    return (batch for batch in islice(source.batches(0), steps) if batch is not None)
 
 
 class EpochIterator:
@@ -65,6 +73,8 @@ class EpochIterator:
         self.remembers = False  # whether to record the state at the beginning of each pass
         self._begun: dict[str, Any] | None = None
         self._own: Any = None  # the state of a stateful loader
+        self._mark: str | None = None  # of the last batch before an interruption
+        self._opened = False  # whether a pass has been opened
         self._batches: Iterator[Any] | None = None
 
     @property
@@ -101,6 +111,7 @@ class EpochIterator:
 
     def end_epoch(self) -> None:
         """Record the epoch as completed: all its batches have been used for training."""
+        self.source.verify()
         # The count ends only here: during the validation, a checkpoint must still contain it.
         self.taken = 0
         if self.steps_per_epoch is None:
@@ -132,6 +143,7 @@ class EpochIterator:
     def _open(self) -> Iterator[Any]:
         """Return the batches of a new pass, or the rest of a resumed pass in the same order."""
         source, owners = self.source, self.source.order_owners
+        self._opened = True
         if not self.position and not self.behind:
             if self._processes.is_distributed:
                 return self._open_together()
@@ -150,6 +162,7 @@ class EpochIterator:
                 restore_generators(owners, self._begun["order"])
             if self._own is not None:
                 source.rewind(self._own)
+            source.expect(self._mark)
             batches = source.batches(self.pass_index, self.position, self.behind)
         # The state is used once: later passes start at their beginning.
         self._own = None
@@ -177,7 +190,9 @@ class EpochIterator:
         source = self.source
         if not self.position and not self.behind:
             # Between two passes, the next pass begins with the current states.
-            begun: dict[str, Any] | None = {"order": capture_generators(source.order_owners)}
+            # Some readers can no longer load a state once they were asked for one.
+            states = capture_generators(source.order_owners, ask=self._opened)
+            begun: dict[str, Any] | None = {"order": states}
         else:
             begun = self._begun
         # A stateful loader stores its position; with several processes, batches are skipped
@@ -185,11 +200,14 @@ class EpochIterator:
         inside = source.stateful if self.position and not self._processes.is_distributed else None
         loader_state = None if inside is None else inside.state_dict()
         reading = capture_generators(source.reading_owners)
-        return {"begun": begun, "reading": reading, "own": loader_state, "behind": self.behind}
+        mark = source.mark() if self.position and not self._processes.is_distributed else None
+        own = {"own": loader_state, "mark": mark}
+        return {"begun": begun, "reading": reading, "behind": self.behind, **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state; the counters must be restored before."""
         source, begun, self.behind = self.source, state["begun"], state["behind"]
+        self._mark = state.get("mark")  # older checkpoints have none
         if self.position or self.behind:
             self._begun, self._own = begun, state["own"]
         elif begun is not None:

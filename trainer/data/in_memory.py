@@ -152,6 +152,16 @@ class MemorySource:
         indices = self.indices(pass_index, position)
         return next(indices, torch.empty(0, device=HOST)).tolist()
 
+    def mark(self) -> None:
+        """None: batches are gathered by the numbers of their samples."""
+        return
+
+    def expect(self, mark: str | None) -> None:
+        """Do nothing: batches are not read again."""
+
+    def verify(self) -> None:
+        """Do nothing: each process gathers the samples of its own batches."""
+
     def close(self) -> None:
         """Do nothing: there are no worker processes."""
 

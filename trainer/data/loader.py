@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
+import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
@@ -16,12 +18,14 @@ from torch.utils.data import DataLoader
 
 from fitorch.devices.accelerators import is_host
 from fitorch.devices.copies import Sender
-from fitorch.errors import DataError
+from fitorch.errors import DataError, NotBitExactWarning
 from fitorch.randomness import derive_seed
 from fitorch.tree import leaves, map_tensors
 
 from .arrays import array_leaves, as_batch
+from .digest import digest
 from .indices import smallest_batch
+from .process_stream import ProcessStream
 from .rank_split import ALONE, PassLength, RankShard, with_common_randomness
 from .rng_state import GeneratorHolder, has_state, owners_of, set_epoch, stateful
 
@@ -49,6 +53,9 @@ class LoaderSource:
         self.name = name
         self.floating = floating
         self._share, self._seed = share, seed
+        self._stream = ProcessStream(name, share)
+        self._last: Any = None  # the last batch, as the loader has made it
+        self._expected: str | None = None
         self._measure(loader)
         self._device: torch.device | None = None
         self._rewound = False
@@ -83,26 +90,51 @@ class LoaderSource:
         # Datasets that shuffle by the epoch need the pass before their iterator is created.
         set_epoch(pass_index, getattr(self.loader, "dataset", None))
         if self._share.world > 1:
-            return self._batches_of_rank(pass_index, behind + start * self._share.world)
-        batches = self._iterate(iter(self.loader))
+            return self._batches_of_rank(pass_index, start, behind)
+        raw = iter(self.loader)
+        batches = remaining(raw)
         # Skipped batches are read, because only the iterator can move its own position.
-        for _ in range(0 if self._rewound else start + behind):
-            next(batches, None)
+        skipped = 0 if self._rewound else start + behind
+        last = list(deque(islice(batches, skipped), maxlen=1))
         self._rewound = False
+        self._compare(last)
+        return self._iterate(batches, raw)
+
+    def _batches_of_rank(self, pass_index: int, start: int, behind: int) -> Iterator[Any]:
+        """Return the batches of this process, None in a round that has none for it."""
+        seed = derive_seed(self._seed, "iterate", self.name, pass_index)
+        # Every process reads with the same random numbers, in case all of them read all batches.
+        raw = with_common_randomness(_iterated(self.loader), seed)
+        sized = self.pass_length.units is not None
+        batches = self._stream.batches(raw, start, behind, self._iterate, sized=sized)
+        if self._stream.by_share:
+            # How long the shares of the others are is not known.
+            self.pass_length, self.steps = PassLength(None, 1), None
         return batches
 
-    def _batches_of_rank(self, pass_index: int, start: int) -> Iterator[Any]:
-        """Read a whole pass, as every process does, and yield the batches of this process.
+    def mark(self) -> str | None:
+        """Return a digest of the last batch, None if there is none."""
+        return None if self._last is None else digest([self._last])
 
-        The last one is None if the last round has no batch for this process.
-        """
-        seed = derive_seed(self._seed, "iterate", self.name, pass_index)
-        missing: list[None] = []
-        # Every process reads all batches, in order that their random numbers stay the same.
-        all_batches = islice(with_common_randomness(_iterated(self.loader), seed), start, None)
-        batches = self._share.of_batches(all_batches, missing)
-        yield from self._iterate(batches)
-        yield from missing
+    def expect(self, mark: str | None) -> None:
+        """Set what `mark` returned before the interruption of the pass that is read next."""
+        self._expected = mark
+
+    def _compare(self, last: list[Any]) -> None:
+        """Warn if reading a pass again has given another batch than before its interruption."""
+        expected, self._expected = self._expected, None
+        if last and expected is not None and digest(last) != expected:
+            warnings.warn(
+                f"{self.name} gave other batches when it was read again up to the interruption, so "
+                "some samples of the epoch may be trained on twice and others not at all; give its "
+                "shuffling a seed, or pass a reader with state_dict and load_state_dict",
+                NotBitExactWarning,
+                stacklevel=2,
+            )
+
+    def verify(self) -> None:
+        """Check that all processes have read the same batches; a collective call."""
+        self._stream.verify()
 
     def rewind(self, state: object) -> None:
         """Restore the position of the stateful loader or dataset."""
@@ -149,17 +181,29 @@ class LoaderSource:
         """Return the worker processes of an iterator."""
         return getattr(batches, "_workers", ())
 
-    def _iterate(self, batches: Iterator[Any]) -> Iterator[Any]:
-        others = remaining(batches)
+    def _iterate(self, batches: Iterator[Any], raw: Any = None) -> Iterator[Any]:
+        """Yield the batches in the form that a step takes.
+
+        Args:
+            batches: The batches, as the loader makes them.
+            raw: The loader's own iterator, which knows its workers; None if it is `batches`.
+        """
+        others = self._noted(remaining(batches))
         try:
             for first in others:
                 yield from self._converted(first, others)
         except (RuntimeError, OSError, EOFError) as error:
-            died = self._find_failed_workers(batches) or failed_worker_in(error)
+            workers = batches if raw is None else raw
+            died = self._find_failed_workers(workers) or failed_worker_in(error)
             if not died:
                 raise
             of = f" of {self.name} died (num_workers={self.worker_count})"
             raise DataError(worker_failure_message(died, of)) from error
+
+    def _noted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._last = batch
+            yield batch
 
     def _find_failed_workers(self, batches: Iterator[Any]) -> str:
         """Return which workers of an iterator have died, "" for none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+from fitorch.internals.datasets import has_shuffle_buffer
 
 from .workers import attributes_of
 
@@ -25,14 +28,19 @@ _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.Ra
 _PLAIN_TYPES = (bool, int, float, str)
 
 
-def capture_generators(owners: Sequence[Any]) -> RngStates:
+def capture_generators(owners: Sequence[Any], *, ask: bool = True) -> RngStates:
     """Return the state that determines the owners' next numbers, without the global generators.
 
     These are the states of all generators in their attributes, and in the attributes of those
     objects; for samplers, also plain values, such as a counted epoch. If an owner has a
     `state_dict`, it is used instead.
+
+    Args:
+        owners: The objects.
+        ask: Whether to ask for states of their own; otherwise they stay as they are when the
+            states are restored.
     """
-    return [_capture(owner) for owner in owners]
+    return [_capture(owner) if ask or not has_state(owner) else {} for owner in owners]
 
 
 def restore_generators(owners: Sequence[Any], states: RngStates) -> None:
@@ -41,6 +49,7 @@ def restore_generators(owners: Sequence[Any], states: RngStates) -> None:
         # A `state_dict` of its own takes precedence over the attributes.
         if "own" in state:
             owner.load_state_dict(state["own"])
+        if "generators" not in state:
             continue
         for generator, rng_state in zip(_generators(owner), state["generators"], strict=True):
             _set_generator_state(generator, rng_state)
@@ -112,8 +121,21 @@ def stateful(loader: object) -> Any:
 
 
 def has_state(thing: object) -> bool:
-    """Return whether an object has `state_dict` and `load_state_dict`."""
-    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
+    """Return whether an object has `load_state_dict`, and a `state_dict` without arguments.
+
+    One that needs arguments, as those of litdata and mosaicml-streaming, belongs to their loaders.
+    A shuffle buffer is not part of the state of a stream of Hugging Face: it is read again.
+    """
+    methods = [getattr(thing, name, None) for name in ("state_dict", "load_state_dict")]
+    if not all(map(callable, methods)) or has_shuffle_buffer(thing):
+        return False
+    try:
+        inspect.signature(methods[0]).bind()  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    except ValueError:  # a method without a signature
+        return True
+    return True
 
 
 def _iterates_itself(thing: object) -> bool:
@@ -123,7 +145,7 @@ def _iterates_itself(thing: object) -> bool:
 
 
 def _capture(owner: Any) -> dict[str, Any]:
-    if callable(getattr(owner, "load_state_dict", None)):
+    if has_state(owner):
         return {"own": owner.state_dict()}
     # Only samplers count: attributes of a dataset are data, not a position.
     counts = isinstance(owner, Sampler) or _iterates_itself(owner)

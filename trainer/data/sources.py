@@ -90,6 +90,16 @@ class Source(Protocol):
         """Return the sample numbers of a batch of a pass, if they are known without reading it."""
         ...
 
+    def mark(self) -> str | None:
+        """Return a digest of the last batch if a resumed pass reads earlier batches again."""
+        ...
+
+    def expect(self, mark: str | None) -> None:
+        """Set the mark that the last skipped batch of the next pass should have."""
+
+    def verify(self) -> None:
+        """Check that all processes have read the same batches; a collective call."""
+
     def refresh(self) -> None:
         """Look at the user's data again before a pass: a callback may have changed it."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice
 
 from fitorch.callbacks.hooks import Hooks, emit, emit_all
 from fitorch.callbacks.logs import KerasNames
@@ -84,7 +83,7 @@ class Evaluation:
         # must evaluate with the same ones, or the result would depend on how the data is split.
         processes.broadcast_module(self._net, parameters=False)
         with inference(self._net, self._loss):
-            taken = islice(opened(self._source, processes), self._steps)
+            taken = opened(self._source, processes, self._steps)
             samples_in = partial(self._source.samples_in, 0)
             batches = reading(taken, self.name, where, samples_in)
             begin, end = hooks.on_test_batch_begin, hooks.on_test_batch_end

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -129,7 +128,7 @@ def run_prediction(
         step.processes.broadcast_module(net, parameters=False)
         emit(hooks.on_predict_begin, {})
         with inference(net):
-            taken = islice(opened(source, step.processes), steps)
+            taken = opened(source, step.processes, steps)
             batches = reading(taken, "data", "", partial(source.samples_in, 0))
             begin, end = hooks.on_predict_batch_begin, hooks.on_predict_batch_end
             lockstep, batches = in_lockstep(net, step, batches)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
+from fitorch.data.loader import LoaderSource
 from fitorch.data.missing import check_targets
 from fitorch.data.rank_split import RankShard
 from fitorch.data.sources import (
@@ -83,8 +84,11 @@ def open_data(model: BaseModel, train_data: Any, val_data: Any, arguments: FitAr
         prefix: as_source(data, set_name(prefix), in_order)
         for prefix, data in validation_sets(val_data).items()
     }
-    lengths = {"train_data": (train.samples, train.steps)}
-    lengths |= {set_name(name): (s.samples, s.steps) for name, s in validation.items()}
+    named = {"train_data": train, **{set_name(name): s for name, s in validation.items()}}
+    # What a user's iterable yields in each process is compared when it is read: it may be a share.
+    lengths = {
+        name: (s.samples, s.steps) for name, s in named.items() if type(s) is not LoaderSource
+    }
     # This is a collective. With different lengths, the processes would take different numbers of
     # steps, and wait for each other.
     processes.require_equal(lengths)
