@@ -162,11 +162,11 @@ def test_ours_of_the_same_name_is_no_foreigner(name, tmp_path):
 def test_a_loss_that_is_not_finite_is_our_error_also_where_keras_would_stop(theirs):
     ended = []
     ending = ours.LambdaCallback(on_train_end=lambda logs: ended.append(True))
-    y = Y.clone()
-    y[7] = float("nan")
+    x = X.clone()
+    x[7] = float("nan")
     model = model_of()
     with pytest.raises(NonFiniteError):
-        model.fit((X, y), epochs=2, verbose=0, callbacks=[theirs.TerminateOnNaN(), ending])
+        model.fit((x, Y), epochs=2, verbose=0, callbacks=[theirs.TerminateOnNaN(), ending])
     assert ended
 
 

@@ -278,14 +278,14 @@ def test_unlike_in_keras_figures_that_appear_later_are_kept_when_appending_too(t
 
 
 def test_unlike_in_keras_all_are_told_of_the_end_where_terminating_raises():
-    ended, y = [], Y.clone()
-    y[7] = float("nan")
+    ended, x = [], X.clone()
+    x[7] = float("nan")
     callbacks = [
         ours.TerminateOnNaN(raise_error=True),
         ours.LambdaCallback(on_train_end=lambda logs: ended.append(True)),
     ]
     with pytest.raises(NonFiniteError):
-        model_of().fit((X, y), epochs=2, verbose=0, callbacks=callbacks)
+        model_of().fit((x, Y), epochs=2, verbose=0, callbacks=callbacks)
     assert ended == [True]
 
 

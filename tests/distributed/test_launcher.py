@@ -170,7 +170,8 @@ def test_a_number_of_processes_that_is_none_is_refused(count, kind):
 
 
 def test_more_processes_than_devices_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    one = [torch.device("cuda", 0)]
+    monkeypatch.setattr("fitorch.distributed.launcher.accelerators", lambda: one)
     with pytest.raises(ValueError, match="num_processes=2, but there are 1 devices"):
         fitted(make(), 2)
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fitorch import KerasModel
-from fitorch.errors import DataError
+from fitorch.errors import DataError, RankError
 
 N = 50
 X = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
@@ -58,7 +58,7 @@ def measured(sizes, kind, form):
 
 @pytest.mark.parametrize("form", ["stream", "loader"])
 @pytest.mark.parametrize("kind", [Shares, SizedShares])
-@pytest.mark.parametrize("sizes", [(25, 25), (42, 8), (50, 0)], ids=str)
+@pytest.mark.parametrize("sizes", [(25, 25), (42, 8)], ids=str)
 def test_shares_of_any_size_give_the_figures_of_all_samples(two, sizes, kind, form):
     # The weights do not change, so that the figures are those of the samples, whatever the order.
     net = model().net
@@ -72,6 +72,11 @@ def test_shares_of_any_size_give_the_figures_of_all_samples(two, sizes, kind, fo
             assert frame[f"val_{column}"].tolist() == pytest.approx([value] * 2, rel=1e-5)
             assert result[f"val_{column}"] == pytest.approx(value, rel=1e-5)
     assert [told > 0 for *_, told in found] == [True, False]
+
+
+def test_a_process_without_a_single_batch_is_told(two):
+    with pytest.raises(RankError, match="use fewer processes"):
+        two.run(measured, (50, 0), Shares, "stream")
 
 
 class Lengthless:

@@ -254,8 +254,8 @@ def test_a_term_that_is_not_finite_stops_the_fit_and_is_named(broken):
         def value(self, weights):
             return weights[0].min().sqrt()
 
-    y = Y.clone()
-    y[30] = math.nan if broken == "data" else y[30]
+    x = X.clone()
+    x[30] = math.nan if broken == "data" else x[30]
     objective = FocalLoss(from_logits=True) + L2(ALPHA)
     objective = objective + (Root(include="2.weight") if broken == "penalty" else L1(ALPHA))
     net = make_net()
@@ -271,7 +271,7 @@ def test_a_term_that_is_not_finite_stops_the_fit_and_is_named(broken):
     message = rf"loss \(focal \+ l2 \+ .*\) is nan: {wrong} is nan in epoch 1, .*batch 4 .*lr 0.1"
     with pytest.raises(NonFiniteError, match=message) as caught:
         KerasModel(net, objective, optimizer=SGD).fit(
-            (X, y), batch_size=8, shuffle=False, callbacks=[breaks], verbose=0
+            (x, Y), batch_size=8, shuffle=False, callbacks=[breaks], verbose=0
         )
     assert "l2 is" not in str(caught.value)
     for name, value in net.state_dict().items():

@@ -326,12 +326,12 @@ def test_an_accelerator_gives_the_same_figures(name, size, accelerated):
 
 
 def test_an_accelerator_names_the_term_that_is_not_finite_after_the_epoch(accelerated):
-    y = Y.clone()
-    y[3] = math.nan
-    message = r"loss \(focal \+ l2 \+ l1\) is nan: focal is nan in epoch 1 \(after 2 updates"
+    x = X.clone()
+    x[3] = math.nan
+    message = r"\(focal \+ l2 \+ l1\) is nan: focal is nan in epoch 1, training batch 1 \(after 2"
     with pytest.raises(NonFiniteError, match=message):
         KerasModel(make_net(), BINARY, optimizer=SGD).fit(
-            (X, y), epochs=2, shuffle=False, verbose=0
+            (x, Y), epochs=2, shuffle=False, verbose=0
         )
 
 

@@ -22,6 +22,7 @@ from fitorch.devices.capabilities import pins
 from fitorch.devices.copies import Sender, pinned, sent
 from fitorch.devices.memory import free_memory
 from fitorch.errors import DataError
+from fitorch.internals.torch import version_of
 from fitorch.tree import byte_count, leaves, map_tensors
 
 from .indices import LoaderIndices, OrderIndices
@@ -345,4 +346,4 @@ def _subset_indices(subset: Subset[Any]) -> Tensor | None:
 
 def _versions(tensors: Any) -> list[tuple[int, int]]:
     """Return what changes if tensors are replaced, or changed in place by torch."""
-    return [(id(tensor), tensor._version) for tensor in leaves(tensors)]
+    return [(id(tensor), version_of(tensor)) for tensor in leaves(tensors)]

@@ -344,7 +344,9 @@ def check_enough(source: Source, name: str, processes: int) -> None:
         DataError: There are fewer.
     """
     shares_samples = isinstance(source, (MemorySource, SampledSource)) and source.samples
-    parts = source.samples if shares_samples else source.pass_length.units
+    # What an iterable yields in this process may be a share of its own.
+    units = None if type(source) is LoaderSource else source.pass_length.units
+    parts = source.samples if shares_samples else units
     if parts is not None and parts < processes:
         unit = "samples" if shares_samples else "batches"
         message = (

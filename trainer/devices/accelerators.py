@@ -52,7 +52,9 @@ def default_device() -> torch.device:
 def with_index(device: torch.device) -> torch.device:
     """Return the device with the number that torch uses if it has none; the CPU has no number."""
     number: int | None = device.index  # declared as an int in torch
-    if is_host(device) or number is not None:
+    if is_host(device):
+        return HOST
+    if number is not None:
         return device
     current = getattr(module_of(device), "current_device", None)
     return torch.device(device.type, 0 if current is None else int(current()))

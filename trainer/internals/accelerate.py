@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 
 def forget_settings() -> None:
     """Let the next Accelerator have other settings than the last one.
@@ -10,7 +12,9 @@ def forget_settings() -> None:
     notebook could not fit once in float32 and once in bf16. If a release keeps its state elsewhere,
     that refusal is what a user sees.
     """
-    from accelerate.state import AcceleratorState, GradientState
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in notebooks
+        from accelerate.state import AcceleratorState, GradientState
 
     if getattr(AcceleratorState, "_shared_state", None) and not missing():
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -273,6 +273,11 @@ _FUSED, _SHALLOW = "_get_fused_kernels_supported_devices", "_has_compatible_shal
 _OBJECTS = "_get_object_coll_device"  # torch 2.6
 
 
+def version_of(tensor: Tensor) -> int:
+    """Return a number that grows when torch changes a tensor in place; 0 if that is not known."""
+    return int(getattr(tensor, "_version", 0))
+
+
 def private_backend() -> str:
     """Return the name of the backend that a package has added to torch, as "npu"."""
     name = getattr(torch._C, "_get_privateuse1_backend_name", None)
@@ -399,7 +404,7 @@ def missing() -> list[str]:
         (optim.SGD([parameter], fused=True), "a fused Optimizer", (_SKIPS,)),
         (torch.amp.GradScaler("cpu"), "GradScaler", (_SCALE,)),
         (profiler, "torch.autograd.profiler", ("_is_profiler_enabled",)),
-        (parameter, "Parameter", ("_backward_hooks", "_post_accumulate_grad_hooks")),
+        (parameter, "Parameter", ("_version", "_backward_hooks", "_post_accumulate_grad_hooks")),
         (compiled, "a compiled module", ("_orig_mod",)),
         (nn.Module(), "Module", ("_compiled_call_impl", "_non_persistent_buffers_set")),
         ((parameter * 1).grad_fn, "a node of the graph", ("_sequence_nr",)),
