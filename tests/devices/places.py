@@ -168,6 +168,20 @@ def data_from_a_generator():
 
 
 @SCENARIOS.add
+def sparse_batches_are_copied_among_the_computations():
+    from fitorch.devices import copies
+
+    # The simulation has no sparse tensors, so this one is not moved.
+    sent, copies.sent = copies.sent, lambda tensor, device: tensor
+    try:
+        batch = torch.eye(3).to_sparse()
+        sender = copies.Sender(torch.device(DEVICE))
+        assert next(sender.batches([[batch]])) == [batch]
+    finally:
+        copies.sent = sent
+
+
+@SCENARIOS.add
 def data_that_workers_read():
     def figures(device):
         model = model_of(device)
