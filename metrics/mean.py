@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fitorch.devices.accelerators import HOST, is_host
 from fitorch.devices.capabilities import widest_float
+from fitorch.devices.copies import sent
 
 from .unread import Unread, known, together
 
@@ -240,10 +241,9 @@ class DeviceMean(Mean):
 
     def _stack_normalizers(self, device: torch.device, wide: torch.dtype) -> Tensor:
         if all(isinstance(normalizer, int) for normalizer in self._normalizers):
-            # The host does not wait for the copy.
-            return torch.tensor(self._normalizers, dtype=wide, device=HOST).to(
-                device, non_blocking=True
-            )
+            # The host does not wait for the copy where the device stages it. Elsewhere it must: the
+            # memory of this tensor is used again at once.
+            return sent(torch.tensor(self._normalizers, dtype=wide, device=HOST), device)
         # A number is written on the device; a copy of it would wait.
         return torch.stack(
             [

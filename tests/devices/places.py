@@ -84,6 +84,22 @@ class Refilling(DataLoader):
         return iter(SamePinnedMemory())
 
 
+class OnePinnedBatch(Dataset):
+    """A dataset of batches, each of which it writes into the same pinned memory."""
+
+    def __init__(self):
+        self.x = torch.empty(BATCH, 4, pin_memory=True)
+        self.y = torch.empty(BATCH, 1, pin_memory=True)
+
+    def __len__(self):
+        return SAMPLES // BATCH
+
+    def __getitem__(self, i):
+        self.x.copy_(X[i * BATCH : (i + 1) * BATCH])
+        self.y.copy_(VALUES[i * BATCH : (i + 1) * BATCH])
+        return self.x, self.y
+
+
 class Batches:
     """Batches that are made anew in each pass."""
 
@@ -121,6 +137,7 @@ FORMS = {
     "a loader of a stream": lambda: DataLoader(Stream(), 8),
     "a loader that fills the same pinned memory": SamePinnedMemory,
     "a subclass of a loader that fills it": lambda: Refilling(Pairs(), 8),
+    "a Dataset of batches that fills it": lambda: DataLoader(OnePinnedBatch(), batch_size=None),
     "batches": lambda: list(_batches()),
     "batches in pinned memory": lambda: [tuple(t.pin_memory() for t in b) for b in _batches()],
     "batches in the same memory": lambda: Batches(_in_place),
@@ -148,6 +165,20 @@ def data_from_a_generator():
         return found, model.evaluate(_in_place(), verbose=0), model.predict(_in_place(), verbose=0)
 
     check_as_on_the_cpu(figures)
+
+
+@SCENARIOS.add
+def sparse_batches_are_copied_among_the_computations():
+    from fitorch.devices import copies
+
+    # The simulation has no sparse tensors, so this one is not moved.
+    sent, copies.sent = copies.sent, lambda tensor, device: tensor
+    try:
+        batch = torch.eye(3).to_sparse()
+        sender = copies.Sender(torch.device(DEVICE))
+        assert next(sender.batches([[batch]])) == [batch]
+    finally:
+        copies.sent = sent
 
 
 @SCENARIOS.add
@@ -231,6 +262,24 @@ def running_out_of_memory_says_how_much_was_in_use():
     with pytest.raises(torch.OutOfMemoryError) as error:
         train(model_of(DEVICE, wide), batch_size=SAMPLES)
     assert "3 MB" in _message(error), _message(error)
+
+
+@SCENARIOS.add
+def a_net_that_does_not_fit_stays_where_it_was():
+    import simulated_device
+
+    memory = simulated_device.memory(DEVICE)
+    memory.largest = 2000  # the second layer does not fit
+
+    def wide():
+        return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 100), nn.Linear(100, 1))
+
+    model = model_of(DEVICE, wide)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(model)
+    assert {parameter.device.type for parameter in model.net.parameters()} == {"cpu"}
+    memory.largest = float("inf")
+    check_same(train(model)["weights"], train(model_of("cpu", wide))["weights"])
 
 
 def _message(error):

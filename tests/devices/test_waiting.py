@@ -60,3 +60,8 @@ def test_a_batch_without_training_does_not_wait(name, row):
 
 def test_a_checkpoint_waits_for_its_tensors_at_once(row):
     check(row("each checkpoint"), "checkpoint", goal=3)
+
+
+def test_a_device_that_stages_no_copies_gets_no_early_ones(running):
+    found = running.outcome("devices.waiting", "a device that stages no copies")
+    assert found["error"] is None, found["error"]

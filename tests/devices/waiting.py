@@ -193,6 +193,21 @@ def _fit(case):
 
 
 @SCENARIOS.add
+def a_device_that_stages_no_copies():
+    """As on MPS: the host must wait, as it uses the memory of what it has sent again at once."""
+    import simulated_device
+    from fitorch.devices import capabilities
+
+    plain, capabilities._pins = capabilities._pins, lambda kind: False
+    try:
+        with simulated_device.counted() as waits:
+            train(model_of(DEVICE, metrics={"mae": "mae"}), (X[:28], VALUES[:28]))
+    finally:
+        capabilities._pins = plain
+    assert not [wait for wait in waits if wait.kind == "staged"], waits
+
+
+@SCENARIOS.add
 def each_checkpoint():
     def waits(batches):
         import simulated_device

@@ -248,8 +248,9 @@ class LoaderSource:
         """
         assert self._device is not None
         sender = Sender(self._device)
-        # A loader of the user's may fill the same pinned memory with each batch; torch's does not.
-        torchs = type(self.loader) is DataLoader
+        # A loader, a Dataset or a collate_fn of the user's may fill the same pinned memory with
+        # each batch; torch's loader pins each batch anew.
+        torchs = type(self.loader) is DataLoader and self.loader.pin_memory
         sender.waits = not torchs and any(leaf.is_pinned() for leaf in leaves(first))
         return sender
 

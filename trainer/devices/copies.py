@@ -87,7 +87,7 @@ class Sender:
         parts: list[Any] = []
         map_leaves(parts.append, batch, Movable)
         # An object whose tensors are not known is copied among the computations.
-        stream = self._stream if all(hasattr(part, "record_stream") for part in parts) else None
+        stream = self._stream if all(map(_knows_streams, parts)) else None
         with nullcontext() if stream is None else self._module.stream(stream):
             moved = map_leaves(self._moved, batch, Movable)
             return moved, None if stream is None else stream.record_event()
@@ -108,6 +108,13 @@ class Sender:
             # Their memory must not be used again before these computations have ended.
             map_leaves(lambda part: part.record_stream(present), batch, Movable)
         return batch
+
+
+def _knows_streams(part: Any) -> bool:
+    """Return whether the memory of a part of a batch can be kept until a stream has used it."""
+    if isinstance(part, Tensor):  # torch has `record_stream` for dense ones alone
+        return part.layout is torch.strided and not part.is_nested
+    return hasattr(part, "record_stream")
 
 
 def _side_stream(device: torch.device) -> Any:
