@@ -12,9 +12,9 @@ class BatchBuffer:
     """Copies of small CPU tensors, one per batch, side by side in memory.
 
     Small tensors that outlive their step lie between the large ones of that step and fragment the
-    heap: each following step would get different memory, which is not in any cache. Accelerators
-    have separate pools for small tensors, so tensors there are not copied, and neither are large
-    ones.
+    heap: each following step would get different memory, which is not in any cache. Large
+    ones are not copied. On accelerators, which have pools for small tensors, each has a copy of its
+    own: the net may use the memory of its output for the next batch.
 
     Args:
         capacity: The number of tensors in one block.
@@ -28,9 +28,11 @@ class BatchBuffer:
     def keep(self, part: Any) -> Any:
         """Return a copy of a tensor in the buffer, or the tensor itself if it does not fit."""
         # Subclasses of Tensor, and tensors with a graph, are kept as they are.
-        if type(part) is not Tensor or not part.is_cpu or part.requires_grad:
+        if not isinstance(part, Tensor) or part.requires_grad or part.layout is not torch.strided:
             return part
-        if part.layout is not torch.strided:
+        if not part.is_cpu:
+            return part.clone()
+        if type(part) is not Tensor:
             return part
         if not self._free:
             if part.numel() > self._max_elements:

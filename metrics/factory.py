@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from torch import nn
 
 from .adapters import ForwardMetric
 from .function import FunctionMetric
@@ -53,6 +54,8 @@ def make_metric(name: str, metric: Any, device: torch.device, scale: PredictionK
         if not callable(getattr(new, "update", None)):
             return ForwardMetric(new)
         return _with_prediction_kind(new, scale)
+    if isinstance(metric, nn.Module):  # a loss with weights of its own, for example
+        return FunctionMetric(copy.deepcopy(metric).to(device), device, name)
     if callable(metric):
         return FunctionMetric(metric, device, name)
     message = (

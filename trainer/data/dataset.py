@@ -24,7 +24,7 @@ from fitorch.tree import byte_count, map_tensors
 
 from .collate import Collate, SampleCollate
 from .indices import LoaderIndices
-from .loader import LoaderSource
+from .loader import LoaderSource, makes_new_batches
 from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import GeneratorHolder, holders_of, owners_of, undisturbed_owners
 from .sampling import Order
@@ -204,6 +204,7 @@ class UserLoaderSource(SampledSource):
         settings = loader_options(loader)
         super().__init__(loader.dataset, name, seed, floating, settings, loader.collate_fn)
         self._user_loader = loader
+        self._new = makes_new_batches(loader)
         self._rank = share.rank
         self._indices = LoaderIndices(loader, share=share)
         self._share = share
@@ -219,6 +220,10 @@ class UserLoaderSource(SampledSource):
         lists = self._indices.lists(pass_index, start, behind)  # draws the order
         requests = self._with_seeds(lists, pass_index, start)
         return self._iterate(self._read_by_pool(requests))
+
+    @property
+    def _collates(self) -> bool:
+        return self._new
 
     @property
     def order_owners(self) -> list[Any]:

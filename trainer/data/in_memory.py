@@ -57,11 +57,11 @@ class MemorySource:
     device: torch.device | None = None
     resident: bool = False
     _begun: bool = False  # whether a pass over the data has begun
-    _seen: Any = None  # the tensors of the dataset, with their versions
+    _origin: Any = None  # the tensors of the user
+    _seen: Any = None  # their versions
 
     def __post_init__(self) -> None:
-        if self.dataset is not None:
-            self._seen = _versions(self.tensors)
+        self._origin, self._seen = self.tensors, _versions(self.tensors)
 
     @property
     def steps(self) -> int | None:
@@ -90,6 +90,7 @@ class MemorySource:
             DataError: It no longer holds plain tensors.
         """
         if self.dataset is None:
+            self._follow(self._origin)
             return
         contents = _tensors_behind(self.dataset)
         if contents is None:
@@ -99,11 +100,16 @@ class MemorySource:
             )
             raise DataError(message)
         tensors, subset = contents
+        self._follow(list(tensors))
+        self.indices.adopt(subset, len(self.dataset))
+
+    def _follow(self, tensors: Any) -> None:
+        """Take the tensors over if they are others, or if torch has changed them in place."""
         versions = _versions(tensors)
         # A copy on a device does not follow changes of the tensors on the host.
         if versions != self._seen:
-            self.tensors, self._seen = list(tensors), versions
-        self.indices.adopt(subset, len(self.dataset))
+            self.tensors = self._origin = tensors
+            self._seen = versions
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on."""
@@ -129,6 +135,11 @@ class MemorySource:
 
     def _settle(self) -> None:
         """Move the tensors to the device if there is room; gathering there saves a copy a batch."""
+        homes = {leaf.device for leaf in leaves(self.tensors)}
+        if len(homes) > 1:
+            # Batches are gathered where all tensors are: on the device, where some are already.
+            target = self.device or HOST
+            self.tensors = map_tensors(lambda tensor: tensor.to(target), self.tensors)
         home = next(leaves(self.tensors)).device
         if self.device is None or not self.resident or home == self.device:
             return

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from fitorch.devices.accelerators import is_host
 from fitorch.devices.copies import Sender
@@ -64,7 +64,7 @@ class LoaderSource:
     def _collates(self) -> bool:
         """Whether batches are new objects, which the loader does not use again."""
         collates = getattr(self.loader, "collates", None)  # of a `Stream`
-        return isinstance(self.loader, DataLoader) if collates is None else bool(collates)
+        return makes_new_batches(self.loader) if collates is None else bool(collates)
 
     def refresh(self) -> None:
         """Ask the loader for its length again."""
@@ -301,6 +301,13 @@ def failed_worker_in(error: Exception) -> str:
     """
     match = re.search(r"DataLoader worker \((pid(?:\(s\))? [\d, ]+)\)", str(error))
     return match[1] if match else ""
+
+
+def makes_new_batches(loader: Any) -> bool:
+    """Return whether the batches of a loader are new objects: of workers, or of default_collate."""
+    if not isinstance(loader, DataLoader):
+        return False
+    return bool(loader.num_workers) or loader.collate_fn is default_collate
 
 
 def _iterated(loader: Iterable[Any]) -> Iterator[Any]:

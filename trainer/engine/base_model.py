@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fitorch.data.tables import Names
-from fitorch.devices.accelerators import HOST, chosen_device, current, default_device, start
+from fitorch.devices.accelerators import HOST, chosen_device, current, start
 from fitorch.distributed.fsdp import follow
 from fitorch.distributed.processes import Processes
 from fitorch.engine.step_runner.kit import RunnerKit
@@ -32,7 +32,7 @@ from fitorch.optim.new_parameters import NewParameters
 from fitorch.optim.optimizers import OptimizerLike, make_optimizer, make_scheduler
 
 from .checks import check_distinct, check_metrics_dict, check_optimizer
-from .placement import Placement
+from .placement import Placement, device_for
 from .state import Progress
 
 if TYPE_CHECKING:
@@ -169,9 +169,16 @@ class BaseModel(ABC):
         return self._placement
 
     @contextmanager
-    def on_device(self, cpu: bool = False) -> Iterator[None]:
-        """Make the chosen device torch's current one until the block ends, and start it."""
-        device = HOST if cpu else self.device or default_device()
+    def on_device(self, cpu: bool | None = None) -> Iterator[None]:
+        """Make the device torch's current one until the block ends, and start it.
+
+        Args:
+            cpu: Whether a fit uses the CPU; None for the device on which the net is.
+        """
+        if cpu is None and self._placement is not None:
+            device = self._placement.device
+        else:
+            device = device_for(HOST if cpu else self.device)
         # Its generator must exist before a fit records the state that it restores at the end.
         start(device)
         # Processes of a launcher have their devices from it.

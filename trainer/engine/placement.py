@@ -42,6 +42,8 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"  # the variable that names a device for accelerate
 
+_USE_CPU = "ACCELERATE_USE_CPU"
+
 _settings: tuple[str | None, torch.device | None] | None = None  # of the last Accelerator
 
 
@@ -150,6 +152,14 @@ class Placement:
         return {}
 
 
+def device_for(device: torch.device | None) -> torch.device:
+    """Return the device that a fit will use: the chosen one, or what accelerate would choose."""
+    named = os.environ.get(_DEVICE)
+    if device is None and named is not None:
+        device = torch.device(named)
+    return default_device() if device is None else with_index(device)
+
+
 def _accelerator(
     mixed_precision: str | None, device: torch.device | None
 ) -> tuple[Accelerator, str]:
@@ -159,6 +169,8 @@ def _accelerator(
         The Accelerator, and the precision, which it refuses on devices that it does not know.
     """
     check_launch()
+    if device is None and os.environ.get(_USE_CPU, "false").lower() in ("true", "1"):
+        device = HOST  # by accelerate launch --cpu, or its configuration
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         device = _device_of_process(device)
         make_current(device)

@@ -191,6 +191,7 @@ class Run:
         try:
             # This reads the sums from the device, and with several processes it is a collective.
             figures = self.step.measurement.result(f"epoch {self.progress.epochs + 1}, training")
+            self.step.check_epoch()
         except NonFiniteError as error:
             # This error is raised outside of `run_stage`, which adds the circumstances to others.
             where = f"epoch {self.progress.epochs + 1}"

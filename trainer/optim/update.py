@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,16 @@ import torch
 from torch import nn
 
 from fitorch.devices.accelerators import is_host
-from fitorch.distributed.dtensor import full_tensor, is_split
+from fitorch.distributed.dtensor import full_tensor, is_split, local_tensor
 from fitorch.errors import NonFiniteError
-from fitorch.internals.torch import FiniteCheck, bare_step, hook_step, mark_stepped, skips_by_itself
+from fitorch.internals.torch import (
+    FiniteCheck,
+    bare_step,
+    foreach_norm,
+    hook_step,
+    mark_stepped,
+    skips_by_itself,
+)
 from fitorch.losses.penalty_term import PenaltyTerm
 
 _NOT_FINITE = "the loss is finite, but its gradient is not"
@@ -54,6 +62,7 @@ class Update:
         self._schedules = scheduler is not None and scheduler_step == "update"
         self._used_rates: list[float] | None = None
         self._penalties = penalties
+        self._norms: torch.Tensor | None = None  # whether all of an epoch were finite
         self._scale: float | None = None  # of the scaler, if it was read after the last update
         self._stepped = True  # whether the scaler has made the last update
         self._hook: Any = None
@@ -156,16 +165,44 @@ class Update:
         return norm
 
     def check_norm(self, norm: torch.Tensor | None) -> None:
-        """Check that the norm is finite if it is on the CPU: elsewhere, this would synchronize.
+        """Check that the norm is finite; on a device this is noted for `check_epoch`.
 
         Raises:
             NonFiniteError: The norm is NaN or infinite.
         """
-        if norm is None or self.scaler is not None or not is_host(norm):
+        if norm is None or self.scaler is not None:
             return
-        if not norm.isfinite():
+        if not is_host(norm):
+            finite = norm.isfinite()
+            self._norms = finite if self._norms is None else self._norms & finite
+        elif not norm.isfinite():
             message = f"the gradients' norm is {norm.item()}"
             raise NonFiniteError(message)
+
+    def check_epoch(self) -> None:
+        """Check what only the host looks at in each update: gradients that are not finite.
+
+        On a device they show at the end of an epoch, in the weights and in the norms that were
+        clipped. This waits for the device once.
+
+        Raises:
+            NonFiniteError: A weight, or the norm of a gradient, was NaN or infinite.
+        """
+        norms, self._norms = self._norms, None
+        if self._all_finite is not None or not self.parameters:
+            return
+        weights = [local_tensor(p.detach()) for p in self.parameters if p.numel()]
+        weights = [w for w in weights if not is_host(w) and w.is_floating_point() and w.numel()]
+        if not weights:
+            return
+        largest = torch.stack([each.float() for each in foreach_norm(weights, math.inf)])
+        found = [largest.isfinite().all(), *([] if norms is None else [norms])]
+        finite, *norms_finite = torch.stack(found).tolist()
+        if not all(norms_finite):
+            message = "the norm of the gradients was not finite, so that clipping has made them 0"
+            raise NonFiniteError(message)
+        if not finite:
+            raise NonFiniteError(_NOT_FINITE)
 
     def collect(self) -> None:
         """Collect the optimizer's state at the regular end of a fit; subclasses override this."""

@@ -79,6 +79,9 @@ class RunnerTrainingStep(UpdatingStep[StageLog]):
         self.update.zero_grad()
         self._runner = self._make()
 
+    def check_epoch(self) -> None:
+        """Do nothing: the runner makes its updates itself."""
+
     def reset(self) -> None:
         """Start the sums of a new epoch."""
         super().reset()

@@ -89,6 +89,10 @@ class UpdatingStep(ABC, Generic[Values_co]):
         """Return the first sample numbers of the batch that is trained on, if they are known."""
         return self.measurement.source.served()
 
+    def check_epoch(self) -> None:
+        """Check what could not be looked at in each update without waiting for a device."""
+        self.update.check_epoch()
+
     def reset(self) -> None:
         """Start the sums of a new epoch."""
         self.measurement.reset()
