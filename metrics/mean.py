@@ -141,7 +141,8 @@ class DeviceMean(Mean):
         """Add a scalar; return 0, because reading the value would wait for the device."""
         # The value is detached, because the graph of the step would stay in memory. One without a
         # graph may be a buffer, which the next batch changes.
-        self._values.append(value.clone() if value.grad_fn is None else value.detach())
+        detached = value.detach()
+        self._values.append(detached.clone() if value.grad_fn is None else detached)
         self._normalizers.append(normalizer)
         # The sums are folded at a fixed number of values, so that their order is always the same.
         if len(self._values) == self._MAX_PENDING:

@@ -36,6 +36,7 @@ PROMISES = {
     "centers.py": (r"digit_acc ([\d.]+)$", 0.9, []),
     "grid_search.py": (r"on the test set: ([\d.]+)$", 0.97, []),
     "imbalanced.py": (r"val_auc ([\d.]+)$", 0.97, []),
+    "on_disk.py": (r"^val_acc ([\d.]+)$", 0.95, []),
     "shifted.py": (r"clean acc ([\d.]+)$", 0.95, []),
     "two_inputs.py": (r"severe_acc ([\d.]+)$", 0.8, []),
     "noisy_labels.py": (r"symmetric cross entropy and L2: ([\d.]+)$", 0.93, []),
