@@ -109,7 +109,7 @@ def test_columns_that_cannot_be_stacked_reach_the_net_as_lists(column):
 
 def test_numbers_of_different_lengths_are_refused_with_the_name_of_their_column():
     data = rows(more=[[1] * (1 + i % 3) for i in range(N)])
-    with pytest.raises(RuntimeError, match="equal size.*column 'more'; remove it") as error:
+    with pytest.raises(RuntimeError, match=r"equal size.*column 'more'; remove it") as error:
         fit(data, net=Named())
     assert "collate_fn" in error.value.__notes__[0]
 

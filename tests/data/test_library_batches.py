@@ -1,14 +1,11 @@
 """Batches of Keras, torch_geometric and tensordict, and of kinds that torch has itself."""
 
 import os
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data.libraries import (
     SAME_BITS,
@@ -18,7 +15,6 @@ from data.libraries import (
     X,
     Y,
     assert_trains_as,
-    by_hand,
     fit,
     pairs,
     resumed,

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from data.kinds import Samples
 from data.libraries import SAME_BITS, SIZE, WARNED, N, X, Y, assert_trains_as, pairs, resumed
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 # webdataset: tar files of samples

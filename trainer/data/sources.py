@@ -157,7 +157,7 @@ def validation_sets(data: Any) -> dict[str, Any]:
     """
     if data is None:
         return {}
-    if not isinstance(data, Mapping) or not data.keys() or "labels" in data.keys():
+    if not isinstance(data, Mapping) or not data.keys() or "labels" in data:
         return {"val_": data}
     if any(is_array(part) or is_sparse(part) for part in data.values()):
         return {"val_": data}

@@ -107,7 +107,7 @@ def _by_form(module: Net, net: Net, batch: Any) -> Forward:
         return _mappings(module, net, batch)
     if has_graph_targets(batch):
         return lambda graphs: (net(graphs), graphs.y, None)
-    call = choose_call(net, batch[0], module)
+    call = choose_call(net, batch[0], module, batch[1])
     return _forward_of_pairs(call) if len(batch) == 2 else _triples(call)
 
 
