@@ -1,4 +1,4 @@
-"""Batches of Keras, torch_geometric and tensordict, and of kinds that torch has itself."""
+"""Batches of Keras, torch_geometric and tensordict."""
 
 import os
 
@@ -7,18 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data.libraries import (
-    SAME_BITS,
-    SIZE,
-    N,
-    Seen,
-    X,
-    Y,
-    assert_trains_as,
-    fit,
-    pairs,
-    resumed,
-)
+from data.libraries import SAME_BITS, SIZE, N, Seen, X, Y, assert_trains_as, fit, pairs, resumed
 
 # Keras
 
@@ -97,8 +86,7 @@ def graphs():
 
 
 def graph_loader(**more):
-    with pytest.MonkeyPatch.context():
-        loaders = pytest.importorskip("torch_geometric.loader", reason="no torch_geometric")
+    loaders = pytest.importorskip("torch_geometric.loader", reason="no torch_geometric")
     return loaders.DataLoader(graphs(), SIZE, **more)
 
 
@@ -130,6 +118,16 @@ def test_graphs_train_as_by_hand_with_forward(workers):
 @GEOMETRIC
 def test_graphs_train_as_by_hand_without_forward():
     assert_trains_as([list(graph_loader())] * 2, graph_loader(), Graphs, of_graphs)
+
+
+@GEOMETRIC
+@pytest.mark.xfail(reason="engine/steps/accumulation.py does not know the targets of graphs")
+def test_graphs_are_accumulated_without_forward():
+    model, _ = fit(graph_loader(), net=Graphs(), gradient_accumulation_steps=2)
+    expected, _ = fit(
+        graph_loader(), net=Graphs(), forward=of_graphs, gradient_accumulation_steps=2
+    )
+    torch.testing.assert_close(model.net.linear.weight, expected.net.linear.weight)
 
 
 @GEOMETRIC

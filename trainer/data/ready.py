@@ -57,7 +57,8 @@ def looks_like_samples(data: list[Any]) -> bool:
     features, target = _split(data[0] if data else None)
     if not features:
         return False
-    if isinstance(features[0], str) or _shape(target) == ():
+    is_text = isinstance(features[0], str) and not isinstance(data[0], Mapping)
+    if is_text or _shape(target) == ():
         return True
     shapes, length = [_shape(part) for part in features], _shape(target)
     # Sequences (T, N, C) have targets for N samples.

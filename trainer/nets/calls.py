@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from fitorch.internals.torch import original_module
 from fitorch.signatures import parameters_of
@@ -35,7 +36,8 @@ def choose_call(
     module = net if module is None else module
     if isinstance(features, Mapping):
         return _call_with_mapping(net, features, module)
-    if isinstance(features, (tuple, list)):
+    # A PackedSequence is a tuple, but one thing.
+    if isinstance(features, (tuple, list)) and not isinstance(features, PackedSequence):
         return _call_with_sequence(net, features, module, targets)
     return net
 
