@@ -174,6 +174,7 @@ LOADERS = {
 }
 
 
+@WHOLE
 @pytest.mark.parametrize(("kind", "make"), LOADERS.values(), ids=LOADERS)
 def test_samples_become_batches_of_their_kind(kind, make):
     data, net = made(kind)

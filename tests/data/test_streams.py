@@ -220,6 +220,7 @@ def test_a_reader_is_asked_once_for_the_statistics_of_swa(make):
     assert times(data) == (1, 1)
 
 
+@pytest.mark.filterwarnings("ignore:find_lr. the loss did not fall")
 @pytest.mark.parametrize("name", READERS)
 def test_find_lr_reads_a_reader_once_in_a_pass(name, request):
     if "loader" not in name:
