@@ -48,8 +48,8 @@ def of_stream(data, epoch=0, size=SIZE):
     """Return the batches of samples that a loop by hand makes of the rows of a stream."""
     data.set_epoch(epoch)
     listed = list(data)
-    x = torch.tensor([list(row["x"]) for row in listed])
-    y = torch.tensor([list(row["labels"]) for row in listed])
+    x = torch.tensor([[float(value) for value in row["x"]] for row in listed])
+    y = torch.tensor([[float(value) for value in row["labels"]] for row in listed])
     return pairs(x, y, size)
 
 
@@ -161,6 +161,31 @@ def read_by(workers, shuffled):
 @pytest.mark.parametrize("workers", [None, 0, pytest.param(2, marks=pytest.mark.slow)])
 def test_streams_resume_exactly(workers, tmp_path):
     assert resumed(lambda: read_by(workers, False), tmp_path) == SAME_BITS
+
+
+DERIVED = {
+    "mapped": lambda data: data.map(lambda row: row),
+    "filtered": lambda data: data.filter(lambda row: float(row["labels"][0]) > -1),
+    "interleaved": lambda data: datasets.interleave_datasets([data, data]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # of datasets
+@pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED)
+def test_derived_streams_train_as_by_hand_and_resume_exactly(derive, tmp_path):
+    def make():
+        return derive(stream().with_format("torch"))
+
+    assert_trains_as([of_stream(make())] * 2, make(), Named)
+    assert resumed(make, tmp_path) == SAME_BITS
+
+
+def test_a_stream_of_batches_trains_as_by_hand_and_resumes_exactly(tmp_path):
+    def make():
+        return stream().with_format("torch").batch(SIZE)
+
+    assert_trains_as([pairs()] * 2, make(), Named, batch_size=None)
+    assert resumed(make, tmp_path, batch_size=None) == SAME_BITS
 
 
 LOSES = pytest.mark.xfail(

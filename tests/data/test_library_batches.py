@@ -1,6 +1,8 @@
 """Batches of Keras, torch_geometric and tensordict."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from data.libraries import SAME_BITS, SIZE, N, Seen, X, Y, assert_trains_as, fit
 
 def py_dataset(changes=False, **more):
     os.environ.setdefault("KERAS_BACKEND", "torch")
+    os.environ.setdefault("KERAS_HOME", str(Path(tempfile.gettempdir(), "keras")))
     keras = pytest.importorskip("keras", reason="Keras is not installed")
 
     class Batches(keras.utils.PyDataset):

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from data.kinds import Samples
-from data.libraries import SAME_BITS, SIZE, WARNED, N, X, Y, assert_trains_as, pairs, resumed
+from data.libraries import SAME_BITS, SIZE, WARNED, N, Seen, X, Y, assert_trains_as, pairs, resumed
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
@@ -117,13 +117,14 @@ def test_tar_files_shuffled_without_a_seed_resume_with_a_warning(shards, tmp_pat
 # torchdata
 
 
-def stateful(workers, **more):
+def stateful(workers, data=None, **more):
     loaders = pytest.importorskip(
         "torchdata.stateful_dataloader", reason="torchdata is not installed"
     )
-    with warnings.catch_warnings():  # of torch, about what torchdata imports
+    data = Samples((X, Y)) if data is None else data
+    with warnings.catch_warnings():  # of torch, about what torchdata calls
         warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
-        return loaders.StatefulDataLoader(Samples((X, Y)), SIZE, num_workers=workers, **more)
+        return loaders.StatefulDataLoader(data, SIZE, num_workers=workers, **more)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -139,6 +140,23 @@ def test_a_stateful_loader_resumes_exactly(workers, shuffle, tmp_path):
         return stateful(workers, shuffle=shuffle)
 
     assert resumed(make, tmp_path) == SAME_BITS
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stateful_loader_over_a_stream_of_hugging_face_resumes_exactly(workers, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="datasets of Hugging Face are not installed")
+
+    def make():
+        rows = datasets.Dataset.from_dict({"x": X.tolist(), "labels": Y.tolist()})
+        data = rows.to_iterable_dataset(num_shards=2).with_format("torch")
+        return stateful(workers, data)
+
+    assert resumed(make, tmp_path, net=TakesX) == SAME_BITS
+
+
+class TakesX(Seen):
+    def forward(self, x):
+        return super().forward(x)
 
 
 def as_sample(index):

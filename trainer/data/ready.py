@@ -84,7 +84,7 @@ def _shape(value: object) -> tuple[int, ...] | None:
         return ()
     if isinstance(value, (Tensor, np.ndarray)):
         return None if getattr(value, "is_nested", False) else tuple(value.shape)
-    return (len(value),) if is_numbers(value) else None
+    return (len(value),) if isinstance(value, list) and is_numbers(value) else None
 
 
 def _parts(parts: Iterable[Any]) -> Iterator[Any]:
