@@ -1,8 +1,6 @@
 """Batches of Keras, torch_geometric and tensordict."""
 
-import os
-import tempfile
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -14,11 +12,21 @@ from data.libraries import SAME_BITS, SIZE, N, Seen, X, Y, assert_trains_as, fit
 # Keras
 
 
-def py_dataset(changes=False, **more):
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    os.environ.setdefault("KERAS_HOME", str(Path(tempfile.gettempdir(), "keras")))
-    keras = pytest.importorskip("keras", reason="Keras is not installed")
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory):
+    """Keras on torch; importing it leaves no file and no variable behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        return pytest.importorskip("keras", reason="Keras is not installed")
 
+
+@pytest.fixture
+def py_dataset(keras):
+    return partial(make_py_dataset, keras)
+
+
+def make_py_dataset(keras, changes=False, **more):
     class Batches(keras.utils.PyDataset):
         """Batches of NumPy, whose targets grow at the end of each epoch if it changes."""
 
@@ -44,22 +52,22 @@ WORKERS = [{}, {"workers": 2}]
 
 
 @pytest.mark.parametrize("more", WORKERS, ids=["alone", "workers=2"])
-def test_a_py_dataset_trains_as_by_hand(more):
+def test_a_py_dataset_trains_as_by_hand(py_dataset, more):
     data = py_dataset(**more)
     assert_trains_as([pairs()] * 2, data)
     assert data.ended == 2
 
 
-def test_a_py_dataset_may_change_at_the_end_of_an_epoch():
+def test_a_py_dataset_may_change_at_the_end_of_an_epoch(py_dataset):
     assert_trains_as([pairs(), pairs(y=Y + 1), pairs(y=Y + 2)], py_dataset(changes=True))
 
 
-def test_a_py_dataset_is_shuffled_as_whole_batches():
+def test_a_py_dataset_is_shuffled_as_whole_batches(py_dataset):
     model, _ = fit(py_dataset(), shuffle=True, epochs=1)
     assert sorted(model.net.shapes) == [(2, 3), *[(4, 3)] * 5]
 
 
-def test_a_py_dataset_validates_evaluates_and_predicts():
+def test_a_py_dataset_validates_evaluates_and_predicts(py_dataset):
     model, frame = fit(pairs(), py_dataset(workers=2), batch_size=None)
     expected = nn.functional.mse_loss(model.predict(X), Y).item()
     assert frame["val_loss"].iloc[-1] == pytest.approx(expected, rel=1e-5)
@@ -68,7 +76,7 @@ def test_a_py_dataset_validates_evaluates_and_predicts():
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_py_dataset_resumes_exactly(shuffle, tmp_path):
+def test_a_py_dataset_resumes_exactly(py_dataset, shuffle, tmp_path):
     assert resumed(py_dataset, tmp_path, shuffle=shuffle) == SAME_BITS
 
 
