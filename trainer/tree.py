@@ -89,7 +89,7 @@ def sample_count(tree: object, default: int | None = None) -> int:
     # The first one stands for all: features come first, and have one entry per sample.
     for leaf in leaves(tree):
         if leaf.dim():
-            return leaf.shape[0]
+            return leaf.size(0)  # nested tensors do not have a shape
     if default is not None:
         return default
     message = f"no tensor with a batch dimension in {describe(tree)}"
@@ -104,7 +104,8 @@ def byte_count(tree: object) -> int:
 def describe(tree: object) -> str:
     """Return types and shapes of `tree` on one line, as `(float32 (32, 2), int64 (32,))`."""
     if isinstance(tree, Tensor):
-        return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
+        sizes = f"nested ({tree.size(0)}, ...)" if tree.is_nested else f"{tuple(tree.shape)}"
+        return f"{str(tree.dtype).removeprefix('torch.')} {sizes}"
     if isinstance(tree, Mapping):
         inner = ", ".join(f"{key!r}: {describe(value)}" for key, value in tree.items())
         return f"{{{inner}}}"

@@ -32,7 +32,8 @@ def is_array(value: object) -> bool:
 def is_in_memory(value: object) -> bool:
     """Return whether `value` is an array, or a non-empty mapping or sequence of only arrays."""
     if isinstance(value, Mapping):
-        return bool(value) and all(is_in_memory(item) for item in value.values())
+        # The length of a TensorDict is that of its batch, and its truth value is an error.
+        return len(value.keys()) > 0 and all(is_in_memory(item) for item in value.values())
     if isinstance(value, (tuple, list)):
         return bool(value) and all(is_in_memory(item) for item in value)
     return is_array(value) or is_sparse(value)

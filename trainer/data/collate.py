@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 
 from fitorch.tree import rebuild_mapping, rebuild_sequence
 
-from .arrays import ROLES, to_tensors
+from .arrays import ROLES, is_array, to_tensors
 from .tables import unmasked
 
 Collate = Callable[[list[Any]], Any]
@@ -27,7 +27,8 @@ class SampleCollate:
 
     Tensors become what `default_collate` makes of them. Arrays, numbers and lists of numbers get
     the dtypes that they have in `(x, y)`: float64 becomes the dtype of the net, and class numbers
-    int64. A column of a row that cannot be stacked, such as one with None, stays a list.
+    int64. A column of a row that cannot be stacked, such as one with None, texts or lists of texts
+    of different lengths, stays a list: the net may not take it.
 
     Args:
         floating: The dtype for float64 of NumPy and Python.
@@ -51,10 +52,18 @@ class SampleCollate:
 
     def _column(self, samples: list[Any], key: Any) -> Any:
         values = [sample[key] for sample in samples]
+        if any(value is None for value in values):
+            return values
         try:
             return self._stacked(values, labels=key == "labels")
         except TypeError:
             return values  # texts and objects
+        except RuntimeError as error:
+            # Numbers are meant for the net, and have to be padded.
+            if not is_array(values[0]) and not is_numbers(values[0]):
+                return values
+            message = f"{error} (column {key!r}; remove it if the net does not take it)"
+            raise RuntimeError(message) from error
 
     def _stacked(self, values: list[Any], *, labels: bool = False) -> Any:
         """Return what stacks the values of a part of the samples."""

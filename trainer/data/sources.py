@@ -167,7 +167,7 @@ def validation_sets(data: Any) -> dict[str, Any]:
     """
     if data is None:
         return {}
-    if not isinstance(data, Mapping) or not data or "labels" in data:
+    if not isinstance(data, Mapping) or not data.keys() or "labels" in data:
         return {"val_": data}
     if any(is_array(part) or is_sparse(part) for part in data.values()):
         return {"val_": data}
@@ -218,7 +218,7 @@ def _is_arrays(data: object) -> bool:
     if is_lazy(data):
         return True
     if isinstance(data, Mapping):
-        return is_in_memory(data) or (has_lazy(data) and bool(data))
+        return is_in_memory(data) or (has_lazy(data) and len(data.keys()) > 0)
     return isinstance(data, tuple) or is_array(data)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from .collate import SampleCollate
+from .loader import remaining
 from .ready import looks_like_batch
 
 
@@ -54,7 +55,8 @@ class Stream:
 
     def __iter__(self) -> Iterator[Any]:
         """Return the batches of a pass."""
-        items = iter(self.dataset)
+        # A dataset may be its own iterator, which starts again if it is asked for it.
+        items = remaining(iter(self.dataset))
         first = list(islice(items, 1))
         if first:
             self._look(first[0])

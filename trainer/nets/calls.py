@@ -7,13 +7,19 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
 from fitorch.internals.torch import original_module
 from fitorch.signatures import parameters_of
+from fitorch.tree import sample_count
 
 Call = Callable[[Any], Any]
 
 
-def choose_call(net: Callable[..., Any], features: Any, module: Any = None) -> Call:
+def choose_call(
+    net: Callable[..., Any], features: Any, module: Any = None, targets: Any = None
+) -> Call:
     """Return a function that calls the net with features like these.
 
     A tuple or list holds the arguments of a net of several inputs, and a mapping its keyword
@@ -24,21 +30,34 @@ def choose_call(net: Callable[..., Any], features: Any, module: Any = None) -> C
         net: The net, or a function around it.
         features: The features of a batch.
         module: The module whose `forward` decides; None for the net itself.
+        targets: The targets of the batch, if there are some: a list of as many tensors as samples,
+            such as images of different sizes, is one argument.
     """
     module = net if module is None else module
     if isinstance(features, Mapping):
         return _call_with_mapping(net, features, module)
-    if isinstance(features, (tuple, list)):
-        return _call_with_sequence(net, features, module)
+    # A PackedSequence is a tuple, but one thing.
+    if isinstance(features, (tuple, list)) and not isinstance(features, PackedSequence):
+        return _call_with_sequence(net, features, module, targets)
     return net
 
 
-def _call_with_sequence(net: Callable[..., Any], features: Any, module: Any) -> Call:
+def _call_with_sequence(net: Callable[..., Any], features: Any, module: Any, targets: Any) -> Call:
     texts = bool(features) and all(isinstance(part, str) for part in features)
-    if (texts or not _binds(module, *features)) and _binds(module, features):
+    samples = texts or _are_samples(features, targets)
+    if (samples or not _binds(module, *features)) and _binds(module, features):
         _tell_whole(module, f"all {len(features)} entries of the features")
         return net
     return lambda x: net(*x)
+
+
+def _are_samples(features: Any, targets: Any) -> bool:
+    """Return whether the parts of the features are the samples themselves, not several inputs."""
+    count = len(features)
+    if hasattr(features, "_fields") or sample_count(targets, 0) != count:
+        return False
+    # An input has the samples along dimension 0, or 1 in sequences (T, N, C).
+    return all(isinstance(part, Tensor) and count not in part.shape[:2] for part in features)
 
 
 def _call_with_mapping(net: Callable[..., Any], features: Mapping[str, Any], module: Any) -> Call:

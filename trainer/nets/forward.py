@@ -55,12 +55,19 @@ def features_of(batch: Any) -> Any:
     return batch
 
 
+def has_graph_targets(batch: Any) -> bool:
+    """Return whether a batch is one of torch_geometric, with the targets in its attribute `y`."""
+    return hasattr(batch, "num_nodes") and isinstance(getattr(batch, "y", None), Tensor)
+
+
 def check_batch(batch: object) -> None:
-    """Check that a batch has one of the three forms.
+    """Check that a batch has one of the three forms, or is a batch of graphs.
 
     Raises:
         DataError: It has none of them.
     """
+    if has_graph_targets(batch):
+        return
     if isinstance(batch, Mapping):
         if "labels" not in batch:
             message = (
@@ -98,7 +105,9 @@ def _by_form(module: Net, net: Net, batch: Any) -> Forward:
     if isinstance(batch, Mapping):
         # Length and form are decided by the first batch; others raise an error.
         return _mappings(module, net, batch)
-    call = choose_call(net, batch[0], module)
+    if has_graph_targets(batch):
+        return lambda graphs: (net(graphs), graphs.y, None)
+    call = choose_call(net, batch[0], module, batch[1])
     return _forward_of_pairs(call) if len(batch) == 2 else _triples(call)
 
 
