@@ -143,7 +143,6 @@ def test_batches_are_evaluated_and_predicted(kind):
 
 
 @NESTED
-@pytest.mark.xfail(reason="engine/joining.py asks a nested tensor for its shape")
 @pytest.mark.parametrize("kind", ["nested", "jagged"])
 def test_nested_tensors_are_predicted(kind):
     data, net = made(kind)
@@ -152,7 +151,6 @@ def test_nested_tensors_are_predicted(kind):
 
 
 @WHOLE
-@pytest.mark.xfail(reason="engine/prediction.py does not pass the targets to choose_call")
 def test_a_single_image_in_a_list_is_predicted():
     data, net = made("one image")
     model, _ = fit(data, net=net())

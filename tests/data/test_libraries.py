@@ -188,16 +188,11 @@ def test_a_stream_of_batches_trains_as_by_hand_and_resumes_exactly(tmp_path):
     assert resumed(make, tmp_path, batch_size=None) == SAME_BITS
 
 
-LOSES = pytest.mark.xfail(
-    reason="the state of a shuffled stream lacks the buffer, whose samples are lost (rng_state.py)"
-)
-
-
 @pytest.mark.parametrize(
     "workers",
     [
-        pytest.param(None, marks=LOSES),
-        pytest.param(0, marks=LOSES),
+        None,
+        0,
         pytest.param(2, marks=pytest.mark.slow),
     ],
 )

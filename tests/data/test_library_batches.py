@@ -132,7 +132,6 @@ def test_graphs_train_as_by_hand_without_forward():
 
 
 @GEOMETRIC
-@pytest.mark.xfail(reason="engine/steps/accumulation.py does not know the targets of graphs")
 def test_graphs_are_accumulated_without_forward():
     model, _ = fit(graph_loader(), net=Graphs(), gradient_accumulation_steps=2)
     expected, _ = fit(

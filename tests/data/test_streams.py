@@ -222,10 +222,7 @@ def test_a_reader_is_asked_once_for_the_statistics_of_swa(make):
 
 @pytest.mark.filterwarnings("ignore:find_lr. the loss did not fall")
 @pytest.mark.parametrize("name", [name for name in READERS if name != "a reader"])
-def test_find_lr_reads_a_reader_once_in_a_pass(name, request):
-    if "loader" not in name:
-        reason = "fitting/lr_finder.py takes readers that start again for generators"
-        request.applymarker(pytest.mark.xfail(reason=reason))
+def test_find_lr_reads_a_reader_once_in_a_pass(name):
     data = READERS[name]()
     frame = make_model().find_lr(data, batch_size=SIZE, steps=12)
     assert len(frame) == 12

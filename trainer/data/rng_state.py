@@ -145,13 +145,16 @@ def _iterates_itself(thing: object) -> bool:
 
 
 def _capture(owner: Any) -> dict[str, Any]:
+    # Asking for a state may draw: torchdata's nodes begin a pass for it.
+    generators = [_generator_state(generator) for generator in _generators(owner)]
     if has_state(owner):
-        return {"own": owner.state_dict()}
+        # The generator of a sampler inside need not be part of it.
+        return {"own": owner.state_dict(), "generators": generators, "values": {}}
     # Only samplers count: attributes of a dataset are data, not a position.
     counts = isinstance(owner, Sampler) or _iterates_itself(owner)
     values = vars(owner) if counts else {}
     return {
-        "generators": [_generator_state(generator) for generator in _generators(owner)],
+        "generators": generators,
         "values": {name: value for name, value in values.items() if type(value) in _PLAIN_TYPES},
     }
 

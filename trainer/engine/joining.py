@@ -57,8 +57,8 @@ def counted(output: Any, batch: Any, features: Any, *, whole: bool) -> BatchOutp
         return BatchOutput(output, (graphs, int(getattr(features, "num_nodes", graphs))))
     if isinstance(features, PackedSequence):
         return BatchOutput(output, (int(features.batch_sizes[0]),))
-    shapes = [leaf.shape for leaf in leaves(features) if leaf.dim()]
-    targets = [leaf.shape[0] for leaf in leaves(_targets_of(batch)) if leaf.dim()]
+    shapes = [_plain_shape(leaf) for leaf in leaves(features) if leaf.dim()]
+    targets = [leaf.shape[0] for leaf in leaves(targets_of(batch)) if leaf.dim()]
     counts = [shape[0] for shape in shapes]
     second = shapes[0][1] if shapes and len(shapes[0]) > 1 else -1
     if targets[:1] == [second] != counts[:1]:
@@ -105,7 +105,13 @@ def join_outputs(outputs: list[BatchOutput], how: str, samples: int | None = Non
     raise DataError(message)
 
 
-def _targets_of(batch: Any) -> Any:
+def _plain_shape(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of a tensor, of a nested one its number of samples."""
+    return (tensor.size(0),) if tensor.is_nested else tuple(tensor.shape)
+
+
+def targets_of(batch: Any) -> Any:
+    """Return the targets of a batch, None if it has none."""
     if isinstance(batch, Mapping):
         return batch.get("labels")
     is_pair = isinstance(batch, (tuple, list)) and len(batch) in (2, 3)

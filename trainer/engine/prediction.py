@@ -22,7 +22,7 @@ from fitorch.tree import rebuild_mapping
 
 from .diagnostics import module_of
 from .inference import GradientsOnDemand, inference
-from .joining import BatchOutput, counted
+from .joining import BatchOutput, counted, targets_of
 from .lockstep import in_lockstep
 from .output_buffer import OutputBuffer, OutputLogs
 from .stage import run_stage
@@ -87,7 +87,8 @@ class PredictionStep:
             return self._hooked_output(batch)
         if self._call is None:
             self._all_features = _is_list_of_samples(batch)
-            self._call = choose_call(self._cast_net, self._features(batch), self._net)
+            features = self._features(batch)
+            self._call = choose_call(self._cast_net, features, self._net, targets_of(batch))
         return self._call(self._features(batch))
 
     def _hooked_output(self, batch: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch.utils.data import IterableDataset
 
 from fitorch.callbacks.base import Callback, Logs
 from fitorch.callbacks.learning_rate import groups_of, set_rate
@@ -128,7 +129,8 @@ def _check_range(model: BaseModel, data: object, start: float, end: float, steps
     if model.optimizer is None:
         message = "the net has no parameters to train"
         raise ValueError(message)
-    if isinstance(data, Iterator):
+    restarts = isinstance(data, IterableDataset) or hasattr(data, "__len__")
+    if isinstance(data, Iterator) and not restarts:
         message = (
             f"train_data is a {type(data).__name__}, whose batches the test would use up; pass a "
             "DataLoader, (x, y), or an object with __iter__"

@@ -12,6 +12,7 @@ from torch import Tensor
 from fitorch.devices.capabilities import widened
 from fitorch.internals.torch import foreach_div_
 from fitorch.losses.terms import TermValue
+from fitorch.nets.forward import has_graph_targets
 from fitorch.tree import sample_count
 
 from .loss_weighting import count_differently
@@ -219,7 +220,7 @@ def _targets_of(batch: Any) -> tuple[Any, Any]:
         return batch.get("labels"), batch.get("sample_weight")
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
         return batch[1], batch[2] if len(batch) == 3 else None
-    return None, None
+    return (batch.y, None) if has_graph_targets(batch) else (None, None)
 
 
 def _positive(share: int | Tensor) -> int | Tensor:
