@@ -218,7 +218,6 @@ def test_nodes_resume_exactly(name, tmp_path):
     assert resumed(lambda: nodes(name), tmp_path) == SAME_BITS
 
 
-
 @pytest.mark.parametrize("name", ["threads", "a map-style source"])
 def test_shuffled_nodes_resume_exactly(name, tmp_path):
     assert resumed(lambda: nodes(name, shuffled=True), tmp_path) == SAME_BITS
