@@ -24,7 +24,7 @@ def _sent_on_a_side_stream(buffer):
 def devices_cannot_be_mixed():
     for other in (torch.ones(2), torch.ones(2, device=OTHER)):
         with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
-            torch.ones(2, device=DEVICE) + other
+            _ = torch.ones(2, device=DEVICE) + other
     check_same((torch.ones(2, device=DEVICE) * torch.tensor(2.0)).cpu(), torch.full((2,), 2.0))
 
 

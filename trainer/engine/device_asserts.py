@@ -38,7 +38,7 @@ def _classes(step: Any) -> Iterator[tuple[Tensor, int]]:
     """Yield the class numbers of the samples of the epoch so far, each with its sample number."""
     run: Any = getattr(getattr(step, "model", None), "run", None)
     dataset: Any = None if run is None else getattr(run.iterator.source, "loader", None)
-    if not hasattr(dataset, "__getitem__"):
+    if run is None or not hasattr(dataset, "__getitem__"):
         return
     iterator, end = run.iterator, perf_counter() + _SECONDS
     for position in range(iterator.position):

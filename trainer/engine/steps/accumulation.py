@@ -220,7 +220,7 @@ def _targets_of(batch: Any) -> tuple[Any, Any]:
         return batch.get("labels"), batch.get("sample_weight")
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
         return batch[1], batch[2] if len(batch) == 3 else None
-    return (batch.y, None) if has_graph_targets(batch) else (None, None)
+    return getattr(batch, "y", None) if has_graph_targets(batch) else None, None
 
 
 def _positive(share: int | Tensor) -> int | Tensor:
