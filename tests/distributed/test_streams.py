@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fitorch import KerasModel
-from fitorch.errors import DataError, RankError
+from fitorch.errors import DataError
 
 N = 50
 X = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
@@ -74,9 +74,15 @@ def test_shares_of_any_size_give_the_figures_of_all_samples(two, sizes, kind, fo
     assert [told > 0 for *_, told in found] == [True, False]
 
 
-def test_a_process_without_a_single_batch_is_told(two):
-    with pytest.raises(RankError, match="use fewer processes"):
-        two.run(measured, (50, 0), Shares, "stream")
+def measured_without_a_batch():
+    with pytest.raises(DataError) as caught:
+        measured((50, 0), Shares, "stream")
+    return str(caught.value)
+
+
+def test_a_process_without_a_single_batch_is_told_to_all(two):
+    for told in two.run(measured_without_a_batch):
+        assert told.startswith("train_data has 1 batches, fewer than the 2 processes")
 
 
 class Lengthless:

@@ -74,11 +74,12 @@ class ProcessStream:
         self.by_share = by_share
         every = chain(first, raw)
         if by_share:
-            return self._agreed(convert(islice(every, start, None)))
+            own = self._checked(islice(every, start, None), start + behind)
+            return self._agreed(convert(own))
         skipped = behind + start * self._share.world
         missing: list[None] = []
         parts = self._share.of_batches(self._noted(every, skipped), missing)
-        converted = convert(parts)
+        converted = convert(self._checked(parts, skipped))
         if sized:
             return chain(converted, iter(missing))
         return self._agreed(chain(converted, iter(missing)))
@@ -99,6 +100,24 @@ class ProcessStream:
                 "far): give all the same seed, or split the data by rank from the first batch on"
             )
             raise DataError(message)
+
+    def _checked(self, batches: Iterator[Any], skipped: int) -> Iterator[Any]:
+        """Return the batches of this process after a look whether each process has one to train on.
+
+        Raises:
+            DataError: One has none, in all processes: none waits for it.
+        """
+        if skipped or self._name != "train_data":  # evaluation takes any number
+            return batches
+        first = list(islice(batches, 1))
+        having = sum(self._processes.gather(len(first)))
+        if 0 < having < self._share.world:
+            message = (
+                f"{self._name} has {having} batches, fewer than the {self._share.world} processes "
+                "that share them; use fewer processes"
+            )
+            raise DataError(message)
+        return chain(first, batches)
 
     def _differ(self, marks: list[str | None]) -> bool:
         """Return whether each process has other batches, by the digests of their first ones."""
