@@ -1,5 +1,6 @@
 """Tables: DataFrames of pandas and polars, masked arrays, missing values, names of columns."""
 
+import math
 import pickle
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fitorch import DataError, KerasModel
+from fitorch import DataError, KerasModel, NonFiniteError
 from fitorch.data.arrays import to_tensors
 
 ROWS = 12
@@ -381,8 +382,6 @@ def half_known():
 NAN_TARGETS = {
     "array": (half_known, "1 in column 0, 2 in column 1"),
     "float64": (lambda: half_known().astype("float64"), "1 in column 0, 2 in column 1"),
-    "tensor": (lambda: torch.from_numpy(half_known()), "1 in column 0, 2 in column 1"),
-    "bfloat16": (lambda: torch.from_numpy(half_known()).bfloat16(), "2 in column 1"),
     "one column": (lambda: half_known()[:, :1], "1 of 3"),
 }
 
@@ -402,6 +401,14 @@ def test_nan_in_targets_is_refused_before_training(make, said, loss):
     with pytest.raises(DataError, match=r"val_data\['noisy'\]'s y has NaN"):
         fresh.evaluate({"noisy": (x, y)}, verbose=0)
     fresh.predict((x, y), verbose=0)
+
+
+def test_nan_in_a_tensor_of_targets_is_found_by_the_loss_with_its_batch():
+    y = torch.zeros(40, 1)
+    y[25] = math.nan
+    fit = {"epochs": 1, "batch_size": 10, "shuffle": False, "verbose": 0}
+    with pytest.raises(NonFiniteError, match=r"batch 3 .*first samples \[20, 21, 22\]"):
+        model(3, 1, "mse").fit((torch.ones(40, 3), y), **fit)
 
 
 def test_targets_on_disk_are_not_read_for_nan(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""NaN in targets in memory, which a loss of torch or fitorch cannot leave out."""
+"""NaN in targets of NumPy, which a loss of torch or fitorch cannot leave out."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fitorch.errors import DataError
 
 from .tables import listed_counts
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
 
 def check_targets(data: Any, name: str, loss: str) -> None:
     """Check that the targets of `(x, y)`, or the labels of a mapping, have no NaN.
 
-    Arrays are looked at once, and those on disk not at all. Tables are checked where they are
-    converted.
+    Arrays of NumPy are looked at once, and those on disk not at all. Tables are checked where they
+    are converted; NaN in a tensor is found by the loss, which names the batch and its samples.
 
     Args:
         data: What the user passes.
@@ -33,7 +29,7 @@ def check_targets(data: Any, name: str, loss: str) -> None:
     for what, part in _targets(data, f"{name}'s y"):
         if not _has_nan(part):
             continue
-        nan = np.isnan(part.detach().cpu().double().numpy() if isinstance(part, Tensor) else part)
+        nan = np.isnan(part)
         listed = f"{int(nan.sum())} of {nan.size}"
         if nan.ndim == 2 and nan.shape[1] > 1:
             counts = nan.sum(0)
@@ -60,15 +56,12 @@ def _arrays(value: Any, what: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (tuple, list)):
         for number, part in enumerate(value):
             yield from _arrays(part, f"{what}[{number}]")
-    elif type(value) in (np.ndarray, Tensor) and not _is_on_disk(value):
+    elif type(value) is np.ndarray and not _is_on_disk(value):
         yield what, value
 
 
 def _is_on_disk(array: Any) -> bool:
     """Return whether an array is mapped from a file."""
-    if isinstance(array, Tensor):
-        strided = array.layout is torch.strided
-        return not strided or getattr(array.untyped_storage(), "filename", None) is not None
     while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
         array = array.base
     # Without a base, the array owns its memory.
@@ -77,6 +70,4 @@ def _is_on_disk(array: Any) -> bool:
 
 def _has_nan(part: Any) -> bool:
     # The least of some numbers is NaN if one of them is; no second array is needed.
-    if isinstance(part, Tensor):
-        return bool(part.dtype in _FLOATS and part.numel() and part.detach().amin().isnan())
     return bool(part.dtype.kind == "f" and part.size and np.isnan(np.min(part)))
