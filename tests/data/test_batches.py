@@ -1,6 +1,7 @@
 """Batches of any kind reach the net as they are, with one argument for what is one thing."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -214,3 +215,39 @@ def test_a_batch_that_is_a_dataclass_needs_forward():
     assert_trains_as([data] * 2, data, None, of_records, of_records)
     with pytest.raises(ValueError, match="for other forms pass forward="):
         fit(data)
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Buffered:
+    """A collate function that writes each batch into the same memory."""
+
+    def __init__(self):
+        self.x, self.y = torch.empty(SIZE, 3), torch.empty(SIZE, 1)
+
+    def __call__(self, samples):
+        x, y = (torch.stack(part) for part in zip(*samples, strict=True))
+        self.x[: len(x)], self.y[: len(y)] = x, y
+        return Pair(self.x[: len(x)], self.y[: len(y)])
+
+
+def by_name(net, batch):
+    return net(batch.x), batch.y
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_collate_function_may_use_its_memory_again(steps):
+    samples = list(zip(X, Y, strict=True))
+    settings = {"forward": by_name, "gradient_accumulation_steps": steps}
+    found = fit(DataLoader(samples, SIZE, collate_fn=Buffered()), **settings)[1]
+    fresh = lambda part: Pair(*(torch.stack(each) for each in zip(*part, strict=True)))  # noqa: E731
+    assert found.equals(fit(DataLoader(samples, SIZE, collate_fn=fresh), **settings)[1])
+
+
+def test_arrays_in_a_later_batch_become_tensors():
+    batches = [(X[:4], Y[:4]), (X[4:8].double().numpy(), Y[4:8].numpy())]
+    loader = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+    assert fit(loader)[1].equals(fit([(X[:4], Y[:4]), (X[4:8], Y[4:8])])[1])

@@ -208,11 +208,6 @@ def test_shuffled_nodes_train_as_by_hand(name):
     assert_trains_as(passes, nodes(name, shuffled=True))
 
 
-ASKED_FIRST = pytest.mark.xfail(
-    reason="the order is captured before the state is loaded, which the Loader then ignores"
-)
-
-
 @pytest.mark.parametrize("name", NODES)
 def test_nodes_resume_exactly(name, tmp_path):
     assert resumed(lambda: nodes(name), tmp_path) == SAME_BITS

@@ -3,7 +3,7 @@
 They run in processes of their own, as the simulation holds for the whole of one. Run by itself,
 this module runs them, and leaves their outcomes in a folder:
 
-    python tests/devices/scenarios.py /tmp/outcomes devices.training devices.pairs --only fp16
+    python tests/devices/scenarios.py OUTCOMES devices.training devices.pairs --only fp16
 """
 
 import argparse

@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fitorch import KerasModel
-from fitorch.errors import DataError
+from fitorch.callbacks import LambdaCallback
+from fitorch.errors import CheckpointMismatchError, DataError
 
 N = 50
 X = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
@@ -162,3 +163,23 @@ def stops(sizes):
 
 def test_limits_of_steps_count_rounds(two):
     assert two.run(stops, (35, 15)) == [6, 6]
+
+
+def cut_within_an_epoch(folder):
+    KerasModel(nn.Linear(4, 1), "mse").place(cpu=True)
+
+    def stop(batch, logs):
+        if batch == 1:
+            raise KeyboardInterrupt
+
+    data = DataLoader(Shares((25, 25), rank_of_process()), 5)
+    options = {"ckpt_path": folder, "save_every_n_steps": 1, "verbose": 0, "cpu": True}
+    with pytest.raises(KeyboardInterrupt):
+        model().fit(data, epochs=1, callbacks=[LambdaCallback(on_train_batch_end=stop)], **options)
+
+
+def test_shares_of_a_begun_epoch_are_not_split_otherwise(two, tmp_path):
+    two.run(cut_within_an_epoch, tmp_path)
+    options = {"ckpt_path": tmp_path, "resume": True, "elastic": True, "verbose": 0, "cpu": True}
+    with pytest.raises(CheckpointMismatchError, match="resume with 2 processes"):
+        model().fit(DataLoader(Shares((50,), 0), 5), epochs=1, **options)

@@ -227,10 +227,11 @@ def as_mapping(data: Mapping[Any, Any], name: str, floating: torch.dtype) -> dic
 def as_batch(batch: Any, name: str, floating: torch.dtype) -> Any:
     """Return a batch with its arrays converted to tensors, and other objects as they are."""
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
-        return [
+        parts = [
             to_tensors(part, f"{name}'s {role}", floating, labels=role == "y", strict=False)
             for part, role in zip(batch, ROLES, strict=False)
         ]
+        return rebuild_sequence(batch, parts) if hasattr(batch, "_fields") else parts
     if isinstance(batch, Mapping):
         return {
             key: to_tensors(

@@ -16,15 +16,17 @@ from fitorch.tree import fields_of, is_record
 _ELEMENTS = 64  # at each end of an array
 
 
-def digest(batches: Iterable[Any]) -> str:
+def digest(batches: Iterable[Any], *, waits: bool = False) -> str:
     """Return a digest of some batches: of the shapes and both ends of their arrays, and of texts.
 
-    Arrays on a device count by their shapes alone, because reading them would wait.
+    Args:
+        batches: The batches.
+        waits: Whether to read arrays on a device, which waits; otherwise their shapes count alone.
     """
     total = hashlib.blake2b(digest_size=16)
     for batch in batches:
         for leaf in _leaves(batch):
-            total.update(_content(leaf))
+            total.update(_content(leaf, waits))
     return total.hexdigest()
 
 
@@ -42,18 +44,19 @@ def _leaves(tree: Any) -> Iterator[Any]:
         yield from _leaves(fields_of(tree))
 
 
-def _content(leaf: Any) -> bytes:
+def _content(leaf: Any, waits: bool) -> bytes:
     if isinstance(leaf, str):
         return leaf.encode()
     if isinstance(leaf, Tensor) and leaf.is_nested:
         return f"{leaf.dtype}{leaf.size(0)}".encode()
     facts = f"{leaf.dtype}{tuple(leaf.shape)}".encode()
     if isinstance(leaf, Tensor):
-        if not is_host(leaf) or leaf.layout is not torch.strided:
+        if leaf.layout is not torch.strided or not (waits or is_host(leaf)):
             return facts
-        leaf = leaf.detach().reshape(-1)
-        ends = [part.contiguous().float().numpy() for part in (leaf[:_ELEMENTS], leaf[-_ELEMENTS:])]
-    else:
-        flat = np.asarray(leaf).reshape(-1)
-        ends = [flat[:_ELEMENTS], flat[-_ELEMENTS:]]
-    return facts + b"".join(np.ascontiguousarray(end).tobytes() for end in ends)
+        flat = leaf.detach().reshape(-1)
+        ends = torch.cat([flat[:_ELEMENTS], flat[-_ELEMENTS:]]).resolve_conj().resolve_neg().cpu()
+        return facts + ends.view(torch.uint8).numpy().tobytes()
+    flat = leaf.reshape(-1)
+    ends = np.concatenate([flat[:_ELEMENTS], flat[-_ELEMENTS:]])
+    # The bytes of an array of objects are their addresses.
+    return facts + (repr(ends.tolist()).encode() if ends.dtype.hasobject else ends.tobytes())

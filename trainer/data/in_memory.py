@@ -171,6 +171,11 @@ class MemorySource:
     def expect(self, mark: str | None) -> None:
         """Do nothing: batches are not read again."""
 
+    @property
+    def by_share(self) -> bool:
+        """False: the samples of each process follow from the order."""
+        return False
+
     def verify(self) -> None:
         """Do nothing: each process gathers the samples of its own batches."""
 

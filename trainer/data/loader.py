@@ -20,7 +20,7 @@ from fitorch.devices.accelerators import is_host
 from fitorch.devices.copies import Sender
 from fitorch.errors import DataError, NotBitExactWarning
 from fitorch.randomness import derive_seed
-from fitorch.tree import leaves, map_tensors
+from fitorch.tree import map_tensors
 
 from .arrays import array_leaves, as_batch
 from .digest import digest
@@ -132,6 +132,11 @@ class LoaderSource:
                 stacklevel=2,
             )
 
+    @property
+    def by_share(self) -> bool:
+        """Whether each process reads a share of the stream that it has chosen itself."""
+        return bool(self._stream.by_share)
+
     def verify(self) -> None:
         """Check that all processes have read the same batches; a collective call."""
         self._stream.verify()
@@ -213,14 +218,15 @@ class LoaderSource:
         return ""
 
     def _converted(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
-        """Return batches converted to tensors, copied if they may change, and moved, as needed."""
+        """Return batches converted to tensors, copied if they may change, and moved, as needed.
+
+        Each batch is looked at: the first one need not stand for the others.
+        """
         batches: Iterable[Any] = map(self._checked, chain((first,), others))
+        batches = map(self._as_tensors, batches)
         if not self._collates:
-            batches = map(self._copy, batches)
-        # The first batch stands for all, so that tensors are passed on without a look.
-        elif any(not isinstance(leaf, torch.Tensor) for leaf in array_leaves(first)):
-            batches = (as_batch(batch, self._batch_name, self.floating) for batch in batches)
-        return batches if self._device is None else self._sender(first).batches(batches)
+            batches = (map_tensors(self._copied, batch) for batch in batches)
+        return batches if self._device is None else self._sender(self._device).batches(batches)
 
     @property
     def _batch_name(self) -> str:
@@ -236,22 +242,31 @@ class LoaderSource:
             raise DataError(message)
         return batch
 
-    def _copy(self, batch: Any) -> Any:
-        """Return a copy of a batch: a generator may use the same memory for the next one."""
-        return map_tensors(torch.Tensor.clone, as_batch(batch, self._batch_name, self.floating))
+    def _as_tensors(self, batch: Any) -> Any:
+        """Return a batch with its arrays as tensors; one that has none is passed on as it is."""
+        made = self._collates or isinstance(self.loader, DataLoader)
+        if made and all(isinstance(leaf, Tensor) for leaf in array_leaves(batch)):
+            return batch
+        return as_batch(batch, self._batch_name, self.floating)
 
-    def _sender(self, first: Any) -> Sender:
+    def _copied(self, tensor: Tensor) -> Tensor:
+        """Return a copy of a tensor, whose memory the next batch may use.
+
+        On its way to a device it is copied in any case.
+        """
+        sent = self._device is not None and tensor.device != self._device
+        return tensor if sent else tensor.clone()
+
+    def _sender(self, device: torch.device) -> Sender:
         """Return what copies batches to the device while it computes.
 
         No batch is read ahead: the position of a stateful loader, and what a callback changes
         between two batches, stay as they are on the CPU.
         """
-        assert self._device is not None
-        sender = Sender(self._device)
+        sender = Sender(device)
         # A loader, a Dataset or a collate_fn of the user's may fill the same pinned memory with
         # each batch; torch's loader pins each batch anew.
-        torchs = type(self.loader) is DataLoader and self.loader.pin_memory
-        sender.waits = not torchs and any(leaf.is_pinned() for leaf in leaves(first))
+        sender.waits = not (type(self.loader) is DataLoader and self.loader.pin_memory)
         return sender
 
 

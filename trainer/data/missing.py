@@ -9,7 +9,7 @@ import numpy as np
 
 from fitorch.errors import DataError
 
-from .tables import listed_counts
+from .tables import counted
 
 
 def check_targets(data: Any, name: str, loss: str) -> None:
@@ -29,14 +29,10 @@ def check_targets(data: Any, name: str, loss: str) -> None:
     for what, part in _targets(data, f"{name}'s y"):
         if not _has_nan(part):
             continue
-        nan = np.isnan(part)
-        listed = f"{int(nan.sum())} of {nan.size}"
-        if nan.ndim == 2 and nan.shape[1] > 1:
-            counts = nan.sum(0)
-            listed = listed_counts((f"column {n}", counts[n]) for n in np.flatnonzero(counts))
         message = (
-            f"{what} has NaN: {listed}; {loss} would be NaN or wrong. Fill or leave out these "
-            "samples (a sample_weight of 0 does not suffice), or pass a loss function that does so"
+            f"{what} has NaN: {counted(np.isnan(part))}; {loss} would be NaN or wrong. Fill or "
+            "leave out these samples (a sample_weight of 0 does not suffice), or pass a loss "
+            "function that does so"
         )
         raise DataError(message)
 

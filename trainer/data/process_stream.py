@@ -63,7 +63,7 @@ class ProcessStream:
             DataError: Some processes have the same batches, and others have not.
         """
         first = list(islice(raw, 1))
-        marks = self._processes.gather(digest(first) if first else None)
+        marks = self._processes.gather(digest(first, waits=True) if first else None)
         by_share = self._differ(marks)
         if by_share and self.by_share is None and self._processes.is_main:
             warnings.warn(

@@ -103,6 +103,11 @@ class BatchDatasetSource(DatasetSource):
     Its hook `on_epoch_end`, which Keras calls, is called after each pass.
     """
 
+    @property
+    def _collates(self) -> bool:
+        # The dataset may use the memory of a batch again; workers send copies.
+        return bool(self.worker_count)
+
     def refresh(self) -> None:
         """Ask the dataset for its length again: the number of batches."""
         super().refresh()

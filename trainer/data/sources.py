@@ -97,6 +97,11 @@ class Source(Protocol):
     def expect(self, mark: str | None) -> None:
         """Set the mark that the last skipped batch of the next pass should have."""
 
+    @property
+    def by_share(self) -> bool:
+        """Whether each process reads a share of the user's stream that it has chosen itself."""
+        ...
+
     def verify(self) -> None:
         """Check that all processes have read the same batches; a collective call."""
 

@@ -56,15 +56,19 @@ def unmasked(array: Any, what: str) -> np.ndarray:
     mask = np.ma.getmaskarray(array)
     if not mask.any():
         return np.asarray(array.data)
-    listed = f"{int(mask.sum())} of {mask.size}"
-    if mask.ndim == 2:
-        counts = mask.sum(0)
-        listed = listed_counts((f"column {n}", counts[n]) for n in np.flatnonzero(counts))
     message = (
-        f"{what} is a masked array with masked values: {listed}; fill them with .filled(value), or "
-        "leave out these samples"
+        f"{what} is a masked array with masked values: {counted(mask)}; fill them with "
+        ".filled(value), or leave out these samples"
     )
     raise DataError(message)
+
+
+def counted(mask: np.ndarray) -> str:
+    """Return the number of elements that are True, of a matrix by column."""
+    if mask.ndim != 2 or mask.shape[1] == 1:
+        return f"{int(mask.sum())} of {mask.size}"
+    counts = mask.sum(0)
+    return listed_counts((f"column {n}", counts[n]) for n in np.flatnonzero(counts))
 
 
 def column_names(data: Any) -> Names:

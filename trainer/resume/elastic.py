@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fitorch.checkpoint.finding import LoadedCheckpoint
+from fitorch.errors import CheckpointMismatchError
 from fitorch.randomness import derive_seed, random_state, seed_everything, undisturbed_randomness
 
 from .snapshot import state_of_rank
@@ -52,7 +53,18 @@ def world_changed(run: Run, loaded: LoadedCheckpoint) -> bool:
 
 
 def _place(run: Run, loaded: LoadedCheckpoint, state: dict[str, Any]) -> None:
-    """Convert the position in the pass to units that do not depend on the processes."""
+    """Convert the position in the pass to units that do not depend on the processes.
+
+    Raises:
+        CheckpointMismatchError: The processes have read shares of their own.
+    """
+    if state["feed"].get("by_share") and state["progress"]["position"]:
+        message = (
+            "the checkpoint is from within an epoch in which each process reads a share of "
+            "train_data for itself, so its rest cannot be split otherwise; resume with "
+            f"{loaded.info['run_settings']['processes']} processes, or from the end of an epoch"
+        )
+        raise CheckpointMismatchError(message)
     progress, pass_length = dict(state["progress"]), run.iterator.source.pass_length
     saved = loaded.info["run_settings"]
     per_round = saved["processes"] * (saved["batch_size"] or 1)
