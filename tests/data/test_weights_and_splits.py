@@ -26,7 +26,7 @@ from data.kinds import (
     start,
 )
 from fitorch import KerasModel
-from fitorch.data.sources import split_validation
+from fitorch.data.validation import split_validation
 from fitorch.tree import leaves
 from tolerances import FLOAT32
 

@@ -78,3 +78,7 @@ def check_as_on_the_cpu(figures_on, rtol=1e-6, device=DEVICE):
     actual = figures_on(device)
     check_same(actual, figures_on("cpu"), rtol, atol=rtol / 10)
     return actual
+
+
+def message_of(error):
+    return " ".join([str(error.value), *getattr(error.value, "__notes__", ())])

@@ -25,8 +25,8 @@ TESTS = Path(__file__).parents[1]
 
 # The modules of a line run in one process, beside those of the others: two cores are enough.
 MODULES = (
-    ("devices.simulation", "devices.training"),
-    ("devices.places", "devices.resuming", "devices.waiting"),
+    ("devices.simulation", "devices.training", "devices.nets"),
+    ("devices.places", "devices.failing", "devices.resuming", "devices.waiting"),
 )
 PAIRS = "devices.pairs"  # each of its scenarios is processes of its own
 

@@ -371,7 +371,7 @@ def test_a_net_on_the_meta_device_is_refused():
 
 
 def test_an_accelerator_tells_a_loss_that_is_nan_at_the_end_of_the_epoch(monkeypatch):
-    monkeypatch.setattr("fitorch.metrics.mean.mean_on", lambda _, **options: DeviceMean(**options))
+    monkeypatch.setattr("fitorch.metrics.means.mean_on", lambda _, **options: DeviceMean(**options))
     monkeypatch.setattr("fitorch.optim.update._in_host_memory", lambda parameter: False)
     x = X.clone()
     x[3] = float("nan")

@@ -306,7 +306,7 @@ def test_a_term_without_anything_to_count_leaves_the_loss_alone():
 @pytest.fixture
 def accelerated(monkeypatch):
     """Means that are read at the end of an epoch, as on an accelerator."""
-    monkeypatch.setattr("fitorch.metrics.mean.mean_on", lambda _, **options: DeviceMean(**options))
+    monkeypatch.setattr("fitorch.metrics.means.mean_on", lambda _, **options: DeviceMean(**options))
     monkeypatch.setattr("fitorch.optim.update._in_host_memory", lambda parameter: False)
 
 

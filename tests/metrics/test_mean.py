@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from fitorch.metrics import mean as module
-from fitorch.metrics.mean import DeviceMean, HostMean, Means, mean_on
+from fitorch.metrics import means as module
+from fitorch.metrics.mean import DeviceMean, HostMean, mean_on
+from fitorch.metrics.means import Means
 
 KINDS = pytest.mark.parametrize("kind", [HostMean, DeviceMean])
 

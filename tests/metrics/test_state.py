@@ -11,7 +11,8 @@ from torch import nn
 from torchmetrics import classification, regression
 
 from fitorch.metrics import AUC, IOU, KS, Accuracy, MetricSet, Precision, Recall, whole_epoch
-from fitorch.metrics.mean import DeviceMean, HostMean, Means
+from fitorch.metrics.mean import DeviceMean, HostMean
+from fitorch.metrics.means import Means
 from fitorch.metrics.registry import METRICS as NAMED
 
 CPU = torch.device("cpu")

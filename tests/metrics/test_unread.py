@@ -176,7 +176,7 @@ def test_a_set_of_metrics_is_read_once(reads):
 
 
 def test_a_stage_is_read_once_with_its_terms_parts_penalties_and_metrics(reads, monkeypatch):
-    monkeypatch.setattr("fitorch.metrics.mean.mean_on", lambda _, **options: DeviceMean(**options))
+    monkeypatch.setattr("fitorch.metrics.means.mean_on", lambda _, **options: DeviceMean(**options))
     x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
 
     def with_parts(y_pred, y_true):

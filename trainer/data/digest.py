@@ -56,7 +56,7 @@ def _content(leaf: Any, waits: bool) -> bytes:
         flat = leaf.detach().reshape(-1)
         ends = torch.cat([flat[:_ELEMENTS], flat[-_ELEMENTS:]]).resolve_conj().resolve_neg().cpu()
         return facts + ends.view(torch.uint8).numpy().tobytes()
-    flat = leaf.reshape(-1)
-    ends = np.concatenate([flat[:_ELEMENTS], flat[-_ELEMENTS:]])
+    values = leaf.reshape(-1)
+    both = np.concatenate([values[:_ELEMENTS], values[-_ELEMENTS:]])
     # The bytes of an array of objects are their addresses.
-    return facts + (repr(ends.tolist()).encode() if ends.dtype.hasobject else ends.tobytes())
+    return facts + (repr(both.tolist()).encode() if both.dtype.hasobject else both.tobytes())

@@ -12,23 +12,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Subset, TensorDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, default_collate
 
 from fitorch.devices.accelerators import HOST, is_host
 from fitorch.devices.capabilities import pins
-from fitorch.devices.copies import Sender, pinned, sent
+from fitorch.devices.copies import Sender
 from fitorch.devices.memory import free_memory
 from fitorch.errors import DataError
 from fitorch.internals.torch import version_of
 from fitorch.tree import byte_count, leaves, map_tensors
 
+from .gathering import gatherer, mover
 from .indices import LoaderIndices, OrderIndices
 from .rank_split import ALONE, PassLength, RankShard
 from .rng_state import owners_of, undisturbed_owners
-from .sampling import IndexTransform, Order
+from .sampling import Order
+from .tensor_datasets import tensors_behind
 
 _SHARE_AT_ONCE, _SHARE = 1 / 16, 1 / 2  # of the free memory that data may take on a device
 
@@ -92,7 +93,7 @@ class MemorySource:
         if self.dataset is None:
             self._follow(self._origin)
             return
-        contents = _tensors_behind(self.dataset)
+        contents = tensors_behind(self.dataset)
         if contents is None:
             message = (
                 f"the {type(self.dataset).__name__} had plain tensors at the beginning of the fit, "
@@ -248,7 +249,7 @@ def ordered_source(tensors: Any, order: Order) -> MemorySource:
 
 def dataset_source(dataset: object, order: Order) -> MemorySource | None:
     """Return a source for a dataset of plain tensors, in the order of an `Order`; else None."""
-    contents = _tensors_behind(dataset)
+    contents = tensors_behind(dataset)
     if contents is None:
         return None
     tensors, subset = contents
@@ -268,43 +269,12 @@ def recognize(loader: DataLoader[Any], share: RankShard = ALONE) -> MemorySource
         and not isinstance(loader.sampler, BatchSampler)  # its samples are batches
         and loader.worker_init_fn is None
     )
-    contents = _tensors_behind(loader.dataset) if plain else None
+    contents = tensors_behind(loader.dataset) if plain else None
     if contents is None:
         return None
     tensors, subset = contents
     # The same draws from the generators as by the loader itself.
     return MemorySource(list(tensors), LoaderIndices(loader, subset, share), loader.dataset)
-
-
-def gatherer(tensors: Any, *, pinned: bool = False) -> Callable[[Tensor], Any]:
-    """Return a function that selects samples of `tensors` by index.
-
-    Args:
-        tensors: Nested tensors.
-        pinned: Whether to use pinned memory, for asynchronous copies to a CUDA device.
-    """
-    pick = _pick_pinned if pinned else _pick
-    if isinstance(tensors, (tuple, list)) and all(isinstance(item, Tensor) for item in tensors):
-        flat = tuple(tensors)
-        return lambda index: [pick(tensor, 0, index) for tensor in flat]
-    return lambda index: map_tensors(lambda tensor: pick(tensor, 0, index), tensors)
-
-
-_pick = torch.index_select
-
-
-def _pick_pinned(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-    if tensor.requires_grad:  # autograd does not support out=
-        return torch.index_select(tensor, dim, index)
-    # `index_select` cannot allocate pinned memory, so it writes into a buffer.
-    shape = (len(index), *tensor.shape[1:])
-    out = torch.empty(shape, dtype=tensor.dtype, device=HOST, pin_memory=True)
-    return torch.index_select(tensor, dim, index, out=out)
-
-
-def mover(device: torch.device) -> IndexTransform | None:
-    """Return a function that moves the indices of many batches to `device`, None for the CPU."""
-    return None if is_host(device) else lambda block: sent(pinned(block, device), device)
 
 
 def fits(tensors: object, device: torch.device, trained: bool) -> bool:
@@ -319,45 +289,6 @@ def fits(tensors: object, device: torch.device, trained: bool) -> bool:
     share = _SHARE if trained else _SHARE_AT_ONCE
     # Without an answer, little data is no risk, whatever the device is.
     return byte_count(tensors) <= (_SMALL if free is None else free * share)
-
-
-def _tensors_behind(dataset: object) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
-    """Return a dataset's tensors and the indices of its `Subset`s, None for other datasets."""
-    if type(dataset) is TensorDataset:
-        return (dataset.tensors, None) if _are_plain(dataset.tensors) else None
-    if type(dataset) is not Subset:
-        return None
-    contents, indices = _tensors_behind(dataset.dataset), _subset_indices(dataset)
-    if contents is None or indices is None:
-        return None
-    tensors, inner = contents
-    # The dataset is a subset of a subset: both look-ups become one.
-    return tensors, indices if inner is None else inner[indices]
-
-
-def _are_plain(tensors: tuple[Tensor, ...]) -> bool:
-    """Return whether all of `tensors` are plain dense tensors on one device."""
-    return len({tensor.device for tensor in tensors}) == 1 and all(
-        type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_nested
-        for tensor in tensors
-    )
-
-
-def _subset_indices(subset: Subset[Any]) -> Tensor | None:
-    """Return the indices of a `Subset`, None if its type may have its own meaning of indexing."""
-    values: Any = subset.indices
-    if type(values) not in (list, tuple, range, np.ndarray, Tensor):
-        return None  # a pandas Series, for example, looks up labels
-    try:
-        indices = torch.tensor(
-            values.tolist() if hasattr(values, "tolist") else values, device=HOST
-        )
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    if indices.dim() != 1 or indices.dtype != torch.int64:
-        return None
-    # Negative numbers count from the end, as in Python; index_select does not know them.
-    return torch.where(indices < 0, indices + len(subset.dataset), indices)  # type: ignore[arg-type]
 
 
 def _versions(tensors: Any) -> list[tuple[int, int]]:

@@ -6,7 +6,6 @@ All data becomes a `Source`. A batch is what the user's loader yields, or a list
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,12 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fitorch.errors import DataError
-from fitorch.tree import map_leaves
 
 from .arrays import ROLES, as_columns, as_mapping, common_length, is_array, is_in_memory, is_sparse
 from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
 from .in_memory import MemorySource, dataset_source, ordered_source, recognize
-from .lazy import LazyArray, has_lazy, is_lazy, lazy_columns
+from .lazy import has_lazy, is_lazy, lazy_columns
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
 from .ready import Ready, batch_dataset_source, is_batch_dataset, looks_like_samples
@@ -164,27 +162,6 @@ def as_source(data: Any, name: str, batching: Batching) -> Source:
     return source
 
 
-def validation_sets(data: Any) -> dict[str, Any]:
-    """Return the validation sets by the prefix of their columns.
-
-    A mapping of names to data is several sets, `{"clean": ..., "noisy": ...}`, with columns such as
-    `val_clean_loss`; a mapping with "labels", or a mapping of arrays, is a single set.
-    """
-    if data is None:
-        return {}
-    if not isinstance(data, Mapping) or not data.keys() or "labels" in data:
-        return {"val_": data}
-    if any(is_array(part) or is_sparse(part) for part in data.values()):
-        return {"val_": data}
-    return {f"val_{name}_": part for name, part in data.items()}
-
-
-def set_name(prefix: str) -> str:
-    """Return the name of a validation set for messages."""
-    name = prefix.removeprefix("val_").removesuffix("_")
-    return f"val_data[{name!r}]" if name else "val_data"
-
-
 def _as_source(data: Any, name: str, batching: Batching) -> Source:
     if isinstance(data, DataLoader):
         # Tensors in memory come first: they are gathered a batch at a time, with the same bits.
@@ -194,7 +171,7 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
         return _iterable_source(stream, name, batching)
     if _is_dataset(data, batching):
         return _dataset_source(data, name, batching)
-    if _is_arrays(data):
+    if is_arrays(data):
         return memory_source(data, name, batching)
     # A list of arrays could be several inputs, or inputs and targets.
     if isinstance(data, list) and data and all(is_array(x) or is_sparse(x) for x in data):
@@ -218,7 +195,7 @@ def _is_dataset(data: object, batching: Batching) -> bool:
     return batching.batch_size is not None and isinstance(data, list) and looks_like_samples(data)
 
 
-def _is_arrays(data: object) -> bool:
+def is_arrays(data: object) -> bool:
     """Return whether data is an array, or a tuple or mapping of them."""
     if is_lazy(data):
         return True
@@ -251,46 +228,6 @@ def memory_source(data: Any, name: str, batching: Batching) -> Source:
     tensors = as_columns(data, name, batching.floating)
     lengths = dict(zip(ROLES, tensors, strict=False))
     return ordered_source(tensors, batching.order(common_length(lengths, name)))
-
-
-def split_validation(data: Any, fraction: float, floating: torch.dtype) -> tuple[Any, Any]:
-    """Split off the last `fraction` of the samples, before any shuffling, for validation.
-
-    Raises:
-        ValueError: `data` is not in memory, or a part would be empty.
-    """
-    columns: Any
-    if _is_arrays(data) and has_lazy(data):
-        dataset = lazy_columns(data, "train_data", floating)
-        is_mapping = isinstance(data, Mapping)
-        columns = dataset.columns if is_mapping else tuple(dataset.columns)
-        samples = len(dataset)
-    elif isinstance(data, Mapping) and is_in_memory(data):
-        columns = as_mapping(data, "train_data", floating)
-        samples = common_length(columns)
-    elif isinstance(data, tuple):
-        columns = tuple(as_columns(data, "train_data", floating))
-        samples = common_length(dict(zip(ROLES, columns, strict=False)))
-    else:
-        message = (
-            f"validation_split={fraction} needs (x, y) of tensors, arrays or DataFrames, but "
-            f"train_data is a {type(data).__name__}; pass val_data instead"
-        )
-        raise ValueError(message)
-    # 10 * (1 - 0.9) is 0.9999999999999998, whose floor is not what is meant.
-    cut = math.floor(round(samples * (1 - fraction), 6))
-    if not 0 < cut < samples:
-        message = (
-            f"validation_split={fraction} of {samples} samples leaves {cut} for training and "
-            f"{samples - cut} for validation; both need at least one"
-        )
-        raise ValueError(message)
-
-    def part(places: slice) -> Any:
-        # Slices are views: nothing is copied, or read from disk.
-        return map_leaves(lambda column: column[places], columns, (Tensor, LazyArray))
-
-    return part(slice(cut)), part(slice(cut, None))
 
 
 def _loader_source(loader: DataLoader[Any], name: str, batching: Batching) -> LoaderSource:

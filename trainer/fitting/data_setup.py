@@ -15,11 +15,9 @@ from fitorch.data.sources import (
     Source,
     as_source,
     check_enough,
-    set_name,
-    split_validation,
-    validation_sets,
 )
 from fitorch.data.tables import check_columns, check_order, column_names
+from fitorch.data.validation import set_name, split_validation, validation_sets
 from fitorch.engine.arguments import FitArguments
 from fitorch.losses.objective import Objective
 from fitorch.nets.precision import floating_dtype

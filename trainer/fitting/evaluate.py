@@ -16,8 +16,9 @@ from fitorch.callbacks.hooks import Hooks, attach, with_four_hooks
 from fitorch.checks import check_choice, check_count, check_verbose, check_workers, plain
 from fitorch.data.dataset import SampledSource
 from fitorch.data.rank_split import RankShard
-from fitorch.data.sources import Batching, Source, as_source, set_name, validation_sets
+from fitorch.data.sources import Batching, Source, as_source
 from fitorch.data.tables import check_columns
+from fitorch.data.validation import set_name, validation_sets
 from fitorch.distributed.processes import together
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.choose_step import choose_evaluation_step

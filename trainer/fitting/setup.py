@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from fitorch.callbacks.hooks import attach
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.data.epochs import EpochIterator
-from fitorch.data.sources import set_name
+from fitorch.data.validation import set_name
 from fitorch.deepspeed.loss_module import LossModule
 from fitorch.deepspeed.optimizer import ZeroOptimizer
 from fitorch.deepspeed.update import ZeroUpdate

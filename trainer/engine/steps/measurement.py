@@ -20,7 +20,7 @@ from fitorch.losses.objective import Objective
 from fitorch.losses.terms import TermValue
 from fitorch.metrics.base import MetricSet
 from fitorch.metrics.batching import MetricError
-from fitorch.metrics.mean import Means
+from fitorch.metrics.means import Means
 from fitorch.metrics.unread import Unread, together
 from fitorch.nets.forward import Forward, Hook, choose_forward
 from fitorch.tree import describe

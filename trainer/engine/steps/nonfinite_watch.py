@@ -6,7 +6,7 @@ from math import isfinite
 from time import perf_counter
 
 from fitorch.devices.copies import Glance
-from fitorch.metrics.mean import Means
+from fitorch.metrics.means import Means
 
 _PAUSE = 1.0  # seconds between two looks
 
