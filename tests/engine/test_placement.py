@@ -6,7 +6,7 @@ from torch import nn
 
 from fitorch import KerasModel, NonFiniteError
 from fitorch.callbacks import LambdaCallback
-from fitorch.devices.accelerators import HOST
+from fitorch.devices.accelerators import HOST, accelerator_type
 from fitorch.engine.placement import Placement
 from fitorch.nets.precision import floating_dtype
 from fitorch.optim.state import move_optimizer
@@ -160,3 +160,16 @@ def test_a_hundred_updates_skipped_in_a_row_end_training():
     with pytest.raises(NonFiniteError, match=r"100 consecutive updates .* scale of [\d.e-]+"):
         model.fit(data, batch_size=1, epochs=1, mixed_precision="fp16", cpu=True, verbose=0)
     assert model.updates == 99
+
+
+@pytest.mark.skipif(accelerator_type() is not None, reason="needs a machine without accelerators")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "xpu", "mps", "gpu", 1, "cpu:x"])
+def test_a_device_that_is_not_here_is_named_with_those_that_are(device):
+    with pytest.raises(ValueError, match=f"device is '{device}', but this machine has 'cpu'"):
+        KerasModel(nn.Linear(2, 1), "mse", device=device)
+
+
+@pytest.mark.parametrize("device", [True, 1.5, ["cpu"]])
+def test_a_device_of_another_type_is_refused(device):
+    with pytest.raises(TypeError, match="expected a name such as 'cuda:1' or 'cpu'"):
+        KerasModel(nn.Linear(2, 1), "mse", device=device)

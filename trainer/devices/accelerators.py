@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -73,15 +73,18 @@ def chosen_device(device: str | int | torch.device) -> torch.device:
     if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
         message = f"device is {device!r}; expected a name such as 'cuda:1' or 'cpu', or None"
         raise TypeError(message)
-    here = [*accelerators(), HOST]
-    try:
-        kind = accelerator_type() or HOST.type
-        chosen = torch.device(kind, device) if isinstance(device, int) else torch.device(device)
-    except RuntimeError:  # not a type of torch
-        chosen = None
+    here, kind = [*accelerators(), HOST], accelerator_type()
+    chosen: torch.device | None = None
+    with suppress(RuntimeError):  # not a type of torch
+        if not isinstance(device, int):
+            chosen = torch.device(device)
+        elif kind is not None:
+            chosen = torch.device(kind, device)
     if chosen is not None and is_host(chosen):
         return HOST
-    found = None if chosen is None else with_index(chosen)
+    # torch fails if it is asked for the current device of a type that is not here.
+    known = chosen is not None and chosen.type in {each.type for each in here}
+    found = with_index(chosen) if known and chosen is not None else None
     if found not in here:
         listed = ", ".join(f"'{each}'" for each in here)
         message = f"device is {str(device)!r}, but this machine has {listed}"
