@@ -179,7 +179,7 @@ def test_gathers_each_sample_once(kind, monkeypatch):
         gathered.append(len(index))
         return pick(tensor, dim, index)
 
-    monkeypatch.setattr("fitorch.data.in_memory._pick", counting)
+    monkeypatch.setattr("fitorch.data.gathering._pick", counting)
     x = torch.arange(5000.0).unsqueeze(1)
     generator = torch.Generator() if kind.endswith("generator") else None
     data = {"tensors": (x,)}.get(
