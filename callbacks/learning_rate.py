@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fitorch.optim.several import name_of
+
 from .base import Callback, Logs
 from .monitor import MonitorCallback
 
@@ -178,9 +180,20 @@ class ReduceLROnPlateau(MonitorCallback):
 
 
 def groups_of(model: TrainedModel) -> list[dict[str, Any]]:
-    """Return the parameter groups of a model's optimizer."""
+    """Return the parameter groups of a model's optimizer, whose rates a callback sets.
+
+    Raises:
+        ValueError: The optimizer finds its own rates.
+    """
     assert model.optimizer is not None, "a fit has an optimizer"
-    return model.optimizer.param_groups
+    groups = model.optimizer.param_groups
+    if any(group.get("lr") is None for group in groups):
+        message = (
+            f"{name_of(model.optimizer)} finds its learning rate itself (lr=None), so that no "
+            "callback can set it; remove the callback, or pass the optimizer a rate"
+        )
+        raise ValueError(message)
+    return groups
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:

@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 
 from torch.nn.parameter import is_lazy
 
+from fitorch.optim.several import name_of
+from fitorch.optim.update import learning_rates
+
 from .base import Callback, Logs
 
 _ALIASES = {"comet": "comet_ml"}
@@ -210,8 +213,8 @@ class Tracker(Callback):
             if not any(map(is_lazy, parameters)):
                 config["parameters"] = sum(parameter.numel() for parameter in parameters)
         if optimizer is not None:
-            config["optimizer"] = type(optimizer).__name__
-            config["lr"] = optimizer.param_groups[0]["lr"]
+            config["optimizer"] = name_of(optimizer)
+            config |= learning_rates(optimizer)
         return config
 
     def _log(self, values: dict[str, float], axis: str, position: int) -> None:

@@ -26,7 +26,7 @@ def test_a_name_gives_torchs_optimizer_with_its_defaults(name):
     assert {**made.defaults, "fused": None} == {**plain.defaults, "fused": None}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"lbfgs", "sparseadam"}))
 def test_every_named_optimizer_trains(name):
     x = torch.randn(16, 2)
     model = KerasModel(net(), "mse", optimizer=name)
@@ -73,13 +73,17 @@ def test_a_class_is_a_factory():
 def test_an_unknown_name_lists_the_closest_and_all():
     with pytest.raises(ValueError, match=r"'adamww' \(did you mean 'adamw'\?\).*sgd"):
         make_optimizer("adamww", net())
-    with pytest.raises(ValueError, match=r"'Adam' \(did you mean 'adam'\?\)"):
-        make_optimizer("Adam", net())
+    with pytest.raises(ValueError, match=r"'moun' \(did you mean 'muon'\?\)"):
+        make_optimizer("moun", net())
+
+
+def test_names_are_taken_in_any_case():
+    assert type(make_optimizer("AdamW", net())) is optim.AdamW
 
 
 @pytest.mark.parametrize("wrong", [0.1, ["adam"], lambda p: None])
 def test_what_is_no_optimizer_is_refused(wrong):
-    with pytest.raises(TypeError, match=r"expected a torch\.optim\.Optimizer, a function"):
+    with pytest.raises(TypeError, match=r"expected a torch\.optim\.Optimizer, several"):
         make_optimizer(wrong, net())
 
 

@@ -101,10 +101,10 @@ def test_rates_are_those_of_the_last_update():
     optimizer = torch.optim.SGD(parameters, lr=1.0)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     update = Update(optimizer, scheduler=schedule)
-    assert update.learning_rates() == [1.0]
+    assert update.learning_rates() == {"lr": 1.0}
     update()
     update()
-    assert update.learning_rates() == [0.5]
+    assert update.learning_rates() == {"lr": 0.5}
     assert optimizer.param_groups[0]["lr"] == 0.25
 
 

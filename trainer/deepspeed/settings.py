@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from fitorch.distributed.dtensor import refuse_lazy
 from fitorch.errors import RankError
+from fitorch.optim.several import Optimizers, name_of
 
 if TYPE_CHECKING:
     from accelerate import DeepSpeedPlugin
@@ -138,7 +139,10 @@ class Zero:
         Raises:
             ValueError: The optimizer is one of them.
         """
-        name = type(optimizer).__name__
+        name = name_of(optimizer)
+        if isinstance(optimizer, Optimizers):
+            message = f"DeepSpeed takes one optimizer, not {name}; use one of them, or fsdp=True"
+            raise ValueError(message)  # noqa: TRY004 - it is an optimizer, but of no use here
         if name in _NEED_WHOLE_WEIGHTS:
             message = (
                 f"{name} does not work with DeepSpeed, which passes an optimizer parts of weights "

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from fitorch.data.tables import Names
 from fitorch.devices.accelerators import HOST, chosen_device, current, start
@@ -28,10 +27,11 @@ from fitorch.losses.compose import Composition
 from fitorch.losses.objective import Objective
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import check_names
-from fitorch.optim.new_parameters import NewParameters
-from fitorch.optim.optimizers import OptimizerLike, make_optimizer, make_scheduler
+from fitorch.optim.optimizers import OptimizerLike
+from fitorch.optim.update import learning_rates
 
-from .checks import check_distinct, check_metrics_dict, check_optimizer
+from .checks import check_distinct, check_metrics_dict
+from .optimized import Optimized
 from .placement import Placement, device_for
 from .state import Progress
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-class BaseModel(ABC):
+class BaseModel(Optimized, ABC):
     """The state that training, evaluation and prediction share; `KerasModel` adds the methods.
 
     Args:
@@ -95,15 +95,8 @@ class BaseModel(ABC):
         self.run_id = uuid.uuid4().hex
         self.run: Run | None = None
         self.columns: Names = {}
-        loss_parameters = dict(self.objective.named_parameters(net))
-        self.optimizer = make_optimizer(optimizer, net, loss_parameters.values())
-        self._new_parameters = NewParameters(
-            self.optimizer, net, built=not isinstance(optimizer, Optimizer)
-        )
-        self.lr_scheduler = None
-        if self.optimizer is not None:  # there is something to train
-            check_optimizer(self.optimizer, net, loss_parameters)
-            self.lr_scheduler = make_scheduler(lr_scheduler, self.optimizer)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
         self.compilation = Compilation() if jit_compile else None
         self.ckpt_path: str | Path | None = None
         self.metric_tasks: dict[str, str] = {}
@@ -186,15 +179,6 @@ class BaseModel(ABC):
         with current(device) if alone else nullcontext():
             yield
 
-    def train_new_parameters(self) -> None:
-        """Let the optimizer train layers that were added to the net since it was built."""
-        loss = dict(self.objective.named_parameters(self.net))
-        self._new_parameters.add(self.optimizer, self.net, loss.values())
-
-    def report_new_parameters(self) -> None:
-        """Warn about layers that were added or replaced within a fit, which it does not train."""
-        self._new_parameters.report(self.optimizer, self.net)
-
     def _check_shardable(self) -> None:
         """Raise an error if the net is sharded and the loss has trainable parameters.
 
@@ -255,7 +239,8 @@ class BaseModel(ABC):
         measured = ("loss", *metrics, *self.val_objective.names)
         validated = [f"{prefix}{name}" for prefix in sets for name in measured]
         names = [f"train_{name}" for name in trained]
-        return check_distinct([*names, "lr", *self.objective.weights, *validated])
+        rates = ["lr"] if self.optimizer is None else learning_rates(self.optimizer)
+        return check_distinct([*names, *rates, *self.objective.weights, *validated])
 
     def _runner_kit(self) -> RunnerKit | None:
         """Return what creates the user's step runners, None if `StepRunner` is not set.

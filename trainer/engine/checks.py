@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fitorch.errors import DataError
@@ -47,80 +46,6 @@ def check_distinct(names: list[str]) -> list[str]:
         )
         raise ValueError(message)
     return names
-
-
-def check_trainable(
-    net: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Mapping[str, nn.Parameter]
-) -> torch.optim.Optimizer:
-    """Return the optimizer if it has parameters to train.
-
-    Raises:
-        ValueError: Neither the net nor the loss has a parameter that requires a gradient, or the
-            optimizer does not hold one; or the optimizer needs a closure.
-    """
-    net_name, parameters = type(net).__name__, [*net.parameters(), *loss.values()]
-    if optimizer is None:
-        message = f"{net_name} has no parameters to train"
-        raise ValueError(message)
-    if not any(parameter.requires_grad for parameter in parameters):
-        message = (
-            f"{net_name} has no trainable parameter: all of its {len(parameters)} are frozen "
-            "(requires_grad=False); call requires_grad_(True) on those to train"
-        )
-        raise ValueError(message)
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not any(parameter.requires_grad for parameter in held):
-        message = (
-            f"none of the {len(held)} parameters of {type(optimizer).__name__} has "
-            "requires_grad=True; build it from parameters that do"
-        )
-        raise ValueError(message)
-    if isinstance(optimizer, torch.optim.LBFGS):
-        message = (
-            "LBFGS evaluates a closure several times per step, which fit does not do; use Adam"
-        )
-        raise ValueError(message)  # noqa: TRY004 - it is an optimizer, but of no use here
-    return optimizer
-
-
-def check_optimizer(
-    optimizer: torch.optim.Optimizer, net: nn.Module, loss: Mapping[str, nn.Parameter]
-) -> None:
-    """Raise an error if the optimizer belongs to another net or lacks parameters of the loss.
-
-    Args:
-        optimizer: The optimizer.
-        net: The net.
-        loss: The parameters of the loss, by name.
-
-    Raises:
-        ValueError: The optimizer holds parameters of neither the net nor the loss, or lacks
-            trainable parameters of the loss.
-    """
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # Parameters are compared by id: `==` would compare their elements.
-    known = {id(parameter) for parameter in (*net.parameters(), *loss.values())}
-    foreign = sum(id(parameter) not in known for parameter in held)
-    optimizer_name = type(optimizer).__name__
-    if foreign:
-        missing = [name for name, p in net.named_parameters() if not any(p is h for h in held)]
-        listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        message = (
-            f"{foreign} of the {len(held)} parameters of {optimizer_name} are not the net's"
-            f"{f', and it lacks {len(missing)} that are ({listed})' if missing else ''}; build the "
-            f"optimizer from this net: {optimizer_name}(net.parameters(), ...)"
-        )
-        raise ValueError(message)
-    held_ids = {id(parameter) for parameter in held}
-    missing = [name for name, p in loss.items() if p.requires_grad and id(p) not in held_ids]
-    if missing:
-        listed = ", ".join(missing[:3])
-        message = (
-            f"{optimizer_name} lacks {len(missing)} parameters of the loss ({listed}), which would "
-            f"never be trained; build it from both, {optimizer_name}([*net.parameters(), "
-            "*loss_fn.parameters()]), or freeze them: loss_fn.requires_grad_(False)"
-        )
-        raise ValueError(message)
 
 
 def check_sample_weight(weight: object, *, by_output: bool) -> None:

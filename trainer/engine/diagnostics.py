@@ -105,9 +105,9 @@ def circumstances(
     weights += _not_finite("gradients", gradients)
     weights += f"; the update is one of {window} batches" if window > 1 else ""
     first = f"; first samples {samples}" if samples else ""
-    lr = ", ".join(f"{rate:g}" for rate in rates)
+    lr = f", lr {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
     return (
-        f" (after {updates} updates, lr {lr}{first}{weights}): lower the learning rate, set "
+        f" (after {updates} updates{lr}{first}{weights}): lower the learning rate, set "
         "clip_grad_norm, or look for NaN in the data"
     )
 

@@ -199,8 +199,7 @@ class Run:
                 raise of_earlier_batch(error, self.step, where) from error
             message = f"{error} in {where}{self.step.circumstances()}"
             raise NonFiniteError(message) from error
-        figures |= {f"lr_{i}" if i else "lr": rate for i, rate in enumerate(rates)}
-        return figures | self.state.objective.weights
+        return figures | rates | self.state.objective.weights
 
     def schedule(self, logs: Mapping[str, float]) -> None:
         """Step the learning-rate schedule if it steps once per epoch or validation."""

@@ -39,7 +39,7 @@ _COPIED = (
     "net",
     "objective",
     "val_objective",
-    "optimizer",
+    "_optimizer",
     "loss_fn",
     "kwargs",
 )

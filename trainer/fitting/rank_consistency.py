@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from fitorch.distributed.processes import Processes
 from fitorch.engine.arguments import FitArguments
 from fitorch.nets.state import plain_name
+from fitorch.optim.several import name_of
 
 if TYPE_CHECKING:
     from fitorch.engine.base_model import BaseModel
@@ -46,7 +47,7 @@ def check_rank_consistency(
         f"net.{plain_name(name)}": _form(value) for name, value in model.net.named_parameters()
     }
     facts["weights of the net"] = sum(1 for _ in model.net.parameters())
-    facts["optimizer"] = type(model.optimizer).__name__
+    facts["optimizer"] = name_of(model.optimizer)
     facts["loss"] = repr(model.objective.name)
     facts["completed epochs"] = model.progress.epochs
     # This is a collective: all processes raise, or none.

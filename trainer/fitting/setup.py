@@ -14,13 +14,13 @@ from fitorch.deepspeed.loss_module import LossModule
 from fitorch.deepspeed.optimizer import ZeroOptimizer
 from fitorch.deepspeed.update import ZeroUpdate
 from fitorch.engine.arguments import FitArguments
-from fitorch.engine.checks import check_optimizer, check_trainable
 from fitorch.engine.choose_step import choose_evaluation_step, choose_training_step
 from fitorch.engine.evaluation import Evaluation, Validation
 from fitorch.engine.run import Run
 from fitorch.engine.state import FitState, Progress
 from fitorch.nets.modes import TrainingModes
-from fitorch.optim.optimizers import settle_fused
+from fitorch.optim.checks import check_optimizer, check_trainable
+from fitorch.optim.optimizers import make_scheduler, settle_fused
 from fitorch.optim.schedules import when_to_step
 from fitorch.optim.state import align_state, move_optimizer
 from fitorch.optim.update import Update
@@ -106,6 +106,7 @@ def _checked_optimizer(model: BaseModel) -> Optimizer:
     loss_parameters = dict(model.objective.named_parameters(model.net))
     optimizer = check_trainable(model.net, model.optimizer, loss_parameters)
     check_optimizer(optimizer, model.net, loss_parameters)
+    make_scheduler(model.lr_scheduler, optimizer)  # checks that it is a schedule of this optimizer
     return optimizer
 
 

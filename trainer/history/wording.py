@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from fitorch.optim.several import Optimizers
+
 LONGEST = 600  # characters of a setting
 
 _NOT_SHOWN = ("foreach", "fused", "capturable", "differentiable", "maximize")
@@ -22,6 +24,8 @@ def optimizer_of(optimizer: Optimizer) -> str:
         >>> optimizer_of(torch.optim.SGD([torch.zeros(1)], 0.1, momentum=0.9, fused=True))
         'SGD(lr=0.1, momentum=0.9)'
     """
+    if isinstance(optimizer, Optimizers):
+        return " + ".join(map(optimizer_of, optimizer.members.values()))[:LONGEST]
     parameters = inspect.signature(type(optimizer)).parameters
     groups = optimizer.param_groups
     settings = []

@@ -1,31 +1,37 @@
-"""Optimizers from what users pass: an instance, a factory or a name; fused if possible."""
+"""Optimizers from what users pass: instances, a factory or a name; fused if possible."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from torch import nn, optim
 
 from fitorch.devices.capabilities import has_fused_optimizers
 
-OptimizerLike = optim.Optimizer | Callable[[list[nn.Parameter]], optim.Optimizer] | str | None
+from .muon import muon_with_adamw
+from .several import Optimizers, named
 
+OptimizerLike = (
+    optim.Optimizer
+    | Callable[[list[nn.Parameter]], Any]
+    | Sequence[optim.Optimizer]
+    | Mapping[str, optim.Optimizer]
+    | str
+    | None
+)
+
+# The classes of torch.optim by name; "muon" is a recipe, since Muon takes no biases.
 OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
-    "adadelta": optim.Adadelta,
-    "adagrad": optim.Adagrad,
-    "adam": optim.Adam,
-    "adamax": optim.Adamax,
-    "adamw": optim.AdamW,
-    "asgd": optim.ASGD,
-    "nadam": optim.NAdam,
-    "radam": optim.RAdam,
-    "rmsprop": optim.RMSprop,
-    "rprop": optim.Rprop,
-    "sgd": optim.SGD,
+    name.lower(): kind
+    for name, kind in sorted(vars(optim).items())
+    if isinstance(kind, type)
+    and issubclass(kind, optim.Optimizer)
+    and name not in ("Optimizer", "Muon")
 }
+_MUON = "muon"
 
 
 def make_optimizer(
@@ -34,13 +40,15 @@ def make_optimizer(
     """Return an optimizer, None if there are no parameters to optimize.
 
     Args:
-        optimizer: An instance, which is returned as it is; a factory `params -> Optimizer`; a name
-            of torch.optim in lower case, with torch's defaults; or None for `Adam(lr=3e-4)`.
+        optimizer: An instance, which is returned as it is; several in a list or by name, each with
+            parameters of its own; a factory from parameters to one of these; a name of torch.optim
+            in any case, with torch's defaults; "muon" for `muon_with_adamw`; or None for
+            `Adam(lr=3e-4)`.
         net: The net whose parameters to optimize.
         extra: Further parameters, those of the loss.
 
     Raises:
-        ValueError: The name is unknown.
+        ValueError: The name is unknown, or several optimizers are not told apart.
         TypeError: `optimizer` is none of these.
     """
     if isinstance(optimizer, optim.Optimizer):
@@ -49,6 +57,8 @@ def make_optimizer(
     parameters = [*net.parameters(), *extra]
     if not parameters:
         return None
+    if isinstance(optimizer, str) and optimizer.lower() == _MUON:
+        return _combined(muon_with_adamw(net, extra), optimizer)
     if optimizer is None or isinstance(optimizer, str):
         optimizer_type = optim.Adam if optimizer is None else optimizer_named(optimizer)
         options: dict[str, Any] = {"lr": 3e-4} if optimizer is None else {}
@@ -57,15 +67,31 @@ def make_optimizer(
             options["fused"] = True
         return optimizer_type(parameters, **options)
     factory: Any = optimizer
-    # Objects that are not callable lead to the error below, which names them.
-    result = factory(parameters) if callable(factory) else factory
-    if not isinstance(result, optim.Optimizer):
+    # Objects that are not callable lead to the error of `_combined`, which names them.
+    return _combined(factory(parameters) if callable(factory) else factory, optimizer)
+
+
+def _combined(result: Any, given: Any) -> optim.Optimizer:
+    """Return one optimizer, or several as one."""
+    if isinstance(result, optim.Optimizer):
+        return result
+    members: Any = result
+    if isinstance(members, (list, tuple)) and all(isinstance(m, optim.Optimizer) for m in members):
+        if len(members) == 1:
+            return cast("optim.Optimizer", members[0])
+        members = named(members)
+    # The names become those of columns.
+    fits = isinstance(members, Mapping) and all(
+        isinstance(name, str) and name.isidentifier() and isinstance(member, optim.Optimizer)
+        for name, member in members.items()
+    )
+    if not fits or not members:
         message = (
-            f"optimizer is {optimizer!r}; expected a torch.optim.Optimizer, a function from "
-            "parameters to one, a name such as 'adamw', or None"
+            f"optimizer is {given!r}; expected a torch.optim.Optimizer, several in a list or a "
+            "dict by name, a function from parameters to one, a name such as 'adamw', or None"
         )
         raise TypeError(message)
-    return result
+    return Optimizers(members)
 
 
 def can_fuse(
@@ -127,14 +153,15 @@ def make_scheduler(scheduler: Any, optimizer: optim.Optimizer) -> Any:
 
 
 def optimizer_named(name: str) -> type[optim.Optimizer]:
-    """Return the optimizer class of a name, such as "adamw".
+    """Return the optimizer class of a name, such as "adamw", in any case.
 
     Raises:
         ValueError: The name is unknown.
     """
-    if name in OPTIMIZERS:
-        return OPTIMIZERS[name]
-    close = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1)
+    if name.lower() in OPTIMIZERS:
+        return OPTIMIZERS[name.lower()]
+    known = sorted([*OPTIMIZERS, _MUON])
+    close = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    message = f"unknown optimizer {name!r}{hint}; expected one of {', '.join(OPTIMIZERS)}"
+    message = f"unknown optimizer {name!r}{hint}; expected one of {', '.join(known)}"
     raise ValueError(message)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .several import Optimizers
+
 
 def align_state(optimizer: torch.optim.Optimizer) -> None:
     """Convert an optimizer's state to the memory layout of its parameters.
@@ -50,6 +52,12 @@ def keep_dtypes(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> N
 
     The cast would lose bits, for example of float32 state of weights in bfloat16.
     """
+    if isinstance(optimizer, Optimizers):
+        for name, member in optimizer.members.items():
+            keep_dtypes(member, saved[name])
+        return
+    if type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict:
+        return  # it loads a state of its own form, and has not cast it
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, values in saved["state"].items():
         # The keys of a state dict are positions of the parameters, not the parameters.

@@ -22,6 +22,8 @@ from fitorch.internals.torch import (
 )
 from fitorch.losses.penalty_term import PenaltyTerm
 
+from .several import members_of
+
 _NOT_FINITE = "the loss is finite, but its gradient is not"
 
 _MAX_SKIPPED = 100  # consecutive updates that a gradient scaler may skip
@@ -57,10 +59,11 @@ class Update:
         self.clipping = clip_grad_norm, clip_grad_value
         self.scheduler = scheduler
         self.scheduler_step = scheduler_step
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._plain_zero = type(optimizer).zero_grad is torch.optim.Optimizer.zero_grad
+        members = members_of(optimizer).values()
+        plain_zero = torch.optim.Optimizer.zero_grad
+        self._plain_zero = all(type(member).zero_grad is plain_zero for member in members)
         self._schedules = scheduler is not None and scheduler_step == "update"
-        self._used_rates: list[float] | None = None
+        self._used_rates: dict[str, float] | None = None
         self._penalties = penalties
         self._norms: torch.Tensor | None = None  # whether all of an epoch were finite
         self._scale: float | None = None  # of the scaler, if it was read after the last update
@@ -82,13 +85,19 @@ class Update:
         if plain and not checks:
             self._step = self._change
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of the optimizer, read anew: a callback may add a group at any time."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def zero_grad(self) -> None:
         """Discard all gradients; until the next batch, callbacks can read them."""
         if self._plain_zero:
             # None is better than zeros: the next backward pass writes its gradients instead of
             # adding them.
-            for parameter in self.parameters:
-                parameter.grad = None
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
         else:
             self.optimizer.zero_grad()
 
@@ -112,8 +121,11 @@ class Update:
             self._used_rates = self._rates()
             self._schedule()
 
-    def learning_rates(self) -> list[float]:
-        """Return the learning rate of each parameter group in the last update."""
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rates of the last update by name: "lr", "lr_1", "lr_muon".
+
+        Optimizers that find their own rate, and have None, are left out.
+        """
         return self._used_rates or self._rates()
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,7 +134,13 @@ class Update:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the number of updates and the learning rates."""
-        self.completed, self._used_rates = state["completed"], state["rates"]
+        self.completed, rates = state["completed"], state["rates"]
+        # Earlier checkpoints have a list, of a single optimizer.
+        self._used_rates = (
+            {_rate_name("", i): rate for i, rate in enumerate(rates)}
+            if isinstance(rates, list)
+            else rates
+        )
         self._scale = None  # the scaler may have another one now
         if self.completed:  # otherwise, torch warns in the next step of a schedule
             mark_stepped(self.optimizer)
@@ -213,13 +231,14 @@ class Update:
         if self._hook is not None:
             self._hook.remove()
 
-    def _rates(self) -> list[float]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
+    def _rates(self) -> dict[str, float]:
+        return learning_rates(self.optimizer)
 
     def _checked_step(self) -> None:
         # The check comes before the weights change: an update by NaN cannot be undone. It is
         # written out, because each call counts in the step of a small net.
-        gradients = [g for p in self.parameters if (g := p.grad) is not None]
+        groups = self.optimizer.param_groups
+        gradients = [g for group in groups for p in group["params"] if (g := p.grad) is not None]
         if gradients and not self._all_finite(gradients):  # type: ignore[misc]
             raise NonFiniteError(_NOT_FINITE)
         self._change()
@@ -281,6 +300,21 @@ class Update:
         """Take a step of the schedule, unless the scaler skipped the update."""
         if self._stepped:
             self.scheduler.step()
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the learning rates of an optimizer's groups by the names of their columns."""
+    return {
+        _rate_name(name, number): float(group["lr"])
+        for name, member in members_of(optimizer).items()
+        for number, group in enumerate(member.param_groups)
+        if group.get("lr") is not None
+    }
+
+
+def _rate_name(optimizer: str, group: int) -> str:
+    """Return the name of the learning rate of a group: "lr", "lr_1", "lr_adamw", "lr_adamw_1"."""
+    return "_".join(["lr", *([optimizer] if optimizer else []), *([str(group)] if group else [])])
 
 
 def _in_host_memory(parameter: nn.Parameter) -> bool:

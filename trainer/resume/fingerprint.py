@@ -11,7 +11,10 @@ from torch import nn
 
 from fitorch.metrics.base import flat
 from fitorch.nets.state import plain_name, unwrapped
+from fitorch.optim.several import name_of
 from fitorch.version import version_of
+
+from .groups import group_counts
 
 if TYPE_CHECKING:
     from fitorch.engine.run import Run
@@ -33,8 +36,9 @@ def _of_run(run: Run) -> dict[str, Any]:
     # Other sources ignore batch_size and shuffle, so that a difference means nothing.
     ours = type(source).__name__ in ("DatasetSource", "MemorySource") and not source.order_owners
     return {
-        "optimizer": type(update.optimizer).__name__,
+        "optimizer": name_of(update.optimizer),
         "parameters": _parameter_names(run),
+        "groups": group_counts(update.optimizer),
         "lr_scheduler": None if update.scheduler is None else type(update.scheduler).__name__,
         "scheduler_step": None if update.scheduler is None else update.scheduler_step,
         "samplers": [type(owner).__name__ for owner in source.order_owners],
@@ -71,14 +75,19 @@ def machine(run: Run) -> dict[str, Any]:
 
 def _parameter_names(run: Run) -> list[list[str]]:
     """Return the names of the parameters in each group of the optimizer."""
+    names = {id(parameter): name for name, parameter in parameters_by_name(run).items()}
+    groups = run.state.update.optimizer.param_groups
+    return [[names.get(id(p), "?") for p in group["params"]] for group in groups]
+
+
+def parameters_by_name(run: Run) -> dict[str, nn.Parameter]:
+    """Return the parameters of net and loss by name; those of the loss begin with "loss."."""
     modules: Mapping[str, nn.Module] = {"": run.net, "loss.": run.state.objective.module}
-    names = {
-        id(parameter): prefix + plain_name(name)
+    return {
+        prefix + plain_name(name): parameter
         for prefix, module in modules.items()
         for name, parameter in unwrapped(module).named_parameters()
     }
-    groups = run.state.update.optimizer.param_groups
-    return [[names.get(id(p), "?") for p in group["params"]] for group in groups]
 
 
 def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

@@ -15,10 +15,12 @@ from fitorch.checkpoint.finding import LoadedCheckpoint, checkpoint_at, load_che
 from fitorch.engine.state import Progress
 from fitorch.errors import CheckpointMismatchError, NotBitExactWarning
 from fitorch.nets.state import NetState, plain_state
+from fitorch.optim.several import name_of
 from fitorch.optim.state import align_state, keep_dtypes
 
 from .elastic import MAY_DIFFER, state_for, world_changed
-from .fingerprint import differences, fingerprint
+from .fingerprint import differences, fingerprint, parameters_by_name
+from .groups import with_saved_groups
 from .snapshot import state_of_rank
 
 if TYPE_CHECKING:
@@ -35,8 +37,20 @@ def restore(run: Run, loaded: LoadedCheckpoint) -> None:
     """
     state = loaded.with_tensors(state_for(run, loaded), run.net)
     _check_epochs(run, loaded)
-    # All checks come before the first change of the fit.
-    _check_same_run(run, loaded, state)
+    optimizer, saved = run.state.update.optimizer, loaded.info["run_settings"]
+    with with_saved_groups(optimizer, parameters_by_name(run), saved):
+        # All checks come before the first change of the fit.
+        _check_same_run(run, loaded, state)
+        _restore_checked(run, loaded, state)
+    _forget_compiled(run.model)
+    run.model.run_id = str(loaded.info["run"])
+    # A run that a callback stopped is complete, unless more epochs are requested now.
+    stopped = loaded.info.get("stopped") is not None and run.last_epoch <= loaded.info["epochs"]
+    run.model.stop_training = bool(stopped)
+
+
+def _restore_checked(run: Run, loaded: LoadedCheckpoint, state: dict[str, Any]) -> None:
+    """Restore the state of a fit; an error leaves the fit as it was."""
     # A part may reject its state after others have loaded theirs; then all get theirs back.
     # The copy is deep, because loading a state copies into the same tensors.
     before = copy.deepcopy(run.state.state_dict())
@@ -48,11 +62,6 @@ def restore(run: Run, loaded: LoadedCheckpoint) -> None:
         message = f"cannot restore this fit from {loaded.checkpoint.path}: {error}"
         message += f"; {', '.join(lost)} did not accept its earlier state either" if lost else ""
         raise CheckpointMismatchError(message) from error
-    _forget_compiled(run.model)
-    run.model.run_id = str(loaded.info["run"])
-    # A run that a callback stopped is complete, unless more epochs are requested now.
-    stopped = loaded.info.get("stopped") is not None and run.last_epoch <= loaded.info["epochs"]
-    run.model.stop_training = bool(stopped)
 
 
 def _without_other_sums(
@@ -77,8 +86,10 @@ def restore_model(model: BaseModel, path: str | Path) -> Path:
     loaded = load_checkpoint(checkpoint_at(path))
     state = loaded.with_tensors(state_of_rank(loaded.parts), model.net)
     different = _weight_differences(state["net"], plain_state(model.net))
-    owners = {"optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler}
-    now = {name: None if part is None else type(part).__name__ for name, part in owners.items()}
+    now = {
+        "optimizer": None if model.optimizer is None else name_of(model.optimizer),
+        "lr_scheduler": None if model.lr_scheduler is None else type(model.lr_scheduler).__name__,
+    }
     saved = {name: loaded.info["run_settings"].get(name) for name in now}
     _raise_if_different(loaded, different + differences(saved, now))
     parts = {"net": NetState(model.net), "loss": model.objective, "optimizer": model.optimizer}

@@ -81,7 +81,7 @@ class UpdatingStep(ABC, Generic[Values_co]):
         samples = self.served() if served else run.samples_of(batch)  # type: ignore[union-attr, arg-type]
         # This waits for the device, after training has failed.
         samples = [int(sample) for sample in samples]
-        rates = self.update.learning_rates()
+        rates = list(self.update.learning_rates().values())
         net, updates = self.measurement.net, self.update.completed
         return circumstances(net, rates, updates, samples, self.window)
 
