@@ -338,7 +338,7 @@ class KerasModel(BaseModel):
             DataError: The data is empty or malformed.
         """
         refuse_unknown(unknown, "evaluate")
-        with self.on_device():
+        with self.on_device(), self.measuring():
             return evaluation.evaluate(
                 self, val_data, batch_size, steps, verbose, callbacks, num_workers
             )
@@ -385,7 +385,7 @@ class KerasModel(BaseModel):
             DataError: The data is empty, or no dimension of the outputs is that of the samples.
         """
         refuse_unknown(unknown, "predict")
-        with self.on_device():
+        with self.on_device(), self.measuring():
             return evaluation.predict(
                 self, data, batch_size, steps, verbose, callbacks, num_workers, gather, join
             )
@@ -417,8 +417,9 @@ class KerasModel(BaseModel):
             ValueError: No path was passed, and no fit had a `ckpt_path`.
         """
         path = self._path_or_last(ckpt_path)
-        states = {"net": plain_state(self.net), "loss": self.objective.module.state_dict()}
-        return self.save_states(states, path, metadata)
+        with self.measuring():
+            states = {"net": plain_state(self.net), "loss": self.objective.module.state_dict()}
+            return self.save_states(states, path, metadata)
 
     def save_states(
         self, states: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str] | None = None

@@ -34,6 +34,8 @@ def fit(run: Run) -> None:
             if not run.shutdown.forgives(error, consistent=run.consistent):
                 raise
         finally:
+            # Also after an error, the net keeps the weights that are measured.
+            run.end_training()
             # All callbacks get on_train_end, even if one of them fails: they close files and
             # displays.
             emit_all(run.hooks.on_train_end, run.logs)
@@ -79,4 +81,5 @@ def train(run: Run, epoch: int) -> dict[str, float]:
     # The values are computed later: if the epoch is cut short, the checkpoint holds the sums so
     # far, to which a resumed fit adds the remaining batches.
     run.pause()
+    run.end_training()
     return run.figures()

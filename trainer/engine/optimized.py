@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -9,6 +11,7 @@ from torch.optim import Optimizer
 
 from fitorch.losses.objective import Objective
 from fitorch.optim.checks import check_optimizer
+from fitorch.optim.modes import measuring_within_training, to_measuring
 from fitorch.optim.new_parameters import NewParameters
 from fitorch.optim.optimizers import OptimizerLike, make_optimizer, make_scheduler
 from fitorch.optim.several import Optimizers
@@ -61,6 +64,16 @@ class Optimized:
         self._schedule_like = scheduler
         made = None if self._optimizer is None else make_scheduler(scheduler, self._optimizer)
         self._scheduler = made
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Hold the weights that are measured and saved, of an optimizer that has two kinds."""
+        if self.run is not None and self.run.training:
+            with measuring_within_training(self._optimizer):
+                yield
+        else:
+            to_measuring(self._optimizer)
+            yield
 
     def train_new_parameters(self) -> None:
         """Let the optimizer train layers that were added to the net since it was built."""
