@@ -129,6 +129,10 @@ class SampledSource(LoaderSource):
         """None: batches are read by the numbers of their samples."""
         return
 
+    def last_skipped(self) -> None:
+        """None: skipped batches are not read."""
+        return
+
     def verify(self) -> None:
         """Do nothing: each process reads the samples of its own batches."""
 

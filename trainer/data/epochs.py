@@ -213,7 +213,7 @@ class EpochIterator:
         inside = source.stateful if self.position and not self._processes.is_distributed else None
         loader_state = None if inside is None else inside.state_dict()
         reading = capture_generators(source.reading_owners)
-        mark = source.mark() if self.position and not self._processes.is_distributed else None
+        mark = source.mark() if self.position else None
         own = {"own": loader_state, "mark": mark, "by_share": source.by_share}
         return {"begun": begun, "reading": reading, "behind": self.behind, **own}
 
