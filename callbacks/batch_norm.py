@@ -13,7 +13,11 @@ from torch.optim import swa_utils
 from fitorch.internals.torch import BatchNorm
 
 if TYPE_CHECKING:
+    from fitorch.data.sources import Source
+
     from .trained_model import TrainedModel
+
+_NAME = "SWA's data"  # for messages
 
 
 def batch_norms_of(net: nn.Module) -> list[BatchNorm]:
@@ -28,7 +32,7 @@ def batch_norms_of(net: nn.Module) -> list[BatchNorm]:
 
 
 def recompute_statistics(
-    model: TrainedModel, norms: list[BatchNorm], data: Any, batch_size: int
+    model: TrainedModel, norms: list[BatchNorm], data: Any, batch_size: int | None
 ) -> None:
     """Compute batch norm statistics as means over the batches of `data`.
 
@@ -40,21 +44,19 @@ def recompute_statistics(
         model: The model.
         norms: The batch norms of the model whose statistics to compute.
         data: Anything that `predict` takes.
-        batch_size: Samples per batch, if `data` is not in batches already.
+        batch_size: The number of samples in a batch; None if `data` consists of batches.
     """
-    from fitorch.data.sources import Batching, as_source
-    from fitorch.nets.precision import floating_dtype
+    from fitorch.data.epochs import one_pass, reading
     from fitorch.randomness import undisturbed_randomness
 
     # update_bn changes statistics and momentum of the norms in place.
     before = [(copy.deepcopy(norm.state_dict()), norm.momentum) for norm in norms]
-    floating = floating_dtype(model.net.parameters())
-    batching = Batching(batch_size, False, 0, floating, "auto")
-    source = model.placement.send(as_source(data, "SWA's data", batching))
+    source = model.placement.send(source_of(model, data, batch_size))
     try:
         # The pass may draw random numbers, which the fit must not notice.
         with undisturbed_randomness():
-            batches = ([batch] for batch in _without_last_sample(source.batches(0)))
+            passed = reading(one_pass(source), _NAME, "", partial(source.samples_in, 0))
+            batches = ([batch] for batch in _without_last_sample(passed))
             swa_utils.update_bn(batches, _BatchNormForward(model, norms))
     except BaseException:
         for norm, (state, momentum) in zip(norms, before, strict=True):
@@ -63,6 +65,20 @@ def recompute_statistics(
         raise
     finally:
         source.close()
+
+
+def source_of(model: TrainedModel, data: Any, batch_size: int | None) -> Source:
+    """Return a source for data that batch norm statistics are computed on.
+
+    Raises:
+        TypeError: `data` has an unsupported type.
+        ValueError: `data` is empty, or does not consist of batches if `batch_size` is None.
+    """
+    from fitorch.data.sources import Batching, as_source
+    from fitorch.nets.precision import floating_dtype
+
+    floating = floating_dtype(model.net.parameters())
+    return as_source(data, _NAME, Batching(batch_size, False, 0, floating, "auto"))
 
 
 def _without_last_sample(batches: Iterable[Any]) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from fitorch.checks import check_count, plain
 
 from .averaged_weights import AveragedWeights
 from .base import Callback, Logs
-from .batch_norm import batch_norms_of, recompute_statistics
+from .batch_norm import batch_norms_of, recompute_statistics, source_of
 from .learning_rate import check_no_scheduler, groups_of, set_rate
 
 if TYPE_CHECKING:
@@ -36,12 +36,13 @@ class SWA(Callback):
             rate.
         anneal_epochs: The number of epochs after `start` until `lr` is reached; 0 sets it at once.
         data: The training data again, for a net with batch norm: anything that `fit` takes.
-        batch_size: Samples per batch, if `data` is not in batches already.
+        batch_size: The number of samples in a batch; None if `data` consists of batches.
 
     Raises:
         TypeError: An argument is not a number.
-        ValueError: An argument is out of range; `data` is missing for a net with batch norm; the
-            model has an `lr_scheduler` in addition to `lr`.
+        ValueError: An argument is out of range; `data` is missing for a net with batch norm, or
+            does not consist of batches although `batch_size` is None; the model has an
+            `lr_scheduler` in addition to `lr`.
 
     Source: Izmailov et al., 2018, Averaging weights leads to wider optima and better
     generalization, algorithm 1, arXiv 1803.05407; `torch.optim.swa_utils`.
@@ -53,7 +54,7 @@ class SWA(Callback):
         lr: float | None = None,
         anneal_epochs: int = 10,
         data: Any = None,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
     ) -> None:
         start, lr = plain(start), plain(lr)
         upper_bound = math.inf if isinstance(start, int) else 1
@@ -67,7 +68,7 @@ class SWA(Callback):
         self.lr = lr
         self.anneal_epochs = check_count("anneal_epochs", anneal_epochs, least=0)
         self.data = data
-        self.batch_size = check_count("batch_size", batch_size)
+        self.batch_size = check_count("batch_size", batch_size, optional=True)
         self._average = AveragedWeights(buffers=False)
         self._rates: list[float] = []  # of the groups, at the beginning of the first averaged epoch
         self._norms: list[BatchNorm] | None = None
@@ -149,7 +150,10 @@ class SWA(Callback):
     def _check_fit(self) -> None:
         if self.lr is not None:
             check_no_scheduler(self)
-        if self.data is None and batch_norms_of(self.model.net):
+        needs_data = bool(batch_norms_of(self.model.net))
+        if self.data is not None and needs_data:
+            source_of(self.model, self.data, self.batch_size)  # raises what would end the fit
+        if self.data is None and needs_data:
             message = (
                 "the net has batch norm, whose statistics do not fit averaged weights; pass the "
                 "training data to recompute them: SWA(..., data=train_data)"

@@ -563,8 +563,8 @@ class KerasModel(BaseModel):
     ) -> pd.DataFrame:
         """Find a learning rate: train a copy of the model while the rate grows with each batch.
 
-        Model, optimizer, random generators and those of the data do not change. The test stops
-        early if the loss explodes.
+        Model, optimizer, random generators, and those and the epoch of the data do not change.
+        Passes start at the beginning of the data. The test stops early if the loss explodes.
 
         Args:
             train_data: As for `fit`, except generators, which can be read only once.

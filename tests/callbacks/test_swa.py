@@ -6,8 +6,21 @@ import pytest
 import torch
 from torch import nn, optim
 from torch.optim import swa_utils
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from averages import LOADER, Fails, Look, X, Y, assert_weights, is_same, make_model, make_net, train
+from averages import (
+    LOADER,
+    Fails,
+    Look,
+    X,
+    Y,
+    assert_weights,
+    is_same,
+    make_model,
+    make_net,
+    train,
+    weights,
+)
 from fitorch import KerasModel
 from fitorch.callbacks import (
     EMA,
@@ -76,7 +89,7 @@ def test_a_fit_that_is_resumed_ends_with_the_same_bits(name, options):
         assert again.model.history.frame[columns].equals(frame[columns]), when
 
 
-def swa_by_hand(start, epochs=4, lr=None, anneal=10, net=None):
+def swa_by_hand(start, epochs=4, lr=None, anneal=10, net=None, batches=LOADER):
     net = net or make_net()
     optimizer = optim.SGD(net.parameters(), 0.1, 0.9)
     average = swa_utils.AveragedModel(net)
@@ -84,7 +97,7 @@ def swa_by_hand(start, epochs=4, lr=None, anneal=10, net=None):
     rates = []
     for epoch in range(epochs):
         rates.append(optimizer.param_groups[0]["lr"])
-        for x, y in LOADER:
+        for x, y in batches:
             optimizer.zero_grad()
             nn.functional.mse_loss(net(x), y).backward()
             optimizer.step()
@@ -92,7 +105,7 @@ def swa_by_hand(start, epochs=4, lr=None, anneal=10, net=None):
             average.update_parameters(net)
             if scheduler is not None:
                 scheduler.step()
-    swa_utils.update_bn(LOADER, average)
+    swa_utils.update_bn(batches, average)
     return average.module, rates
 
 
@@ -168,6 +181,60 @@ def test_statistics_are_renewed_over_arrays_and_dicts():
     torch.testing.assert_close(net.net[1].running_mean, hidden.mean(0), rtol=1e-4, atol=1e-6)
     variance = torch.stack([part.var(0) for part in hidden.split(8)]).mean(0)
     torch.testing.assert_close(net.net[1].running_var, variance, rtol=1e-4, atol=1e-6)
+
+
+BATCHES = list(zip(X.split(12), Y.split(12), strict=True))  # the last one is smaller
+
+
+class BatchStream(IterableDataset):
+    def __iter__(self):
+        return iter(BATCHES)
+
+
+class BatchDataset(Dataset):
+    def __len__(self):
+        return len(BATCHES)
+
+    def __getitem__(self, index):
+        return BATCHES[index]
+
+
+READY = {
+    "a list": lambda: BATCHES,
+    "a stream": BatchStream,
+    "a dataset": BatchDataset,
+    "a loader": lambda: DataLoader(BatchStream(), None),
+    "a loader of a dataset": lambda: DataLoader(BatchDataset(), None),
+}
+
+
+@pytest.mark.parametrize("name", READY)
+def test_statistics_of_ready_batches_are_those_of_torch(name):
+    model, data = make_model(), READY[name]()
+    swa = SWA(2, data=data, batch_size=None)
+    train(model, [swa], data, epochs=4, batch_size=None, shuffle=False)
+    expected, _ = swa_by_hand(2, batches=BATCHES)
+    assert_weights(model.net, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_data_that_has_no_batches_is_refused_before_training():
+    model = make_model()
+    before = weights(model.net)
+    with pytest.raises(ValueError, match="batch_size=None means that SWA's data consists of"):
+        train(model, [SWA(2, data=(X, Y), batch_size=None)])
+    assert_weights(model.net, before)
+
+
+def test_an_error_in_reading_names_the_data_and_the_batch():
+    class Failing(BatchDataset):
+        def __getitem__(self, index):
+            if index == 1:
+                raise FileNotFoundError
+            return super().__getitem__(index)
+
+    with pytest.raises(FileNotFoundError) as caught:
+        train(make_model(), [SWA(2, data=Failing(), batch_size=None)])
+    assert "while reading batch 2 of SWA's data" in caught.value.__notes__[0]
 
 
 def test_statistics_are_renewed_with_a_forward_of_ones_own():

@@ -198,7 +198,9 @@ def test_an_error_in_the_dataset_keeps_its_type_and_names_the_batch(workers):
     loader = DataLoader(Faulty(missing), SIZE, num_workers=workers)
     with pytest.raises(FileNotFoundError, match="no such scan") as caught:
         fit(loader)
-    assert caught.value.__notes__ == ["while reading epoch 1, training batch 3 of train_data"]
+    worker = " in worker 0" if workers else ""
+    note = f"while reading epoch 1, training batch 3 of train_data{worker}"
+    assert caught.value.__notes__ == [note]
 
 
 def test_an_error_in_validation_data_names_the_batch_too():

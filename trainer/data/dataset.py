@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from fitorch.devices.accelerators import HOST
 from fitorch.devices.capabilities import pins
 from fitorch.devices.copies import pinned
+from fitorch.errors import DataError
 from fitorch.internals.torch import iterates_as_torch
 from fitorch.randomness import derive_seed
 from fitorch.tree import byte_count, map_tensors
@@ -74,6 +75,13 @@ class SampleReader:
         torch_generator.manual_seed(seed)
         try:
             return self.collate(self._read(samples))
+        except StopIteration as error:
+            # The loop over the batches would take it for the end of the pass.
+            message = (
+                "the dataset, or collate_fn, raised StopIteration in the middle of the data; its "
+                "__len__ may count more samples than it can read"
+            )
+            raise DataError(message) from error
         # A dataset that raises an error must not leave other random numbers behind.
         finally:
             random.setstate(before[0])
@@ -119,6 +127,10 @@ class SampledSource(LoaderSource):
 
     def mark(self) -> None:
         """None: batches are read by the numbers of their samples."""
+        return
+
+    def last_skipped(self) -> None:
+        """None: skipped batches are not read."""
         return
 
     def verify(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fitorch.distributed.processes import Processes
 from fitorch.errors import DataError, annotate
+from fitorch.internals.torch import worker_error
 from fitorch.randomness import (
     draw_seed,
     random_state,
@@ -37,8 +38,20 @@ def opened(source: Source, processes: Processes, steps: int | None) -> Iterator[
     # Only user samplers draw from the global generators; an `Order` has its own seed.
     if processes.is_distributed and source.order_owners:
         seed_everything(processes.broadcast(draw_seed()))
+    return one_pass(source, steps)
+
+
+def one_pass(source: Source, steps: int | None = None) -> Iterator[Any]:
+    """Yield the batches of a pass, which begins when the first one is requested.
+
+    Args:
+        source: The source of the batches.
+        steps: The number of rounds, each with at most one batch for a process; None for all.
+    """
     # The rounds are counted before those without a batch are left out: all processes read as many.
-    return (batch for batch in islice(source.batches(0), steps) if batch is not None)
+    for batch in islice(source.batches(0), steps):
+        if batch is not None:
+            yield batch
 
 
 class EpochIterator:
@@ -200,7 +213,7 @@ class EpochIterator:
         inside = source.stateful if self.position and not self._processes.is_distributed else None
         loader_state = None if inside is None else inside.state_dict()
         reading = capture_generators(source.reading_owners)
-        mark = source.mark() if self.position and not self._processes.is_distributed else None
+        mark = source.mark() if self.position else None
         own = {"own": loader_state, "mark": mark, "by_share": source.by_share}
         return {"begun": begun, "reading": reading, "behind": self.behind, **own}
 
@@ -228,7 +241,10 @@ class EpochIterator:
 def reading(
     batches: Iterable[Any], name: str, where: str, samples_in: Callable[[int], list[int]]
 ) -> Iterator[Any]:
-    """Yield `batches`; an error in reading gets a note with the data and the batch.
+    """Yield `batches`; an error in reading gets a note with the data, the batch and the worker.
+
+    If a worker's error has a type that torch cannot construct, torch raises a RuntimeError with its
+    text; it gets the original type as its cause.
 
     Args:
         batches: The batches.
@@ -247,7 +263,11 @@ def reading(
             samples = samples_in(number)
             one_of = f", one of the samples {samples}" if samples else ""
             hint = _RAGGED_HINT if _is_ragged(error) else ""
-            annotate(error, f"while reading {where}batch {number + 1} of {name}{one_of}{hint}")
+            worker, original = worker_error(error)
+            by = f" in worker {worker}" if worker else ""
+            annotate(error, f"while reading {where}batch {number + 1} of {name}{by}{one_of}{hint}")
+            if original is not None:
+                raise error from original
             raise
         yield batch
         number += 1

@@ -165,6 +165,10 @@ class MemorySource:
         indices = self.indices(pass_index, position)
         return next(indices, torch.empty(0, device=HOST)).tolist()
 
+    def last_skipped(self) -> None:
+        """None: skipped batches are not read."""
+        return
+
     def mark(self) -> None:
         """None: batches are gathered by the numbers of their samples."""
         return

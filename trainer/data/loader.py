@@ -56,6 +56,7 @@ class LoaderSource:
         self._stream = ProcessStream(name, share)
         self._last: Any = None  # the last batch, as the loader has made it
         self._expected: str | None = None
+        self._skipped: list[Any] = []  # the last batch that the current pass has skipped
         self._measure(loader)
         self._device: torch.device | None = None
         self._rewound = False
@@ -106,7 +107,9 @@ class LoaderSource:
         # Every process reads with the same random numbers, in case all of them read all batches.
         raw = with_common_randomness(_iterated(self.loader), seed)
         sized = self.pass_length.units is not None
-        batches = self._stream.batches(raw, start, behind, self._iterate, sized=sized)
+        batches = self._stream.batches(
+            raw, start, behind, self._iterate, self._compare, sized=sized
+        )
         if self._stream.by_share:
             # How long the shares of the others are is not known.
             self.pass_length, self.steps = PassLength(None, 1), None
@@ -122,6 +125,7 @@ class LoaderSource:
 
     def _compare(self, last: list[Any]) -> None:
         """Warn if reading a pass again has given another batch than before its interruption."""
+        self._skipped = last
         expected, self._expected = self._expected, None
         if last and expected is not None and digest(last) != expected:
             warnings.warn(
@@ -131,6 +135,10 @@ class LoaderSource:
                 NotBitExactWarning,
                 stacklevel=2,
             )
+
+    def last_skipped(self) -> Any:
+        """Return the last batch of this process that a resumed pass has skipped, or None."""
+        return next(self._iterate(iter(self._skipped)), None)
 
     @property
     def by_share(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any
@@ -45,6 +46,7 @@ class ProcessStream:
         start: int,
         behind: int,
         convert: Callable[[Iterator[Any]], Iterator[Any]],
+        compare: Callable[[list[Any]], None],
         *,
         sized: bool,
     ) -> Iterator[Any]:
@@ -57,6 +59,7 @@ class ProcessStream:
             start: The number of batches of this process to skip.
             behind: The number of batches of the iterable to skip before that.
             convert: Returns the batches in the form that a step takes.
+            compare: Gets the last batch of this process that is skipped, in a list; [] for none.
             sized: Whether the number of batches is known.
 
         Raises:
@@ -74,11 +77,12 @@ class ProcessStream:
         self.by_share = by_share
         every = chain(first, raw)
         if by_share:
-            own = self._checked(islice(every, start, None), start + behind)
-            return self._agreed(convert(own))
+            compare(list(deque(islice(every, start), maxlen=1)))
+            return self._agreed(convert(self._checked(every, start + behind)))
         skipped = behind + start * self._share.world
+        compare(self._skip(every, skipped, start))
         missing: list[None] = []
-        parts = self._share.of_batches(self._noted(every, skipped), missing)
+        parts = self._share.of_batches(self._noted(every), missing)
         converted = convert(self._checked(parts, skipped))
         if sized:
             return chain(converted, iter(missing))
@@ -133,12 +137,20 @@ class ProcessStream:
         )
         raise DataError(message)
 
-    def _noted(self, batches: Iterator[Any], skipped: int) -> Iterator[Any]:
-        for number, batch in enumerate(batches):
+    def _skip(self, batches: Iterator[Any], skipped: int, start: int) -> list[Any]:
+        """Skip batches of all processes; return the last one of this process, or []."""
+        own = skipped - self._share.world + self._share.rank if start else -1
+        kept: list[Any] = []
+        for number, batch in enumerate(self._noted(islice(batches, skipped))):
+            if number == own:
+                kept.append(batch)
+        return kept
+
+    def _noted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
             self._read += 1
             self._content.update(digest([batch]).encode())
-            if number >= skipped:
-                yield batch
+            yield batch
 
     def _agreed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield a batch or None in each round, until no process has one."""

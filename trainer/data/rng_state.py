@@ -85,14 +85,22 @@ def undisturbed_owners(owners: Sequence[Any]) -> Iterator[None]:
 
 @contextmanager
 def undisturbed_order(loader: Any) -> Iterator[None]:
-    """Restore the generators of a loader and its samplers on exit, so that its order continues."""
-    generators = [generator for owner in owners_of(loader) for generator in _generators(owner)]
-    states = [_generator_state(generator) for generator in generators]
+    """Restore on exit what determines the order of data: generators, counters and the epoch.
+
+    These are the generators of a loader, its samplers, its collate function and its dataset, or of
+    the data itself; the counters of samplers; and the epoch of a dataset with `set_epoch`. A
+    position that a reader keeps is not restored: few of them can be asked for it at any time.
+    """
+    data = getattr(loader, "dataset", loader)
+    owners = [GeneratorHolder(each) if has_state(each) else each for each in owners_of(loader)]
+    owners += [GeneratorHolder(data), *holders_of(getattr(loader, "collate_fn", None))]
+    epoch = getattr(data, "epoch", None)
     try:
-        yield
+        with undisturbed_owners(owners):
+            yield
     finally:
-        for generator, state in zip(generators, states, strict=True):
-            _set_generator_state(generator, state)
+        if isinstance(epoch, int):
+            set_epoch(epoch, data)
 
 
 class GeneratorHolder:

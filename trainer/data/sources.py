@@ -92,6 +92,10 @@ class Source(Protocol):
         """Return a digest of the last batch if a resumed pass reads earlier batches again."""
         ...
 
+    def last_skipped(self) -> Any:
+        """Return the last batch that a resumed pass has skipped, None if it was not read."""
+        ...
+
     def expect(self, mark: str | None) -> None:
         """Set the mark that the last skipped batch of the next pass should have."""
 

@@ -6,6 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch.nn.parameter import is_lazy
@@ -14,6 +15,8 @@ from torch.optim import lr_scheduler
 from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.callback_list import flatten_callbacks
 from fitorch.checkpoint.weights import check_storable
+from fitorch.data.epochs import reading
+from fitorch.data.sources import Source
 from fitorch.distributed.fsdp import is_sharded
 from fitorch.engine.diagnostics import explain
 from fitorch.engine.evaluation import Evaluation
@@ -61,7 +64,7 @@ def _rehearse_validation(evaluation: Evaluation) -> None:
         return
     modules = planned.net, planned.objective.module
     with undisturbed_randomness(), inference(*modules):
-        batch = planned.source.first_batch()
+        batch = _first_batch(planned.source, evaluation.name)
         if batch is None:
             return
         # A measurement of its own, so that the sums of the fit begin empty.
@@ -74,6 +77,11 @@ def _rehearse_validation(evaluation: Evaluation) -> None:
                 explain(error, planned.net, evaluation.step, batch, _place(evaluation))
                 raise
             _compute(measurement, evaluation)
+
+
+def _first_batch(source: Source, name: str) -> Any:
+    batches = (read() for read in [source.first_batch])
+    return next(reading(batches, name, "", partial(source.samples_in, 0)))
 
 
 def _compute(measurement: Measurement, evaluation: Evaluation) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -340,6 +341,28 @@ def shut_down_workers(batches: object) -> None:
         shut_down()
 
 
+def worker_error(error: Exception) -> tuple[str, Exception | None]:
+    """Return the number of the DataLoader worker that raised an error, and the error if it changed.
+
+    torch raises a worker's error again in this process: with the same type if that takes a message
+    as its only argument, otherwise as a RuntimeError. The number is "" for an error of this process
+    or of a thread. If a release raises such errors elsewhere, only their text names the worker.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    wrapper = None if traceback is None else traceback.tb_frame.f_locals.get("self")
+    kind = getattr(torch._utils, _WRAPPER, None)
+    if kind is None or not isinstance(wrapper, kind):
+        return "", None
+    number = re.search(r"worker process (\d+)", wrapper.where)
+    same = isinstance(error, wrapper.exc_type)
+    # The constructor takes unknown arguments, so it is not called.
+    original = None if same else wrapper.exc_type.__new__(wrapper.exc_type, wrapper.exc_msg)
+    return number[1] if number else "", original
+
+
+_WRAPPER = "ExceptionWrapper"
 _STATIC = "mark_static_address"
 
 
@@ -393,6 +416,7 @@ def missing() -> list[str]:
     loader: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))
     owners: list[tuple[Any, str, tuple[str, ...]]] = [
         (torch, "torch", (*(f"_foreach_{name}" for name in _FOREACH), _UNSCALE, _SHALLOW)),
+        (torch._utils, "torch._utils", (_WRAPPER,)),
         (torch._C, "torch._C", ("_get_privateuse1_backend_name",)),
         (_foreach_utils, "torch.utils._foreach_utils", (_FUSED,)),
         (batchnorm, "torch.nn.modules.batchnorm", ("_BatchNorm", "_NormBase")),

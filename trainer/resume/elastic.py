@@ -36,7 +36,8 @@ def state_for(run: Run, loaded: LoadedCheckpoint) -> dict[str, Any]:
     # sums differ, and are added up.
     ranks = [loaded.parts[f"rank-{rank:05d}"] for rank in range(saved)]
     state["sums"] = _sums(run, [each["sums"] for each in ranks])
-    state["feed"] = {**ranks[0]["feed"], "own": None}
+    # Their last batches differ as well, so the mark of one does not stand for all.
+    state["feed"] = {**ranks[0]["feed"], "own": None, "mark": None}
     if processes.rank >= saved:
         state["random"] = _fresh(run, int(loaded.info["epoch"]))
     _place(run, loaded, state)
