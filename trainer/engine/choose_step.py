@@ -14,6 +14,7 @@ from fitorch.engine.step_runner.epoch_training import EpochTrainingStep
 from fitorch.engine.step_runner.evaluation import RunnerEvaluationStep
 from fitorch.engine.step_runner.training import RunnerTrainingStep
 from fitorch.engine.steps.accumulation import AccumulatingStep
+from fitorch.engine.steps.closure import ClosureStep
 from fitorch.engine.steps.compiled import CompiledStep
 from fitorch.engine.steps.distributed import DistributedStep
 from fitorch.engine.steps.evaluation import EvaluationStep
@@ -27,6 +28,8 @@ from fitorch.engine.steps.training_measurement import TrainingMeasurement
 from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.losses.terms import TermValue
 from fitorch.nets.precision import floating_dtype
+from fitorch.optim.closure_update import ClosureUpdate
+from fitorch.optim.several import name_of
 from fitorch.optim.update import Update
 
 from .arguments import FitArguments
@@ -75,6 +78,9 @@ def choose_training_step(
         )
     measurement = TrainingMeasurement(spec, source, class_weights)
     window = arguments.gradient_accumulation_steps
+    if isinstance(update, ClosureUpdate):
+        _refuse_compilation(model, f"{name_of(update.optimizer)} evaluates a closure")
+        return ClosureStep(measurement, update, model, window=window)
     if window > 1:
         _refuse_compilation(model, f"gradient_accumulation_steps={window}")
         return AccumulatingStep(measurement, update, model, window=window)

@@ -20,8 +20,11 @@ from fitorch.engine.run import Run
 from fitorch.engine.state import FitState, Progress
 from fitorch.nets.modes import TrainingModes
 from fitorch.optim.checks import check_optimizer, check_trainable
+from fitorch.optim.closure_update import ClosureUpdate
+from fitorch.optim.closures import needs_closure
 from fitorch.optim.optimizers import make_scheduler, settle_fused
 from fitorch.optim.schedules import when_to_step
+from fitorch.optim.several import Optimizers, name_of
 from fitorch.optim.state import align_state, move_optimizer
 from fitorch.optim.update import Update
 from fitorch.randomness import seed_everything
@@ -201,7 +204,10 @@ def _update(model: BaseModel, optimizer: Optimizer, arguments: FitArguments) -> 
         when_to_step(model.lr_scheduler, arguments.scheduler_step),
         model.objective.penalties,
     )
-    if placement.zero is None:
+    if needs_closure(optimizer):
+        _check_closure(model, optimizer)
+        update: Update = ClosureUpdate(optimizer, *settings)
+    elif placement.zero is None:
         update = Update(optimizer, *settings)
     else:
         placement.zero.check_optimizer(optimizer)
@@ -214,3 +220,24 @@ def _update(model: BaseModel, optimizer: Optimizer, arguments: FitArguments) -> 
     # Updates are counted over all fits: schedules and checkpoints refer to that number.
     update.completed = model.progress.updates
     return update
+
+
+def _check_closure(model: BaseModel, optimizer: Optimizer) -> None:
+    """Raise an error where an optimizer cannot evaluate the loss again.
+
+    Raises:
+        ValueError: The fit has several processes, a gradient scaler or several optimizers.
+    """
+    placement = model.placement
+    reasons = {
+        f"one of several optimizers ({name_of(optimizer)})": isinstance(optimizer, Optimizers),
+        f"{placement.processes.world_size} processes": placement.processes.is_distributed,
+        "mixed_precision='fp16'": placement.scaler is not None,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            message = (
+                f"{name_of(optimizer)} evaluates the loss several times in a step, which does not "
+                f"work with {reason}; use one process, no precision or 'bf16', and one optimizer"
+            )
+            raise ValueError(message)

@@ -44,14 +44,23 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
         self._counted = CountedWindow(self.measurement)
         self._samples: deque[Tensor | list[int]] = deque()  # of the batches that were read
         self._current: Tensor | list[int] = []
+        self._divisor: Any = 1  # of the gradients of the last window
 
     def __call__(self, batch: MicroBatch) -> None:
         """Train on a batch, and update the weights at the end of its window."""
-        micro_batch, divisors, closes = batch
         # Gradients are cleared once per window, before its first batch.
         self._current = self._samples.popleft() if self._samples else []
         if not self._open:
             self.update.zero_grad()
+        self._accumulate(batch)
+        self._open = not batch[-1]
+        if not self._open:
+            self._divide()
+            self._finish()
+
+    def _accumulate(self, batch: MicroBatch) -> None:
+        """Measure a batch and add its gradients."""
+        micro_batch, divisors, closes = batch
         parts = self.measurement.measure(micro_batch)  # its errors are clearer than the divisors'
         if isinstance(divisors, Exception):
             raise divisors
@@ -61,12 +70,18 @@ class AccumulatingStep(UpdatingStep[TrainingMeasurement]):
         else:
             total = self.measurement.objective.total(parts, divisors)
         if total is not None:
-            self.update.backward(total)
-        self._open = not closes
-        if closes:
-            if divisors is None:
-                self._counted.divide(self.update.parameters)
-            self.update()
+            self._backward(total)
+
+    def _backward(self, total: Tensor) -> None:
+        self.update.backward(total)
+
+    def _divide(self) -> None:
+        """Divide the gradients of a window by its counts, where these are known only now."""
+        self._divisor = self._counted.divide(self.update.parameters)
+
+    def _finish(self) -> None:
+        """Update the weights."""
+        self.update()
 
     def served(self) -> Tensor | list[int]:
         """Return the first sample numbers of the batch that is trained on, if they are known."""
@@ -144,12 +159,15 @@ class CountedWindow:
         self._count = self._count + share
         return self._objective.total(parts) * _cast_like(share, parts[0][0]) / self._unit
 
-    def divide(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Divide the gradients by the counts of the window."""
+    def divide(self, parameters: list[torch.nn.Parameter]) -> Any:
+        """Divide the gradients by the counts of the window; return the divisor."""
+        divisor: Any = 1
         if not self._kept and self._unit:
             gradients = [p.grad for p in parameters if p.grad is not None]
-            foreach_div_(gradients, _positive(self._count) / self._unit)
+            divisor = _positive(self._count) / self._unit
+            foreach_div_(gradients, divisor)
         self._clear()
+        return divisor
 
     def _add_kept(self, parts: list[TermValue], *, closes: bool) -> Tensor | None:
         if self._unit:

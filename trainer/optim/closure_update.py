@@ -1,0 +1,76 @@
+"""The update of optimizers that evaluate the loss again within a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .update import Update
+
+
+class ClosureUpdate(Update):
+    """An update whose optimizer gets a closure that evaluates the loss of all its batches.
+
+    The gradients of the first evaluation exist before the step. So the closure returns the loss of
+    that evaluation as long as neither the weights nor the gradients have changed, as in the first
+    call of L-BFGS; SAM moves the weights before it calls the closure. Penalties are part of the
+    loss, and each evaluation clips its gradients.
+
+    Args:
+        *args: As for `Update`, without a gradient scaler.
+        **options: As for `Update`.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._evaluate: Callable[[], Tensor] | None = None
+        self._loss: Tensor | None = None
+        self._versions: list[int] = []
+        self._step = self._closure_step
+
+    def provide(self, loss: Tensor, evaluate: Callable[[], Tensor]) -> None:
+        """Set what the next update evaluates.
+
+        Args:
+            loss: The loss of the first evaluation, without penalties, whose gradients exist.
+            evaluate: Clears the gradients, computes them again, and returns the loss.
+        """
+        self._loss, self._evaluate = loss, evaluate
+
+    def _closure_step(self) -> None:
+        self.check_norm(self._shaped())
+        self._versions = self._seen()
+        try:
+            self.optimizer.step(self._closure)
+        finally:
+            # The batches of the update are released.
+            self._evaluate = self._loss = None
+
+    def _closure(self) -> Tensor:
+        assert self._loss is not None, "the step gives a loss"
+        assert self._evaluate is not None, "the step gives its evaluation"
+        if self._seen() != self._versions:
+            self._loss = self._evaluate()
+            self._penalize()
+            self._clip()
+            self._versions = self._seen()
+        with torch.no_grad():
+            return sum((penalty() for penalty in self._penalties), start=self._loss)
+
+    def _shaped(self) -> Tensor | None:
+        self._penalize()
+        # This comes before clipping, which spreads a NaN from one parameter to all.
+        self.check_gradients()
+        return self._clip()
+
+    def _seen(self) -> list[int]:
+        """Return numbers that differ once a weight or a gradient was changed or removed."""
+        seen = []
+        for parameter in self.parameters:
+            gradient = parameter.grad
+            absent = gradient is None
+            seen += [parameter._version, -1 if absent else gradient._version, id(gradient)]  # type: ignore[union-attr]
+        return seen
