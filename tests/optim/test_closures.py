@@ -153,7 +153,7 @@ class Seen(nn.Module):
 def test_each_evaluation_draws_the_same_numbers_and_statistics_move_once(name):
     norm = nn.BatchNorm1d(8)
     seen = Seen(norm)
-    module, _ = fitted(name, 50, module=net(seen, norm, nn.Dropout(0.5)), epochs=2)
+    fitted(name, 50, module=net(seen, norm, nn.Dropout(0.5)), epochs=2)
     states = list(dict.fromkeys(seen.seen))
     assert len(seen.seen) > 2
     assert len(states) == 2  # one of each update
@@ -181,8 +181,8 @@ def test_a_resumed_run_ends_at_the_same_bits(name, tmp_path):
             raise Cut
 
     options = {**given, "ckpt_path": tmp_path / "b"}
+    callback = LambdaCallback(on_train_batch_end=cut)
     with pytest.raises(Cut):
-        callback = LambdaCallback(on_train_batch_end=cut)
         fitted(name, 10, callbacks=[callback], module=net(nn.Dropout(0.2)), **options)
     resumed, _ = fitted(name, 10, resume=True, module=net(nn.Dropout(0.2)), **options)
     assert same(resumed, whole)

@@ -9,7 +9,8 @@ from torch.optim.optimizer import (
 
 from fitorch import KerasModel
 from fitorch.internals.torch import bare_step
-from fitorch.optim.optimizers import OPTIMIZERS, make_optimizer, make_scheduler
+from fitorch.optim.optimizers import OPTIMIZERS, make_optimizer
+from fitorch.optim.schedulers import make_scheduler
 
 
 def net():

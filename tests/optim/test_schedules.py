@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from fitorch import KerasModel
-from fitorch.optim.schedules import step_after_epoch, when_to_step
+from fitorch.optim.scheduling import Scheduling, when_to_step
 
 SGD = torch.optim.SGD
 
@@ -83,16 +83,20 @@ def test_a_plateau_schedule_gets_the_monitored_figure(monitor):
 
 
 def test_a_plateau_schedule_follows_the_training_loss_without_validation():
-    frame = fit(lambda o: lr_scheduler.ReduceLROnPlateau(o, mode="max", patience=0, factor=0.5))
+    def plateau(optimizer):
+        return lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.5)
+
+    frame = fit(plateau, mode="max")  # the loss falls, which is worse for this mode
     assert frame["lr"].tolist() == [1e-3, 1e-3, 5e-4]
 
 
 def test_a_plateau_schedule_goes_on_only_where_the_figure_is_new():
     plateau = lr_scheduler.ReduceLROnPlateau(optimizer(), patience=0)
     logs = {"train_loss": 1.0, "lr": 1.0}
-    step_after_epoch(plateau, "validation", "val_loss", logs)
+    scheduling = Scheduling(plateau, "validation")
+    scheduling.after_epoch(1, "val_loss", logs)
     assert plateau.last_epoch == 0
-    step_after_epoch(plateau, "validation", "val_loss", {**logs, "val_loss": 2.0})
+    scheduling.after_epoch(2, "val_loss", {**logs, "val_loss": 2.0})
     assert plateau.last_epoch == 1
     assert plateau.best == 2.0
 
@@ -100,7 +104,7 @@ def test_a_plateau_schedule_goes_on_only_where_the_figure_is_new():
 def test_nan_is_never_a_plateaus_best():
     plateau = lr_scheduler.ReduceLROnPlateau(optimizer(), patience=5)
     for value in (math.nan, 3.0, math.nan):
-        step_after_epoch(plateau, "validation", "val_loss", {"val_loss": value})
+        Scheduling(plateau, "validation").after_epoch(1, "val_loss", {"val_loss": value})
     assert plateau.best == 3.0
 
 
@@ -110,7 +114,7 @@ def test_a_plateau_schedule_cant_go_on_with_every_update():
 
 
 def test_without_a_schedule_nothing_happens():
-    step_after_epoch(None, when_to_step(None, "auto"), "val_loss", {"val_loss": 1.0})
+    Scheduling(None, "auto").after_epoch(1, "val_loss", {"val_loss": 1.0})
 
 
 # torch 2.4 itself passes it an epoch

@@ -13,7 +13,8 @@ from fitorch.losses.objective import Objective
 from fitorch.optim.checks import check_optimizer
 from fitorch.optim.modes import measuring_within_training, to_measuring
 from fitorch.optim.new_parameters import NewParameters
-from fitorch.optim.optimizers import OptimizerLike, make_optimizer, make_scheduler
+from fitorch.optim.optimizers import OptimizerLike, make_optimizer
+from fitorch.optim.schedulers import make_scheduler
 from fitorch.optim.several import Optimizers
 
 if TYPE_CHECKING:

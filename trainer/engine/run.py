@@ -16,7 +16,6 @@ from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.errors import NonFiniteError
 from fitorch.nets.modes import TrainingModes
 from fitorch.optim.modes import to_measuring, to_training
-from fitorch.optim.schedules import step_after_epoch
 
 from .arguments import FitArguments
 from .coordinator import Coordinator
@@ -216,8 +215,8 @@ class Run:
 
     def schedule(self, logs: Mapping[str, float]) -> None:
         """Step the learning-rate schedule if it steps once per epoch or validation."""
-        update = self.state.update
-        step_after_epoch(update.scheduler, update.scheduler_step, self.monitor, logs)
+        scheduling = self.state.update.scheduling
+        scheduling.after_epoch(self.progress.epochs + 1, self.monitor, logs)
 
     def close(self) -> None:
         """Release gradients, iterators and workers; store the counters in the model."""

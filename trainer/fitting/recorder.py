@@ -16,6 +16,7 @@ from fitorch.history.record import COMPLETE, STOPPED, FitRecord
 from fitorch.history.revision import revision
 from fitorch.history.wording import LONGEST, optimizer_of, sized, written
 from fitorch.metrics.base import flat
+from fitorch.optim.schedulers import scheduler_name
 from fitorch.resume.fingerprint import machine
 
 _VERSIONS = ("python", "fitorch", "torch", "accelerate", "numpy")
@@ -55,7 +56,8 @@ def recorded_settings(run: Run) -> dict[str, str]:
         "seed": str(arguments.seed),
     }
     if scheduler is not None:
-        settings["schedule"] = f"{type(scheduler).__name__}, with every {update.scheduler_step}"
+        every = update.scheduling.when
+        settings["schedule"] = f"{scheduler_name(scheduler)}, with every {every}"
     for name, default in _DEFAULTS.items():
         value = getattr(arguments, name)
         if value != default:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import warnings
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch.nn.parameter import is_lazy
-from torch.optim import lr_scheduler
 
 from fitorch.callbacks.best_weights import BestWeights
 from fitorch.callbacks.callback_list import flatten_callbacks
@@ -28,7 +24,8 @@ from fitorch.errors import annotate
 from fitorch.metrics.batching import MetricError, ResultError
 from fitorch.nets.state import buffers_restored, plain_state
 from fitorch.randomness import undisturbed_randomness
-from fitorch.signatures import parameters_of
+
+from .schedule_checks import check_schedules
 
 
 def rehearse(run: Run) -> None:
@@ -47,7 +44,7 @@ def rehearse(run: Run) -> None:
     """
     if run.done:
         return
-    _check_schedule(run)
+    check_schedules(run)
     callbacks = flatten_callbacks(run.state.callbacks)
     if any(isinstance(each, BestWeights) and each.folder is not None for each in callbacks):
         check_storable(plain_state(run.net))  # what the best epoch writes
@@ -102,51 +99,5 @@ def _compute(measurement: Measurement, evaluation: Evaluation) -> None:
         )
 
 
-def _check_schedule(run: Run) -> None:
-    """Check the arguments and the length of a learning-rate schedule.
-
-    Raises:
-        ValueError: `step` needs arguments that a fit does not have, or the schedule ends too soon.
-    """
-    update = run.state.update
-    scheduler: Any = update.scheduler
-    if scheduler is None:
-        return
-    name = type(scheduler).__name__
-    required = _required_arguments(scheduler.step)
-    if required and not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        message = (
-            f"{name}.step needs {', '.join(required)}, but fit calls step() without arguments; "
-            "pass a schedule of torch.optim.lr_scheduler, or step it in a callback"
-        )
-        raise ValueError(message)
-    total = getattr(scheduler, "total_steps", None)
-    planned = _planned_updates(run)
-    if update.scheduler_step != "update" or not isinstance(total, int) or planned is None:
-        return
-    taken = scheduler.last_epoch
-    if taken + planned > total:
-        message = (
-            f"{name} has {total} steps, of which {taken} are taken, but this fit makes {planned} "
-            f"updates; build it with total_steps={taken + planned}"
-        )
-        raise ValueError(message)
-
-
-def _required_arguments(step: Callable[..., Any]) -> list[str]:
-    parameters = parameters_of(step).values()
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
-
-
 def _place(evaluation: Evaluation) -> str:
     return f"{evaluation.name} batch 1 (before training)"
-
-
-def _planned_updates(run: Run) -> int | None:
-    """Return the number of updates that the fit still makes, None if it is not known."""
-    steps, window = run.iterator.steps, run.arguments.gradient_accumulation_steps
-    if steps is None:
-        return None
-    epochs = run.last_epoch - run.progress.epochs
-    return epochs * math.ceil(steps / window) - math.ceil(run.iterator.taken / window)

@@ -22,8 +22,8 @@ from fitorch.nets.modes import TrainingModes
 from fitorch.optim.checks import check_optimizer, check_trainable
 from fitorch.optim.closure_update import ClosureUpdate
 from fitorch.optim.closures import needs_closure
-from fitorch.optim.optimizers import make_scheduler, settle_fused
-from fitorch.optim.schedules import when_to_step
+from fitorch.optim.optimizers import settle_fused
+from fitorch.optim.schedulers import make_scheduler
 from fitorch.optim.several import Optimizers, name_of
 from fitorch.optim.state import align_state, move_optimizer
 from fitorch.optim.update import Update
@@ -201,7 +201,7 @@ def _update(model: BaseModel, optimizer: Optimizer, arguments: FitArguments) -> 
         arguments.clip_grad_norm,
         arguments.clip_grad_value,
         model.lr_scheduler,
-        when_to_step(model.lr_scheduler, arguments.scheduler_step),
+        arguments.scheduler_step,
         model.objective.penalties,
     )
     if needs_closure(optimizer):

@@ -121,37 +121,6 @@ def settle_fused(optimizer: optim.Optimizer) -> None:
             group["fused"] = False
 
 
-def make_scheduler(scheduler: Any, optimizer: optim.Optimizer) -> Any:
-    """Return a learning rate scheduler, or None.
-
-    Args:
-        scheduler: An instance, a factory `optimizer -> scheduler`, or None.
-        optimizer: The optimizer whose rates the scheduler sets.
-
-    Raises:
-        ValueError: The instance was built for a different optimizer.
-        TypeError: `scheduler` is none of these.
-    """
-    if scheduler is None:
-        return None
-    if not hasattr(scheduler, "step") or isinstance(scheduler, type):
-        result = scheduler(optimizer) if callable(scheduler) else None
-        if not hasattr(result, "step"):
-            message = (
-                f"lr_scheduler is {scheduler!r}; expected a scheduler of torch.optim.lr_scheduler, "
-                "a function from an optimizer to one, or None"
-            )
-            raise TypeError(message)
-        return result
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        message = (
-            f"{type(scheduler).__name__} was built for a different optimizer; pass that optimizer "
-            "too, or a function: lr_scheduler=lambda optimizer: StepLR(optimizer, 10)"
-        )
-        raise ValueError(message)
-    return scheduler
-
-
 def optimizer_named(name: str) -> type[optim.Optimizer]:
     """Return the optimizer class of a name, such as "adamw", in any case.
 

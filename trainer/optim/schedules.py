@@ -1,11 +1,9 @@
-"""Learning rate schedules: warm-up with a cosine, and when schedules take a step."""
+"""A learning rate schedule: warm-up with a cosine."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
 
@@ -74,46 +72,3 @@ class WarmupCosine:
         # After the last update the rate stays at its end.
         progress = min((update - self.warmup) / (self.updates - self.warmup), 1.0)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
-
-
-_PER_UPDATE = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR, PerUpdate)
-
-
-def when_to_step(scheduler: object, asked: str) -> str:
-    """Return when `scheduler` takes a step: in each "update", "epoch" or "validation".
-
-    Args:
-        scheduler: A scheduler of torch.optim.lr_scheduler, another object with `step`, or None.
-        asked: One of the three, or "auto": every update for OneCycleLR, CyclicLR and WarmupCosine,
-            every validation for ReduceLROnPlateau, and every epoch for all others.
-
-    Raises:
-        ValueError: `asked` is "update" for ReduceLROnPlateau, which needs a measured value.
-    """
-    if asked == "update" and isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        message = (
-            "ReduceLROnPlateau needs a value of an epoch, but scheduler_step is 'update'; pass "
-            "scheduler_step='auto'"
-        )
-        raise ValueError(message)
-    if asked != "auto":
-        return asked
-    if isinstance(scheduler, _PER_UPDATE):
-        return "update"
-    return "validation" if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) else "epoch"
-
-
-def step_after_epoch(scheduler: Any, when: str, monitor: str, logs: Mapping[str, float]) -> None:
-    """Take a step of a schedule at the end of an epoch, if it is due.
-
-    ReduceLROnPlateau gets the monitored value, and takes a step only if the epoch measured it.
-    """
-    if scheduler is None or when == "update":
-        return
-    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        # An epoch without validation has no value for it.
-        if monitor in logs:
-            scheduler.step(logs[monitor])
-    # With "validation", only epochs that measured something on validation data count.
-    elif when == "epoch" or any(name.startswith("val_") for name in logs):
-        scheduler.step()

@@ -22,6 +22,7 @@ from fitorch.internals.torch import (
 )
 from fitorch.losses.penalty_term import PenaltyTerm
 
+from .scheduling import Scheduling
 from .several import members_of
 
 _NOT_FINITE = "the loss is finite, but its gradient is not"
@@ -38,7 +39,7 @@ class Update:
         clip_grad_norm: The total 2-norm to which gradients are scaled down, or None.
         clip_grad_value: Each gradient is clamped to [-value, value]; None does not clamp.
         scheduler: A learning rate scheduler, or None.
-        scheduler_step: "update" if the schedule takes a step in each update.
+        scheduler_step: When the schedule takes a step; see `Scheduling`.
         penalties: Penalties whose gradients are added once per update, before clipping.
     """
 
@@ -58,11 +59,11 @@ class Update:
         self.scaler = scaler
         self.clipping = clip_grad_norm, clip_grad_value
         self.scheduler = scheduler
-        self.scheduler_step = scheduler_step
+        self.scheduling = Scheduling(scheduler, scheduler_step)
         members = members_of(optimizer).values()
         plain_zero = torch.optim.Optimizer.zero_grad
         self._plain_zero = all(type(member).zero_grad is plain_zero for member in members)
-        self._schedules = scheduler is not None and scheduler_step == "update"
+        self._schedules = self.scheduling.per_update
         self._used_rates: dict[str, float] | None = None
         self._penalties = penalties
         self._norms: torch.Tensor | None = None  # whether all of an epoch were finite
@@ -299,7 +300,7 @@ class Update:
     def _schedule(self) -> None:
         """Take a step of the schedule, unless the scaler skipped the update."""
         if self._stepped:
-            self.scheduler.step()
+            self.scheduling.after_update(self.completed)
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

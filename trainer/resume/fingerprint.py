@@ -11,6 +11,7 @@ from torch import nn
 
 from fitorch.metrics.base import flat
 from fitorch.nets.state import plain_name, unwrapped
+from fitorch.optim.schedulers import scheduler_name
 from fitorch.optim.several import name_of
 from fitorch.version import version_of
 
@@ -39,8 +40,8 @@ def _of_run(run: Run) -> dict[str, Any]:
         "optimizer": name_of(update.optimizer),
         "parameters": _parameter_names(run),
         "groups": group_counts(update.optimizer),
-        "lr_scheduler": None if update.scheduler is None else type(update.scheduler).__name__,
-        "scheduler_step": None if update.scheduler is None else update.scheduler_step,
+        "lr_scheduler": scheduler_name(update.scheduler) or None,
+        "scheduler_step": None if update.scheduler is None else update.scheduling.when,
         "samplers": [type(owner).__name__ for owner in source.order_owners],
         "samples": source.samples,
         "batches": source.steps,

@@ -15,6 +15,7 @@ from fitorch.checkpoint.finding import LoadedCheckpoint, checkpoint_at, load_che
 from fitorch.engine.state import Progress
 from fitorch.errors import CheckpointMismatchError, NotBitExactWarning
 from fitorch.nets.state import NetState, plain_state
+from fitorch.optim.schedulers import scheduler_name
 from fitorch.optim.several import name_of
 from fitorch.optim.state import align_state, keep_dtypes
 
@@ -88,7 +89,7 @@ def restore_model(model: BaseModel, path: str | Path) -> Path:
     different = _weight_differences(state["net"], plain_state(model.net))
     now = {
         "optimizer": None if model.optimizer is None else name_of(model.optimizer),
-        "lr_scheduler": None if model.lr_scheduler is None else type(model.lr_scheduler).__name__,
+        "lr_scheduler": scheduler_name(model.lr_scheduler) or None,
     }
     saved = {name: loaded.info["run_settings"].get(name) for name in now}
     _raise_if_different(loaded, different + differences(saved, now))

@@ -10,6 +10,7 @@ from fitorch.data.sources import Source
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.engine.steps.updating import UpdatingStep
+from fitorch.optim.scheduling import Scheduling
 from fitorch.optim.update import Update
 from fitorch.tree import sample_count
 
@@ -105,8 +106,8 @@ def prepared_runner(
 
     The runner steps the schedule, so `update` no longer does.
     """
-    # With "update", `Run.schedule` does not step it after epochs either.
-    update.scheduler_step = "update"
+    # The runner steps the schedule, so the fit does not.
+    update.scheduling = Scheduling(None, "auto")
     accelerator = spec.placement.accelerator
     kit = placed_kit(spec, accelerator)
     optimizer, scheduler = accelerator.prepare_optimizer(update.optimizer), update.scheduler
