@@ -150,9 +150,14 @@ def test_schedules_of_timm_get_both_calls(in_epochs, timm_schedulers):
 
 def test_timms_plateau_gets_the_monitored_value(timm_schedulers):
     def plateau(mode):
-        return lambda optimizer: timm_schedulers.PlateauLRScheduler(
-            optimizer, decay_rate=0.5, patience_t=0, mode=mode, threshold=1e9
-        )
+        def make(optimizer):
+            with warnings.catch_warnings():  # timm says that it will be removed
+                warnings.simplefilter("ignore", FutureWarning)
+                return timm_schedulers.PlateauLRScheduler(
+                    optimizer, decay_rate=0.5, patience_t=0, mode=mode, threshold=1e9
+                )
+
+        return make
 
     _, frame = rates_of(plateau("min"), epochs=4)
     assert frame["lr"].tolist() == [0.1, 0.1, 0.05, 0.025]
