@@ -160,7 +160,14 @@ def test_timms_plateau_gets_the_monitored_value(timm_schedulers):
         return make
 
     _, frame = rates_of(plateau("min"), epochs=4)
-    assert frame["lr"].tolist() == [0.1, 0.1, 0.05, 0.025]
+    values = frame["val_loss"].tolist()
+    expected = rates_by_hand(
+        plateau("min"),
+        epochs=4,
+        after_epoch=lambda made, epoch: made.step(epoch + 1, values[epoch]),
+    )
+    assert frame["lr"].tolist() == expected[::STEPS]
+    assert expected[0] != expected[-1]
     with pytest.raises(ValueError, match=r"has mode='max', but lower values of val_loss are"):
         rates_of(plateau("max"))
 
