@@ -63,6 +63,9 @@ class KerasModel(BaseModel):
             trained on: for a net that returns something else in eval mode, or for a loss without
             label smoothing. None is `loss_fn`.
         forward: For batches of any other form: `forward(net, batch) -> (predictions, targets)`.
+        step: For what no loss describes: `step(model, batch)` calls `model.backward(loss)` and
+            `model.update(name)`, and returns figures by name. A subclass may define the methods
+            `train_step`, `test_step` and `predict_step` instead, of (self, batch).
         jit_compile: Compile whole training steps with torch.compile, which takes seconds to minutes
             before it pays off. If a step cannot be compiled, a warning gives the reason, and
             training continues uncompiled.
@@ -117,6 +120,7 @@ class KerasModel(BaseModel):
         *,
         val_loss_fn: Any = None,
         forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+        step: Callable[[Any, Any], Mapping[str, Any]] | None = None,
         jit_compile: bool = False,
         channels_last: bool = False,
         device: str | int | torch.device | None = None,
@@ -142,6 +146,7 @@ class KerasModel(BaseModel):
             lr_scheduler,
             val_loss_fn=val_loss_fn,
             forward=forward,
+            step=step,
             jit_compile=jit_compile,
             extra=unknown,
             device=plain(device),
@@ -273,7 +278,7 @@ class KerasModel(BaseModel):
             Preempted: SIGTERM was received, likewise; a SystemExit with code 143.
         """
         refuse_unknown(unknown, "fit")
-        if self.forward_hook is None and self.StepRunner is None:
+        if self.forward_hook is None and not self.has_own_step:
             refuse_apart(train_data, val_data)
         arguments = FitArguments.of_call(locals())
         with (

@@ -19,6 +19,8 @@ from fitorch.data.tables import Names
 from fitorch.devices.accelerators import HOST, chosen_device, current, start
 from fitorch.distributed.fsdp import follow
 from fitorch.distributed.processes import Processes
+from fitorch.engine.custom_step.calls import StepCalls
+from fitorch.engine.custom_step.functions import step_functions
 from fitorch.engine.step_runner.kit import RunnerKit
 from fitorch.engine.steps.compiled import Compilation
 from fitorch.engine.steps.measurement import MeasurementSpec
@@ -31,6 +33,7 @@ from fitorch.optim.optimizers import OptimizerLike
 from fitorch.optim.update import learning_rates
 
 from .checks import check_distinct, check_metrics_dict
+from .extra_state import move_extra
 from .optimized import Optimized
 from .placement import Placement, device_for
 from .state import Progress
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-class BaseModel(Optimized, ABC):
+class BaseModel(Optimized, StepCalls, ABC):
     """The state that training, evaluation and prediction share; `KerasModel` adds the methods.
 
     Args:
@@ -57,10 +60,9 @@ class BaseModel(Optimized, ABC):
         columns: The columns of the DataFrames of the last fit, by their place in the data.
     """
 
-    StepRunner: ClassVar[Any] = None
     EpochRunner: ClassVar[Any] = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a model consists of, as of KerasModel
         self,
         net: nn.Module,
         loss_fn: Any,
@@ -70,6 +72,7 @@ class BaseModel(Optimized, ABC):
         *,
         val_loss_fn: Any = None,
         forward: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+        step: Callable[[Any, Any], Mapping[str, Any]] | None = None,
         jit_compile: bool = False,
         device: str | int | torch.device | None = None,
         extra: Mapping[str, Any],
@@ -78,6 +81,7 @@ class BaseModel(Optimized, ABC):
         self.metrics_dict = check_metrics_dict(metrics_dict)
         check_names((name, metric) for name, _, metric in flat(self.metrics_dict))
         self.net, self.loss_fn, self.forward_hook, self.kwargs = net, loss_fn, forward, extra
+        self.step = step
         metrics = [name for name, _, _ in flat(self.metrics_dict)]
         self.objective = Objective(loss_fn, metrics)
         # Validation and evaluation measure the loss that is trained on, unless they have their own.
@@ -159,6 +163,7 @@ class BaseModel(Optimized, ABC):
         follow(self.optimizer, self._placement.place(self.net))
         for objective in self.objectives:
             objective.to(self._placement.device)
+        move_extra(self, self._placement.device)
         return self._placement
 
     @contextmanager
@@ -219,9 +224,8 @@ class BaseModel(Optimized, ABC):
 
     def measurement_spec(self) -> MeasurementSpec:
         """Return what the steps of a fit, an evaluation or a prediction measure."""
-        kit = self._runner_kit()
-        parts = self.net, self.objective, self.metrics_dict, self.placement, self.forward_hook, kit
-        return MeasurementSpec(*parts)
+        parts = self.net, self.objective, self.metrics_dict, self.placement, self.forward_hook
+        return MeasurementSpec(*parts, self._runner_kit(), step_functions(self))
 
     def validation_spec(self) -> MeasurementSpec:
         """Return what validation and evaluation measure."""

@@ -10,6 +10,8 @@ from fitorch.data.sources import Source
 from fitorch.deepspeed.sync import ZeroSync
 from fitorch.deepspeed.update import ZeroUpdate
 from fitorch.distributed.sync_batchnorm import SyncedNorms
+from fitorch.engine.custom_step.evaluation import CustomEvaluationStep
+from fitorch.engine.custom_step.training import CustomStep
 from fitorch.engine.step_runner.epoch_training import EpochTrainingStep
 from fitorch.engine.step_runner.evaluation import RunnerEvaluationStep
 from fitorch.engine.step_runner.training import RunnerTrainingStep
@@ -52,9 +54,23 @@ def choose_training_step(
     if not arguments.train_metrics:
         # With train_metrics=False, only the loss is measured in training.
         spec = replace(spec, metrics={})
+    if spec.steps is not None:
+        return CustomStep(spec, source, update, model, arguments, coordinator)
     if spec.runner is not None:
         chosen = RunnerTrainingStep if spec.runner.epoch_runner is None else EpochTrainingStep
         return chosen(spec, source, update, model, arguments)
+    return _choose_own_step(model, spec, source, update, arguments, coordinator)
+
+
+def _choose_own_step(
+    model: BaseModel,
+    spec: MeasurementSpec,
+    source: Source,
+    update: Update,
+    arguments: FitArguments,
+    coordinator: Coordinator,
+) -> UpdatingStep[StageValues]:
+    """Return the step of fitorch that measures the objective and updates the weights."""
     class_weights = _class_weights(model, arguments)
     # This test comes before accumulation: a distributed step accumulates by itself, with the counts
     # of all processes.
@@ -93,7 +109,7 @@ def choose_training_step(
 
 def choose_evaluation_step(
     spec: MeasurementSpec, source: Source, prefix: str, stopped: Callable[[], bool]
-) -> EvaluationStep | RunnerEvaluationStep:
+) -> EvaluationStep | RunnerEvaluationStep | CustomEvaluationStep:
     """Return the step that measures the batches of a pass, with the user's runner if there is one.
 
     Args:
@@ -104,6 +120,8 @@ def choose_evaluation_step(
     """
     if spec.runner is not None:
         return RunnerEvaluationStep(spec, source, prefix, stopped)
+    if spec.steps is not None:
+        return CustomEvaluationStep(spec, source, prefix, stopped)
     return EvaluationStep(Measurement(spec, source, prefix), stopped)
 
 

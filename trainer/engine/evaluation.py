@@ -8,6 +8,7 @@ from fitorch.callbacks.hooks import Hooks, emit, emit_all
 from fitorch.callbacks.logs import KerasNames
 from fitorch.data.epochs import opened, reading
 from fitorch.data.sources import Source
+from fitorch.engine.custom_step.evaluation import CustomEvaluationStep
 from fitorch.engine.step_runner.evaluation import RunnerEvaluationStep
 from fitorch.engine.steps.evaluation import EvaluationStep
 from fitorch.engine.steps.measurement import MeasurementSpec
@@ -33,7 +34,7 @@ class Evaluation:
     def __init__(
         self,
         spec: MeasurementSpec,
-        step: EvaluationStep | RunnerEvaluationStep,
+        step: EvaluationStep | RunnerEvaluationStep | CustomEvaluationStep,
         source: Source,
         hooks: Hooks,
         steps: int | None = None,

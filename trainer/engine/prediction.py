@@ -34,17 +34,24 @@ class PredictionStep:
     Args:
         spec: The net, its precision, and the user's `forward(net, batch)`.
         stopped: Returns whether the stage should end early.
+        function: The user's `predict_step(batch)`, or None.
 
     Attributes:
         logs: Keras' logs of the hooks: the last output as "outputs".
     """
 
-    def __init__(self, spec: MeasurementSpec, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        spec: MeasurementSpec,
+        stopped: Callable[[], bool],
+        function: Callable[[Any], Any] | None = None,
+    ) -> None:
         net, cast = spec.net, spec.placement.cast
         self.processes = spec.placement.processes
         self.logs = OutputLogs()
         self._kept = OutputBuffer()
         self._net, self._cast_net = net, cast(net)
+        self._function = None if function is None else cast(function)
         self._hooked = None
         if spec.forward is not None:
             self._hooked = choose_forward(net, None, cast, spec.forward)
@@ -83,6 +90,8 @@ class PredictionStep:
         self._output(batch)
 
     def _output(self, batch: Any) -> Any:
+        if self._function is not None:
+            return self._function(batch)
         if self._hooked is not None:
             return self._hooked_output(batch)
         if self._call is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -89,6 +89,7 @@ class FitState:
         iterator: The position of the next batch in the data.
         sums: The sums of losses and metrics in the current epoch.
         device: The device of the net, the only one on which a fit draws random numbers.
+        extra: Further modules and optimizers of the model by name.
     """
 
     progress: Progress
@@ -100,6 +101,7 @@ class FitState:
     iterator: EpochIterator
     sums: UpdatingStep[StageValues]
     device: torch.device
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is restored."""
@@ -116,6 +118,7 @@ class FitState:
             "progress": self.progress,
             "sums": self.sums,
             "feed": self.iterator,
+            **self.extra,
         }
         counts: Counter[str] = Counter()  # of callbacks, by the names of their classes
         for callback in flatten_callbacks(self.callbacks):

@@ -167,12 +167,11 @@ def _sorted(callbacks: Iterable[Any], monitor: str) -> tuple[list[Any], list[Any
 
 
 def _with_monitored(model: BaseModel, names: list[str], arguments: FitArguments) -> list[str]:
-    """Return `names`; with a step runner, which may return any value, also the monitored ones.
+    """Return `names`; with a step of the user's, which may return any value, the monitored too.
 
-    If the runner does not return a monitored value, the callback raises an error after the first
-    epoch.
+    If it does not return a monitored value, the callback raises an error after the first epoch.
     """
-    if model.StepRunner is None:
+    if not model.has_own_step:
         return names
     callbacks = [
         c for c in flatten_callbacks(arguments.callbacks) if isinstance(c, MonitorCallback)

@@ -100,6 +100,6 @@ def refuse_nan(model: BaseModel, objective: Objective, data: Any, name: str) -> 
     Raises:
         DataError: There is a NaN, and the loss is one of torch or fitorch.
     """
-    own_code = model.forward_hook is not None or model.StepRunner is not None
+    own_code = model.forward_hook is not None or model.has_own_step
     if not own_code and not objective.by_output and objective.is_known:
         check_targets(data, name, objective.name)

@@ -22,6 +22,7 @@ from fitorch.data.validation import set_name, validation_sets
 from fitorch.distributed.processes import together
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.choose_step import choose_evaluation_step
+from fitorch.engine.custom_step.functions import check_callable
 from fitorch.engine.evaluation import Evaluation, Validation
 from fitorch.engine.joining import WAYS, join_outputs
 from fitorch.engine.prediction import PredictionStep, run_prediction
@@ -89,7 +90,10 @@ def predict(
     with together(model.placement.processes, "predict"), randomness_of(model):
         source = open_source(model, data, "data", batch_size, steps, num_workers)
         hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)
-        step = PredictionStep(model.measurement_spec(), lambda: model.stop_predicting)
+        check_callable(model)
+        step = PredictionStep(
+            model.measurement_spec(), lambda: model.stop_predicting, model.predict_step
+        )
         outputs = run_prediction(model.net, step, source, hooks, steps, gather)
         return None if outputs is None else join_outputs(outputs, join, source.samples)
 

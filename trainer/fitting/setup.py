@@ -16,6 +16,7 @@ from fitorch.deepspeed.update import ZeroUpdate
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.choose_step import choose_evaluation_step, choose_training_step
 from fitorch.engine.evaluation import Evaluation, Validation
+from fitorch.engine.extra_state import extra_parts
 from fitorch.engine.run import Run
 from fitorch.engine.state import FitState, Progress
 from fitorch.nets.modes import TrainingModes
@@ -90,6 +91,7 @@ def prepare(
             iterator,
             step,
             model.placement.device,
+            extra_parts(model),
         ),
         step=step,
         hooks=callbacks.hooks,

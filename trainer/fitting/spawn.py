@@ -10,6 +10,7 @@ import torch
 from fitorch.distributed.dtensor import gather_full
 from fitorch.distributed.launcher import launch
 from fitorch.engine.base_model import BaseModel
+from fitorch.engine.extra_state import extra_parts
 from fitorch.engine.state import Progress
 from fitorch.environment import in_notebook
 from fitorch.nets.state import NetState
@@ -95,5 +96,6 @@ def _parts(model: BaseModel) -> dict[str, Any]:
         "optimizer": model.optimizer,
         "lr_scheduler": model.lr_scheduler,
         "history": model.history,
+        **extra_parts(model),
     }
     return {name: part for name, part in parts.items() if part is not None}

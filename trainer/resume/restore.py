@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from fitorch.checkpoint.finding import LoadedCheckpoint, checkpoint_at, load_checkpoint
+from fitorch.engine.extra_state import extra_parts
 from fitorch.engine.state import Progress
 from fitorch.errors import CheckpointMismatchError, NotBitExactWarning
 from fitorch.nets.state import NetState, plain_state
@@ -96,6 +97,7 @@ def restore_model(model: BaseModel, path: str | Path) -> Path:
     parts = {"net": NetState(model.net), "loss": model.objective, "optimizer": model.optimizer}
     progress = Progress()
     parts |= {"scheduler": model.lr_scheduler, "history": model.history, "progress": progress}
+    parts |= extra_parts(model)
     load_all({name: part for name, part in parts.items() if part is not None}, state, loaded)
     if model.optimizer is not None:
         keep_dtypes(model.optimizer, state["optimizer"])

@@ -26,6 +26,7 @@ from fitorch.nets.forward import Forward, Hook, choose_forward
 from fitorch.tree import describe
 
 if TYPE_CHECKING:
+    from fitorch.engine.custom_step.functions import StepFunctions
     from fitorch.engine.step_runner.kit import RunnerKit
 
 Gather = Callable[[Any], list[Any]]  # what each process passed, in the order of the ranks
@@ -42,6 +43,7 @@ class MeasurementSpec:
         placement: Device, precision and processes.
         forward: The user's `forward(net, batch)`, or None.
         runner: What makes the user's step runners, a `RunnerKit`, or None.
+        steps: The user's own step functions, or None.
     """
 
     net: nn.Module
@@ -50,6 +52,7 @@ class MeasurementSpec:
     placement: Placement
     forward: Hook | None = None
     runner: RunnerKit | None = None
+    steps: StepFunctions | None = None
 
 
 class Measurement:
