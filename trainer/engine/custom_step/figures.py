@@ -33,6 +33,7 @@ class StepFigures:
     Attributes:
         metrics: The metrics of `metrics_dict`, which `model.measure` updates.
         batches: The batches of a stage that has ended, in this process; after `result`, in all.
+        batches_added: The batches that this object has got, over all stages.
     """
 
     batches: int = 0
@@ -58,6 +59,7 @@ class StepFigures:
         self.logs = BatchLogs(prefix, self.figures)
         self._gather: Callable[[Any], list[Any]] = gather or self.processes.gather
         self._known: set[str] = set()  # names that were checked
+        self.batches_added = 0
 
     @property
     def net(self) -> nn.Module:
@@ -88,6 +90,7 @@ class StepFigures:
                 "{'loss': loss, 'accuracy': accuracy}"
             )
             raise TypeError(message)
+        self.batches_added += 1
         for name, value in returned.items():
             weight: Any = samples
             if isinstance(value, tuple) and len(value) == 2:
@@ -111,6 +114,24 @@ class StepFigures:
             message = f"the loss that {self._name} returned is {parts[_LOSS]}"
             raise NonFiniteError(message)
         return {self.prefix + name: value for name, value in {**parts, **metrics}.items()}
+
+    def check_monitored(self, column: str) -> None:
+        """Raise an error if a monitored value of this stage was in no batch.
+
+        Args:
+            column: The monitored value, as "train_loss".
+
+        Raises:
+            ValueError: The step has not returned it.
+        """
+        name = column.removeprefix(self.prefix)
+        known = [*self._known, *self.spec.metrics]
+        if column.startswith(self.prefix) and not any(name.startswith(each) for each in known):
+            message = (
+                f"{column!r} is monitored, but {self._name} returned {sorted(self._known)}; return "
+                f"{name!r} too, or pass monitor={self.prefix + min(known, default='loss')!r}"
+            )
+            raise ValueError(message)
 
     def result(self, where: str) -> dict[str, float]:
         """Return the values of a stage that has ended, over the samples of all processes."""
@@ -153,8 +174,7 @@ class StepFigures:
 
     def _check(self, name: Any, value: Any) -> None:
         """Raise an error for a figure that is no number, and for a name that is taken."""
-        scalar = isinstance(value, Tensor) and value.numel() == 1
-        if not scalar and not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+        if not hasattr(value, "__float__") or (isinstance(value, Tensor) and value.numel() != 1):
             message = (
                 f"{self._name} returned {_described(value)} as {name!r}; expected a number, a "
                 "scalar tensor, or a pair of one and its weight"

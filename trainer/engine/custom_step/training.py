@@ -133,7 +133,10 @@ class CustomStep(UpdatingStep[StepFigures]):
         return batch[0]
 
     def check_epoch(self) -> None:
-        """Check what could not be looked at in each update without waiting for a device."""
+        """Check what only an epoch shows: the monitored value, and gradients on a device."""
+        run = self.model.run
+        if run is not None and self.measurement.batches_added:
+            self.measurement.check_monitored(run.monitor)
         for update in self.gradients.updates.values():
             update.check_epoch()
 
