@@ -106,10 +106,14 @@ OPTIMIZERS = {
     "adagrad": lambda p: optim.Adagrad(p, 1e-2),
     "two groups": lambda p: optim.Adam([{"params": p[:1]}, {"params": p[1:], "lr": 0.1}], 1e-3),
     "by name": "adam",
+    "two optimizers": lambda p: [
+        optim.SGD([w for w in p if w.dim() == 2], 0.1, momentum=0.9),
+        optim.AdamW([w for w in p if w.dim() != 2], 1e-2),
+    ],
 }
 
 
-@pytest.mark.parametrize("optimizer", most_are_slow(OPTIMIZERS, {"adam", "two groups"}))
+@pytest.mark.parametrize("optimizer", most_are_slow(OPTIMIZERS, {"adam", "two groups", "two optimizers"}))
 def test_with_each_optimizer(traced, optimizer):
     compiled = fitted(True, optimizer=optimizer)
     assert graphs() == 1

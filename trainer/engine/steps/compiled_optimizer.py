@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fitorch.devices.capabilities import widest_float
 from fitorch.internals.torch import keep_address
+from fitorch.optim.several import members_of
 
 _SETTINGS = ("betas", "momentum", "weight_decay")  # which schedules and callbacks may change
 
@@ -116,6 +117,46 @@ class CompiledOptimizer:
             if flag in compilable:
                 compilable[flag] = None
         return compilable
+
+
+class CompiledOptimizers:
+    """Several optimizers in the form of `CompiledOptimizer`.
+
+    Args:
+        optimizer: One optimizer, or several as one.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._members = [CompiledOptimizer(member) for member in members_of(optimizer).values()]
+
+    def step(self) -> None:
+        """Update the weights."""
+        for member in self._members:
+            member.step()
+
+    def count(self) -> None:
+        """Increment step counts; see `CompiledOptimizer`."""
+        for member in self._members:
+            member.count()
+
+    def copy_step_counts(self) -> None:
+        """Copy the originals' step counts."""
+        for member in self._members:
+            member.copy_step_counts()
+
+    def copy_rates(self) -> None:
+        """Copy the originals' learning rates.
+
+        Raises:
+            CannotCompileError: Another setting has changed, which would compile the step again.
+        """
+        for member in self._members:
+            member.copy_rates()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the state of an original was replaced."""
+        return any(member.stale for member in self._members)
 
 
 def compiled_constants(optimizer: torch.optim.Optimizer) -> list[Any]:

@@ -21,10 +21,12 @@ from fitorch.internals.torch import (
 from fitorch.losses.objective import Objective
 from fitorch.losses.terms import TermValue
 from fitorch.metrics.batching import detached
+from fitorch.optim.schedulers import schedules_of
+from fitorch.optim.several import members_of
 from fitorch.optim.update import Update
 from fitorch.tree import map_tensors
 
-from .compiled_optimizer import CannotCompileError, CompiledOptimizer
+from .compiled_optimizer import CannotCompileError, CompiledOptimizers
 
 Outcome = tuple[Any, Any, Any, list[TermValue], "Tensor | None"]  # ..., the gradients' norm
 
@@ -74,7 +76,7 @@ class CompiledRegion:
         # Parameters without a gradient do not take part in the loss, or are frozen.
         self._trained = [p for p in update.parameters if p.grad is not None]
         self._gradients = [p.grad for p in self._trained]
-        self._optimizer = CompiledOptimizer(update.optimizer)
+        self._optimizer = CompiledOptimizers(update.optimizer)
         # Graphs record the addresses of all tensors, so gradients and state stay in place.
         self._graphs = records_graphs(self._trained[0].device)
         self._compiled = _compile(
@@ -158,9 +160,11 @@ def _check_compilable(update: Update) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     reasons = {
         "mixed precision with a gradient scaler": update.scaler is not None,
-        "hooks on the optimizer": has_step_hooks(optimizer),
+        "hooks on the optimizer": any(
+            map(has_step_hooks, [optimizer, *members_of(optimizer).values()])
+        ),
         "a schedule that changes the momentum with each step; pass it cycle_momentum=False": (
-            getattr(update.scheduler, "cycle_momentum", False)
+            any(getattr(s, "cycle_momentum", False) for s in schedules_of(update.scheduler))
         ),
         "an optimizer that counts its steps in a Python number": any(
             isinstance(state.get("step"), (int, float)) for state in optimizer.state.values()
@@ -179,7 +183,7 @@ def _step_function(
     weigh: Callable[[Any, Any], Any],
     objective: Objective,
     update: Update,
-    optimizer: CompiledOptimizer,
+    optimizer: CompiledOptimizers,
     trained: Sequence[nn.Parameter],
 ) -> Callable[[Any], Outcome]:
     """Return the step as one function, which torch traces."""
