@@ -11,32 +11,21 @@ from torch.utils.data import DataLoader
 from fitorch import KerasModel
 
 
-class GAN(KerasModel):
-    class StepRunner:
-        """Called with a batch, it does all of a step. fit makes one for each epoch."""
-
-        def __init__(self, net, optimizer, judge_optimizer, **given):
-            self.maker, self.judge = net["maker"], net["judge"]
-            self.optimizer, self.judge_optimizer = optimizer, judge_optimizer
-            self.accelerator = given["accelerator"]
-
-        def __call__(self, real):
-            made = self.maker(torch.randn(len(real), 4, device=real.device))
-            told_apart = softplus(-self.judge(real)) + softplus(self.judge(made.detach()))
-            self.update(self.judge_optimizer, told_apart.mean())
-            loss = softplus(-self.judge(made)).mean()
-            self.update(self.optimizer, loss)
-            return {"train_loss": loss.item(), "train_judge": told_apart.mean().item()}, {}
-
-        def update(self, optimizer, loss):
-            optimizer.zero_grad()
-            self.accelerator.backward(loss)
-            optimizer.step()
-
-
 def mlp(inputs, outputs):
     hidden = nn.LeakyReLU(0.2), nn.Linear(64, 64), nn.LeakyReLU(0.2)
     return nn.Sequential(nn.Linear(inputs, 64), *hidden, nn.Linear(64, outputs))
+
+
+def step(model, real):
+    maker, judge = model.net["maker"], model.net["judge"]
+    made = maker(torch.randn(len(real), 4, device=real.device))
+    judged = (softplus(-judge(real)) + softplus(judge(made.detach()))).mean()
+    model.backward(judged)
+    model.update("judge")
+    loss = softplus(-judge(made)).mean()
+    model.backward(loss)
+    model.update("maker")
+    return {"loss": loss, "judge": judged}
 
 
 torch.manual_seed(0)
@@ -44,7 +33,7 @@ x = nn.functional.normalize(torch.randn(4000, 2)) * (1 + 0.1 * torch.randn(4000,
 net = nn.ModuleDict({"maker": mlp(4, 2), "judge": mlp(2, 1)})
 maker = torch.optim.Adam(net["maker"].parameters(), 1e-3, (0.0, 0.99))
 judge = torch.optim.Adam(net["judge"].parameters(), 3e-3, (0.0, 0.99))
-model = GAN(net, optimizer=maker, judge_optimizer=judge)
+model = KerasModel(net, step=step, optimizer={"maker": maker, "judge": judge})
 model.fit(DataLoader(x, batch_size=100, shuffle=True), epochs=20, seed=0)
 
 made = net.cpu()["maker"](torch.randn(1000, 4)).detach()

@@ -113,7 +113,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", most_are_slow(OPTIMIZERS, {"adam", "two groups", "two optimizers"}))
+@pytest.mark.parametrize(
+    "optimizer", most_are_slow(OPTIMIZERS, {"adam", "two groups", "two optimizers"})
+)
 def test_with_each_optimizer(traced, optimizer):
     compiled = fitted(True, optimizer=optimizer)
     assert graphs() == 1

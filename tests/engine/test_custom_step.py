@@ -461,7 +461,9 @@ def test_an_unknown_name_is_refused_with_those_there_are():
 
     with pytest.raises(ValueError, match="no optimizer 'critic'; expected one of 'maker'"):
         fit_gan(step)
-    with pytest.raises(ValueError, match=r"update\(\) needs a name; expected one of 'maker'"):
+    with pytest.raises(
+        ValueError, match=r"update\(\) needs the name of an optimizer, one of 'maker'"
+    ):
         fit_gan(lambda model, batch: model.update())
 
 

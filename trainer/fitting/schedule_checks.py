@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 from fitorch.engine.run import Run
+from fitorch.optim.schedulers import scheduler_name
 from fitorch.optim.schedules import WarmupCosine
 from fitorch.optim.scheduling import mode_of
 from fitorch.optim.update import learning_rates
@@ -35,10 +36,11 @@ def check_schedules(run: Run) -> None:
     per_epoch = update.scheduling.when == "epoch" and run.last_epoch > run.progress.epochs
     rates = learning_rates(update.optimizer)
     if per_epoch and rates and not any(rates.values()) and not run.iterator.taken:
-        _warn(
-            f"{type(update.scheduler).__name__} begins with a learning rate of 0 and takes a step "
+        warnings.warn(
+            f"{scheduler_name(update.scheduler)} begins with a learning rate of 0 and takes a step "
             "with each epoch, so the first epoch trains nothing; if it counts updates, pass "
-            "scheduler_step='update' to fit"
+            "scheduler_step='update' to fit",
+            stacklevel=2,
         )
 
 
@@ -80,14 +82,16 @@ def _warn_of_length(scheduler: Any, steps: int, unit: str) -> None:
     name, warmup, length = _lengths(scheduler)
     taken = getattr(scheduler, "last_epoch", 0)
     if warmup and taken + steps <= warmup:
-        _warn(
+        warnings.warn(
             f"{name} warms up over {warmup} steps, but this fit ends after {taken + steps} {unit}, "
-            "so the rate never reaches its value; shorten the warm-up"
+            "so the rate never reaches its value; shorten the warm-up",
+            stacklevel=2,
         )
     elif length and taken + steps > length:
-        _warn(
+        warnings.warn(
             f"{name} ends after {length} steps, but this fit goes on to {taken + steps} {unit}, "
-            f"with its last rate; build it for {taken + steps} steps"
+            f"with its last rate; build it for {taken + steps} steps",
+            stacklevel=2,
         )
 
 
@@ -108,7 +112,3 @@ def _lengths(scheduler: Any) -> tuple[str, int | None, int | None]:
             given = function.keywords
             return name, given.get("num_warmup_steps"), given.get("num_training_steps")
     return name, None, None
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=2)

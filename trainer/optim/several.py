@@ -99,8 +99,9 @@ class Optimizers(optim.Optimizer):
             ValueError: The members are others.
         """
         if list(state_dict) != list(self.members):
-            message = f"the optimizers are {list(self.members)}, but the state has that of"
-            message += f" {list(state_dict)}"
+            message = (
+                f"the optimizers are {list(self.members)}, but the state is of {list(state_dict)}"
+            )
             raise ValueError(message)
         for name, member in self.members.items():
             member.load_state_dict(state_dict[name])
@@ -151,7 +152,8 @@ class _States(MutableMapping[Tensor, Any]):
         for member in self._members:
             if any(parameter is held for g in member.param_groups for held in g["params"]):
                 return member
-        raise KeyError(parameter)
+        message = f"none of the optimizers trains this parameter of shape {tuple(parameter.shape)}"
+        raise KeyError(message)
 
 
 def members_of(optimizer: optim.Optimizer) -> dict[str, optim.Optimizer]:

@@ -89,9 +89,12 @@ class StepGradients:
             return next(iter(self.updates))
         if name not in self.updates:
             listed = ", ".join(map(repr, self.updates))
-            what = "model.update() needs a name" if name is None else f"no optimizer {name!r}"
-            expected = "model.update() without a name" if "" in self.updates else f"one of {listed}"
-            message = f"{what}; expected {expected}"
+            if "" in self.updates:
+                message = f"no optimizer {name!r}; the model has one: call model.update()"
+            elif name is None:
+                message = f"model.update() needs the name of an optimizer, one of {listed}"
+            else:
+                message = f"no optimizer {name!r}; expected one of {listed}"
             raise ValueError(message)
         return name
 
