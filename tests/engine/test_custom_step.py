@@ -296,7 +296,7 @@ def test_a_pair_counts_by_its_own_weight():
 class Distilled(KerasModel):
     """Two students of one teacher, which learn from it and from each other."""
 
-    teacher = None
+    teacher: nn.Module
 
     def train_step(self, batch):
         x, y = batch

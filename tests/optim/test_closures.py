@@ -159,7 +159,7 @@ def test_each_evaluation_draws_the_same_numbers_and_statistics_move_once(name):
     assert len(states) == 2  # one of each update
     assert norm.num_batches_tracked == 2
     # The second update begins with the statistics of the first evaluation of the first one.
-    first = nn.Sequential(*net()[:2])
+    first = net()[:2]
     with torch.no_grad():
         expected = 0.1 * first(X).mean(0)
     torch.testing.assert_close(torch.tensor(states[1][1:], dtype=torch.float64), expected)

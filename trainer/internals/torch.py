@@ -352,8 +352,9 @@ def worker_error(error: Exception) -> tuple[str, Exception | None]:
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     wrapper = None if traceback is None else traceback.tb_frame.f_locals.get("self")
-    kind = getattr(torch._utils, _WRAPPER, None)
-    if kind is None or not isinstance(wrapper, kind):
+    utils: Any = sys.modules.get("torch._utils")
+    kind: Any = getattr(utils, _WRAPPER, None)
+    if wrapper is None or kind is None or not isinstance(wrapper, kind):
         return "", None
     number = re.search(r"worker process (\d+)", wrapper.where)
     same = isinstance(error, wrapper.exc_type)
@@ -416,7 +417,7 @@ def missing() -> list[str]:
     loader: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))
     owners: list[tuple[Any, str, tuple[str, ...]]] = [
         (torch, "torch", (*(f"_foreach_{name}" for name in _FOREACH), _UNSCALE, _SHALLOW)),
-        (torch._utils, "torch._utils", (_WRAPPER,)),
+        (sys.modules.get("torch._utils"), "torch._utils", (_WRAPPER,)),
         (torch._C, "torch._C", ("_get_privateuse1_backend_name",)),
         (_foreach_utils, "torch.utils._foreach_utils", (_FUSED,)),
         (batchnorm, "torch.nn.modules.batchnorm", ("_BatchNorm", "_NormBase")),

@@ -44,7 +44,8 @@ class ClosureUpdate(Update):
         self.check_norm(self._shaped())
         self._versions = self._seen()
         try:
-            self.optimizer.step(self._closure)
+            # Optimizers call `float` on what a closure returns, which a scalar tensor has.
+            self.optimizer.step(self._closure)  # type: ignore[arg-type]
         finally:
             # The batches of the update are released.
             self._evaluate = self._loss = None

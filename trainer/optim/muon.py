@@ -9,10 +9,6 @@ from torch import nn, optim
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
-# The settings of the authors' example for all nets.
-_MUON = {"lr": 0.02, "weight_decay": 0.01}
-_ADAMW = {"lr": 3e-4, "betas": (0.9, 0.95), "weight_decay": 0.01}
-
 
 def muon_with_adamw(net: nn.Module, extra: Iterable[nn.Parameter] = ()) -> list[optim.Optimizer]:
     """Return Muon for a net's hidden matrices, and AdamW for its other parameters.
@@ -44,8 +40,11 @@ def muon_with_adamw(net: nn.Module, extra: Iterable[nn.Parameter] = ()) -> list[
         raise ValueError(message)
     ids = {id(parameter) for parameter in hidden}
     others = [p for p in (*net.parameters(), *extra) if id(p) not in ids]
-    muon: optim.Optimizer = kind(hidden, **_MUON)
-    return [muon, optim.AdamW(others, **_ADAMW)] if others else [muon]
+    # The settings of the authors' example for all nets.
+    muon: optim.Optimizer = kind(hidden, lr=0.02, weight_decay=0.01)
+    if not others:
+        return [muon]
+    return [muon, optim.AdamW(others, lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01)]
 
 
 def _hidden_matrices(net: nn.Module) -> list[nn.Parameter]:

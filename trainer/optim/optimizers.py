@@ -91,7 +91,7 @@ def _combined(result: Any, given: Any) -> optim.Optimizer:
             "dict by name, a function from parameters to one, a name such as 'adamw', or None"
         )
         raise TypeError(message)
-    return Optimizers(members)
+    return Optimizers(cast("Mapping[str, optim.Optimizer]", members))
 
 
 def can_fuse(

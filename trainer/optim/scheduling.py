@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch.optim import lr_scheduler
 
@@ -150,7 +150,7 @@ def _after_epoch(scheduler: Any) -> Callable[[int, float | None], Any]:
     known = {"epoch", *_MEASURED}
     _refuse_arguments(scheduler, [name for name in required if name in known])
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        return lambda _, value: scheduler.step(value)
+        return lambda _, value: scheduler.step(cast("float", value))
     # Torch's own schedules have an `epoch`, too, which is deprecated.
     optional = set(parameters_of(scheduler.step)) & {"metric", "metrics"}
 

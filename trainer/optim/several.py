@@ -71,7 +71,7 @@ class Optimizers(optim.Optimizer):
         for member in self.members.values():
             member.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let each member take a step.
 
         Args:

@@ -63,7 +63,8 @@ class ClosureStep(AccumulatingStep):
 
     def _loss(self) -> Tensor:
         """Return the loss of the window: the sum of those of its batches, divided as they are."""
-        return sum(self._losses[1:], start=self._losses[0]) / self._divisor
+        loss: Tensor = sum(self._losses[1:], start=self._losses[0]) / self._divisor
+        return loss
 
     def _evaluate(self) -> Tensor:
         """Compute the gradients of the window again, and return its loss."""
