@@ -16,14 +16,15 @@ from fitorch.errors import CheckpointCorruptedError, CheckpointError
 
 from .serialization import is_supported
 from .shards import Shard
+from .tensor_subclasses import class_name, is_flattened, loaded_subclass
 
 _TAG = "$"  # marks a JSON object that encodes another type than dict
 
 _PLAIN = (bool, int, str, type(None))
 
 _ALLOWED = (
-    "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, Counter, dense "
-    "tensors, NumPy arrays and numbers"
+    "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, Counter, torch.dtype, "
+    "dense tensors, NumPy arrays and numbers"
 )
 
 _MAX_DEPTH = 100  # far below Python's recursion limit
@@ -36,7 +37,7 @@ class Encoder:
 
     `decode` returns the same types and bits, except that subclasses of dict other than Counter
     become dict, Parameters Tensor, torch.Size tuple, and NumPy's foreign byte orders native. Shared
-    tensors and views become copies.
+    tensors and views become copies. Subclasses of Tensor that torch can flatten stay what they are.
 
     Attributes:
         tensors: The tensors of the states encoded so far, not copied, by their path, as
@@ -85,6 +86,8 @@ class Encoder:
             return self._array(value, path)
         if kind in (tuple, torch.Size):
             return _tagged("tuple", self._items(value, path))
+        if kind is torch.dtype:
+            return _tagged("dtype", str(value).removeprefix("torch."))
         if kind is bytes:
             return _tagged("bytes", base64.b64encode(value).decode())
         # The items are sorted, because the order of a set depends on the hash seed of the process.
@@ -114,6 +117,8 @@ class Encoder:
         return _tagged("counter" if _is_counter(value) else "dict", pairs)
 
     def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> dict[str, Any]:
+        if is_flattened(type(tensor)):
+            return self._subclass(tensor, path)
         unsupported = _unsupported(tensor)
         if unsupported:
             message = (
@@ -126,6 +131,14 @@ class Encoder:
         if tensor.is_complex():
             return _tagged("complex", self._keep(torch.view_as_real(tensor), path))
         return as_tensor(self._keep(tensor, path))
+
+    def _subclass(self, tensor: Any, path: tuple[str, ...]) -> dict[str, Any]:
+        """Encode a subclass of Tensor by its own protocol, as 8-bit states of optimizers."""
+        names, context = tensor.__tensor_flatten__()
+        inner = {name: self._encode(getattr(tensor, name), (*path, name)) for name in names}
+        about = self._encode(context, (*path, "context"))
+        layout = [list(tensor.shape), list(tensor.stride())]
+        return _tagged("subclass", [class_name(type(tensor)), inner, about, layout])
 
     def _array(self, value: np.ndarray | np.generic, path: tuple[str, ...]) -> dict[str, Any]:
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
@@ -174,7 +187,8 @@ def _decode(plain: object, tensors: Mapping[str, Tensor]) -> Any:
         return plain
     if _TAG not in plain:
         return {key: _decode(value, tensors) for key, value in plain.items()}
-    # The table holds all known tags: nothing in a file can name a class to create.
+    # The table holds all known tags. A file can name a class only if it is a subclass of Tensor
+    # that this process has loaded already, see `loaded_subclass`.
     return _DECODERS[plain[_TAG]](plain["value"], tensors)
 
 
@@ -192,17 +206,36 @@ def _numpy(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return array[0] if shape is None else array.reshape(shape)
 
 
+def _dtype(value: Any, _tensors: Mapping[str, Tensor]) -> torch.dtype:
+    found = getattr(torch, value)
+    if not isinstance(found, torch.dtype):
+        message = f"{value!r} is no dtype"
+        raise TypeError(message)
+    return found
+
+
+def _subclass(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    name, inner, context, (shape, stride) = value
+    parts = {key: _decode(part, tensors) for key, part in inner.items()}
+    kind: Any = loaded_subclass(name)
+    return kind.__tensor_unflatten__(
+        parts, _decode(context, tensors), torch.Size(shape), tuple(stride)
+    )
+
+
 _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "array": _numpy,
     "bytes": lambda value, _: base64.b64decode(value, validate=True),
     "complex": lambda value, tensors: torch.view_as_complex(tensors[value]),
     "counter": lambda value, tensors: Counter(_pairs(value, tensors)),
     "dict": _pairs,
+    "dtype": _dtype,
     "float": _nonfinite_float,
     "frozenset": lambda value, tensors: frozenset(_decode(value, tensors)),
     "int": lambda value, _: int(value, 16),
     "shard": lambda value, _: Shard(str(value)),
     "set": lambda value, tensors: set(_decode(value, tensors)),
+    "subclass": _subclass,
     "tensor": lambda value, tensors: tensors[value],
     "tuple": lambda value, tensors: tuple(_decode(value, tensors)),
 }
