@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
-import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -18,16 +16,20 @@ from torch.utils.data import DataLoader, default_collate
 
 from fitorch.devices.accelerators import is_host
 from fitorch.devices.copies import Sender
-from fitorch.errors import DataError, NotBitExactWarning
+from fitorch.errors import DataError
+from fitorch.internals.torch import fetcher_of
+from fitorch.internals.torchdata import stays_ended
 from fitorch.randomness import derive_seed
 from fitorch.tree import map_tensors
 
 from .arrays import array_leaves, as_batch
-from .digest import digest
 from .indices import smallest_batch
+from .plain_attributes import ChangedAttributes
 from .process_stream import ProcessStream
 from .rank_split import ALONE, PassLength, RankShard, with_common_randomness
-from .rng_state import GeneratorHolder, has_state, owners_of, set_epoch, stateful
+from .reader_state import has_state, stateful
+from .rereading import Mark, check_mark, skip, take_mark, with_state
+from .rng_state import GeneratorHolder, owners_of, set_epoch
 
 
 class LoaderSource:
@@ -55,7 +57,11 @@ class LoaderSource:
         self._share, self._seed = share, seed
         self._stream = ProcessStream(name, share)
         self._last: Any = None  # the last batch, as the loader has made it
-        self._expected: str | None = None
+        self._fetcher: Any = None  # what reads the samples of a loader in this process
+        self._expected: Mark | None = None
+        self.remembers = False
+        self._before: Any = None  # the random state before the last batch, if it is needed
+        self._changes: ChangedAttributes | None = None
         self._measure(loader)
         self._device: torch.device | None = None
         self._rewound = False
@@ -91,13 +97,14 @@ class LoaderSource:
         set_epoch(pass_index, getattr(self.loader, "dataset", None))
         if self._share.world > 1:
             return self._batches_of_rank(pass_index, start, behind)
-        raw = iter(self.loader)
+        with stays_ended(self.loader if self._rewound else None):
+            raw = iter(self.loader)
         batches = remaining(raw)
+        self._fetcher = fetcher_of(raw)
         # Skipped batches are read, because only the iterator can move its own position.
-        skipped = 0 if self._rewound else start + behind
-        last = list(deque(islice(batches, skipped), maxlen=1))
-        self._rewound = False
-        self._compare(last)
+        last = skip(batches, 0 if self._rewound else start + behind, self._expected)
+        check_mark(self.name, last, self._expected)
+        self._rewound, self._expected = False, None
         return self._iterate(batches, raw)
 
     def _batches_of_rank(self, pass_index: int, start: int, behind: int) -> Iterator[Any]:
@@ -112,25 +119,20 @@ class LoaderSource:
             self.pass_length, self.steps = PassLength(None, 1), None
         return batches
 
-    def mark(self) -> str | None:
-        """Return a digest of the last batch, None if there is none."""
-        return None if self._last is None else digest([self._last])
+    def mark(self) -> Mark | None:
+        """Return what identifies the last batch, None if there is none."""
+        return None if self._last is None else take_mark(self._last, self._before)
 
-    def expect(self, mark: str | None) -> None:
+    def expect(self, mark: Mark | None) -> None:
         """Set what `mark` returned before the interruption of the pass that is read next."""
         self._expected = mark
 
-    def _compare(self, last: list[Any]) -> None:
-        """Warn if reading a pass again has given another batch than before its interruption."""
-        expected, self._expected = self._expected, None
-        if last and expected is not None and digest(last) != expected:
-            warnings.warn(
-                f"{self.name} gave other batches when it was read again up to the interruption, so "
-                "some samples of the epoch may be trained on twice and others not at all; give its "
-                "shuffling a seed, or pass a reader with state_dict and load_state_dict",
-                NotBitExactWarning,
-                stacklevel=2,
-            )
+    @property
+    def exhausted(self) -> bool:
+        """Whether the reader has ended with its last batch, as after one that is smaller."""
+        return bool(getattr(self.loader, "read_to_end", False)) or bool(
+            getattr(self._fetcher, "ended", False)
+        )
 
     @property
     def by_share(self) -> bool:
@@ -155,7 +157,11 @@ class LoaderSource:
     def order_owners(self) -> list[Any]:
         """Objects with state that determines the order: samplers, and the dataset or iterable."""
         data: Any = getattr(self.loader, "dataset", self.loader)
-        return [*owners_of(self.loader), data if has_state(data) else GeneratorHolder(data)]
+        if has_state(data):
+            return [*owners_of(self.loader), data]
+        if self._changes is None or self._changes.thing is not data:
+            self._changes = ChangedAttributes(data)
+        return [*owners_of(self.loader), GeneratorHolder(data, self._changes)]
 
     @property
     def reading_owners(self) -> list[Any]:
@@ -180,7 +186,8 @@ class LoaderSource:
         return
 
     def close(self) -> None:
-        """Do nothing: a user's loader controls its own workers."""
+        """Let go of the iterator; a user's loader controls its own workers."""
+        self._fetcher = None
 
     def _processes(self, batches: Iterator[Any]) -> Iterable[Any]:
         """Return the worker processes of an iterator."""
@@ -206,8 +213,8 @@ class LoaderSource:
             raise DataError(worker_failure_message(died, of)) from error
 
     def _noted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            self._last = batch
+        for before, batch in with_state(batches, lambda: self.remembers):
+            self._before, self._last = before, batch
             yield batch
 
     def _find_failed_workers(self, batches: Iterator[Any]) -> str:
