@@ -209,9 +209,12 @@ class EpochIterator:
         # A stateful loader stores its position; with several processes, batches are skipped
         # instead.
         inside = inside and not self._processes.is_distributed
+        # Before a resumed pass is opened, the reader is not where the pass is.
+        unopened = self._batches is None
+        mark = self._mark if unopened else source.mark()
         own = {
-            "own": self._position_state() if inside else None,
-            "mark": source.mark() if inside else None,
+            "own": (self._own if unopened else self._position_state()) if inside else None,
+            "mark": mark if inside else None,
             "by_share": source.by_share,
             "complete": complete,
         }

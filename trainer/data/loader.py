@@ -159,7 +159,7 @@ class LoaderSource:
         data: Any = getattr(self.loader, "dataset", self.loader)
         if has_state(data):
             return [*owners_of(self.loader), data]
-        if self._changes is None or self._changes.thing is not data:
+        if hasattr(data, "__dict__") and self._changes is None:
             self._changes = ChangedAttributes(data)
         return [*owners_of(self.loader), GeneratorHolder(data, self._changes)]
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn, optim
 
 from fitorch.devices.accelerators import is_host
 from fitorch.errors import NotBitExactWarning
@@ -55,14 +55,18 @@ class ChangedAttributes:
 
     def __init__(self, thing: object, *, looks: bool = True) -> None:
         self.thing = thing
-        self._first = _digests(thing)
         self._looks = looks
+        self._first = self._digests()
         self._changed: set[Path] = set()
         self.lost: set[str] = set()  # changed attributes that a checkpoint does not hold
 
+    def _digests(self) -> dict[Path, str]:
+        # What is looked at for each checkpoint has to take little time.
+        return _digests(self.thing, _Limit(10_000, 2**22) if self._looks else _Limit())
+
     def look(self) -> None:
         """Note which attributes have changed."""
-        for path, digest in _digests(self.thing).items():
+        for path, digest in self._digests().items():
             if self._first.get(path) != digest:
                 self._changed.add(path)
 
@@ -107,7 +111,7 @@ class ChangedAttributes:
 def content_digest(thing: object) -> str:
     """Return a digest of the plain attributes of an object and of the objects in it."""
     total = hashlib.blake2b(digest_size=16)
-    for path, digest in _digests(thing).items():
+    for path, digest in _digests(thing, _Limit()).items():
         total.update(f"{path}{digest}".encode())
     return total.hexdigest()
 
@@ -124,8 +128,15 @@ def plain_attributes(thing: object) -> Iterator[tuple[Path, Any]]:
         for key, value in _parts(owner):
             if is_plain(value):
                 yield (*path, key), value
-            elif not isinstance(value, (type, ModuleType, FunctionType, Tensor)):
+            elif not _is_opaque(value):
                 pending.append(((*path, key), value))
+
+
+def _is_opaque(value: object) -> bool:
+    """Return whether an object is code, or has its own place in a fit, as a net has."""
+    if isinstance(value, (type, ModuleType, FunctionType, Tensor, nn.Module, optim.Optimizer)):
+        return True
+    return any(base.__module__.partition(".")[0] == "fitorch" for base in type(value).__mro__)
 
 
 def _parts(owner: Any) -> list[tuple[str | int, Any]]:
@@ -190,12 +201,17 @@ def _items(value: Any) -> list[Any]:
     return [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
 
 
+def _some(value: Any) -> list[Any]:
+    """Return some items of a large list, none of other containers."""
+    step = max(1, len(value) // _SAMPLED)
+    return list(value[::step]) if isinstance(value, (list, tuple)) else []
+
+
 def _is_flat(items: Sequence[Any]) -> bool:
     return set(map(type, items)) <= _SCALARS
 
 
-def _digests(thing: object) -> dict[Path, str]:
-    limit = _Limit()
+def _digests(thing: object, limit: _Limit) -> dict[Path, str]:
     if is_plain(thing):
         return {(): _digest(thing, limit)}
     return {path: _digest(value, limit) for path, value in plain_attributes(thing)}
@@ -226,12 +242,11 @@ def _feed(total: Any, value: Any, limit: _Limit) -> None:
 
 def _feed_items(total: Any, value: Any, limit: _Limit) -> None:
     total.update(str(len(value)).encode())
-    if len(value) > 10 * _MAX_ITEMS:
-        return
-    items = _items(value)
+    items = _some(value) if len(value) > 10 * _MAX_ITEMS else _items(value)
     flat = _is_flat(items)
     if not limit.takes_items(items, flat=flat):
-        return
+        items = [item for item in _some(value) if type(item) in _SCALARS]
+        flat = True
     if flat:
         # Version 2 has no references, so that equal values have equal bytes.
         total.update(marshal.dumps(items, 2))

@@ -15,6 +15,7 @@ from .collate import is_numbers
 from .dataset import DatasetSource
 from .plain_attributes import ChangedAttributes, is_plain
 from .rank_split import PassLength
+from .rng_state import GENERATORS
 
 _COMPARED = 8  # samples of a list whose shapes are compared
 
@@ -148,7 +149,11 @@ def _epoch_hook(dataset: Any) -> Callable[[], None] | None:
 def _objects_in(dataset: object) -> dict[str, Any]:
     """Return the attributes of a dataset that a checkpoint cannot hold, such as tables."""
     attributes = getattr(dataset, "__dict__", {})
-    return {name: value for name, value in attributes.items() if not is_plain(value)}
+    return {
+        name: value
+        for name, value in attributes.items()
+        if not is_plain(value) and not isinstance(value, GENERATORS)
+    }
 
 
 class Ready:

@@ -22,7 +22,7 @@ AnyGenerator: TypeAlias = (
 
 RngStates = list[Any]  # for each owner, the states of its generators and its plain values
 
-_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 _PLAIN_TYPES = (bool, int, float, str)
 
@@ -148,7 +148,7 @@ def _generators(owner: object) -> Iterator[AnyGenerator]:
     # A generator may be in several attributes, but it has one state.
     seen: set[int] = set()
     for value, _ in attributes_of(owner):
-        if isinstance(value, _GENERATORS) and id(value) not in seen:
+        if isinstance(value, GENERATORS) and id(value) not in seen:
             seen.add(id(value))
             yield value
 

@@ -21,7 +21,7 @@ from torch import Tensor, distributed, nn, optim
 from torch.autograd import profiler
 from torch.autograd.graph import Node
 from torch.nn.modules import batchnorm
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import ChainDataset, DataLoader, TensorDataset
 
 from .torchdata import has_loaded, stateful_loader_class
 
@@ -407,7 +407,7 @@ def missing() -> list[str]:
     scheduler = optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     assert scheduler is not None
     loader: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))
-    stream: DataLoader[Any] = DataLoader(IterableDataset())
+    stream: DataLoader[Any] = DataLoader(ChainDataset([]))
     owners: list[tuple[Any, str, tuple[str, ...]]] = [
         (torch, "torch", (*(f"_foreach_{name}" for name in _FOREACH), _UNSCALE, _SHALLOW)),
         (torch._C, "torch._C", ("_get_privateuse1_backend_name",)),

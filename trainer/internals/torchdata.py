@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,7 +52,9 @@ def missing() -> list[str]:
     from torchdata.nodes import IterableWrapper, Loader
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    nodes, loader = Loader(IterableWrapper([0])), StatefulDataLoader([0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about what torchdata calls
+        nodes, loader = Loader(IterableWrapper([0])), StatefulDataLoader([0])
     names = {_RESTARTS: nodes, "next_iter_state": loader, "_initial_iter_for_state_dict": loader}
     found = stateful_loader_class(StatefulDataLoader) and is_node_loader(nodes)
     classes = [] if found else ["StatefulDataLoader", "Loader"]
