@@ -213,7 +213,9 @@ class LoaderSource:
             raise DataError(worker_failure_message(died, of)) from error
 
     def _noted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for before, batch in with_state(batches, lambda: self.remembers):
+        # A reader that restores its own position, or a list, is not read with random numbers again.
+        rereads = self.stateful is None and not isinstance(self.loader, (list, tuple))
+        for before, batch in with_state(batches, wanted=self.remembers and rereads):
             self._before, self._last = before, batch
             yield batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -18,16 +18,16 @@ Mark: TypeAlias = dict[str, Any] | str  # older checkpoints have the digest alon
 
 
 def with_state(
-    batches: Iterator[Any], wanted: Callable[[], bool]
+    batches: Iterator[Any], *, wanted: bool
 ) -> Iterator[tuple[dict[str, Any] | None, Any]]:
     """Yield each batch with the random state of this process before it was read.
 
     Args:
         batches: The batches.
-        wanted: Returns whether the state is needed; without it, it is None.
+        wanted: Whether the state is needed; without it, it is None.
     """
     while True:
-        before = random_state(HOST) if wanted() else None
+        before = random_state(HOST) if wanted else None
         try:
             batch = next(batches)
         # Within a generator, this exception would become a RuntimeError.
