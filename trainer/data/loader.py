@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import signal
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
-from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -30,6 +27,7 @@ from .rank_split import ALONE, PassLength, RankShard, with_common_randomness
 from .reader_state import has_state, stateful
 from .rereading import Mark, check_mark, skip, take_mark, with_state
 from .rng_state import GeneratorHolder, owners_of, set_epoch
+from .worker_failures import failed_worker_in, failed_workers, worker_failure_message
 
 
 class LoaderSource:
@@ -223,7 +221,7 @@ class LoaderSource:
         """Return which workers of an iterator have died, "" for none."""
         for _ in range(3):
             with suppress(RuntimeError):  # torch's SIGCHLD handler raises it at any point
-                return _failed_workers(self._processes(batches))
+                return failed_workers(self._processes(batches))
         return ""
 
     def _converted(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
@@ -288,43 +286,6 @@ def remaining(batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             batch = next(batches)
             yield batch
-
-
-def _failed_workers(processes: Iterable[Any]) -> str:
-    """Return the pids and exit reasons of a DataLoader's workers that have died, "" for none.
-
-    The error of the DataLoader depends on what it was doing; a lost connection has no details.
-    """
-    workers = {worker.sentinel: worker for worker in processes}
-    # The error may be raised a moment before the exit of the worker is known.
-    for sentinel in wait(list(workers), timeout=0.2) if workers else ():
-        workers[sentinel].join(1)
-    return ", ".join(
-        f"pid {worker.pid}, {_exit_reason(worker.exitcode)}"
-        for worker in workers.values()
-        if worker.exitcode
-    )
-
-
-def _exit_reason(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def worker_failure_message(which: str, of: str = " that reads data died") -> str:
-    """Return the error message for a worker process that has died."""
-    return (
-        f"a worker process ({which}){of}; a common cause is a lack of memory or of shared memory "
-        "(/dev/shm): use fewer workers or a smaller batch"
-    )
-
-
-def failed_worker_in(error: Exception) -> str:
-    """Return the pid of the dead worker in an error of torch, "" for other errors.
-
-    Torch may raise this error anywhere, even in the middle of a step.
-    """
-    match = re.search(r"DataLoader worker \((pid(?:\(s\))? [\d, ]+)\)", str(error))
-    return match[1] if match else ""
 
 
 def makes_new_batches(loader: Any) -> bool:
