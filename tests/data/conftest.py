@@ -34,3 +34,12 @@ def started(monkeypatch):
 
     monkeypatch.setattr(workers.WorkerPool, "_start", watched)
     return counts
+
+
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory):
+    """Keras on torch; importing it leaves no file and no variable behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        return pytest.importorskip("keras", reason="Keras is not installed")

@@ -12,15 +12,6 @@ from data.libraries import SAME_BITS, SIZE, N, Seen, X, Y, assert_trains_as, fit
 # Keras
 
 
-@pytest.fixture(scope="module")
-def keras(tmp_path_factory):
-    """Keras on torch; importing it leaves no file and no variable behind."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "torch")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        return pytest.importorskip("keras", reason="Keras is not installed")
-
-
 @pytest.fixture
 def py_dataset(keras):
     return partial(make_py_dataset, keras)

@@ -10,7 +10,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader
 
 from architecture import modules
-from fitorch.internals import accelerate, datasets, deepspeed, torchmetrics
+from fitorch.internals import accelerate, datasets, deepspeed, torchdata, torchmetrics
 from fitorch.internals import torch as internals
 
 # Names with an underscore that are not another library's: documented ones, and our own by text.
@@ -39,6 +39,11 @@ def test_every_private_name_of_deepspeed_exists():
 def test_every_private_name_of_datasets_exists():
     pytest.importorskip("datasets")
     assert datasets.missing() == []
+
+
+def test_every_name_of_torchdata_exists():
+    pytest.importorskip("torchdata")
+    assert torchdata.missing() == []
 
 
 def test_a_private_name_that_is_gone_is_named(monkeypatch):

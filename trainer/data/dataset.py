@@ -133,6 +133,11 @@ class SampledSource(LoaderSource):
         """None: skipped batches are not read."""
         return
 
+    @property
+    def exhausted(self) -> bool:
+        """False: the position determines the rest of a pass."""
+        return False
+
     def verify(self) -> None:
         """Do nothing: each process reads the samples of its own batches."""
 
@@ -166,7 +171,7 @@ class SampledSource(LoaderSource):
     @property
     def reading_owners(self) -> list[Any]:
         """Objects from which reading draws random numbers: generators of dataset and collate."""
-        return [GeneratorHolder(self.loader), *holders_of(self._reader.collate)]
+        return [GeneratorHolder(self.loader, self._changes), *holders_of(self._reader.collate)]
 
     def _processes(self, batches: Iterator[Any]) -> Iterable[Any]:
         return self._pool.processes

@@ -18,6 +18,8 @@ from fitorch.randomness import (
 )
 
 from .rank_split import padded
+from .reader_state import same_state
+from .rereading import Mark
 from .rng_state import capture_generators, restore_generators
 from .sources import Source
 
@@ -86,7 +88,8 @@ class EpochIterator:
         self.remembers = False  # whether to record the state at the beginning of each pass
         self._begun: dict[str, Any] | None = None
         self._own: Any = None  # the state of a stateful loader
-        self._mark: str | None = None  # of the last batch before an interruption
+        self._mark: Mark | None = None  # of the last batch before an interruption
+        self._complete = False  # whether all batches of the pass were read
         self._opened = False  # whether a pass has been opened
         self._batches: Iterator[Any] | None = None
 
@@ -118,6 +121,8 @@ class EpochIterator:
                     return
             if not self.position and not self.behind:
                 raise DataError(self._exhausted())
+            # From here on, as in the validation, a resumed fit asks the reader for the next pass.
+            self._complete = True
             if self.steps_per_epoch is None:
                 return
             self._begin_pass()
@@ -132,7 +137,7 @@ class EpochIterator:
 
     def _begin_pass(self) -> None:
         self.pass_index, self.position, self.behind = self.pass_index + 1, 0, 0
-        self._batches = None
+        self._batches, self._complete = None, False
 
     def close(self) -> None:
         """Discard the iterator, and end worker processes."""
@@ -141,6 +146,8 @@ class EpochIterator:
 
     def _pass(self) -> Iterator[Any]:
         """Return the iterator of the current pass, a new one if an epoch is a whole pass."""
+        if self._complete:
+            return iter(())
         # With `steps_per_epoch`, a pass continues over several epochs with the same iterator.
         if self._batches is None or self.steps_per_epoch is None:
             self._batches = self._padded(self._open())
@@ -156,7 +163,7 @@ class EpochIterator:
     def _open(self) -> Iterator[Any]:
         """Return the batches of a new pass, or the rest of a resumed pass in the same order."""
         source, owners = self.source, self.source.order_owners
-        self._opened = True
+        self._opened, source.remembers = True, self.remembers
         if not self.position and not self.behind:
             if self._processes.is_distributed:
                 return self._open_together()
@@ -172,7 +179,7 @@ class EpochIterator:
                 # The position of the global generators at the checkpoint is restored at the end of
                 # the block.
                 set_random_state(self._begun["random"])
-                restore_generators(owners, self._begun["order"])
+                restore_generators(owners, self._begun["order"], load=self._own is None)
             if self._own is not None:
                 source.rewind(self._own)
             source.expect(self._mark)
@@ -201,7 +208,11 @@ class EpochIterator:
     def state_dict(self) -> dict[str, Any]:
         """Return the state that determines the order, apart from the counters and the seed."""
         source = self.source
-        if not self.position and not self.behind:
+        # Each process has ended the same number of rounds, but not the same reader.
+        ended = source.exhausted and not self._processes.is_distributed
+        complete = self._complete or (bool(self.position) and ended)
+        inside = bool(self.position) and not complete
+        if complete or (not self.position and not self.behind):
             # Between two passes, the next pass begins with the current states.
             # Some readers can no longer load a state once they were asked for one.
             states = capture_generators(source.order_owners, ask=self._opened)
@@ -210,18 +221,35 @@ class EpochIterator:
             begun = self._begun
         # A stateful loader stores its position; with several processes, batches are skipped
         # instead.
-        inside = source.stateful if self.position and not self._processes.is_distributed else None
-        loader_state = None if inside is None else inside.state_dict()
+        marked, inside = inside, inside and not self._processes.is_distributed
+        # Before a resumed pass is opened, the reader is not where the pass is.
+        unopened = self._batches is None
+        mark = self._mark if unopened else source.mark()
+        own = {
+            "own": (self._own if unopened else self._position_state()) if inside else None,
+            "mark": mark if marked else None,
+            "by_share": source.by_share,
+            "complete": complete,
+        }
         reading = capture_generators(source.reading_owners)
-        mark = source.mark() if self.position else None
-        own = {"own": loader_state, "mark": mark, "by_share": source.by_share}
         return {"begun": begun, "reading": reading, "behind": self.behind, **own}
+
+    def _position_state(self) -> Any:
+        """Return the state of a reader that holds its position, None to read batches again."""
+        reader = self.source.stateful
+        if reader is None:
+            return None
+        state = reader.state_dict()
+        begun = [] if self._begun is None else self._begun["order"]
+        # A reader that is at its beginning again after some batches has ended, or counts none.
+        return None if any(same_state(state, one.get("own")) for one in begun) else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state; the counters must be restored before."""
         source, begun, self.behind = self.source, state["begun"], state["behind"]
         self._mark = state.get("mark")  # older checkpoints have none
-        if self.position or self.behind:
+        self._complete = state.get("complete", False)
+        if not self._complete and (self.position or self.behind):
             self._begun, self._own = begun, state["own"]
         elif begun is not None:
             restore_generators(source.order_owners, begun["order"])

@@ -60,6 +60,7 @@ class MemorySource:
     _begun: bool = False  # whether a pass over the data has begun
     _origin: Any = None  # the tensors of the user
     _seen: Any = None  # their versions
+    remembers: bool = False  # no batch is read again
 
     def __post_init__(self) -> None:
         self._origin, self._seen = self.tensors, _versions(self.tensors)
@@ -173,8 +174,13 @@ class MemorySource:
         """None: batches are gathered by the numbers of their samples."""
         return
 
-    def expect(self, mark: str | None) -> None:
+    def expect(self, mark: object) -> None:
         """Do nothing: batches are not read again."""
+
+    @property
+    def exhausted(self) -> bool:
+        """False: the position determines the rest of a pass."""
+        return False
 
     @property
     def by_share(self) -> bool:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import signal
-import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain, islice
-from multiprocessing.connection import wait
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,16 +13,21 @@ from torch.utils.data import DataLoader, default_collate
 
 from fitorch.devices.accelerators import is_host
 from fitorch.devices.copies import Sender
-from fitorch.errors import DataError, NotBitExactWarning
+from fitorch.errors import DataError
+from fitorch.internals.torch import fetcher_of
+from fitorch.internals.torchdata import stays_ended
 from fitorch.randomness import derive_seed
 from fitorch.tree import map_tensors
 
 from .arrays import array_leaves, as_batch
-from .digest import digest
 from .indices import smallest_batch
+from .plain_attributes import ChangedAttributes
 from .process_stream import ProcessStream
 from .rank_split import ALONE, PassLength, RankShard, with_common_randomness
-from .rng_state import GeneratorHolder, has_state, owners_of, set_epoch, stateful
+from .reader_state import has_state, stateful
+from .rereading import Mark, check_mark, skip, take_mark, with_state
+from .rng_state import GeneratorHolder, owners_of, set_epoch
+from .worker_failures import failed_worker_in, failed_workers, worker_failure_message
 
 
 class LoaderSource:
@@ -55,8 +55,12 @@ class LoaderSource:
         self._share, self._seed = share, seed
         self._stream = ProcessStream(name, share)
         self._last: Any = None  # the last batch, as the loader has made it
-        self._expected: str | None = None
+        self._expected: Mark | None = None
         self._skipped: list[Any] = []  # the last batch that the current pass has skipped
+        self._fetcher: Any = None  # what reads the samples of a loader in this process
+        self.remembers = False
+        self._before: Any = None  # the random state before the last batch, if it is needed
+        self._changes: ChangedAttributes | None = None
         self._measure(loader)
         self._device: torch.device | None = None
         self._rewound = False
@@ -92,11 +96,12 @@ class LoaderSource:
         set_epoch(pass_index, getattr(self.loader, "dataset", None))
         if self._share.world > 1:
             return self._batches_of_rank(pass_index, start, behind)
-        raw = iter(self.loader)
+        with stays_ended(self.loader if self._rewound else None):
+            raw = iter(self.loader)
         batches = remaining(raw)
+        self._fetcher = fetcher_of(raw)
         # Skipped batches are read, because only the iterator can move its own position.
-        skipped = 0 if self._rewound else start + behind
-        last = list(deque(islice(batches, skipped), maxlen=1))
+        last = skip(batches, 0 if self._rewound else start + behind, self._expected)
         self._rewound = False
         self._compare(last)
         return self._iterate(batches, raw)
@@ -115,26 +120,26 @@ class LoaderSource:
             self.pass_length, self.steps = PassLength(None, 1), None
         return batches
 
-    def mark(self) -> str | None:
-        """Return a digest of the last batch, None if there is none."""
-        return None if self._last is None else digest([self._last])
+    def mark(self) -> Mark | None:
+        """Return what identifies the last batch, None if there is none."""
+        return None if self._last is None else take_mark(self._last, self._before)
 
-    def expect(self, mark: str | None) -> None:
+    def expect(self, mark: Mark | None) -> None:
         """Set what `mark` returned before the interruption of the pass that is read next."""
         self._expected = mark
 
     def _compare(self, last: list[Any]) -> None:
         """Warn if reading a pass again has given another batch than before its interruption."""
         self._skipped = last
-        expected, self._expected = self._expected, None
-        if last and expected is not None and digest(last) != expected:
-            warnings.warn(
-                f"{self.name} gave other batches when it was read again up to the interruption, so "
-                "some samples of the epoch may be trained on twice and others not at all; give its "
-                "shuffling a seed, or pass a reader with state_dict and load_state_dict",
-                NotBitExactWarning,
-                stacklevel=2,
-            )
+        check_mark(self.name, last, self._expected)
+        self._expected = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the reader has ended with its last batch, as after one that is smaller."""
+        return bool(getattr(self.loader, "read_to_end", False)) or bool(
+            getattr(self._fetcher, "ended", False)
+        )
 
     def last_skipped(self) -> Any:
         """Return the last batch of this process that a resumed pass has skipped, or None."""
@@ -163,7 +168,11 @@ class LoaderSource:
     def order_owners(self) -> list[Any]:
         """Objects with state that determines the order: samplers, and the dataset or iterable."""
         data: Any = getattr(self.loader, "dataset", self.loader)
-        return [*owners_of(self.loader), data if has_state(data) else GeneratorHolder(data)]
+        if has_state(data):
+            return [*owners_of(self.loader), data]
+        if hasattr(data, "__dict__") and self._changes is None:
+            self._changes = ChangedAttributes(data)
+        return [*owners_of(self.loader), GeneratorHolder(data, self._changes)]
 
     @property
     def reading_owners(self) -> list[Any]:
@@ -188,7 +197,8 @@ class LoaderSource:
         return
 
     def close(self) -> None:
-        """Do nothing: a user's loader controls its own workers."""
+        """Let go of the iterator; a user's loader controls its own workers."""
+        self._fetcher = None
 
     def _processes(self, batches: Iterator[Any]) -> Iterable[Any]:
         """Return the worker processes of an iterator."""
@@ -214,15 +224,17 @@ class LoaderSource:
             raise DataError(worker_failure_message(died, of)) from error
 
     def _noted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            self._last = batch
+        # A reader that restores its own position, or a list, is not read with random numbers again.
+        rereads = self.stateful is None and not isinstance(self.loader, (list, tuple))
+        for before, batch in with_state(batches, wanted=self.remembers and rereads):
+            self._before, self._last = before, batch
             yield batch
 
     def _find_failed_workers(self, batches: Iterator[Any]) -> str:
         """Return which workers of an iterator have died, "" for none."""
         for _ in range(3):
             with suppress(RuntimeError):  # torch's SIGCHLD handler raises it at any point
-                return _failed_workers(self._processes(batches))
+                return failed_workers(self._processes(batches))
         return ""
 
     def _converted(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
@@ -287,43 +299,6 @@ def remaining(batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             batch = next(batches)
             yield batch
-
-
-def _failed_workers(processes: Iterable[Any]) -> str:
-    """Return the pids and exit reasons of a DataLoader's workers that have died, "" for none.
-
-    The error of the DataLoader depends on what it was doing; a lost connection has no details.
-    """
-    workers = {worker.sentinel: worker for worker in processes}
-    # The error may be raised a moment before the exit of the worker is known.
-    for sentinel in wait(list(workers), timeout=0.2) if workers else ():
-        workers[sentinel].join(1)
-    return ", ".join(
-        f"pid {worker.pid}, {_exit_reason(worker.exitcode)}"
-        for worker in workers.values()
-        if worker.exitcode
-    )
-
-
-def _exit_reason(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def worker_failure_message(which: str, of: str = " that reads data died") -> str:
-    """Return the error message for a worker process that has died."""
-    return (
-        f"a worker process ({which}){of}; a common cause is a lack of memory or of shared memory "
-        "(/dev/shm): use fewer workers or a smaller batch"
-    )
-
-
-def failed_worker_in(error: Exception) -> str:
-    """Return the pid of the dead worker in an error of torch, "" for other errors.
-
-    Torch may raise this error anywhere, even in the middle of a step.
-    """
-    match = re.search(r"DataLoader worker \((pid(?:\(s\))? [\d, ]+)\)", str(error))
-    return match[1] if match else ""
 
 
 def makes_new_batches(loader: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from fitorch.internals.datasets import has_shuffle_buffer
-
+from .plain_attributes import ChangedAttributes
+from .reader_state import has_state, load_reader
 from .workers import attributes_of
 
 AnyGenerator: TypeAlias = (
@@ -23,7 +22,7 @@ AnyGenerator: TypeAlias = (
 
 RngStates = list[Any]  # for each owner, the states of its generators and its plain values
 
-_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 _PLAIN_TYPES = (bool, int, float, str)
 
@@ -43,12 +42,20 @@ def capture_generators(owners: Sequence[Any], *, ask: bool = True) -> RngStates:
     return [_capture(owner) if ask or not has_state(owner) else {} for owner in owners]
 
 
-def restore_generators(owners: Sequence[Any], states: RngStates) -> None:
-    """Restore what `capture_generators` returned, in owners of the same construction."""
+def restore_generators(owners: Sequence[Any], states: RngStates, *, load: bool = True) -> None:
+    """Restore what `capture_generators` returned, in owners of the same construction.
+
+    Args:
+        owners: The objects.
+        states: Their states.
+        load: Whether to load states of their own; without it, a reader gets another one.
+    """
     for owner, state in zip(owners, states, strict=True):
         # A `state_dict` of its own takes precedence over the attributes.
-        if "own" in state:
-            owner.load_state_dict(state["own"])
+        if "own" in state and load:
+            load_reader(owner, state["own"])
+        if "changes" in state and isinstance(owner, GeneratorHolder) and owner.changes:
+            owner.changes.load_state_dict(state["changes"])
         if "generators" not in state:
             continue
         for generator, rng_state in zip(_generators(owner), state["generators"], strict=True):
@@ -108,42 +115,16 @@ class GeneratorHolder:
 
     Args:
         thing: A generator, or an object with generators in its attributes.
+        changes: The attributes of the object that are part of the state, too; None for none.
     """
 
-    def __init__(self, thing: object) -> None:
-        self.thing = thing
+    def __init__(self, thing: object, changes: ChangedAttributes | None = None) -> None:
+        self.thing, self.changes = thing, changes
 
 
 def holders_of(thing: object) -> list[GeneratorHolder]:
     """Return a holder of an object if there are generators in it, as in a collate function's."""
     return [GeneratorHolder(thing)] if next(_generators(GeneratorHolder(thing)), None) else []
-
-
-def stateful(loader: object) -> Any:
-    """Return the loader or dataset that has its position in a pass as state, or None.
-
-    With worker processes, the dataset in this process does not have the position: they read copies.
-    """
-    dataset = getattr(loader, "dataset", None) if not getattr(loader, "num_workers", 0) else None
-    return next(filter(has_state, (loader, dataset)), None)
-
-
-def has_state(thing: object) -> bool:
-    """Return whether an object has `load_state_dict`, and a `state_dict` without arguments.
-
-    One that needs arguments, as those of litdata and mosaicml-streaming, belongs to their loaders.
-    A shuffle buffer is not part of the state of a stream of Hugging Face: it is read again.
-    """
-    methods = [getattr(thing, name, None) for name in ("state_dict", "load_state_dict")]
-    if not all(map(callable, methods)) or has_shuffle_buffer(thing):
-        return False
-    try:
-        inspect.signature(methods[0]).bind()  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    except ValueError:  # a method without a signature
-        return True
-    return True
 
 
 def _iterates_itself(thing: object) -> bool:
@@ -155,9 +136,12 @@ def _iterates_itself(thing: object) -> bool:
 def _capture(owner: Any) -> dict[str, Any]:
     # Asking for a state may draw: torchdata's nodes begin a pass for it.
     generators = [_generator_state(generator) for generator in _generators(owner)]
+    if isinstance(owner, GeneratorHolder) and owner.changes:
+        return {"generators": generators, "values": {}, "changes": owner.changes.state_dict()}
     if has_state(owner):
         # The generator of a sampler inside need not be part of it.
-        return {"own": owner.state_dict(), "generators": generators, "values": {}}
+        # A copy: a reader may return the object that it changes.
+        return {"own": copy.deepcopy(owner.state_dict()), "generators": generators, "values": {}}
     # Only samplers count: attributes of a dataset are data, not a position.
     counts = isinstance(owner, Sampler) or _iterates_itself(owner)
     values = vars(owner) if counts else {}
@@ -172,7 +156,7 @@ def _generators(owner: object) -> Iterator[AnyGenerator]:
     # A generator may be in several attributes, but it has one state.
     seen: set[int] = set()
     for value, _ in attributes_of(owner):
-        if isinstance(value, _GENERATORS) and id(value) not in seen:
+        if isinstance(value, GENERATORS) and id(value) not in seen:
             seen.add(id(value))
             yield value
 

@@ -23,6 +23,7 @@ from .lazy import has_lazy, is_lazy, lazy_columns
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
 from .ready import Ready, batch_dataset_source, is_batch_dataset, looks_like_samples
+from .rereading import Mark
 from .sampling import Order
 from .streams import Stream
 
@@ -88,16 +89,23 @@ class Source(Protocol):
         """Return the sample numbers of a batch of a pass, if they are known without reading it."""
         ...
 
-    def mark(self) -> str | None:
-        """Return a digest of the last batch if a resumed pass reads earlier batches again."""
+    remembers: bool  # whether checkpoints are saved, so that a mark may be asked for
+
+    def mark(self) -> Mark | None:
+        """Return what identifies the last batch if a resumed pass reads earlier batches again."""
         ...
 
     def last_skipped(self) -> Any:
         """Return the last batch that a resumed pass has skipped, None if it was not read."""
         ...
 
-    def expect(self, mark: str | None) -> None:
+    def expect(self, mark: Mark | None) -> None:
         """Set the mark that the last skipped batch of the next pass should have."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last batch is known to be the end of the pass."""
+        ...
 
     @property
     def by_share(self) -> bool:

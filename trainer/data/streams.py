@@ -37,6 +37,7 @@ class Stream:
         self.dataset, self._size, self._name = dataset, batch_size, name
         self._collate = SampleCollate(floating)
         self._told = batch_size is None
+        self.read_to_end = False  # whether the last batch ended the items
         self.has_batches = batch_size is None
 
     @property
@@ -56,6 +57,7 @@ class Stream:
     def __iter__(self) -> Iterator[Any]:
         """Return the batches of a pass."""
         # A dataset may be its own iterator, which starts again if it is asked for it.
+        self.read_to_end = False
         items = remaining(iter(self.dataset))
         first = list(islice(items, 1))
         if first:
@@ -68,6 +70,7 @@ class Stream:
             yield from every
             return
         while samples := list(islice(every, self._size)):
+            self.read_to_end = len(samples) < self._size
             yield self._collate(samples)
 
     def _look(self, item: Any) -> None:

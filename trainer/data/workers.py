@@ -24,6 +24,8 @@ from fitorch.devices.accelerators import HOST, is_host
 from fitorch.internals.torch import shut_down_workers, workers_of
 from fitorch.tree import byte_count, leaves
 
+from .plain_attributes import content_digest
+
 MAX_WORKERS = 8
 
 _PATIENCE = 1.0  # seconds of reading before workers are considered
@@ -104,6 +106,7 @@ class WorkerPool:
         self._batches: Iterator[Any] | None = None  # of the current pass
         self._requests: Iterator[Any] = iter(())
         self._dataset_attributes: Attributes = []
+        self._content = ""  # a digest of what the processes have copies of
         self.count = 0
         self.pinned = False
 
@@ -115,13 +118,16 @@ class WorkerPool:
 
         Processes are restarted if the dataset has changed, because they have copies of it.
         """
+        dataset = self._reader.dataset
         # The processes hold copies, which do not follow a change of the dataset.
-        if self._loader is not None and state_differs(
-            self._dataset_attributes, attributes_of(self._reader.dataset)
+        content = content_digest(dataset) if self.count else ""
+        if self._loader is not None and (
+            content != self._content
+            or state_differs(self._dataset_attributes, attributes_of(dataset))
         ):
             self.close()
         if self._loader is None:
-            self._dataset_attributes = attributes_of(self._reader.dataset)
+            self._dataset_attributes, self._content = attributes_of(dataset), content
             self._loader = self._start()
         # This is set before the iterator is created, which reads the first requests at once.
         self._requests = requests

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fitorch.data.loader import failed_worker_in, worker_failure_message
+from fitorch.data.worker_failures import failed_worker_in, worker_failure_message
 from fitorch.devices.accelerators import default_device, is_out_of_memory
 from fitorch.devices.memory import peak_memory
 from fitorch.distributed.dtensor import local_tensor

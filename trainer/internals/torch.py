@@ -22,7 +22,9 @@ from torch import Tensor, distributed, nn, optim
 from torch.autograd import profiler
 from torch.autograd.graph import Node
 from torch.nn.modules import batchnorm
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import ChainDataset, DataLoader, TensorDataset
+
+from .torchdata import has_loaded, stateful_loader_class
 
 if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -319,9 +321,23 @@ def object_device(device: torch.device) -> torch.device:
 
 
 def iterates_as_torch(loader: DataLoader[Any]) -> bool:
-    """Return whether a subclass of DataLoader begins its passes as torch's own does."""
+    """Return whether a subclass of DataLoader begins its passes as torch's own does.
+
+    So does torchdata's StatefulDataLoader, unless it was given a state to begin with.
+    """
     kind, names = type(loader), ("__iter__", "_get_iterator")
-    return all(getattr(kind, name, None) is getattr(DataLoader, name, None) for name in names)
+    base = stateful_loader_class(kind) or DataLoader
+    own = all(getattr(kind, name, None) is getattr(base, name, None) for name in names)
+    return own and not has_loaded(loader)
+
+
+def fetcher_of(batches: object) -> Any:
+    """Return what reads the samples of a loader's iterator in this process, None if there is none.
+
+    Its `ended` says whether it has read the end of a stream with its last batch. Without the
+    private names, the loader is asked for another batch after a resume.
+    """
+    return getattr(batches, "_dataset_fetcher", None)
 
 
 def has_begun(loader: DataLoader[Any]) -> bool:
@@ -415,6 +431,7 @@ def missing() -> list[str]:
     scheduler = optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     assert scheduler is not None
     loader: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(1)))
+    stream: DataLoader[Any] = DataLoader(ChainDataset([]))
     owners: list[tuple[Any, str, tuple[str, ...]]] = [
         (torch, "torch", (*(f"_foreach_{name}" for name in _FOREACH), _UNSCALE, _SHALLOW)),
         (sys.modules.get("torch._utils"), "torch._utils", (_WRAPPER,)),
@@ -436,6 +453,8 @@ def missing() -> list[str]:
         (distributed.distributed_c10d, "distributed_c10d", ("_get_default_store", _OBJECTS)),
         (DataLoader, "DataLoader", ("_get_iterator",)),
         (loader, "a DataLoader", ("_iterator",)),
+        (iter(stream), "a DataLoader's iterator", ("_dataset_fetcher",)),
+        (iter(stream)._dataset_fetcher, "a DataLoader's fetcher", ("ended",)),  # type: ignore[attr-defined]
         (torch._dynamo.exc, "torch._dynamo.exc", ("TorchDynamoException",)),
         (torch._dynamo, "torch._dynamo", (_STATIC,)),
         (config, "torch._dynamo.config", ("trace_autograd_ops", "automatic_dynamic_shapes")),
