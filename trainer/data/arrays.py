@@ -13,7 +13,14 @@ from torch import Tensor
 from fitorch.errors import DataError
 from fitorch.tree import leaves, rebuild_sequence
 
-from .tables import is_arrow, is_table, not_numbers_message, table_numbers, unmasked
+from .tables import (
+    check_unsigned,
+    is_arrow,
+    is_table,
+    not_numbers_message,
+    table_numbers,
+    unmasked,
+)
 
 NUMERIC_KINDS = "biufc"  # kinds of NumPy dtypes: bool, int, unsigned, float, complex
 
@@ -105,8 +112,13 @@ def to_tensors(
 
 def _not_array_message(value: Any, what: str) -> str:
     is_number = isinstance(value, (int, float, complex, np.number))
-    more = "; numpy.array makes one of a list of numbers" if is_number else ""
+    more = "; numpy.array makes one of a list of numbers" if is_number else collect_hint(value)
     return f"{what} is a {type(value).__name__}; {_ACCEPTED}{more}"
+
+
+def collect_hint(value: object) -> str:
+    """Return the hint for a LazyFrame of polars, "" for other objects."""
+    return "; .collect() reads the LazyFrame" if type(value).__name__ == "LazyFrame" else ""
 
 
 def _as_array(value: Any, what: str) -> np.ndarray:
@@ -122,9 +134,7 @@ def _as_array(value: Any, what: str) -> np.ndarray:
         raise DataError(message)
     if array.dtype.kind not in NUMERIC_KINDS:
         raise DataError(not_numbers_message(what, f"dtype {array.dtype}"))
-    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        message = f"{what} has the value {array.max()}, which int64 does not have; use smaller ones"
-        raise DataError(message)
+    check_unsigned(array, what)
     return array
 
 
@@ -195,6 +205,8 @@ def common_length(parts: Mapping[str, Any], name: str = "the data") -> int:
         message = f"there is no array in {', '.join(parts) or 'the data'}; {_ACCEPTED}"
         raise DataError(message)
     for part, tensor in tensors:
+        if isinstance(tensor, Tensor) and not _has_rows(tensor):
+            raise DataError(_rowless_message(tensor, part))
         if not tensor.dim():
             message = f"{part} is a single number; expected one entry per sample along dimension 0"
             raise DataError(message)
@@ -204,6 +216,21 @@ def common_length(parts: Mapping[str, Any], name: str = "the data") -> int:
         message = f"{name} has different lengths: {listed} samples; they must be equal"
         raise DataError(message)
     return tensors[0][1].shape[0]
+
+
+def _has_rows(tensor: Tensor) -> bool:
+    """Return whether torch selects rows of a tensor by index."""
+    return not tensor.is_nested and tensor.layout in (torch.strided, torch.sparse_coo)
+
+
+def _rowless_message(tensor: Tensor, part: str) -> str:
+    if tensor.is_nested:
+        return f"{part} is a nested tensor, of which torch takes no rows; pass a list of batches"
+    layout = str(tensor.layout).removeprefix("torch.")
+    return (
+        f"{part} is a tensor of layout {layout}, of which torch takes no rows; pass "
+        "x.to_sparse_coo() or x.to_dense()"
+    )
 
 
 ROLES: tuple[str, ...] = ("x", "y", "sample_weight")

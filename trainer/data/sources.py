@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fitorch.errors import DataError
 
-from .arrays import ROLES, as_columns, as_mapping, common_length, is_array, is_in_memory, is_sparse
+from .arrays import (
+    ROLES,
+    as_columns,
+    as_mapping,
+    collect_hint,
+    common_length,
+    is_array,
+    is_in_memory,
+    is_sparse,
+)
 from .collate import check_format
 from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
 from .in_memory import MemorySource, dataset_source, ordered_source, recognize
@@ -192,6 +201,7 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
     message = (
         f"{name} is a {type(data).__name__}; expected a DataLoader, a Dataset, (x, y) or "
         "(x, y, sample_weight) of tensors, arrays or DataFrames, or an iterable of batches"
+        f"{collect_hint(data)}"
     )
     raise TypeError(message)
 

@@ -47,6 +47,17 @@ def table_numbers(table: Any, what: str) -> np.ndarray:
     raise DataError(_missing_message(table, what, counts.reshape(counts.shape[0], -1).sum(1)))
 
 
+def check_unsigned(array: np.ndarray, what: str) -> None:
+    """Check that int64 has all values of an array.
+
+    Raises:
+        DataError: A value of uint64 is too large.
+    """
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        message = f"{what} has the value {array.max()}, which int64 does not have; use smaller ones"
+        raise DataError(message)
+
+
 def unmasked(array: Any, what: str) -> np.ndarray:
     """Return a masked array without its mask.
 
@@ -155,7 +166,8 @@ def _is_plain(table: Any) -> bool:
 
 def _converted(table: Any, what: str) -> np.ndarray:
     columns = _columns(table)
-    kinds = [_kind(dtype) for _, dtype in columns]
+    is_series = not hasattr(table, "columns")
+    kinds = [_kind(dtype, is_series=is_series) for _, dtype in columns]
     if any(kind is None for kind in kinds):
         raise DataError(_foreign_message(table, what, columns, kinds))
     if _library(table) == "polars":
@@ -173,8 +185,12 @@ def _from_pandas(table: Any, what: str, columns: list[Any], kinds: list[Any]) ->
             np.dtype(getattr(dtype, "numpy_dtype", None) or _subtype(dtype)) for _, dtype in columns
         ]
         common = np.result_type(*narrow)
-        # Signed and unsigned integers of 64 bits would become floats.
-        common = np.dtype(np.int64) if kinds[0] == "i" and common.kind == "f" else common
+        if kinds[0] == "i" and common.kind == "f":
+            # Signed and unsigned integers of 64 bits would become floats.
+            for position in np.flatnonzero([dtype == np.uint64 for dtype in narrow]):
+                name, column = columns[position][0], table.iloc[:, position]
+                check_unsigned(column.to_numpy(np.uint64), f"{what}'s column {name!r}")
+            common = np.dtype(np.int64)
     elif "c" in kinds:
         common = np.dtype(np.complex128)
     return np.asarray(table.to_numpy(common))
@@ -196,21 +212,24 @@ def _from_polars(table: Any, what: str, kinds: list[Any]) -> np.ndarray:
     arrays = [column.to_numpy() for column in series]
     wide = {"i": np.int64, "b": np.bool_}.get(kinds[0], np.float64)
     common = wide if len(set(kinds)) == 1 else np.float64
+    if common is np.int64:
+        for column, array in zip(series, arrays, strict=True):
+            check_unsigned(array, f"{what}'s column {column.name!r}")
     return np.column_stack([array.astype(common) for array in arrays])
 
 
-def _kind(dtype: Any) -> str | None:
+def _kind(dtype: Any, *, is_series: bool) -> str | None:
     """Return "b", "i", "f" or "c" for a dtype of numbers, None for another."""
     if hasattr(dtype, "is_numeric"):  # polars
-        return _polars_kind(dtype)
+        return _polars_kind(dtype, is_series=is_series)
     kind = getattr(dtype, "kind", "O")
     return {"u": "i"}.get(kind, kind) if kind in _NUMERIC_KINDS else None
 
 
-def _polars_kind(dtype: Any) -> str | None:
+def _polars_kind(dtype: Any, *, is_series: bool = True) -> str | None:
     inner = getattr(dtype, "inner", None)
     if inner is not None and type(dtype).__name__ == "Array":
-        return _polars_kind(inner)  # a matrix
+        return _polars_kind(inner) if is_series else None  # the matrix that a Series is
     if dtype.is_decimal() or str(dtype) in ("Int128", "UInt128"):
         return None
     if str(dtype) == "Boolean":
