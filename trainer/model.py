@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fitorch.checkpoint.weights import file_of, load_weights, save_weights
-from fitorch.data.tables import column_names
+from fitorch.data.column_names import column_names
 from fitorch.deepspeed.settings import check_deepspeed
 from fitorch.distributed.dtensor import gather_full
 from fitorch.distributed.fsdp import check_fsdp
@@ -222,8 +222,8 @@ class KerasModel(BaseModel):
             validation_split: The fraction of `(x, y)` to validate on: the last, before shuffling.
             validation_freq: The number of epochs between two validations.
             steps_per_epoch: Batches in an epoch; the next epoch continues with the next batch.
-            validation_steps: Batches to validate on, always from the first; an iterator, which cannot
-                restart, continues with its next ones.
+            validation_steps: Batches to validate on, always from the first; an iterator, which
+                cannot restart, continues with its next ones.
             initial_epoch: Epochs to count as completed.
             class_weight: Class number to weight, or a sequence with a weight for each class, in the
                 training loss. Targets are class numbers, rounded if they are smoothed, or class

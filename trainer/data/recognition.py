@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .arrays import is_array, is_numbers
+from .arrays import is_array, is_numbers, is_sparse
+from .lazy import is_lazy
 
 Shape = tuple[int, ...]
 
@@ -106,9 +107,9 @@ def warn_of_list(data: Iterable[Any], name: str) -> None:
     if len(set(lengths[:-1])) == 1 and 0 < lengths[-1] < lengths[0]:
         return
     warnings.warn(
-        f"{name} is a list whose {len(lengths)} items are taken for batches, so that batch_size and "
-        "shuffle have no effect; if they are samples, pass a DataLoader(data, batch_size), and if "
-        "they are batches, batch_size=None does without this warning",
+        f"{name} is a list whose {len(lengths)} items are taken for batches, so that batch_size "
+        "and shuffle have no effect; if they are samples, pass a DataLoader(data, batch_size), and "
+        "if they are batches, batch_size=None does without this warning",
         stacklevel=2,
     )
 
@@ -143,6 +144,15 @@ def looks_like_samples(data: Any) -> bool:
 def is_list(data: object) -> bool:
     """Return whether data is a list, or a deque, which may hold batches or samples."""
     return isinstance(data, (list, deque))
+
+
+def is_sequence_of_samples(data: object) -> bool:
+    """Return whether `data` is a map-style dataset but not a Dataset, as those of Hugging Face."""
+    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if isinstance(data, list) and data and all(isinstance(item, str) for item in data):
+        return True  # texts, which are not batches of characters
+    other = is_list(data) or isinstance(data, (Mapping, tuple, str, bytes))
+    return sized and not (other or is_array(data) or is_lazy(data) or is_sparse(data))
 
 
 def _split(item: Any) -> tuple[list[Any], Any]:

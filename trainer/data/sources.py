@@ -33,7 +33,13 @@ from .lazy import has_lazy, is_lazy, lazy_columns
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
 from .ready import Ready, batch_dataset_source
-from .recognition import is_batch_dataset, is_list, looks_like_samples, warn_of_list
+from .recognition import (
+    is_batch_dataset,
+    is_list,
+    is_sequence_of_samples,
+    looks_like_samples,
+    warn_of_list,
+)
 from .sampling import Order
 from .streams import Stream
 
@@ -208,7 +214,7 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
 
 def _is_dataset(data: object, batching: Batching) -> bool:
     """Return whether data is a map-style dataset, or a list of samples."""
-    if isinstance(data, Dataset) or _is_sequence_of_samples(data):
+    if isinstance(data, Dataset) or is_sequence_of_samples(data):
         return True
     return batching.batch_size is not None and is_list(data) and looks_like_samples(data)
 
@@ -274,15 +280,6 @@ def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
     if source is not None:
         return source
     return DatasetSource(dataset, order, name, batching.floating, batching.num_workers)
-
-
-def _is_sequence_of_samples(data: object) -> bool:
-    """Return whether `data` is a map-style dataset but not a Dataset, as those of Hugging Face."""
-    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    if isinstance(data, list) and data and all(isinstance(item, str) for item in data):
-        return True  # texts, which are not batches of characters
-    other = is_list(data) or isinstance(data, (Mapping, tuple, str, bytes))
-    return sized and not (other or is_array(data) or is_lazy(data) or is_sparse(data))
 
 
 def _empty_data(data: object, name: str, source: Source, batching: Batching) -> str:

@@ -14,11 +14,11 @@ from fitorch.callbacks.display.notebook import NotebookProgress
 from fitorch.callbacks.display.progress import Progress as ProgressDisplay
 from fitorch.callbacks.hooks import Hooks, attach, with_four_hooks
 from fitorch.checks import check_choice, check_count, check_verbose, check_workers, plain
+from fitorch.data.column_names import check_columns
 from fitorch.data.dataset import SampledSource
 from fitorch.data.iterators import warn_of_started_generator
 from fitorch.data.rank_split import RankShard
 from fitorch.data.sources import Batching, Source, as_source
-from fitorch.data.tables import check_columns
 from fitorch.data.validation import set_name, validation_sets
 from fitorch.distributed.processes import together
 from fitorch.engine.base_model import BaseModel
