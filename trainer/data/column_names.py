@@ -90,7 +90,7 @@ def _names_of(value: Any) -> tuple[Any, ...]:
     """Return the names of the columns of a table, () if it does not have names."""
     if is_arrow(value):
         return tuple(value.column_names)
-    if not (hasattr(value, "columns") and is_table(value)):
+    if not (is_table(value) and hasattr(value, "columns")):
         return ()
     names = tuple(value.columns)
     # pandas numbers the columns of an array, which are no names.
