@@ -80,6 +80,7 @@ def quiet(data, **arguments):
         (("a text", "another"), False, False),
         ({"x": X[:8], "text": "a text", "labels": Y[:8]}, False, False),
         ((X[:8], np.str_("a text")), False, False),
+        ({"x": X[:8]}, False, True),
         (X[:8], False, False),
         ((), False, False),
     ],

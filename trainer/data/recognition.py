@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -55,16 +55,17 @@ def _is_geometric(item: object) -> bool:
 
 
 def may_be_batch(item: object) -> bool:
-    """Return whether an item has the form of a batch: all its parts have the same length.
+    """Return whether an item has the form of a batch: several parts, all of the same length.
 
     Features (N, ...) and targets (N,) have that form, and so do a sequence with a target for each
     step, an image with an image as its target, and the input of an autoencoder.
     """
-    return _common_length(_shapes(item)) > 1
+    shapes = _shapes(item)
+    return len(shapes) > 1 and _common_length(shapes) > 1
 
 
 def looks_like_batch(item: object) -> bool:
-    """Return whether an item of a stream, which may be a batch, is taken for one.
+    """Return whether an item of a stream is taken for a batch: all its parts have the same length.
 
     It is not if all its parts have one dimension, as tokens with labels have, or if it has an
     image, whose first dimension has up to four channels.
@@ -80,7 +81,7 @@ def looks_like_batch(item: object) -> bool:
 def are_samples_like_batches(batch: Any) -> bool:
     """Return whether each sample of a collated batch has itself the form of a batch."""
     shapes = [None if shape is None else shape[1:] for shape in _shapes(batch)]
-    return _common_length(shapes) > 1
+    return len(shapes) > 1 and _common_length(shapes) > 1
 
 
 def warn_of_samples(name: str) -> None:
@@ -92,7 +93,7 @@ def warn_of_samples(name: str) -> None:
     warnings.warn(_SAMPLES.format(name), stacklevel=3)
 
 
-def warn_of_list(data: Iterable[Any], name: str) -> None:
+def warn_of_list(data: Sequence[Any], name: str) -> None:
     """Warn that the items of a list, which have the form of both, are taken for batches.
 
     Batches of equal size, of which only the last one is smaller, are not warned of.
@@ -101,9 +102,9 @@ def warn_of_list(data: Iterable[Any], name: str) -> None:
         data: The list.
         name: The name of the data, such as "train_data".
     """
-    lengths = [_common_length(_shapes(item)) for item in data]
-    if len(lengths) < 2 or not lengths[0]:
+    if len(data) < 2 or not may_be_batch(data[0]):
         return
+    lengths = [_common_length(_shapes(item)) for item in data]
     if len(set(lengths[:-1])) == 1 and 0 < lengths[-1] < lengths[0]:
         return
     warnings.warn(

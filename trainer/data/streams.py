@@ -76,10 +76,11 @@ class Stream:
             return
         self._told = True
         self.has_batches = is_graph_batch(item) or looks_like_batch(item)
-        if is_graph_batch(item) or not may_be_batch(item):
+        if is_graph_batch(item):
             return
         if not self.has_batches:
-            warn_of_samples(self._name)
+            if may_be_batch(item):
+                warn_of_samples(self._name)
             return
         warnings.warn(
             f"the items of {self._name} are taken for batches, because all parts of the first one "
