@@ -205,7 +205,7 @@ def common_length(parts: Mapping[str, Any], name: str = "the data") -> int:
         message = f"there is no array in {', '.join(parts) or 'the data'}; {_ACCEPTED}"
         raise DataError(message)
     for part, tensor in tensors:
-        if isinstance(tensor, Tensor) and not _has_rows(tensor):
+        if not _has_rows(tensor):
             raise DataError(_rowless_message(tensor, part))
         if not tensor.dim():
             message = f"{part} is a single number; expected one entry per sample along dimension 0"

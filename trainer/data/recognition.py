@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -93,7 +93,7 @@ def warn_of_samples(name: str) -> None:
     warnings.warn(_SAMPLES.format(name), stacklevel=3)
 
 
-def warn_of_list(data: Sequence[Any], name: str) -> None:
+def warn_of_list(data: Any, name: str) -> None:
     """Warn that the items of a list, which have the form of both, are taken for batches.
 
     Batches of equal size, of which only the last one is smaller, are not warned of.
