@@ -39,8 +39,8 @@ def loss(y_pred, y_true):
 
 
 def note_of(data, batch_size=20, **options):
+    model = KerasModel(Asserting(4, 3), loss)
     with pytest.raises(RuntimeError, match="device-side assert") as caught:
-        model = KerasModel(Asserting(4, 3), loss)
         model.fit(data, epochs=1, batch_size=batch_size, verbose=0, **options)
     return caught.value.__notes__[0]
 

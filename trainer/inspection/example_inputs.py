@@ -13,8 +13,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
 from fitorch.data.arrays import is_array, is_sparse, to_tensors
-from fitorch.data.rng_state import undisturbed_order
 from fitorch.data.recognition import is_list, looks_like_samples, may_be_batch
+from fitorch.data.rng_state import undisturbed_order
 from fitorch.data.sources import Batching, as_source
 from fitorch.devices.accelerators import HOST
 from fitorch.nets.forward import features_of
