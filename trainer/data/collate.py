@@ -23,11 +23,6 @@ _NO_SAMPLE = (
     "returned nothing (leave the sample out, or pass DataLoader(collate_fn=...) that does so)"
 )
 
-_FORMAT = (
-    "{} {}, as datasets of Hugging Face yield in a format of tables; expected rows of arrays: pass "
-    "dataset.with_format('torch'), or with_format(None)"
-)
-
 Collate = Callable[[list[Any]], Any]
 
 
@@ -53,7 +48,12 @@ class SampleCollate:
             if sample is None:
                 raise DataError(_NO_SAMPLE)
         if is_table(first) or is_arrow(first):
-            raise DataError(_FORMAT.format("a sample", f"is a {type(first).__name__}"))
+            message = (
+                f"a sample is a {type(first).__name__}, as datasets of Hugging Face yield in a "
+                "format of tables; expected rows of arrays: pass dataset.with_format('torch'), or "
+                "with_format(None)"
+            )
+            raise DataError(message)
         if isinstance(first, Mapping):
             columns = {key: self._column(samples, key) for key in first}
             return columns if type(first) is dict else rebuild_mapping(first, columns)
@@ -120,7 +120,12 @@ def check_format(dataset: Any, name: str) -> None:
     """
     settings = getattr(dataset, "format", None)
     if isinstance(settings, Mapping) and settings.get("type") in ("arrow", "polars"):
-        raise DataError(_FORMAT.format(name, f"has the format {settings['type']!r}"))
+        message = (
+            f"{name} has the format {settings['type']!r}, as datasets of Hugging Face yield in a "
+            "format of tables; expected rows of arrays: pass dataset.with_format('torch'), or "
+            "with_format(None)"
+        )
+        raise DataError(message)
 
 
 def _graphs(graphs: list[Any]) -> Any:

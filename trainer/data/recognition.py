@@ -20,12 +20,6 @@ _COMPARED = 8  # items of a list whose shapes are compared
 
 _MOST_CHANNELS = 4  # of an image (C, H, W)
 
-_SAMPLES = (
-    "the items of {} are taken for samples, although all parts of the first one have the same "
-    "length, as in a batch; if they are batches, pass batch_size=None, and if they are samples, a "
-    "DataLoader(dataset, batch_size) does without this warning"
-)
-
 
 def is_batch_dataset(data: object) -> bool:
     """Return whether data is a PyDataset or a Sequence of Keras, whose items are batches."""
@@ -90,7 +84,12 @@ def warn_of_samples(name: str) -> None:
     Args:
         name: The name of the data, such as "train_data".
     """
-    warnings.warn(_SAMPLES.format(name), stacklevel=3)
+    warnings.warn(
+        f"the items of {name} are taken for samples, although all parts of the first one have the "
+        "same length, as in a batch; if they are batches, pass batch_size=None, and if they are "
+        "samples, a DataLoader(dataset, batch_size) does without this warning",
+        stacklevel=3,
+    )
 
 
 def warn_of_list(data: Any, name: str) -> None:
