@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fitorch.checkpoint.weights import file_of, load_weights, save_weights
-from fitorch.data.tables import column_names
+from fitorch.data.column_names import column_names
 from fitorch.deepspeed.settings import check_deepspeed
 from fitorch.distributed.dtensor import gather_full
 from fitorch.distributed.fsdp import check_fsdp
@@ -227,7 +227,8 @@ class KerasModel(BaseModel):
             validation_split: The fraction of `(x, y)` to validate on: the last, before shuffling.
             validation_freq: The number of epochs between two validations.
             steps_per_epoch: Batches in an epoch; the next epoch continues with the next batch.
-            validation_steps: Batches to validate on, always from the first.
+            validation_steps: Batches to validate on, always from the first; an iterator, which
+                cannot restart, continues with its next ones.
             initial_epoch: Epochs to count as completed.
             class_weight: Class number to weight, or a sequence with a weight for each class, in the
                 training loss. Targets are class numbers, rounded if they are smoothed, or class
@@ -330,7 +331,8 @@ class KerasModel(BaseModel):
         Args:
             val_data: As for `fit`, including several sets by name.
             batch_size: Samples in a batch; None says that the data consists of batches.
-            steps: The number of batches to measure; None for all.
+            steps: The number of batches to measure, from the first, or the next ones of an
+                iterator; None for all.
             verbose: 0 for silent, else a live line on a terminal.
             callbacks: Objects with Keras' `on_test_*` hooks.
             num_workers: As for `fit`.

@@ -119,9 +119,8 @@ def test_sparse_gradients_and_parameters_without_any_count_too():
             seen.append(self.model.net.embedding.weight.grad.to_dense().norm().item())
 
     words = torch.tensor([[0, 1], [1, 1], [2, 4], [3, 3]])
-    frame = fitted(
-        Look(), GradientNorm(), net=Words(), data=[(words, torch.ones(4, 1))] * 2, epochs=1
-    )
+    data = [(words, torch.ones(4, 1))] * 2
+    frame = fitted(Look(), GradientNorm(), net=Words(), data=data, epochs=1, batch_size=None)
     assert frame["grad_norm"][0] == pytest.approx(sum(seen) / 2)
 
 

@@ -262,7 +262,7 @@ def test_data_that_fails_leaves_the_weights_of_training():
     model, look = make_model(), Look("on_train_batch_end")
     bad = [(X[:8], Y[:8]), (X[8:, :2], Y[8:])]
     with pytest.raises(RuntimeError):
-        train(model, [SWA(1, data=bad), look])
+        train(model, [SWA(1, data=bad, batch_size=None), look])
     assert_weights(model.net, look.seen["on_train_batch_end"][-1])
     assert model.net[1].momentum == 0.1
 

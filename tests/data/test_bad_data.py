@@ -120,6 +120,46 @@ def test_features_alone_train_with_a_hook():
     assert len(autoencoder.fit(X, X, epochs=1, verbose=0)) == 1
 
 
+@pytest.mark.parametrize("convert", [torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_csc])
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta")
+def test_refuses_tensors_of_layouts_without_rows(convert):
+    match = r"x is a tensor of layout sparse_cs., .*x.to_sparse_coo\(\) or x.to_dense\(\)"
+    for data in ((convert(X), Y), {"x": convert(X), "labels": Y}):
+        with pytest.raises(DataError, match=match):
+            fit(data)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+def test_refuses_nested_tensors_as_features_of_all_samples(layout):
+    nested = torch.nested.nested_tensor(list(X), layout=layout)
+    with pytest.raises(DataError, match=r"x is a nested tensor.*pass a list of batches"):
+        fit((nested, Y))
+
+
+def endless():
+    while True:
+        yield from batches()
+
+
+def test_an_iterator_that_validates_in_parts_is_warned_of():
+    with pytest.warns(UserWarning, match="val_data is an iterator: unless its __iter__ restarts"):
+        _, frame = fit(batches(), val_data=endless(), validation_steps=2, steps_per_epoch=1)
+    assert len(frame) == 2
+    fit((X, Y), val_data=list(batches()), validation_steps=2)
+    fit((X, Y), val_data=endless(), validation_steps=2, epochs=1)
+
+
+def test_a_generator_that_has_been_read_before_is_evaluated_from_there_on():
+    model, generator = KerasModel(nn.Linear(3, 1), "mse"), endless()
+    expected = [nn.functional.mse_loss(model.net(x), y).item() for x, y in batches()]
+    loss = model.evaluate(generator, steps=1, verbose=0)["val_loss"]
+    assert loss == pytest.approx(expected[0])
+    with pytest.warns(UserWarning, match="read before: evaluate continues with its next batch"):
+        loss = model.evaluate(generator, steps=1, verbose=0)["val_loss"]
+    assert loss == pytest.approx(expected[1])
+
+
 def test_refuses_a_tuple_of_four():
     with pytest.raises(DataError, match=r"train_data is a tuple of 4; expected \(x, y\) or"):
         fit((X, Y, W, W))
@@ -154,7 +194,7 @@ def test_refuses_what_no_batch_can_be_made_of(data, message):
 def test_names_the_batch_whose_array_holds_no_numbers():
     data = [*as_numpy()[:2], (X[:4].numpy(), np.array(list("abcd")))]
     with pytest.raises(DataError, match="a batch of train_data's y has dtype <U1") as caught:
-        fit(data)
+        fit(data, batch_size=None)
     assert "while reading epoch 1, training batch 3 of train_data" in caught.value.__notes__
 
 

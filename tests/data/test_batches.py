@@ -250,4 +250,23 @@ def test_a_collate_function_may_use_its_memory_again(steps):
 def test_arrays_in_a_later_batch_become_tensors():
     batches = [(X[:4], Y[:4]), (X[4:8].double().numpy(), Y[4:8].numpy())]
     loader = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
-    assert fit(loader)[1].equals(fit([(X[:4], Y[:4]), (X[4:8], Y[4:8])])[1])
+    expected = fit([(X[:4], Y[:4]), (X[4:8], Y[4:8])], batch_size=None)[1]
+    assert fit(loader)[1].equals(expected)
+
+
+def test_images_of_which_one_has_as_many_rows_as_there_are_targets_are_one_argument():
+    images = [torch.rand(2, 4), torch.rand(5, 4)]
+
+    class Means(Seen):
+        def forward(self, images):
+            return super().forward(torch.stack([image.mean(0)[:3] for image in images]))
+
+    data = [(images, Y[:2])]
+    with pytest.warns(UserWarning, match="called with all 2 entries of the features as one"):
+        assert_trains_as([data], data, Means)
+
+
+def test_a_list_that_may_be_an_input_or_an_image_is_said_to_be_an_input():
+    data = [([X[i : i + 1]], Y[i : i + 1]) for i in range(3)]
+    with pytest.warns(UserWarning, match=r"each entry.*is taken for an argument.*pass forward="):
+        assert_trains_as([[(x, y) for [x], y in data]], data)

@@ -17,6 +17,7 @@ from data.libraries import (
     pairs,
     resumed,
 )
+from fitorch.errors import DataError
 
 datasets = pytest.importorskip("datasets", reason="datasets of Hugging Face are not installed")
 
@@ -198,3 +199,40 @@ def test_a_stream_of_batches_trains_as_by_hand_and_resumes_exactly(tmp_path):
 )
 def test_shuffled_streams_resume_exactly_or_warn(workers, tmp_path):
     assert resumed(lambda: read_by(workers, True), tmp_path) in (SAME_BITS, WARNED)
+
+
+# Formats, and batches
+
+
+TEXT = [f"text {i}" for i in range(N)]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.filterwarnings("ignore:Named.forward does not take")
+def test_columns_of_texts_are_read_alike_in_all_formats(streamed):
+    data = rows(text=TEXT, words=[[text, "b"][: 1 + i % 2] for i, text in enumerate(TEXT)])
+    for name in (None, "torch", "numpy"):
+        kind = data.to_iterable_dataset() if streamed else data
+        assert_trains_as([pairs()] * 2, kind.with_format(name), Named)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("name", ["arrow", "polars"])
+def test_formats_of_tables_are_refused(name, streamed):
+    data = rows().to_iterable_dataset() if streamed else rows()
+    with pytest.raises(DataError, match=r"format.* of tables.*with_format\('torch'\)"):
+        fit(data.with_format(name), net=Named())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("name", [None, "torch", "numpy"])
+def test_batches_of_the_library_are_batches_with_batch_size_none(streamed, name):
+    data = (rows().to_iterable_dataset() if streamed else rows()).with_format(name).batch(SIZE)
+    assert_trains_as([pairs()] * 2, data, Named, batch_size=None)
+
+
+def test_batches_of_the_library_are_told_from_samples_by_a_warning():
+    with pytest.warns(UserWarning, match="are taken for samples"):
+        fit(rows().batch(11), net=Named())
+    with pytest.warns(UserWarning, match="are taken for batches"):
+        assert_trains_as([pairs(size=11)] * 2, rows().to_iterable_dataset().batch(11), Named)

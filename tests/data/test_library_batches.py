@@ -184,3 +184,35 @@ def test_a_tensor_dict_of_all_samples_trains_as_by_hand():
 
 def test_tensor_dicts_resume_exactly(tmp_path):
     assert resumed(tensor_dicts, tmp_path, net=Named) == SAME_BITS
+
+
+def graph_dataset():
+    """Return a dataset of torch_geometric in memory."""
+    geometric = pytest.importorskip("torch_geometric.data", reason="no torch_geometric")
+
+    class InMemory(geometric.InMemoryDataset):
+        def __init__(self):
+            super().__init__(None)
+            self.data, self.slices = self.collate(graphs())
+
+    return InMemory()
+
+
+@GEOMETRIC
+@pytest.mark.parametrize("make", [graphs, graph_dataset], ids=["list", "InMemoryDataset"])
+def test_graphs_alone_are_samples(make):
+    assert_trains_as([list(graph_loader())] * 2, make(), Graphs, of_graphs)
+    model, _ = fit(make(), shuffle=True, net=Graphs())
+    torch.testing.assert_close(model.predict(make()), model.predict(graph_loader()))
+
+
+@GEOMETRIC
+def test_a_list_or_a_stream_of_batches_of_graphs_is_not_batched_again():
+    batches = list(graph_loader())
+    assert_trains_as([batches] * 2, batches, Graphs, of_graphs)
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(batches)
+
+    assert_trains_as([batches] * 2, Stream(), Graphs, of_graphs)

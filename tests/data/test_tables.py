@@ -121,6 +121,41 @@ def test_integers_of_several_sizes_stay_exact(library):
     assert convert(library.DataFrame(columns)).tolist() == [[big, 1, 3], [1, 2, 4]]
 
 
+UNSIGNED = {
+    "pandas": lambda big: pd.DataFrame({"a": np.array([1, big], "uint64"), "b": [-1, 2]}),
+    "pandas UInt64": lambda big: pd.DataFrame(
+        {"a": pd.array([1, big], dtype="UInt64"), "b": [-1, 2]}
+    ),
+    "pandas arrow": lambda big: pd.DataFrame(
+        {"a": pd.array([1, big], dtype="uint64[pyarrow]"), "b": [-1, 2]}
+    ),
+    "polars": lambda big: pl.DataFrame(
+        {"a": pl.Series([1, big], dtype=pl.UInt64), "b": pl.Series([-1, 2])}
+    ),
+}
+
+
+@pytest.mark.parametrize("make", UNSIGNED.values(), ids=UNSIGNED)
+def test_unsigned_integers_beside_signed_ones_are_exact_or_refused(make):
+    assert convert(make(2**62 + 1)).tolist() == [[1, -1], [2**62 + 1, 2]]
+    with pytest.raises(DataError, match=r"x's column 'a' has the value 9223372036854775813"):
+        convert(make(2**63 + 5))
+
+
+def test_a_column_of_arrays_is_refused_by_name_and_a_series_of_them_is_a_matrix():
+    series = pl.Series("a", [[1, 2], [3, 4]], dtype=pl.Array(pl.Int64, 2))
+    assert convert(series).tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(DataError, match=r"column 'a' of dtype Array"):
+        convert(series.to_frame())
+
+
+def test_a_lazy_frame_has_to_be_collected():
+    frame = pl.LazyFrame({"a": [1.0, 2.0]})
+    for data in (frame, (frame, np.zeros((2, 1)))):
+        with pytest.raises(TypeError, match=r"a LazyFrame.*\.collect\(\) reads"):
+            model(1).fit(data, epochs=1, verbose=0)
+
+
 def test_integers_beyond_int64_are_refused():
     with pytest.raises(DataError, match=r"value 18446744073709551615, which int64"):
         convert(np.array([1, 2**64 - 1], "uint64"))

@@ -332,12 +332,12 @@ def test_batches_of_other_shapes_run_uncompiled_and_many_of_them_are_told(traced
     few = [5] * 40 + [6, 7]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compiled = fitted(True, Pooled(), data=sequences(few), val=None)
+        compiled = fitted(True, Pooled(), data=sequences(few), val=None, batch_size=None)
     assert graphs() == 1
     torch.manual_seed(1)
     many = [5, *range(1, 40)]
     with pytest.warns(UserWarning, match=r"31 of 32 batches differ in shape .* pad them"):
-        fitted(True, Pooled(), data=sequences(many), val=None)
+        fitted(True, Pooled(), data=sequences(many), val=None, batch_size=None)
     assert compiled[0].compilation.region is not None
 
 

@@ -38,9 +38,10 @@ def loss(y_pred, y_true):
     return nn.functional.cross_entropy(y_pred, y_true.clamp(max=2))
 
 
-def note_of(data, **options):
+def note_of(data, batch_size=20, **options):
+    model = KerasModel(Asserting(4, 3), loss)
     with pytest.raises(RuntimeError, match="device-side assert") as caught:
-        KerasModel(Asserting(4, 3), loss).fit(data, epochs=1, batch_size=20, verbose=0, **options)
+        model.fit(data, epochs=1, batch_size=batch_size, verbose=0, **options)
     return caught.value.__notes__[0]
 
 
@@ -65,6 +66,6 @@ def _generator(seed):
 
 def test_without_a_dataset_the_hint_is_general():
     x = torch.ones(100, 4)
-    note = note_of([(x[:20], torch.zeros(20, dtype=torch.long))] * 5)
+    note = note_of([(x[:20], torch.zeros(20, dtype=torch.long))] * 5, batch_size=None)
     assert "a class number or an index is out of range; fit(cpu=True) names the batch" in note
     assert "classes from" not in note

@@ -65,6 +65,7 @@ def random_case(rng):
 
 @pytest.mark.filterwarnings("ignore:predictions of shape")
 @pytest.mark.filterwarnings("ignore:.*does not count")
+@pytest.mark.filterwarnings("ignore:.*items are taken for batches")
 @pytest.mark.parametrize("seed", range(150))
 def test_fit_trains_or_raises_an_error_that_explains(seed):
     rng = random.Random(seed)

@@ -122,7 +122,7 @@ SETS = {
     "a sampler with a generator": sampled,
     "a dataset that draws": Noisy,
     "a loader of a dataset that draws": lambda: DataLoader(Noisy(), 8, shuffle=True),
-    "batches": lambda: [(X[:20], Y[:20]), (X[20:], Y[20:])],
+    "batches": lambda: list(zip(X.split(15), Y.split(15), strict=True)),
 }
 
 

@@ -54,6 +54,7 @@ def test_terms_that_count_differently_are_accumulated_with_forward():
         model.fit(
             [(x[at], a[at], b[at]) for at in torch.arange(SAMPLES).split(SAMPLES // window)],
             epochs=1,
+            batch_size=None,
             gradient_accumulation_steps=window,
             verbose=0,
         )

@@ -234,7 +234,7 @@ LOADER = DataLoader(TensorDataset(X, CLASSES), batch_size=16, shuffle=True)
         TensorDataset(X, CLASSES),
         (X.numpy(), CLASSES.numpy()),
         (pd.DataFrame(X.numpy()), pd.Series(CLASSES.numpy())),
-        [(X[:100], CLASSES[:100]), (X[100:], CLASSES[100:])],
+        list(zip(X.split(70), CLASSES.split(70), strict=True)),
     ],
     ids=["loader", "dataset", "arrays", "frames", "batches"],
 )
@@ -259,7 +259,7 @@ def test_hugging_face_batches_are_taken():
     model = KerasModel(Net())
     batches = [{"x": X[:100], "labels": CLASSES[:100]}, {"x": X[100:], "labels": CLASSES[100:]}]
     expected = confusion_matrix(CLASSES, linear(3)(X).argmax(1))
-    assert (matrix(model.plot_confusion_matrix(batches)) == expected).all()
+    assert (matrix(model.plot_confusion_matrix(batches, batch_size=None)) == expected).all()
 
 
 def test_one_of_several_outputs_is_named():

@@ -13,9 +13,18 @@ from torch import Tensor
 from fitorch.errors import DataError
 from fitorch.tree import leaves, rebuild_sequence
 
-from .tables import is_arrow, is_table, not_numbers_message, table_numbers, unmasked
+from .tables import (
+    check_unsigned,
+    is_arrow,
+    is_table,
+    not_numbers_message,
+    table_numbers,
+    unmasked,
+)
 
-_NUMERIC_KINDS = "biufc"  # kinds of NumPy dtypes: bool, int, unsigned, float, complex
+NUMERIC_KINDS = "biufc"  # kinds of NumPy dtypes: bool, int, unsigned, float, complex
+
+_NUMBERS = (bool, int, float, complex, np.bool_, np.number)
 
 _WIDEST = {"f": "float64", "c": "complex128"}  # of torch, by the kind
 
@@ -24,9 +33,18 @@ _ACCEPTED = "pass a tensor, a NumPy array, a pandas DataFrame or Series, or a di
 
 def is_array(value: object) -> bool:
     """Return whether `value` is a tensor, an array, a DataFrame or a Series."""
+    if isinstance(value, (str, bytes)):
+        return False  # texts of NumPy have a shape
     return isinstance(value, (Tensor, np.ndarray)) or (
         hasattr(value, "__array__") and hasattr(value, "shape")
     )
+
+
+def is_numbers(value: object) -> bool:
+    """Return whether a value is a non-empty list of numbers, or of such lists."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(item, _NUMBERS) or is_numbers(item) for item in value)
 
 
 def is_in_memory(value: object) -> bool:
@@ -94,8 +112,13 @@ def to_tensors(
 
 def _not_array_message(value: Any, what: str) -> str:
     is_number = isinstance(value, (int, float, complex, np.number))
-    more = "; numpy.array makes one of a list of numbers" if is_number else ""
+    more = "; numpy.array makes one of a list of numbers" if is_number else collect_hint(value)
     return f"{what} is a {type(value).__name__}; {_ACCEPTED}{more}"
+
+
+def collect_hint(value: object) -> str:
+    """Return the hint for a LazyFrame of polars, "" for other objects."""
+    return "; .collect() reads the LazyFrame" if type(value).__name__ == "LazyFrame" else ""
 
 
 def _as_array(value: Any, what: str) -> np.ndarray:
@@ -109,11 +132,9 @@ def _as_array(value: Any, what: str) -> np.ndarray:
     if array.dtype.itemsize > np.dtype(widest).itemsize:
         message = f"{what} has dtype {array.dtype}, which torch does not have; use {widest}"
         raise DataError(message)
-    if array.dtype.kind not in _NUMERIC_KINDS:
+    if array.dtype.kind not in NUMERIC_KINDS:
         raise DataError(not_numbers_message(what, f"dtype {array.dtype}"))
-    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        message = f"{what} has the value {array.max()}, which int64 does not have; use smaller ones"
-        raise DataError(message)
+    check_unsigned(array, what)
     return array
 
 
@@ -184,6 +205,8 @@ def common_length(parts: Mapping[str, Any], name: str = "the data") -> int:
         message = f"there is no array in {', '.join(parts) or 'the data'}; {_ACCEPTED}"
         raise DataError(message)
     for part, tensor in tensors:
+        if not _has_rows(tensor):
+            raise DataError(_rowless_message(tensor, part))
         if not tensor.dim():
             message = f"{part} is a single number; expected one entry per sample along dimension 0"
             raise DataError(message)
@@ -193,6 +216,21 @@ def common_length(parts: Mapping[str, Any], name: str = "the data") -> int:
         message = f"{name} has different lengths: {listed} samples; they must be equal"
         raise DataError(message)
     return tensors[0][1].shape[0]
+
+
+def _has_rows(tensor: Tensor) -> bool:
+    """Return whether torch selects rows of a tensor by index."""
+    return not tensor.is_nested and tensor.layout in (torch.strided, torch.sparse_coo)
+
+
+def _rowless_message(tensor: Tensor, part: str) -> str:
+    if tensor.is_nested:
+        return f"{part} is a nested tensor, of which torch takes no rows; pass a list of batches"
+    layout = str(tensor.layout).removeprefix("torch.")
+    return (
+        f"{part} is a tensor of layout {layout}, of which torch takes no rows; pass "
+        "x.to_sparse_coo() or x.to_dense()"
+    )
 
 
 ROLES: tuple[str, ...] = ("x", "y", "sample_weight")
@@ -225,18 +263,35 @@ def as_mapping(data: Mapping[Any, Any], name: str, floating: torch.dtype) -> dic
 
 
 def as_batch(batch: Any, name: str, floating: torch.dtype) -> Any:
-    """Return a batch with its arrays converted to tensors, and other objects as they are."""
+    """Return a batch with its arrays converted to tensors, and other objects as they are.
+
+    Lists of numbers in features, targets and weights become tensors, too.
+    """
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
         parts = [
-            to_tensors(part, f"{name}'s {role}", floating, labels=role == "y", strict=False)
+            _as_part(part, f"{name}'s {role}", floating, labels=role == "y")
             for part, role in zip(batch, ROLES, strict=False)
         ]
         return rebuild_sequence(batch, parts) if hasattr(batch, "_fields") else parts
     if isinstance(batch, Mapping):
         return {
-            key: to_tensors(
-                part, f"{name}[{key!r}]", floating, labels=key == "labels", strict=False
-            )
+            key: _as_part(part, f"{name}[{key!r}]", floating, labels=key == "labels")
             for key, part in batch.items()
         }
     return to_tensors(batch, name, floating, strict=False)
+
+
+def _as_part(part: Any, what: str, floating: torch.dtype, *, labels: bool) -> Any:
+    return to_tensors(_lists_as_arrays(part), what, floating, labels=labels, strict=False)
+
+
+def _lists_as_arrays(value: Any) -> Any:
+    """Return `value` with arrays for its lists of numbers, except for those that are ragged."""
+    if isinstance(value, list) and is_numbers(value):
+        try:
+            return np.array(value)
+        except ValueError:
+            return value
+    if isinstance(value, (tuple, list)) and any(isinstance(part, list) for part in value):
+        return rebuild_sequence(value, [_lists_as_arrays(part) for part in value])
+    return value

@@ -11,14 +11,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from fitorch.tree import rebuild_mapping, rebuild_sequence
+from fitorch.errors import DataError
+from fitorch.tree import map_leaves, rebuild_mapping, rebuild_sequence
 
-from .arrays import ROLES, is_array, to_tensors
-from .tables import unmasked
+from .arrays import NUMERIC_KINDS, ROLES, array_leaves, is_array, is_numbers, to_tensors
+from .recognition import is_graph
+from .tables import is_arrow, is_table, unmasked
+
+_NO_SAMPLE = (
+    "a sample is None; expected (features, targets): __getitem__ of the Dataset, or the iterable, "
+    "returned nothing (leave the sample out, or pass DataLoader(collate_fn=...) that does so)"
+)
 
 Collate = Callable[[list[Any]], Any]
-
-_NUMBERS = (bool, int, float, complex, np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,16 @@ class SampleCollate:
     def __call__(self, samples: list[Any]) -> Any:
         """Return the batch of some samples."""
         first = samples[0]
+        for sample in samples:
+            if sample is None:
+                raise DataError(_NO_SAMPLE)
+        if is_table(first) or is_arrow(first):
+            message = (
+                f"a sample is a {type(first).__name__}, as datasets of Hugging Face yield in a "
+                "format of tables; expected rows of arrays: pass dataset.with_format('torch'), or "
+                "with_format(None)"
+            )
+            raise DataError(message)
         if isinstance(first, Mapping):
             columns = {key: self._column(samples, key) for key in first}
             return columns if type(first) is dict else rebuild_mapping(first, columns)
@@ -57,7 +72,7 @@ class SampleCollate:
         try:
             return self._stacked(values, labels=key == "labels")
         except TypeError:
-            return values  # texts and objects
+            return [_plain(value) for value in values]  # texts and objects
         except RuntimeError as error:
             # Numbers are meant for the net, and have to be padded.
             if not is_array(values[0]) and not is_numbers(values[0]):
@@ -68,6 +83,8 @@ class SampleCollate:
     def _stacked(self, values: list[Any], *, labels: bool = False) -> Any:
         """Return what stacks the values of a part of the samples."""
         first = values[0]
+        if is_graph(first):
+            return _graphs(values)
         if isinstance(first, np.ma.MaskedArray):
             # default_collate would drop the masks.
             values = [unmasked(np.ma.asarray(value), "a sample") for value in values]
@@ -75,6 +92,8 @@ class SampleCollate:
         if is_numbers(first):
             values = [_as_array(value) for value in values]
             first = values[0]
+        if any(isinstance(leaf, np.ndarray) for leaf in array_leaves(first)):
+            values = [map_leaves(_native, value, np.ndarray) for value in values]
         batch = default_collate(values)
         return self._converted(first, batch, labels)
 
@@ -93,11 +112,40 @@ class SampleCollate:
         return batch
 
 
-def is_numbers(value: object) -> bool:
-    """Return whether a value is a non-empty list of numbers, or of such lists."""
-    if not isinstance(value, list) or not value:
-        return False
-    return all(isinstance(item, _NUMBERS) or is_numbers(item) for item in value)
+def check_format(dataset: Any, name: str) -> None:
+    """Check that a dataset of Hugging Face does not have a format of tables.
+
+    Raises:
+        DataError: It has: torch takes no samples from it.
+    """
+    settings = getattr(dataset, "format", None)
+    if isinstance(settings, Mapping) and settings.get("type") in ("arrow", "polars"):
+        message = (
+            f"{name} has the format {settings['type']!r}, as datasets of Hugging Face yield in a "
+            "format of tables; expected rows of arrays: pass dataset.with_format('torch'), or "
+            "with_format(None)"
+        )
+        raise DataError(message)
+
+
+def _graphs(graphs: list[Any]) -> Any:
+    """Return a batch of graphs, as the DataLoader of torch_geometric does."""
+    from torch_geometric.data import Batch
+
+    return Batch.from_data_list(graphs)
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """Return an array that torch can take: with the byte order of this machine, not reversed."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array.copy() if array.ndim and min(array.strides) < 0 else array
+
+
+def _plain(value: Any) -> Any:
+    """Return an array of texts as a list, as a row without a format has it."""
+    is_foreign = isinstance(value, np.ndarray) and value.dtype.kind not in NUMERIC_KINDS
+    return value.tolist() if is_foreign else value
 
 
 def _as_array(value: Sequence[Any]) -> np.ndarray:

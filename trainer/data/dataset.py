@@ -27,6 +27,7 @@ from .collate import Collate, SampleCollate
 from .indices import LoaderIndices
 from .loader import LoaderSource, makes_new_batches
 from .rank_split import ALONE, PassLength, RankShard
+from .recognition import are_samples_like_batches, warn_of_samples
 from .rng_state import GeneratorHolder, holders_of, owners_of, undisturbed_owners
 from .sampling import Order
 from .workers import (
@@ -287,6 +288,7 @@ class DatasetSource(SampledSource):
         self.order, self._rank = order, order.rank
         self.refresh()
         self._pool.count = workers if isinstance(workers, int) else 0
+        self._takes_samples = collate is None  # the items may be batches all the same
         self._undecided = workers == "auto"
         self._pace = Pace()
 
@@ -343,6 +345,13 @@ class DatasetSource(SampledSource):
                 rest = self._requests(pass_index, position + 1, behind)
                 yield from self._read_by_pool(rest)
                 return
+
+    def _converted(self, first: Any, others: Iterator[Any]) -> Iterable[Any]:
+        # Once in a fit; batches of a DataLoader, or of batch_size=None, are what the user says.
+        if self._takes_samples and are_samples_like_batches(first):
+            warn_of_samples(self.name)
+        self._takes_samples = False
+        return super()._converted(first, others)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         assert self._device is not None

@@ -25,7 +25,7 @@ from .sources import Source
 
 _RAGGED_HINT = (
     "; the samples differ in shape: pass DataLoader(collate_fn=...) that pads them, as "
-    "torch.nn.utils.rnn.pad_sequence does"
+    "torch.nn.utils.rnn.pad_sequence does; if they are batches, pass batch_size=None"
 )
 
 

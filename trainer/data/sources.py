@@ -16,13 +16,30 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fitorch.errors import DataError
 
-from .arrays import ROLES, as_columns, as_mapping, common_length, is_array, is_in_memory, is_sparse
+from .arrays import (
+    ROLES,
+    as_columns,
+    as_mapping,
+    collect_hint,
+    common_length,
+    is_array,
+    is_in_memory,
+    is_sparse,
+)
+from .collate import check_format
 from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
 from .in_memory import MemorySource, dataset_source, ordered_source, recognize
 from .lazy import has_lazy, is_lazy, lazy_columns
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
-from .ready import Ready, batch_dataset_source, is_batch_dataset, looks_like_samples
+from .ready import Ready, batch_dataset_source
+from .recognition import (
+    is_batch_dataset,
+    is_list,
+    is_sequence_of_samples,
+    looks_like_samples,
+    warn_of_list,
+)
 from .rereading import Mark
 from .sampling import Order
 from .streams import Stream
@@ -192,19 +209,22 @@ def _as_source(data: Any, name: str, batching: Batching) -> Source:
         )
         raise TypeError(message)
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
+        if is_list(data) and batching.batch_size is not None:
+            warn_of_list(data, name)
         return _iterable_source(data, name, batching)
     message = (
         f"{name} is a {type(data).__name__}; expected a DataLoader, a Dataset, (x, y) or "
         "(x, y, sample_weight) of tensors, arrays or DataFrames, or an iterable of batches"
+        f"{collect_hint(data)}"
     )
     raise TypeError(message)
 
 
 def _is_dataset(data: object, batching: Batching) -> bool:
     """Return whether data is a map-style dataset, or a list of samples."""
-    if isinstance(data, Dataset) or _is_sequence_of_samples(data):
+    if isinstance(data, Dataset) or is_sequence_of_samples(data):
         return True
-    return batching.batch_size is not None and isinstance(data, list) and looks_like_samples(data)
+    return batching.batch_size is not None and is_list(data) and looks_like_samples(data)
 
 
 def is_arrays(data: object) -> bool:
@@ -259,6 +279,7 @@ def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
     if samples is None:
         message = f"{name} is a {type(dataset).__name__} without a length; define __len__"
         raise TypeError(message)
+    check_format(dataset, name)
     order = batching.order(samples)
     if batching.batch_size is None or is_batch_dataset(dataset):
         return batch_dataset_source(dataset, order, name, batching.floating, batching.num_workers)
@@ -267,15 +288,6 @@ def _dataset_source(dataset: Any, name: str, batching: Batching) -> Source:
     if source is not None:
         return source
     return DatasetSource(dataset, order, name, batching.floating, batching.num_workers)
-
-
-def _is_sequence_of_samples(data: object) -> bool:
-    """Return whether `data` is a map-style dataset but not a Dataset, as those of Hugging Face."""
-    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    if isinstance(data, list) and data and all(isinstance(item, str) for item in data):
-        return True  # texts, which are not batches of characters
-    other = isinstance(data, (Mapping, tuple, list, str, bytes)) or is_array(data) or is_lazy(data)
-    return sized and not other and not is_sparse(data)
 
 
 def _empty_data(data: object, name: str, source: Source, batching: Batching) -> str:

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from .collate import SampleCollate
 from .loader import remaining
-from .ready import looks_like_batch
+from .recognition import is_graph_batch, looks_like_batch, may_be_batch, warn_of_samples
 
 
 class Stream:
@@ -75,9 +75,16 @@ class Stream:
 
     def _look(self, item: Any) -> None:
         """Decide what the items are, once in a fit, and say so if both are possible."""
-        if self._told or not looks_like_batch(item):
+        if self._told:
             return
-        self._told = self.has_batches = True
+        self._told = True
+        self.has_batches = is_graph_batch(item) or looks_like_batch(item)
+        if is_graph_batch(item):
+            return
+        if not self.has_batches:
+            if may_be_batch(item):
+                warn_of_samples(self._name)
+            return
         warnings.warn(
             f"the items of {self._name} are taken for batches, because all parts of the first one "
             "have the same length; if they are samples, pass a DataLoader(dataset, batch_size), "

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ from fitorch.errors import DataError
 _NUMERIC_KINDS = "biufc"  # kinds of NumPy dtypes: bool, int, unsigned, float, complex
 
 _LISTED = 5  # columns that a message lists
-
-Names = dict[str, tuple[Any, ...]]
 
 
 def is_table(value: object) -> bool:
@@ -47,6 +44,17 @@ def table_numbers(table: Any, what: str) -> np.ndarray:
     raise DataError(_missing_message(table, what, counts.reshape(counts.shape[0], -1).sum(1)))
 
 
+def check_unsigned(array: np.ndarray, what: str) -> None:
+    """Check that int64 has all values of an array.
+
+    Raises:
+        DataError: A value of uint64 is too large.
+    """
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        message = f"{what} has the value {array.max()}, which int64 does not have; use smaller ones"
+        raise DataError(message)
+
+
 def unmasked(array: Any, what: str) -> np.ndarray:
     """Return a masked array without its mask.
 
@@ -69,61 +77,6 @@ def counted(mask: np.ndarray) -> str:
         return f"{int(mask.sum())} of {mask.size}"
     counts = mask.sum(0)
     return listed_counts((f"column {n}", counts[n]) for n in np.flatnonzero(counts))
-
-
-def column_names(data: Any) -> Names:
-    """Return the names of the columns of each DataFrame in `data`, by its place.
-
-    Args:
-        data: What a user passes as data: `(x, y)`, x alone, or a mapping of columns.
-    """
-    if isinstance(data, list):
-        return {}  # of samples or batches
-    parts = data if isinstance(data, tuple) else (data,)
-    roles = zip(("x", "y"), parts, strict=False)
-    return {place: names for role, part in roles for place, names in _named(part, role)}
-
-
-def check_columns(known: Names, data: Any, name: str) -> None:
-    """Check that DataFrames have the columns, in the order, of those that the net was trained on.
-
-    Args:
-        known: The names of the columns in training.
-        data: What the user passes; arrays have no names, and pass.
-        name: The name of the argument, for messages.
-
-    Raises:
-        DataError: A column is missing, is additional, or stands in another place.
-    """
-    for place, names in column_names(data).items():
-        trained = known.get(place, names)
-        if names == trained:
-            continue
-        missing = [column for column in trained if column not in names]
-        added = [column for column in names if column not in trained]
-        differences = [
-            f"lacks {_first(missing)}" if missing else "",
-            f"has additional {_first(added)}" if added else "",
-            "" if missing or added else f"has them in the order {_first(names)}",
-        ]
-        message = (
-            f"{name}'s {place} has other columns than the net was trained on: it "
-            f"{' and '.join(filter(None, differences))}; pass the columns {_first(trained)}, in "
-            "this order"
-        )
-        raise DataError(message)
-
-
-def check_order(known: Names, data: Any) -> None:
-    """Check that training continues with the columns in their order; other columns are allowed.
-
-    Raises:
-        DataError: A DataFrame has the columns of an earlier fit in another order.
-    """
-    for place, names in column_names(data).items():
-        trained = known.get(place, names)
-        if names != trained and Counter(names) == Counter(trained):
-            check_columns({place: trained}, data, "train_data")
 
 
 def _library(value: object) -> str | None:
@@ -155,7 +108,8 @@ def _is_plain(table: Any) -> bool:
 
 def _converted(table: Any, what: str) -> np.ndarray:
     columns = _columns(table)
-    kinds = [_kind(dtype) for _, dtype in columns]
+    is_series = not hasattr(table, "columns")
+    kinds = [_kind(dtype, is_series=is_series) for _, dtype in columns]
     if any(kind is None for kind in kinds):
         raise DataError(_foreign_message(table, what, columns, kinds))
     if _library(table) == "polars":
@@ -173,8 +127,12 @@ def _from_pandas(table: Any, what: str, columns: list[Any], kinds: list[Any]) ->
             np.dtype(getattr(dtype, "numpy_dtype", None) or _subtype(dtype)) for _, dtype in columns
         ]
         common = np.result_type(*narrow)
-        # Signed and unsigned integers of 64 bits would become floats.
-        common = np.dtype(np.int64) if kinds[0] == "i" and common.kind == "f" else common
+        if kinds[0] == "i" and common.kind == "f":
+            # Signed and unsigned integers of 64 bits would become floats.
+            for position in np.flatnonzero([dtype == np.uint64 for dtype in narrow]):
+                name, column = columns[position][0], table.iloc[:, position]
+                check_unsigned(column.to_numpy(np.uint64), f"{what}'s column {name!r}")
+            common = np.dtype(np.int64)
     elif "c" in kinds:
         common = np.dtype(np.complex128)
     return np.asarray(table.to_numpy(common))
@@ -196,21 +154,24 @@ def _from_polars(table: Any, what: str, kinds: list[Any]) -> np.ndarray:
     arrays = [column.to_numpy() for column in series]
     wide = {"i": np.int64, "b": np.bool_}.get(kinds[0], np.float64)
     common = wide if len(set(kinds)) == 1 else np.float64
+    if common is np.int64:
+        for column, array in zip(series, arrays, strict=True):
+            check_unsigned(array, f"{what}'s column {column.name!r}")
     return np.column_stack([array.astype(common) for array in arrays])
 
 
-def _kind(dtype: Any) -> str | None:
+def _kind(dtype: Any, *, is_series: bool) -> str | None:
     """Return "b", "i", "f" or "c" for a dtype of numbers, None for another."""
     if hasattr(dtype, "is_numeric"):  # polars
-        return _polars_kind(dtype)
+        return _polars_kind(dtype, is_series=is_series)
     kind = getattr(dtype, "kind", "O")
     return {"u": "i"}.get(kind, kind) if kind in _NUMERIC_KINDS else None
 
 
-def _polars_kind(dtype: Any) -> str | None:
+def _polars_kind(dtype: Any, *, is_series: bool = True) -> str | None:
     inner = getattr(dtype, "inner", None)
     if inner is not None and type(dtype).__name__ == "Array":
-        return _polars_kind(inner)  # a matrix
+        return _polars_kind(inner) if is_series else None  # the matrix that a Series is
     if dtype.is_decimal() or str(dtype) in ("Int128", "UInt128"):
         return None
     if str(dtype) == "Boolean":
@@ -260,32 +221,3 @@ def listed_counts(counts: Iterator[tuple[str, Any]]) -> str:
     parts = [f"{int(count)} in {column}" for column, count in counts]
     more = len(parts) - _LISTED
     return ", ".join(parts[:_LISTED]) + (f", and in {more} more columns" if more > 0 else "")
-
-
-def _first(names: Any) -> str:
-    return str(list(names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def _named(value: Any, place: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield place and columns of the DataFrames with names in nested mappings and sequences."""
-    if hasattr(value, "nnz"):
-        return  # a sparse matrix, which may be a mapping
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _named(part, f"{place}[{key!r}]")
-    elif isinstance(value, (tuple, list)):
-        for number, part in enumerate(value):
-            yield from _named(part, f"{place}[{number}]")
-    elif names := _names_of(value):
-        yield place, names
-
-
-def _names_of(value: Any) -> tuple[Any, ...]:
-    """Return the names of the columns of a table, () if it does not have names."""
-    if is_arrow(value):
-        return tuple(value.column_names)
-    if not (hasattr(value, "columns") and is_table(value)):
-        return ()
-    names = tuple(value.columns)
-    # pandas numbers the columns of an array, which are no names.
-    return () if names == tuple(range(len(names))) else names

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from fitorch.data.tables import Names
+from fitorch.data.column_names import Names
 from fitorch.devices.accelerators import HOST, chosen_device, current, start
 from fitorch.distributed.fsdp import follow
 from fitorch.distributed.processes import Processes

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
+from fitorch.data.column_names import check_columns, check_order, column_names
 from fitorch.data.loader import LoaderSource
 from fitorch.data.missing import check_targets
 from fitorch.data.rank_split import RankShard
@@ -16,7 +17,6 @@ from fitorch.data.sources import (
     as_source,
     check_enough,
 )
-from fitorch.data.tables import check_columns, check_order, column_names
 from fitorch.data.validation import set_name, split_validation, validation_sets
 from fitorch.engine.arguments import FitArguments
 from fitorch.losses.objective import Objective

@@ -14,10 +14,11 @@ from fitorch.callbacks.display.notebook import NotebookProgress
 from fitorch.callbacks.display.progress import Progress as ProgressDisplay
 from fitorch.callbacks.hooks import Hooks, attach, with_four_hooks
 from fitorch.checks import check_choice, check_count, check_verbose, check_workers, plain
+from fitorch.data.column_names import check_columns
 from fitorch.data.dataset import SampledSource
+from fitorch.data.iterators import warn_of_started_generator
 from fitorch.data.rank_split import RankShard
 from fitorch.data.sources import Batching, Source, as_source
-from fitorch.data.tables import check_columns
 from fitorch.data.validation import set_name, validation_sets
 from fitorch.distributed.processes import together
 from fitorch.engine.base_model import BaseModel
@@ -52,6 +53,7 @@ def evaluate(
     with together(model.placement.processes, "evaluate"), randomness_of(model):
         for prefix, data in validation_sets(val_data).items():
             refuse_nan(model, model.val_objective, data, set_name(prefix))
+            warn_of_started_generator(data, set_name(prefix))
             source = open_source(model, data, set_name(prefix), batch_size, steps, num_workers)
             # Each set has its own hooks, because the number of steps differs.
             hooks = collect_hooks(model, callbacks, verbose, steps or source.steps)

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from fitorch.callbacks.hooks import attach
 from fitorch.checkpoint.run_folder import RunFolder
 from fitorch.data.epochs import EpochIterator
+from fitorch.data.iterators import warn_of_iterator
 from fitorch.data.validation import set_name
 from fitorch.deepspeed.loss_module import LossModule
 from fitorch.deepspeed.optimizer import ZeroOptimizer
@@ -191,6 +192,8 @@ def _validation(
         placed = spec.placement.send(source)
         step = choose_evaluation_step(spec, placed, prefix, stopped)
         steps, name = arguments.validation_steps, set_name(prefix)
+        if steps is not None and arguments.epochs > 1:
+            warn_of_iterator(getattr(source, "loader", None), name)
         passes.append(Evaluation(spec, step, placed, callbacks.hooks, steps, name))
     return Validation(passes) if passes else None
 

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
 from fitorch.data.arrays import is_array, is_sparse, to_tensors
+from fitorch.data.recognition import is_list, looks_like_samples, may_be_batch
 from fitorch.data.rng_state import undisturbed_order
 from fitorch.data.sources import Batching, as_source
 from fitorch.devices.accelerators import HOST
@@ -140,11 +141,18 @@ def _first_batch(data: Any, floating: torch.dtype) -> Any:
     """Return the features of the first batch; random generators are restored afterwards."""
     # The order of the next fit must be the one without this look.
     with undisturbed_randomness(), undisturbed_order(data):
-        source = as_source(data, "features", Batching(floating=floating))
+        # One batch is read, so that a warning about a list of batches would not matter.
+        has_batches = _is_list_of_batches(data)
+        batching = Batching(None if has_batches else 32, floating=floating)
+        source = as_source(data, "features", batching)
         try:
             return features_of(next(iter(source.batches(0))))
         finally:
             source.close()
+
+
+def _is_list_of_batches(data: Any) -> bool:
+    return is_list(data) and any(map(may_be_batch, data)) and not looks_like_samples(data)
 
 
 def _match_net(net: nn.Module, features: Any) -> Any:

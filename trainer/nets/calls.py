@@ -48,6 +48,13 @@ def _call_with_sequence(net: Callable[..., Any], features: Any, module: Any, tar
     if (samples or not _binds(module, *features)) and _binds(module, features):
         _tell_whole(module, f"all {len(features)} entries of the features")
         return net
+    if _may_be_samples(features, targets) and _binds(module, features):
+        warnings.warn(
+            f"each entry of the features is taken for an argument of {type(module).__name__}, but "
+            "there are as many entries as targets; if each is a sample, pass "
+            "forward=lambda net, batch: (net(batch[0]), batch[1]), and if not, a tuple of inputs",
+            stacklevel=2,
+        )
     return lambda x: net(*x)
 
 
@@ -56,8 +63,15 @@ def _are_samples(features: Any, targets: Any) -> bool:
     count = len(features)
     if hasattr(features, "_fields") or sample_count(targets, 0) != count:
         return False
-    # An input has the samples along dimension 0, or 1 in sequences (T, N, C).
-    return all(isinstance(part, Tensor) and count not in part.shape[:2] for part in features)
+    # Each input has the samples along dimension 0, or 1 in sequences (T, N, C).
+    tensors = all(isinstance(part, Tensor) for part in features)
+    return tensors and any(count not in part.shape[:2] for part in features)
+
+
+def _may_be_samples(features: Any, targets: Any) -> bool:
+    """Return whether a list has a tensor for each target, all of which are that many, too."""
+    tensors = isinstance(features, list) and all(isinstance(part, Tensor) for part in features)
+    return tensors and 0 < len(features) == sample_count(targets, 0)
 
 
 def _call_with_mapping(net: Callable[..., Any], features: Mapping[str, Any], module: Any) -> Call:

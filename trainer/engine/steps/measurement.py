@@ -25,6 +25,8 @@ from fitorch.metrics.unread import Unread, together
 from fitorch.nets.forward import Forward, Hook, choose_forward
 from fitorch.tree import describe
 
+from .shape_watch import ShapeWatch
+
 if TYPE_CHECKING:
     from fitorch.engine.custom_step.functions import StepFunctions
     from fitorch.engine.step_runner.kit import RunnerKit
@@ -68,7 +70,7 @@ class Measurement:
     Attributes:
         measure: Measures a batch and returns the terms of its loss. The first batch goes through
             `_measure_first`, which checks everything and then replaces this attribute: later
-            batches pay for no check.
+            batches pay for a comparison of shapes.
         batches: The batches of a stage that has ended, in this process; after `result`, in all.
     """
 
@@ -99,6 +101,7 @@ class Measurement:
         self.logs = BatchLogs(prefix, self.figures)
         self.measure: Callable[[Any], list[TermValue]] = self._measure_first
         self.forward: Forward
+        self._watch_shapes: ShapeWatch
         self.prefix = prefix
         self._gather = gather or self.processes.gather
         self._penalties: list[Tensor] = []  # of a validation, in which the net does not change
@@ -206,6 +209,7 @@ class Measurement:
 
     def _measure(self, batch: Any) -> list[TermValue]:
         y_pred, y_true, weight = self.forward(batch)
+        self._watch_shapes(y_pred, y_true)
         parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight), batch)
         self._record(y_pred, y_true, weight, parts)
         return parts
@@ -222,6 +226,7 @@ class Measurement:
         parts = self.objective.compare(y_pred, y_true, self.weigh(y_true, weight), batch)
         self._check_parts([*parts, *self._first_penalties(parts)])
         self._record(y_pred, y_true, weight, parts)
+        self._watch_shapes = ShapeWatch(self.objective, y_pred, y_true)
         # The checks end only here: if one fails, the next batch must pass them too.
         self.measure = self._measure
         return parts
