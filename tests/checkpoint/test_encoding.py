@@ -248,7 +248,6 @@ def refused():
         "module": (torch.nn.Linear(1, 1), "Linear"),
         "generator": ((i for i in range(2)), "generator"),
         "torch-generator": (torch.Generator(), "Generator"),
-        "dtype": (torch.float32, "torch.dtype"),
         "device": (torch.device("cpu"), "device"),
         "object": (Thing(), "Thing"),
         "class": (Thing, "type"),
@@ -358,3 +357,20 @@ def test_a_part_whose_name_is_no_file_name_is_refused(tmp_path):
     for name in ("../x", "/x", "a/b", "manifest", "", ".hidden", "a\0b", "\ud800", "x" * 200):
         with pytest.raises(CheckpointError, match="not a valid name"):
             pack({name: {}})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool], ids=str)
+def test_dtypes_are_stored(dtype):
+    assert round_trip({"state": dtype})["state"] is dtype
+
+
+@pytest.mark.parametrize("order", [(1, 0), (2, 0, 1), (0, 3, 1, 2)], ids=str)
+def test_states_keep_the_order_of_their_memory(order):
+    shape = range(2, 2 + len(order))
+    tensor = torch.randn(*shape).permute(order)
+    back = round_trip({"state": tensor})["state"]
+    assert torch.equal(back, tensor)
+    assert back.stride() == tensor.stride()
+    # Strides of views that skip numbers are not kept.
+    skipping = torch.randn(4, 6)[:, ::2]
+    assert torch.equal(round_trip({"state": skipping})["state"], skipping)

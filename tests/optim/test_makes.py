@@ -103,7 +103,9 @@ def by_hand(name):
     return kept, losses
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 @pytest.mark.parametrize("name", MAKES)
 def test_it_trains_as_by_hand_and_resumes_to_the_same_bits(name, tmp_path):
     expected, losses = by_hand(name)

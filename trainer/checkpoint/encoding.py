@@ -18,6 +18,8 @@ from .serialization import is_supported
 from .shards import Shard
 from .tensor_subclasses import class_name, is_flattened, loaded_subclass
 
+_WEIGHTS = "model"  # the part with the net's state dict
+
 _TAG = "$"  # marks a JSON object that encodes another type than dict
 
 _PLAIN = (bool, int, str, type(None))
@@ -26,6 +28,11 @@ _ALLOWED = (
     "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, Counter, torch.dtype, "
     "dense tensors, NumPy arrays and numbers"
 )
+
+_TEXTS: dict[type[Any], Callable[[Any], str]] = {
+    bytes: lambda value: base64.b64encode(value).decode(),
+    torch.dtype: lambda value: str(value).removeprefix("torch."),
+}
 
 _MAX_DEPTH = 100  # far below Python's recursion limit
 
@@ -86,10 +93,8 @@ class Encoder:
             return self._array(value, path)
         if kind in (tuple, torch.Size):
             return _tagged("tuple", self._items(value, path))
-        if kind is torch.dtype:
-            return _tagged("dtype", str(value).removeprefix("torch."))
-        if kind is bytes:
-            return _tagged("bytes", base64.b64encode(value).decode())
+        if kind in _TEXTS:
+            return _tagged(kind.__name__, _TEXTS[kind](value))
         # The items are sorted, because the order of a set depends on the hash seed of the process.
         if kind in (set, frozenset):
             return _tagged(kind.__name__, self._items(sorted(value, key=repr), path))
@@ -130,6 +135,11 @@ class Encoder:
         tensor = tensor.detach().resolve_conj().resolve_neg()
         if tensor.is_complex():
             return _tagged("complex", self._keep(torch.view_as_real(tensor), path))
+        order = _permutation(tensor)
+        # Weights keep the layout of the net that loads them; other states keep their own, because
+        # the bits of a product depend on it.
+        if order is not None and path[0] != _WEIGHTS:
+            return _tagged("permuted", [self._keep(tensor.permute(order), path), order])
         return as_tensor(self._keep(tensor, path))
 
     def _subclass(self, tensor: Any, path: tuple[str, ...]) -> dict[str, Any]:
@@ -223,6 +233,12 @@ def _subclass(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     )
 
 
+def _permuted(value: Any, tensors: Mapping[str, Tensor]) -> Tensor:
+    name, order = value
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return tensors[name].permute(back)
+
+
 _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "array": _numpy,
     "bytes": lambda value, _: base64.b64decode(value, validate=True),
@@ -234,11 +250,20 @@ _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "frozenset": lambda value, tensors: frozenset(_decode(value, tensors)),
     "int": lambda value, _: int(value, 16),
     "shard": lambda value, _: Shard(str(value)),
+    "permuted": _permuted,
     "set": lambda value, tensors: set(_decode(value, tensors)),
     "subclass": _subclass,
     "tensor": lambda value, tensors: tensors[value],
     "tuple": lambda value, tensors: tuple(_decode(value, tensors)),
 }
+
+
+def _permutation(tensor: Tensor) -> list[int] | None:
+    """Return the order of dimensions in which a tensor lies in memory; None if it is that order."""
+    if tensor.is_contiguous() or tensor.dim() < 2:
+        return None
+    order = sorted(range(tensor.dim()), key=lambda dimension: -tensor.stride(dimension))
+    return order if tensor.permute(order).is_contiguous() else None
 
 
 def _unsupported(tensor: Tensor) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.internals.torch import version_of
+
 from .update import Update
 
 
@@ -72,6 +74,6 @@ class ClosureUpdate(Update):
         seen = []
         for parameter in self.parameters:
             gradient = parameter.grad
-            absent = gradient is None
-            seen += [parameter._version, -1 if absent else gradient._version, id(gradient)]  # type: ignore[union-attr]
+            version = -1 if gradient is None else version_of(gradient)
+            seen += [version_of(parameter), version, id(gradient)]
         return seen
