@@ -125,10 +125,16 @@ def optimizer_named(name: str) -> type[optim.Optimizer]:
     """Return the optimizer class of a name, such as "adamw", in any case.
 
     Raises:
-        ValueError: The name is unknown.
+        ValueError: The name is unknown, or that of several optimizers.
     """
     if name.lower() in OPTIMIZERS:
         return OPTIMIZERS[name.lower()]
+    if name.lower() == _MUON:
+        message = (
+            "optimizer='muon' is two optimizers, Muon and AdamW, and takes no options; pass a "
+            "function from parameters to a list of both"
+        )
+        raise ValueError(message)
     known = sorted([*OPTIMIZERS, _MUON])
     close = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
