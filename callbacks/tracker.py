@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from torch.nn.parameter import is_lazy
 
+from fitorch.optim.rates import learning_rates
 from fitorch.optim.several import name_of
-from fitorch.optim.update import learning_rates
 
 from .base import Callback, Logs
 

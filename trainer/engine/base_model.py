@@ -30,7 +30,7 @@ from fitorch.losses.objective import Objective
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import check_names
 from fitorch.optim.optimizers import OptimizerLike
-from fitorch.optim.update import learning_rates
+from fitorch.optim.rates import learning_rates
 
 from .checks import check_distinct, check_metrics_dict
 from .extra_state import move_extra

@@ -8,10 +8,10 @@ import warnings
 from typing import Any
 
 from fitorch.engine.run import Run
+from fitorch.optim.rates import learning_rates
 from fitorch.optim.schedulers import scheduler_name
 from fitorch.optim.schedules import WarmupCosine
 from fitorch.optim.scheduling import mode_of
-from fitorch.optim.update import learning_rates
 
 
 def check_schedules(run: Run) -> None:

@@ -22,6 +22,7 @@ from fitorch.internals.torch import (
 )
 from fitorch.losses.penalty_term import PenaltyTerm
 
+from .rates import learning_rates, rate_name
 from .scheduling import Scheduling
 from .several import members_of
 
@@ -138,7 +139,7 @@ class Update:
         self.completed, rates = state["completed"], state["rates"]
         # Earlier checkpoints have a list, of a single optimizer.
         self._used_rates = (
-            {_rate_name("", i): rate for i, rate in enumerate(rates)}
+            {rate_name("", i): rate for i, rate in enumerate(rates)}
             if isinstance(rates, list)
             else rates
         )
@@ -301,21 +302,6 @@ class Update:
         """Take a step of the schedule, unless the scaler skipped the update."""
         if self._stepped:
             self.scheduling.after_update(self.completed)
-
-
-def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Return the learning rates of an optimizer's groups by the names of their columns."""
-    return {
-        _rate_name(name, number): float(group["lr"])
-        for name, member in members_of(optimizer).items()
-        for number, group in enumerate(member.param_groups)
-        if group.get("lr") is not None
-    }
-
-
-def _rate_name(optimizer: str, group: int) -> str:
-    """Return the name of the learning rate of a group: "lr", "lr_1", "lr_adamw", "lr_adamw_1"."""
-    return "_".join(["lr", *([optimizer] if optimizer else []), *([str(group)] if group else [])])
 
 
 def _in_host_memory(parameter: nn.Parameter) -> bool:
