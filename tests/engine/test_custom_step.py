@@ -1,6 +1,7 @@
 """Steps of the user's own, against a loop by hand: GANs, several losses, accumulation, resume."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -468,9 +469,194 @@ def test_an_unknown_name_is_refused_with_those_there_are():
 
 
 def test_a_step_that_never_updates_is_refused():
+    options = {"epochs": 1, "verbose": 0, "batch_size": None}
     data = [(X[:4], Y[:4])] * 101
     with pytest.raises(ValueError, match=r"has not called model\.update\(\) in 100 batches"):
-        regression(lambda model, batch: {"loss": 1.0}).fit(data, epochs=1, verbose=0)
+        regression(lambda model, batch: {"loss": 1.0}).fit(data, **options)
+    with pytest.raises(ValueError, match=r"has not called model\.update\(\) in 3 batches"):
+        regression(lambda model, batch: {"loss": 1.0}).fit(data[:3], **options)
+    with pytest.raises(ValueError, match=r"model\.update\(\) found no gradient"):
+        regression(lambda model, batch: {"loss": float(model.update())}).fit(data, **options)
+
+
+def test_a_step_of_a_loop_by_hand_trains_but_not_in_validation():
+    def step(model, batch):
+        loss = mse_loss(model.net(batch[0]), batch[1])
+        model.optimizer.zero_grad()
+        loss.backward()
+        model.optimizer.step()
+        return {"loss": loss}
+
+    data = DataLoader(TensorDataset(X, Y), 10)
+    model, expected = regression(step), regression()
+    model.fit(data, epochs=2, verbose=0)
+    expected.fit(data, epochs=2, verbose=0)
+    assert same(model.net, expected.net)
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    with pytest.raises(RuntimeError, match=r"called optimizer\.step\(\) in validation"):
+        model.evaluate(data, verbose=0)
+    assert all(torch.equal(v, before[name]) for name, v in model.net.state_dict().items())
+    with pytest.raises(RuntimeError, match="knows nothing of other processes and of gradient"):
+        model.fit(data, epochs=1, verbose=0, gradient_accumulation_steps=2)
+
+
+def test_gradients_of_several_batches_add_up_until_an_update():
+    def step(model, batch):
+        loss = mse_loss(model.net(batch[0]), batch[1])
+        model.backward(loss / 2)
+        model.seen = getattr(model, "seen", 0) + 1
+        if model.seen % 2 == 0:
+            model.update()
+        return {"loss": loss}
+
+    model, expected = regression(step), regression()
+    model.fit(DataLoader(TensorDataset(X[:40], Y[:40]), 10), epochs=3, verbose=0)
+    expected.fit(DataLoader(TensorDataset(X[:40], Y[:40]), 20), epochs=3, verbose=0)
+    for a, b in zip(model.net.parameters(), expected.net.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_two_updates_of_one_optimizer_within_a_window_are_refused():
+    def step(model, batch):
+        for _ in range(2):
+            loss = mse_loss(model.net(batch[0]), batch[1])
+            model.backward(loss)
+            model.update()
+        return {"loss": loss}
+
+    data = DataLoader(TensorDataset(X, Y), 10)
+    with pytest.raises(ValueError, match="several times in a batch"):
+        regression(step).fit(data, epochs=1, verbose=0, gradient_accumulation_steps=2)
+    regression(step).fit(data, epochs=1, verbose=0)
+
+
+def test_in_fp16_two_updates_by_one_backward_pass_have_one_scale():
+    """The first one overflows, which lowers the scale; the second one must not notice."""
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 1)})
+    optimizers = {name: torch.optim.SGD(net[name].parameters(), 0.1) for name in net}
+    x, y = torch.randn(8, 4), torch.randn(8, 1)
+    loss = mse_loss(net["b"](torch.tanh(net["a"](x))), y)
+    expected = net["b"].weight - 0.1 * torch.autograd.grad(loss, net["b"].weight)[0]
+    weights = []
+
+    def step(model, batch):
+        x, y = batch
+        hidden = model.net["a"](x)
+        loss = mse_loss(model.net["b"](torch.tanh(hidden)).float(), y)
+        model.backward(loss + (hidden * 3).sum().float())
+        model.update("a")
+        model.update("b")
+        weights.append((model.net["a"].weight.clone(), model.net["b"].weight.clone()))
+        return {"loss": loss}
+
+    before = net["a"].weight.detach().clone()
+    model = KerasModel(net, step=step, optimizer=optimizers)
+    model.fit((x, y), epochs=1, mixed_precision="fp16", batch_size=8, verbose=0)
+    first, second = weights[0]
+    assert torch.equal(first, before)  # it has overflowed
+    torch.testing.assert_close(second, expected, rtol=1e-2, atol=1e-4)
+
+
+HOLDERS = ["attribute", "private attribute", "list", "object", "closure", "argument"]
+
+
+class Held:
+    """An object of the user's."""
+
+
+def holding(where):
+    """Return a model whose step trains a head that is not in its net."""
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.2), nn.Linear(4, 1)).double()
+    optimizer = torch.optim.Adam(head.parameters(), 0.01)
+    held = (head, optimizer)
+
+    def step(model, batch, held=None):
+        head, optimizer = {
+            "attribute": lambda: (model.head, model.head_optimizer),
+            "private attribute": lambda: (model._head, model._optimizer_of_head),
+            "list": lambda: model.parts,
+            "object": lambda: (model.held.head, model.held.optimizer),
+            "closure": lambda: closed_over,
+            "argument": lambda: held,
+        }[where]()
+        x, y = batch
+        loss = mse_loss(head(model.net(x)), y)
+        model.backward(loss)
+        model.update()
+        optimizer.step()
+        optimizer.zero_grad()
+        return {"loss": loss}
+
+    closed_over = held if where == "closure" else None
+    model = regression(partial(step, held=held) if where == "argument" else step)
+    if where == "attribute":
+        model.head, model.head_optimizer = held
+    elif where == "private attribute":
+        model._head, model._optimizer_of_head = held
+    elif where == "list":
+        model.parts = [*held]
+    elif where == "object":
+        model.held = Held()
+        model.held.head, model.held.optimizer = held
+    return model, head
+
+
+@pytest.mark.parametrize("where", HOLDERS)
+def test_what_a_step_holds_is_resumed_wherever_it_is(where, tmp_path):
+    def run(folder, **options):
+        model, head = holding(where)
+        data = DataLoader(TensorDataset(X, Y), 10, shuffle=True)
+        given = {"epochs": 3, "verbose": 0, "seed": 0, "save_every_n_steps": 4}
+        model.fit(data, ckpt_path=folder, **given, **options)
+        return head
+
+    whole = run(tmp_path / "a")
+    with pytest.raises(Cut):
+        run(tmp_path / "b", callbacks=[cutting(10)])
+    assert same(run(tmp_path / "b", resume=True), whole)
+
+
+def test_values_tensors_and_generators_of_attributes_are_resumed(tmp_path):
+    class Queue(KerasModel):
+        """Compares with earlier features, drawn from a queue by a generator of its own."""
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.queue = torch.zeros(8, 1, dtype=torch.float64)
+            self.generator = torch.Generator().manual_seed(0)
+            self.seen, self.names = 0, ["first"]
+
+        def train_step(self, batch):
+            x, y = batch
+            self.seen += 1
+            guess = self.net(x)
+            drawn = torch.randint(0, 8, (len(x),), generator=self.generator)
+            loss = mse_loss(guess, y) + 0.1 * mse_loss(guess, self.queue[drawn])
+            self.backward(loss)
+            if self.seen % 2:
+                self.update()
+            self.queue = torch.cat([guess.detach(), self.queue])[:8]
+            self.names = [*self.names[-2:], str(self.seen)]
+            return {"loss": loss}
+
+    def run(folder, **options):
+        torch.manual_seed(0)
+        net = mlp(2, 1)
+        model = Queue(net, "mse", None, torch.optim.Adam(net.parameters(), 0.01))
+        data = DataLoader(TensorDataset(X, Y), 10, shuffle=True)
+        given = {"epochs": 3, "verbose": 0, "seed": 0, "save_every_n_steps": 3}
+        model.fit(data, ckpt_path=folder, **given, **options)
+        return model
+
+    whole = run(tmp_path / "a")
+    with pytest.raises(Cut):
+        run(tmp_path / "b", callbacks=[cutting(10)])
+    resumed = run(tmp_path / "b", resume=True)
+    assert same(resumed.net, whole.net)
+    assert torch.equal(resumed.queue, whole.queue)
+    assert (resumed.seen, resumed.names) == (whole.seen, whole.names)
 
 
 def test_calls_outside_of_a_step_are_refused():

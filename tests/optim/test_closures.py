@@ -1,5 +1,7 @@
 """Optimizers that evaluate the loss several times in a step, against a loop by hand."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn, optim
@@ -209,6 +211,47 @@ ADAMS = [optim.Adam, optim.AdamW, optim.SGD, optim.RMSprop, optim.Adagrad, optim
 @pytest.mark.parametrize("kind", ADAMS)
 def test_others_get_no_closure(kind):
     assert not needs_closure(kind(net().parameters(), lr=0.1))
+
+
+def test_an_optional_closure_in_any_form_is_told_from_a_needed_one():
+    class Plain(optim.SGD):
+        def step(self, closure=None):
+            if closure is None:  # noqa: SIM108 - the form of many libraries
+                loss = None
+            else:
+                loss = closure()
+            super().step()
+            return loss
+
+    class Short(optim.SGD):
+        def step(self, closure=None):
+            loss = None if closure is None else closure()
+            super().step()
+            return loss
+
+    class Needing(optim.SGD):
+        def step(self, closure=None):
+            if closure is None:
+                raise RuntimeError
+            closure()
+
+    parameters = [*net().parameters()]
+    assert not needs_closure(Plain(parameters, 0.1))
+    assert not needs_closure(Short(parameters, 0.1))
+    assert needs_closure(Needing(parameters, 0.1))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_copies_and_find_lr_have_what_the_optimizer_holds(name):
+    module = net()
+    model = KerasModel(module, "mse", None, OPTIMIZERS[name])
+    copied = copy.deepcopy(model)
+    for each in (copied, model):
+        each.fit((X, Y), epochs=2, batch_size=50, shuffle=False, verbose=0)
+    assert same(copied.net, module)
+    before = [p.detach().clone() for p in module.parameters()]
+    assert len(model.find_lr((X, Y), steps=10, batch_size=50, end=0.1)) == 10
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), before, strict=True))
 
 
 def test_libraries_are_told_apart():

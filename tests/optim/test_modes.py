@@ -95,15 +95,22 @@ def cutting(hook, after):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(
-    "cut", [("on_train_batch_end", 9), ("on_epoch_end", 2), ("on_test_batch_end", 2)]
+    "cut",
+    [
+        ("on_train_batch_end", 9),
+        ("on_train_batch_end", 12),  # the last of an epoch, before its validation
+        ("on_epoch_end", 2),
+        ("on_test_batch_end", 2),
+    ],
 )
 def test_a_resumed_run_ends_at_the_same_bits(library, cut, tmp_path):
-    expected, _ = by_hand(library)
+    expected, losses = by_hand(library)
     options = {"ckpt_path": tmp_path, "save_every_n_steps": 4}
     with pytest.raises(Cut):
         fitted(library, callbacks=[cutting(*cut)], **options)
-    resumed, _ = fitted(library, resume=True, **options)
+    resumed, frame = fitted(library, resume=True, **options)
     assert same(resumed.net, expected)
+    assert frame["val_loss"].tolist() == pytest.approx(losses, rel=1e-12)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

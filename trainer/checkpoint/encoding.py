@@ -16,7 +16,7 @@ from fitorch.errors import CheckpointCorruptedError, CheckpointError
 
 from .serialization import is_supported
 from .shards import Shard
-from .tensor_subclasses import class_name, is_flattened, loaded_subclass
+from .tensor_subclasses import class_name, flattened, is_flattened, loaded_subclass
 
 _WEIGHTS = "model"  # the part with the net's state dict
 
@@ -144,8 +144,8 @@ class Encoder:
 
     def _subclass(self, tensor: Any, path: tuple[str, ...]) -> dict[str, Any]:
         """Encode a subclass of Tensor by its own protocol, as 8-bit states of optimizers."""
-        names, context = tensor.__tensor_flatten__()
-        inner = {name: self._encode(getattr(tensor, name), (*path, name)) for name in names}
+        parts, context = flattened(tensor)
+        inner = {name: self._encode(part, (*path, name)) for name, part in parts.items()}
         about = self._encode(context, (*path, "context"))
         layout = [list(tensor.shape), list(tensor.stride())]
         return _tagged("subclass", [class_name(type(tensor)), inner, about, layout])
@@ -216,12 +216,11 @@ def _numpy(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return array[0] if shape is None else array.reshape(shape)
 
 
+_DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if type(d) is torch.dtype}
+
+
 def _dtype(value: Any, _tensors: Mapping[str, Tensor]) -> torch.dtype:
-    found = getattr(torch, value)
-    if not isinstance(found, torch.dtype):
-        message = f"{value!r} is no dtype"
-        raise TypeError(message)
-    return found
+    return _DTYPES[value]
 
 
 def _subclass(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-
-_PROTOCOL = ("__tensor_flatten__", "__tensor_unflatten__")
 
 
 def is_flattened(kind: type[Any]) -> bool:
@@ -18,7 +17,13 @@ def is_flattened(kind: type[Any]) -> bool:
     """
     if not issubclass(kind, Tensor) or issubclass(kind, DTensor):
         return False
-    return all(callable(getattr(kind, name, None)) for name in _PROTOCOL)
+    return hasattr(kind, "__tensor_flatten__") and hasattr(kind, "__tensor_unflatten__")
+
+
+def flattened(tensor: Any) -> tuple[dict[str, Any], Any]:
+    """Return the parts of such a tensor by name, and what else it takes to make it again."""
+    names, context = tensor.__tensor_flatten__()
+    return {name: attrgetter(name)(tensor) for name in names}, context
 
 
 def class_name(kind: type[Any]) -> str:
@@ -27,19 +32,21 @@ def class_name(kind: type[Any]) -> str:
 
 
 def loaded_subclass(name: str) -> type[Any]:
-    """Return a class that this process has loaded already; nothing is imported.
+    """Return the class of a name, one of the subclasses of Tensor that this process has loaded.
 
-    A file may contain any name. So only what a script has imported itself counts, and of that only
-    subclasses of Tensor with torch's protocol.
+    A file may contain any name, so nothing is imported and no attribute is looked up by it.
 
     Raises:
         LookupError: There is no such class.
     """
-    module, _, path = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, type) or not is_flattened(found):
+    known = {class_name(kind): kind for kind in _subclasses(Tensor) if is_flattened(kind)}
+    if name not in known:
         message = f"{name} is not loaded; import the library of this tensor before resuming"
         raise LookupError(message)
-    return found
+    return known[name]
+
+
+def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import uuid
 from abc import ABC, abstractmethod
@@ -29,6 +30,7 @@ from fitorch.losses.compose import Composition
 from fitorch.losses.objective import Objective
 from fitorch.metrics.base import flat
 from fitorch.metrics.registry import check_names
+from fitorch.optim.copies import complete_copy
 from fitorch.optim.optimizers import OptimizerLike
 from fitorch.optim.rates import learning_rates
 
@@ -78,6 +80,7 @@ class BaseModel(Optimized, StepCalls, ABC):
         extra: Mapping[str, Any],
         **placing: Any,
     ) -> None:
+        given = set(vars(self))  # attributes that a subclass has set before
         self.metrics_dict = check_metrics_dict(metrics_dict)
         check_names((name, metric) for name, _, metric in flat(self.metrics_dict))
         self.net, self.loss_fn, self.forward_hook, self.kwargs = net, loss_fn, forward, extra
@@ -105,6 +108,9 @@ class BaseModel(Optimized, StepCalls, ABC):
         self.ckpt_path: str | Path | None = None
         self.metric_tasks: dict[str, str] = {}
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
+        self.active_step = None
+        # All others are the user's; a step's are part of checkpoints.
+        self.own_attributes = frozenset({*vars(self), "own_attributes"} - given)
 
     @abstractmethod
     def fit(self, train_data: Any, val_data: Any = None, **options: Any) -> pd.DataFrame:
@@ -117,6 +123,14 @@ class BaseModel(Optimized, StepCalls, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without the device and the current fit, which cannot be pickled."""
         return {**vars(self), "_placement": None, "run": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BaseModel:
+        """Return a deep copy, whose optimizer trains the copied net."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        vars(copied).update(copy.deepcopy(self.__getstate__(), memo))
+        complete_copy(self.optimizer, copied.optimizer, memo)
+        return copied
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return the net's parameters."""

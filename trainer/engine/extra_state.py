@@ -1,34 +1,53 @@
-"""Modules, optimizers and schedules that a model holds besides its net and its optimizer."""
+"""What a model, or a step of the user's, holds besides the net and its optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from fitorch.data.plain_attributes import is_plain
+from fitorch.data.rng_state import GENERATORS, capture_generators, restore_generators
 from fitorch.nets.state import NetState
 from fitorch.optim.several import members_of
 
 if TYPE_CHECKING:
     from .base_model import BaseModel
 
-_OWN = ("net", "loss_fn", "metrics_dict", "kwargs", "forward_hook", "step")
+_DEPTH = 3  # of objects in objects that are searched for modules
 
 
 def extra_parts(model: BaseModel) -> dict[str, Any]:
-    """Return what is saved with a model, by name: further arguments and attributes with a state.
+    """Return what is saved with a model, by name, besides net, loss, optimizer and schedule.
 
-    They are those of a `StepRunner`, or of a step of the user's, as `critic=` and
-    `critic_optimizer=`, alone or in a list or a dict.
+    That is each attribute and further argument with `state_dict` and `load_state_dict`, alone, in a
+    list, a dict or an object. If a step of the user's trains, it is also the modules, optimizers
+    and schedules that its functions refer to, and the plain values, tensors and generators among
+    the attributes.
     """
     known = _known(model)
-    return {
+    found = _flat({**_values(model), **model.kwargs})
+    parts = {name: value for name, value in found if _has_state(value) and id(value) not in known}
+    if model.has_own_step:
+        known |= {id(value) for value in parts.values()}
+        # By its id: an object that a function refers to may be an attribute, too.
+        for name, value in _flat(_variables(model)):
+            if isinstance(value, _TRAINED) and id(value) not in known:
+                known.add(id(value))
+                parts[f"step.{name}"] = value
+    wrapped = {
         f"extra.{name}": NetState(value) if isinstance(value, nn.Module) else value
-        for name, value in _flat({**_values(model), **model.kwargs})
-        if _has_state(value) and id(value) not in known
+        for name, value in parts.items()
     }
+    values = {"extra.attributes": AttributeState(model)} if model.has_own_step else {}
+    return {**wrapped, **values}
 
 
 def move_extra(model: BaseModel, device: torch.device) -> None:
@@ -39,15 +58,69 @@ def move_extra(model: BaseModel, device: torch.device) -> None:
             value.to(device)
 
 
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield values with their names; those of lists and dicts one by one."""
+def optimizers_of(model: BaseModel) -> list[Optimizer]:
+    """Return all optimizers that a model or a step of the user's holds."""
+    own = [] if model.optimizer is None else list(members_of(model.optimizer).values())
+    extra = [part for part in extra_parts(model).values() if isinstance(part, Optimizer)]
+    return [*own, *extra]
+
+
+class AttributeState:
+    """The plain values, tensors and generators among the attributes that a user gave a model.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: BaseModel) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the values, and the states of the generators."""
+        values = {
+            name: value
+            for name, value in _values(self._model).items()
+            if is_plain(value) or (isinstance(value, Tensor) and not isinstance(value, nn.Module))
+        }
+        return {"values": values, "generators": capture_generators([self._generators()])}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the values and the generators."""
+        for name, value in state["values"].items():
+            before = getattr(self._model, name, None)
+            moved = isinstance(value, Tensor) and isinstance(before, Tensor)
+            setattr(self._model, name, value.to(before.device) if moved else value)
+        restore_generators([self._generators()], state["generators"])
+
+    def _generators(self) -> SimpleNamespace:
+        values = _values(self._model).items()
+        return SimpleNamespace(**{name: v for name, v in values if isinstance(v, GENERATORS)})
+
+
+_TRAINED = (nn.Module, Optimizer, LRScheduler)
+
+
+def _flat(values: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield values with their names; those of lists, dicts and plain objects one by one."""
     for name, value in values.items():
-        if isinstance(value, Mapping) and not _has_state(value):
-            yield from _flat({f"{name}.{key}": each for key, each in value.items()})
-        elif isinstance(value, (list, tuple)):
-            yield from _flat({f"{name}.{number}": each for number, each in enumerate(value)})
-        else:
+        if _has_state(value):
             yield name, value
+        elif isinstance(value, Mapping):
+            yield from _flat({f"{name}.{key}": each for key, each in value.items()}, depth)
+        elif isinstance(value, (list, tuple)):
+            yield from _flat({f"{name}.{number}": v for number, v in enumerate(value)}, depth)
+        elif depth < _DEPTH and _is_plain_object(value):
+            inner = {f"{name}.{key}": each for key, each in vars(value).items()}
+            yield from ((n, v) for n, v in _flat(inner, depth + 1) if isinstance(v, _TRAINED))
+
+
+def _is_plain_object(value: Any) -> bool:
+    """Return whether a value is an object of the user's, in which modules may be."""
+    if isinstance(value, (type, ModuleType, FunctionType, Tensor)) or not hasattr(
+        value, "__dict__"
+    ):
+        return False
+    return type(value).__module__.partition(".")[0] not in ("torch", "fitorch", "numpy")
 
 
 def _has_state(value: Any) -> bool:
@@ -58,19 +131,41 @@ def _has_state(value: Any) -> bool:
 
 
 def _values(model: BaseModel) -> dict[str, Any]:
-    """Return the attributes that are not fitorch's own, as its history is."""
-    return {
-        name: value
-        for name, value in vars(model).items()
-        if not name.startswith("_")
-        and name not in _OWN
-        and not type(value).__module__.startswith("fitorch.")
-    }
+    """Return the attributes that the user gave a model, which are not fitorch's own."""
+    return {name: value for name, value in vars(model).items() if name not in model.own_attributes}
+
+
+def _variables(model: BaseModel) -> dict[str, Any]:
+    """Return the variables that the functions of a step refer to, outside of them."""
+    kind = type(model)
+    functions = [model.step, kind.train_step, kind.test_step, kind.predict_step]
+    if model.StepRunner is not None:
+        functions += [f for f in vars(model.StepRunner).values() if isinstance(f, FunctionType)]
+    found: dict[str, Any] = {}
+    for function in functions:
+        if function is not None:
+            found |= _referred_to(function)
+    return found
+
+
+def _referred_to(function: Callable[..., Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if isinstance(function, functools.partial):
+        found |= {str(number): each for number, each in enumerate(function.args)}
+        found |= function.keywords
+        function = function.func
+    if inspect.ismethod(function):
+        found["self"] = function.__self__
+        function = function.__func__
+    if not isinstance(function, FunctionType):  # an object that is called
+        return {**found, "step": function}
+    outside = inspect.getclosurevars(function)
+    return {**outside.globals, **outside.nonlocals, **found}
 
 
 def _known(model: BaseModel) -> set[int]:
     """Return the ids of what is saved already: parts of the net, the loss and the optimizer."""
-    held: list[Any] = [*model.net.modules(), model.loss_fn]
+    held: list[Any] = [model, *model.net.modules(), model.loss_fn]
     for objective in model.objectives:
         held += objective.module.modules()
     if model.optimizer is not None:

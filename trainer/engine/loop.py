@@ -35,7 +35,7 @@ def fit(run: Run) -> None:
                 raise
         finally:
             # Also after an error, the net keeps the weights that are measured.
-            run.end_training()
+            run.state.update.end_training()
             # All callbacks get on_train_end, even if one of them fails: they close files and
             # displays.
             emit_all(run.hooks.on_train_end, run.logs)
@@ -81,5 +81,5 @@ def train(run: Run, epoch: int) -> dict[str, float]:
     # The values are computed later: if the epoch is cut short, the checkpoint holds the sums so
     # far, to which a resumed fit adds the remaining batches.
     run.pause()
-    run.end_training()
+    run.state.update.end_training()
     return run.figures()

@@ -69,7 +69,7 @@ class Optimized:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Hold the weights that are measured and saved, of an optimizer that has two kinds."""
-        if self.run is not None and self.run.training:
+        if self.run is not None and self.run.state.update.training:
             with measuring_within_training(self._optimizer):
                 yield
         else:

@@ -15,7 +15,6 @@ from fitorch.engine.steps.stage_values import StageValues
 from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.errors import NonFiniteError
 from fitorch.nets.modes import TrainingModes
-from fitorch.optim.modes import to_measuring, to_training
 
 from .arguments import FitArguments
 from .coordinator import Coordinator
@@ -45,7 +44,6 @@ class Run:
         validation: The passes over the validation data, or None.
         coordinator: Makes the decisions that all processes share.
         cut_short: Whether the current epoch was stopped in order to be resumed later.
-        training: Whether the weights are those from which the optimizer descends.
     """
 
     model: BaseModel
@@ -60,7 +58,6 @@ class Run:
     validation: Validation | None
     coordinator: Coordinator
     cut_short: bool = False
-    training: bool = False
     logs: EpochLogs = field(default_factory=EpochLogs)
     _first_update: int = 0  # updates that were completed before the current epoch
 
@@ -114,8 +111,7 @@ class Run:
         self.modes.apply()
         # Without a batch left, as after a stop in validation, the weights stay as they were saved.
         if self.iterator.steps is None or self.iterator.taken < self.iterator.steps:
-            self.training = True
-            to_training(self.state.update.optimizer)
+            self.state.update.begin_training()
         for objective in self.model.objectives:
             objective.bind(self.net)  # callbacks may have frozen or unfrozen parameters
             objective.begin_epoch(self.progress.epochs)
@@ -124,12 +120,6 @@ class Run:
         # In an epoch that is resumed, the updates of its first batches are completed already.
         window = self.arguments.gradient_accumulation_steps
         self._first_update = self.state.update.completed - _windows(self.iterator.taken, window)
-
-    def end_training(self) -> None:
-        """Put the weights in place that are measured and saved, if the optimizer has two kinds."""
-        if self.training:
-            self.training = False
-            to_measuring(self.state.update.optimizer)
 
     def pause(self) -> None:
         """Save the training state if a stop within the epoch was requested; honor signals."""

@@ -16,7 +16,7 @@ from fitorch.engine.steps.stage_values import StageValues
 from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.history.history import History
 from fitorch.losses.objective import Objective
-from fitorch.nets.state import NetState
+from fitorch.nets.state import NetState, TrainedState
 from fitorch.optim.state import align_state
 from fitorch.optim.update import Update
 from fitorch.randomness import random_state, set_random_state
@@ -109,6 +109,7 @@ class FitState:
         # would not exist in earlier checkpoints.
         parts: dict[str, Any] = {
             "net": NetState(self.net),
+            "trained": TrainedState({"": self.net, "loss.": self.objective.module}),
             "loss": self.objective,
             "update": self.update,
             "optimizer": self.update.stored,

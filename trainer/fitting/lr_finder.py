@@ -21,6 +21,9 @@ from fitorch.distributed.processes import Processes
 from fitorch.engine.base_model import BaseModel
 from fitorch.engine.state import Progress
 from fitorch.history.history import History
+from fitorch.optim.copies import complete_copy
+from fitorch.optim.rates import learning_rates
+from fitorch.optim.several import name_of
 from fitorch.plotting.axes import dress_axes, new_figure
 from fitorch.randomness import undisturbed_randomness
 
@@ -129,6 +132,9 @@ def _check_range(model: BaseModel, data: object, start: float, end: float, steps
     if model.optimizer is None:
         message = "the net has no parameters to train"
         raise ValueError(message)
+    if not learning_rates(model.optimizer):
+        message = f"{name_of(model.optimizer)} finds its learning rate itself (lr=None)"
+        raise ValueError(message)
     restarts = isinstance(data, IterableDataset) or hasattr(data, "__len__")
     if isinstance(data, Iterator) and not restarts:
         message = (
@@ -148,7 +154,9 @@ def _twin(model: BaseModel) -> BaseModel:
     """Return a copy of a model whose training does not change the model."""
     twin = copy.copy(model)
     parts = {name: getattr(model, name) for name in _COPIED if hasattr(model, name)}
-    vars(twin).update(copy.deepcopy(parts))  # in one call, so that they share parameters
+    memo: dict[int, Any] = {}
+    vars(twin).update(copy.deepcopy(parts, memo))  # in one call, so that they share parameters
+    complete_copy(model.optimizer, twin.optimizer, memo)
     # The ramp sets the rates; a schedule or a compiled step of the model would interfere.
     twin.lr_scheduler, twin.compilation, twin.metrics_dict = None, None, {}
     twin.history, twin.progress = History(), Progress()

@@ -209,7 +209,7 @@ def _update(model: BaseModel, optimizer: Optimizer, arguments: FitArguments) -> 
         arguments.scheduler_step,
         model.objective.penalties,
     )
-    if needs_closure(optimizer):
+    if model.StepRunner is None and needs_closure(optimizer):
         _check_closure(model, optimizer)
         update: Update = ClosureUpdate(optimizer, *settings)
     elif placement.zero is None:
@@ -238,11 +238,12 @@ def _check_closure(model: BaseModel, optimizer: Optimizer) -> None:
         f"one of several optimizers ({name_of(optimizer)})": isinstance(optimizer, Optimizers),
         f"{placement.processes.world_size} processes": placement.processes.is_distributed,
         "mixed_precision='fp16'": placement.scaler is not None,
+        "a step of your own": model.has_own_step,
     }
     for reason, holds in reasons.items():
         if holds:
             message = (
                 f"{name_of(optimizer)} evaluates the loss several times in a step, which does not "
-                f"work with {reason}; use one process, no precision or 'bf16', and one optimizer"
+                f"work with {reason}; use one process, one optimizer, no fp16, and a loss"
             )
             raise ValueError(message)

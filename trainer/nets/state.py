@@ -108,6 +108,35 @@ class NetState:
         load_plain(self._net, state)
 
 
+class TrainedState:
+    """Which parameters of some modules are trained, as a part of the training state.
+
+    A callback may have frozen or unfrozen some before a checkpoint was saved.
+
+    Args:
+        modules: The modules by the prefix of their names.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = modules
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the names of the frozen parameters."""
+        return {"frozen": [name for name, p in self._named() if not p.requires_grad]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Freeze these parameters, and no others."""
+        frozen = set(state["frozen"])
+        for name, parameter in self._named():
+            if parameter.requires_grad == (name in frozen):
+                parameter.requires_grad_(name not in frozen)
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for prefix, module in self._modules.items():
+            for name, parameter in unwrapped(module).named_parameters():
+                yield prefix + plain_name(name), parameter
+
+
 def plain_name(name: str) -> str:
     """Return a parameter's name without the prefixes of torch.compile."""
     return name.replace("_orig_mod.", "")

@@ -100,7 +100,8 @@ class Optimizers(optim.Optimizer):
         """
         if list(state_dict) != list(self.members):
             message = (
-                f"the optimizers are {list(self.members)}, but the state is of {list(state_dict)}"
+                f"the optimizers are {list(self.members)}, but the state is of {list(state_dict)}; "
+                "give them the same names"
             )
             raise ValueError(message)
         for name, member in self.members.items():

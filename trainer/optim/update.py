@@ -22,6 +22,7 @@ from fitorch.internals.torch import (
 )
 from fitorch.losses.penalty_term import PenaltyTerm
 
+from .modes import to_measuring, to_training
 from .rates import learning_rates, rate_name
 from .scheduling import Scheduling
 from .several import members_of
@@ -57,6 +58,9 @@ class Update:
         self.optimizer = optimizer
         self.stored: Any = optimizer  # the object whose state is saved
         self.completed = 0
+        # Of several updates by one backward pass, only the last may change the scale.
+        self.renews_scale = True
+        self.training = False  # whether the weights are those from which the optimizer descends
         self.scaler = scaler
         self.clipping = clip_grad_norm, clip_grad_value
         self.scheduler = scheduler
@@ -132,11 +136,13 @@ class Update:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of completed updates, and the learning rates of the last one."""
-        return {"completed": self.completed, "rates": self._used_rates}
+        rates = self._used_rates
+        return {"completed": self.completed, "rates": rates, "training": self.training}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the number of updates and the learning rates."""
         self.completed, rates = state["completed"], state["rates"]
+        self.training = state.get("training", False)  # earlier checkpoints do not have it
         # Earlier checkpoints have a list, of a single optimizer.
         self._used_rates = (
             {rate_name("", i): rate for i, rate in enumerate(rates)}
@@ -198,6 +204,17 @@ class Update:
         elif not norm.isfinite():
             message = f"the gradients' norm is {norm.item()}"
             raise NonFiniteError(message)
+
+    def begin_training(self) -> None:
+        """Put the weights in place from which the optimizer descends, if it has two kinds."""
+        self.training = True
+        to_training(self.optimizer)
+
+    def end_training(self) -> None:
+        """Put the weights in place that are measured and saved, if the optimizer has two kinds."""
+        if self.training:
+            self.training = False
+            to_measuring(self.optimizer)
 
     def check_epoch(self) -> None:
         """Check what only the host looks at in each update: gradients that are not finite.
@@ -270,7 +287,8 @@ class Update:
         # The scaler reads from the device whether all gradients are finite. Fused optimizers find
         # out there, so nothing is read.
         scaler.step(self.optimizer)
-        scaler.update()
+        if self.renews_scale:
+            scaler.update()
         if reads_scale:
             # The scale falls after a skipped update. With a fused optimizer, this read is the only
             # one of the step.

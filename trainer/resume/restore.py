@@ -176,7 +176,8 @@ def _check_same_run(run: Run, loaded: LoadedCheckpoint, state: Mapping[str, Any]
 
 def _is_optional(part: str) -> bool:
     """Return whether a fit can resume without the state of a part."""
-    return part.startswith("callbacks.") or part == "scaler"
+    # Earlier checkpoints do not have "trained".
+    return part.startswith("callbacks.") or part in ("scaler", "trained")
 
 
 def _raise_if_different(loaded: LoadedCheckpoint, different: list[str]) -> None:

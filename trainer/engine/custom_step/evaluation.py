@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from torch.optim import Optimizer
+
 from fitorch.data.sources import Source
+from fitorch.engine.extra_state import optimizers_of
 from fitorch.engine.steps.measurement import MeasurementSpec
+from fitorch.optim.noted_steps import noted_steps
 from fitorch.tree import sample_count
 
 from .figures import StepFigures
@@ -33,10 +37,11 @@ class CustomEvaluationStep:
         self.logs = self.measurement.logs
         self.processes = self.measurement.processes
         self._stopped = stopped
+        self._optimizers: list[Optimizer] = []
 
     def __call__(self, batch: Any) -> None:
         """Measure a batch."""
-        with active(self._model, self):
+        with active(self._model, self), noted_steps(self._optimizers, self._refuse):
             returned = self._function(batch)
         self.measurement.add(returned, max(1, sample_count(batch, default=1)))
 
@@ -48,6 +53,19 @@ class CustomEvaluationStep:
     def begin(self) -> None:
         """Start a new stage."""
         self.measurement.reset()
+        self._optimizers = optimizers_of(self._model)
+
+    def _refuse(self) -> None:
+        """Raise an error for an update in a validation, which must not train.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        message = (
+            "the step called optimizer.step() in validation; call model.update(), which does "
+            "nothing there, or define test_step"
+        )
+        raise RuntimeError(message)
 
     def backward(self, loss: Any) -> None:
         """Do nothing: a validation changes no weights."""

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from torch.optim import Optimizer
+
 from fitorch.data.sources import Source
 from fitorch.engine.arguments import FitArguments
 from fitorch.engine.coordinator import Coordinator
+from fitorch.engine.extra_state import optimizers_of
 from fitorch.engine.steps.measurement import MeasurementSpec
 from fitorch.engine.steps.updating import UpdatingStep
 from fitorch.engine.steps.windows import windows
 from fitorch.errors import NonFiniteError, RankError
+from fitorch.optim.noted_steps import noted_steps
 from fitorch.optim.update import Update
 from fitorch.tree import sample_count
 
@@ -66,6 +70,7 @@ class CustomStep(UpdatingStep[StepFigures]):
         self._last: Any = None  # a batch that stands in for one that this process does not have
         self._failure: NonFiniteError | None = None
         self._windows = 0
+        self._optimizers: list[Optimizer] = []
         self._broadcast = self._processes.is_distributed
 
     def __call__(self, batch: tuple[Any, bool, bool]) -> None:
@@ -80,8 +85,8 @@ class CustomStep(UpdatingStep[StepFigures]):
         self._open = True
         request = self._coordinator.requested or self._failure is not None
         self.gradients.begin(samples if counts else 0, closes=closes, whole=whole, request=request)
-        with active(self.model, self):
-            self._measures = counts
+        self._measures = counts
+        with active(self.model, self), noted_steps(self._optimizers, self._note_step):
             returned = self._function(self._last)
         self.gradients.end()
         if counts:
@@ -89,10 +94,16 @@ class CustomStep(UpdatingStep[StepFigures]):
         self._open = not closes
         if closes:
             self._windows += 1
-            self._check_updates()
+            if self._windows == _FIRST:
+                self._check_updates()
             if self.gradients.requests:
                 self._coordinator.synchronize(self._failure)
             self.update.advance()
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the weights contain all batches that the step has taken."""
+        return not self._open and not self.gradients.pending
 
     @property
     def done(self) -> bool:
@@ -113,7 +124,9 @@ class CustomStep(UpdatingStep[StepFigures]):
             self.measurement.metrics.update(y_pred, y_true, weight)
 
     def begin_epoch(self) -> None:
-        """Give all processes the same weights before the first epoch."""
+        """Discard gradients; give all processes the same weights before the first epoch."""
+        self.gradients.discard()
+        self._optimizers = optimizers_of(self.model)
         if self._broadcast:
             self._processes.broadcast_module(self.measurement.net)
             self._broadcast = False
@@ -134,6 +147,7 @@ class CustomStep(UpdatingStep[StepFigures]):
 
     def check_epoch(self) -> None:
         """Check what only an epoch shows: the monitored value, and gradients on a device."""
+        self._check_updates()
         run = self.model.run
         if run is not None and self.measurement.batches_added:
             self.measurement.check_monitored(run.monitor)
@@ -155,12 +169,28 @@ class CustomStep(UpdatingStep[StepFigures]):
         Raises:
             ValueError: It has made none in the first windows.
         """
-        if not self.gradients.made and self._windows == _FIRST:
+        if self._windows and not self.gradients.made:
             message = (
-                f"{self._name} has not called model.update() in {_FIRST} batches, so nothing is "
-                "trained; call model.backward(loss) and then model.update()"
+                f"{self._name} has not called model.update() in {self._windows} batches, so "
+                "nothing is trained; call model.backward(loss) and then model.update()"
             )
             raise ValueError(message)
+
+    def _note_step(self) -> None:
+        """Notice an update that the function makes itself, in the way of a loop by hand.
+
+        Raises:
+            RuntimeError: It would miss gradients of other batches or processes.
+        """
+        if self.gradients.updating:
+            return
+        if self.window > 1 or self._processes.is_distributed:
+            message = (
+                f"{self._name} called optimizer.step(), which knows nothing of other processes and "
+                "of gradient accumulation; call model.backward(loss) and model.update()"
+            )
+            raise RuntimeError(message)
+        self.gradients.made += 1
 
 
 @contextmanager
