@@ -147,7 +147,8 @@ def test_warmup_and_cosine_against_the_formula_update_by_update():
         def on_train_batch_begin(self, batch, logs=None):
             seen.append(self.model.optimizer.param_groups[0]["lr"])
 
-    model.fit((X, Y), epochs=8, batch_size=10, verbose=0, callbacks=[See()])  # 32 updates
+    with pytest.warns(UserWarning, match="WarmupCosine ends after 30 steps.*goes on to 32 updates"):
+        model.fit((X, Y), epochs=8, batch_size=10, verbose=0, callbacks=[See()])
     expected = [0.1 * (t + 1) / 5 for t in range(5)]
     expected += [
         0.1 * (0.1 + 0.9 * (1 + math.cos(math.pi * (t - 5) / 25)) / 2) for t in range(5, 30)

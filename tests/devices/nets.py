@@ -64,7 +64,9 @@ def a_forward_of_the_users():
         return net(batch["x"]), batch["y"]
 
     batches = [{"x": X[i : i + 8], "y": VALUES[i : i + 8]} for i in range(0, 24, 8)]
-    check_as_on_the_cpu(lambda device: train(model_of(device, forward=forward), batches, batches))
+    check_as_on_the_cpu(
+        lambda device: train(model_of(device, forward=forward), batches, batches, batch_size=None)
+    )
 
 
 @SCENARIOS.add

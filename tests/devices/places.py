@@ -144,13 +144,20 @@ FORMS = {
 }
 
 
+def _batching(data):
+    """Return the arguments that declare the items of a list to be batches."""
+    return {"batch_size": None} if isinstance(data, list) else {}
+
+
 @SCENARIOS.add_each("data:", FORMS)
 def _data(make):
     def figures(device, **options):
         model = model_of(device, metrics={"mae": "mae"}, **options)
         data = make()
-        found = train(model, data, make())
-        return found, model.evaluate(make(), verbose=0), model.predict(make(), verbose=0)
+        batching = _batching(data)
+        history_and_weights = train(model, data, make(), **batching)
+        measured = model.evaluate(make(), verbose=0, **batching)
+        return history_and_weights, measured, model.predict(make(), verbose=0, **batching)
 
     check_as_on_the_cpu(figures)
     check_same(figures(DEVICE, data_on_device=False), figures("cpu"))
@@ -213,12 +220,13 @@ def _data_elsewhere(place):
     plain |= {"a TensorDataset": TensorDataset(X, VALUES), "a loader": DataLoader(Pairs(), 8)}
     plain["batches"] = [(X[i : i + 8], VALUES[i : i + 8]) for i in range(0, 24, 8)]
     for name, data in forms.items():
-        expected = train(model_of("cpu"), plain[name])
+        batching = _batching(data)
+        expected = train(model_of("cpu"), plain[name], **batching)
         for on_device in (True, False):
             model = model_of(DEVICE, data_on_device=on_device)
-            check_same(train(model, data, val_data=None), expected, where=name)
+            check_same(train(model, data, val_data=None, **batching), expected, where=name)
             rows = 24 if name == "batches" else SAMPLES
-            assert model.predict(data, verbose=0).shape == (rows, 1)
+            assert model.predict(data, verbose=0, **batching).shape == (rows, 1)
 
 
 @SCENARIOS.add

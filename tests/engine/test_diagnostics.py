@@ -23,11 +23,12 @@ def message(error):
     return " ".join([str(error), *getattr(error, "__notes__", [])])
 
 
-def failure(net, loss_fn, data, verb="fit"):
-    """The message of an error in the first batch."""
+def failure(net, loss_fn, data, verb="fit", **options):
+    """Return the message of an error in the first epoch."""
     model = KerasModel(net, loss_fn)
+    options |= {"epochs": 1} if verb == "fit" else {}
     with pytest.raises((RuntimeError, TypeError, ValueError, AttributeError)) as caught:
-        model.fit(data, epochs=1, verbose=0) if verb == "fit" else model.evaluate(data, verbose=0)
+        getattr(model, verb)(data, verbose=0, **options)
     return message(caught.value)
 
 
@@ -83,8 +84,8 @@ def test_complex_features_of_a_real_net():
 def test_a_batch_that_is_none(verb, kind):
     samples = list(zip(X, Y, strict=True))
     loader = DataLoader(samples, 4, collate_fn=lambda batch: None)
-    data = [(X, Y), None] if kind == "iterable" else loader
-    text = failure(nn.Linear(3, 1), "mse", data, verb)
+    data, options = ([(X, Y), None], {"batch_size": None}) if kind == "iterable" else (loader, {})
+    text = failure(nn.Linear(3, 1), "mse", data, verb, **options)
     assert "is None; expected (features, targets): collate_fn" in text
 
 

@@ -80,10 +80,10 @@ CASES = {
         ["4 of the 4 parameters", "0.weight", "net.parameters()"],
     ),
     "an unknown optimizer": ({"optimizer": "adamm"}, ValueError, ["'adamm'", "'adam'"]),
-    "an optimizer with a closure": (
-        {"optimizer": torch.optim.LBFGS},
+    "a closure with fp16": (
+        {"optimizer": torch.optim.LBFGS, "mixed_precision": "fp16"},
         ValueError,
-        ["LBFGS", "closure"],
+        ["LBFGS", "several times in a step", "fp16", "'bf16'"],
     ),
     "a frozen net": ({"net": frozen()}, ValueError, ["4 are frozen", "requires_grad"]),
     "a net without parameters": ({"net": nn.ReLU()}, ValueError, ["ReLU", "no parameters"]),
