@@ -17,7 +17,7 @@ from distributed.torchrun import SCRIPT, Torchrun, run
 from torch import nn
 from torchmetrics import Metric
 
-from fitorch import KerasModel, list_checkpoints
+from fitorch import KerasModel, RankError, list_checkpoints
 from fitorch.callbacks import Callback, EarlyStopping, MaxTime
 from fitorch.checkpoint import CheckpointStore
 
@@ -48,6 +48,35 @@ def assert_same(found, expected):
         assert own["error"] is None
         assert (own["digest"], own["history"]) == (other["digest"], other["history"])
         assert own["updates"] == other["updates"]
+
+
+class Fails(nn.Linear):
+    """Raises in its forward pass in the second process, while the first one waits for it."""
+
+    def forward(self, x):
+        if self.training and torch.distributed.get_rank() == 1 and x[0, 0] == 6:
+            message = "the seventeenth sheep"
+            raise LookupError(message)
+        return super().forward(x)
+
+
+def fit_and_keep_the_error():
+    x = torch.arange(12.0)[:, None]
+    options = {"batch_size": 2, "shuffle": False, "epochs": 1, "verbose": 0, "cpu": True}
+    KerasModel(nn.Linear(1, 1), "mse").fit((x, x), **options)  # leaves reference cycles
+    with pytest.raises((LookupError, RankError)) as caught:
+        KerasModel(Fails(1, 1), "mse").fit((x, x), **options)
+    sys.last_value = caught.value  # as in a notebook, which keeps the last error
+    return str(caught.value), torch.distributed.is_initialized()
+
+
+def test_a_process_that_lives_on_with_its_error_keeps_no_other_waiting(two):
+    (first, joined), (second, other_joined) = two.run(fit_and_keep_the_error)
+    two.close()  # the group is left
+    assert "fit failed in process 1: LookupError: the seventeenth sheep" in first
+    assert "the seventeenth sheep" in second
+    assert not joined
+    assert not other_joined
 
 
 # One process raises, or is killed.

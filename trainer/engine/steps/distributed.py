@@ -81,6 +81,10 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
         """Follow what callbacks have frozen or unfrozen."""
         self._sync.begin_epoch()
 
+    def close(self) -> None:
+        """Release the group of processes, even while an error keeps this step alive."""
+        self._sync.close()
+
     @property
     def done(self) -> bool:
         """Whether the processes have decided to stop; an update that has begun is finished."""
