@@ -49,7 +49,10 @@ def fit(folder, cut=None, batch_size=6, **options):
     return weights, table, net.seen, ended
 
 
-@pytest.mark.parametrize("after", [1, 2, 5, 8])
+@pytest.mark.parametrize(
+    "after",
+    [pytest.param(1, marks=pytest.mark.slow), 2, 5, pytest.param(8, marks=pytest.mark.slow)],
+)
 def test_a_fit_of_several_goes_on_with_the_same_bits(several, tmp_path, after):
     options = {"gradient_accumulation_steps": 1 + after % 2}
     whole = several.run(fit, tmp_path / "whole", **options)
@@ -153,9 +156,9 @@ def own_step(model, batch):
 def fit_few(folder, data, own, cut=None, **options):
     step = {"step": own_step} if own else {}
     model = KerasModel(Few(), None if own else "mse", optimizer="sgd", **step)
-    options |= {"ckpt_path": folder, "batch_size": 4, "save_every_n_steps": 1}
+    options |= {"ckpt_path": folder, "batch_size": 4, "save_every_n_steps": 1, "epochs": 2}
     fit_or_cut(model, data, None, cut, **options)
-    return model.net.layers.state_dict(), model.net.seen[-5:]
+    return model.net.layers.state_dict(), model.net.seen[-3:]
 
 
 def few_resumed(folder, own):
