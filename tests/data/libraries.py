@@ -112,7 +112,8 @@ def resumed(make, folder, cut=9, **arguments):
     A fit that neither ends with the same bits nor warns is an error.
     """
     make_net = arguments.pop("net", Seen)
-    settings = {"epochs": 3, "save_every_n_steps": 1, **arguments}
+    # Few checkpoints: writing them takes more time than the training.
+    settings = {"epochs": 3, "save_every_n_steps": cut, **arguments}
     whole, frame = fit(make(), net=make_net(), ckpt_path=folder / "whole", **settings)
     settings["ckpt_path"] = folder / "cut"
     with suppress(Cut):

@@ -195,6 +195,15 @@ def _forward(net, batch):
     return net(x), y
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    """Leave what was there before to itself: it takes a second to collect."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """End workers soon: torch waits five seconds for those whose loader an error left behind."""

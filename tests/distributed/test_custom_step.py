@@ -52,8 +52,15 @@ def fitted(size, **options):
     return dict(model.net.state_dict()), frame.drop(columns="seconds")
 
 
-@pytest.mark.parametrize("window", [1, 2])
-@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize(
+    ("window", "clip"),
+    [
+        (1, None),
+        (2, 0.1),
+        pytest.param(1, 0.1, marks=pytest.mark.slow),
+        pytest.param(2, None, marks=pytest.mark.slow),
+    ],
+)
 def test_two_nets_train_as_in_one_process(two, window, clip):
     options = {"gradient_accumulation_steps": window, "clip_grad_norm": clip}
     (weights, frame), (others, other_frame) = two.run(fitted, 6, **options)

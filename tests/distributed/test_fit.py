@@ -82,6 +82,7 @@ DATA = [
     "stream",
     "list of batches",
 ]
+FOUR = ("tensors", "loader of a dataset", "stream")  # one of each kind of source
 
 
 def trained(data, loss="plain", world=1, **options):
@@ -149,7 +150,10 @@ def test_two_processes_too(two, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize(
+    "data",
+    [data if data in FOUR else pytest.param(data, marks=pytest.mark.slow) for data in DATA],
+)
 def test_four_processes_too(four, data):
     check_alike(four.run(trained, data, world=4), trained(data), 4)
 

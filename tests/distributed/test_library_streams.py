@@ -168,7 +168,8 @@ def measured(make, args):
 def trained(make, args, folder, cut=None, resume=False):
     """Return the weights after 3 epochs, whether the fit warned, and whether it ended."""
     made = make_model(1e-4)
-    options = {"ckpt_path": folder, "resume": resume, "save_every_n_steps": 1, "cpu": True}
+    options = {"ckpt_path": folder, "resume": resume, "save_every_n_steps": CUT - 1, "cpu": True}
+    # Few checkpoints: writing them takes more time than the training.
     options |= options_of(make)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NotBitExactWarning)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from distributed.cuts import fit_or_cut, going_on_elsewhere
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from fitorch import KerasModel, list_checkpoints
 from fitorch.callbacks import EarlyStopping
@@ -48,7 +49,10 @@ def fit(folder, cut=None, batch_size=6, **options):
     return weights, table, net.seen, ended
 
 
-@pytest.mark.parametrize("after", [1, 2, 5, 8])
+@pytest.mark.parametrize(
+    "after",
+    [pytest.param(1, marks=pytest.mark.slow), 2, 5, pytest.param(8, marks=pytest.mark.slow)],
+)
 def test_a_fit_of_several_goes_on_with_the_same_bits(several, tmp_path, after):
     options = {"gradient_accumulation_steps": 1 + after % 2}
     whole = several.run(fit, tmp_path / "whole", **options)
@@ -93,3 +97,85 @@ def test_other_processes_are_refused_unless_that_is_wanted(two, tmp_path):
     two.run(fit, tmp_path / "run", cut=3)
     with pytest.raises(CheckpointMismatchError, match="processes: saved 2, given 1"):
         fit(tmp_path / "run", resume=True)
+
+
+class Numbered(Dataset):
+    """Samples that are read one by one."""
+
+    def __len__(self):
+        return FEW
+
+    def __getitem__(self, index):
+        return X[index], X[index, :1]
+
+
+class Backwards(Sampler):
+    """Draws nothing."""
+
+    def __len__(self):
+        return FEW
+
+    def __iter__(self):
+        return iter(range(FEW - 1, -1, -1))
+
+
+FEW = 9  # of which the second of two processes has none in the last round of batches of 4
+X = torch.linspace(-1, 1, 2 * FEW).reshape(FEW, 2)
+INDEXED = {
+    "arrays": lambda: (X, X[:, :1]),
+    "pairs": lambda: [(x, x[:1]) for x in X],
+    "dataset": Numbered,
+    "loader of tensors": lambda: DataLoader(TensorDataset(X, X[:, :1]), 4, shuffle=True),
+    "loader": lambda: DataLoader(Numbered(), 4, shuffle=True),
+    "loader with a sampler": lambda: DataLoader(Numbered(), 4, sampler=Backwards()),
+}
+
+
+class Few(nn.Module):
+    """Notes what it sees, and draws random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.tolist())
+        return self.layers(x)
+
+
+def own_step(model, batch):
+    x, y = batch
+    loss = nn.functional.mse_loss(model.net(x), y)
+    model.backward(loss)
+    model.update()
+    return {"loss": loss}
+
+
+def fit_few(folder, data, own, cut=None, **options):
+    step = {"step": own_step} if own else {}
+    model = KerasModel(Few(), None if own else "mse", optimizer="sgd", **step)
+    options |= {"ckpt_path": folder, "batch_size": 4, "save_every_n_steps": 1, "epochs": 2}
+    fit_or_cut(model, data, None, cut, **options)
+    return model.net.layers.state_dict(), model.net.seen[-3:]
+
+
+def few_resumed(folder, own):
+    """Return what each kind of data gives, whole and resumed before the last round of an epoch."""
+    answers = {}
+    for name, make in INDEXED.items():
+        at = folder / name
+        whole = fit_few(at / "whole", make(), own)
+        fit_few(at / "cut", make(), own, cut=2)
+        answers[name] = whole, fit_few(at / "cut", make(), own, resume=True)
+    return answers
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["loss", "step"])
+def test_a_fit_resumes_before_a_round_with_fewer_samples_than_processes(two, tmp_path, own):
+    for answers in two.run(few_resumed, tmp_path, own):
+        for (weights, seen), (resumed_weights, resumed_seen) in answers.values():
+            assert resumed_seen == seen  # also the batch that stands in for none
+            for name, value in weights.items():
+                assert torch.equal(resumed_weights[name], value)

@@ -119,6 +119,7 @@ class SampledSource(LoaderSource):
     ) -> None:
         super().__init__(dataset, name, floating, seed=seed)
         self._rank = 0  # of this process
+        self._opened = 0, 0, 0  # pass, start and `behind` of the last `batches`
         self._reader = SampleReader(dataset, collate or SampleCollate(floating))
         self._pool = WorkerPool(self._reader, settings or {})
 
@@ -130,9 +131,22 @@ class SampledSource(LoaderSource):
         """None: batches are read by the numbers of their samples."""
         return
 
-    def last_skipped(self) -> None:
-        """None: skipped batches are not read."""
-        return
+    def last_skipped(self) -> Any:
+        """Return the last batch of this process that a resumed pass has skipped, or None.
+
+        It is read now, in this process.
+        """
+        pass_index, start, behind = self._opened
+        if not start and not behind:
+            return None
+        samples = self._numbers_before(pass_index, start, behind)
+        request = next(self._with_seeds([samples], pass_index, max(start - 1, 0)))
+        with undisturbed_owners(self.reading_owners):
+            return next(self._iterate(iter([self._reader.batch(request)])))
+
+    def _numbers_before(self, pass_index: int, start: int, behind: int) -> list[Any]:
+        """Return the sample numbers of this process in the batch before `start`."""
+        raise NotImplementedError
 
     @property
     def exhausted(self) -> bool:
@@ -235,9 +249,14 @@ class UserLoaderSource(SampledSource):
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on, without reading earlier ones."""
+        self._opened = pass_index, start, behind
         lists = self._indices.lists(pass_index, start, behind)  # draws the order
         requests = self._with_seeds(lists, pass_index, start)
         return self._iterate(self._read_by_pool(requests))
+
+    def _numbers_before(self, pass_index: int, start: int, behind: int) -> list[Any]:
+        batch: Any = self._indices.before(pass_index, start, behind)
+        return batch.tolist() if isinstance(batch, Tensor) else list(batch)
 
     @property
     def _collates(self) -> bool:
@@ -303,6 +322,7 @@ class DatasetSource(SampledSource):
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on, without reading earlier ones."""
+        self._opened = pass_index, start, behind
         requests = self._requests(pass_index, start, behind)
         if self._pool.count:
             return self._iterate(self._read_by_pool(requests))
@@ -318,6 +338,9 @@ class DatasetSource(SampledSource):
         """Return the sample numbers of a batch of a pass."""
         samples = next(self.order.batches(pass_index, position), torch.empty(0, device=HOST))
         return samples.tolist()
+
+    def _numbers_before(self, pass_index: int, start: int, behind: int) -> list[Any]:
+        return self.order.before(pass_index, start, behind).tolist()
 
     def _requests(self, pass_index: int, start: int, behind: int) -> Iterator[Request]:
         # This is on the CPU; datasets expect Python numbers.

@@ -61,6 +61,7 @@ class MemorySource:
     _origin: Any = None  # the tensors of the user
     _seen: Any = None  # their versions
     remembers: bool = False  # no batch is read again
+    _opened: tuple[int, int, int] = (0, 0, 0)  # pass, start and `behind` of the last `batches`
 
     def __post_init__(self) -> None:
         self._origin, self._seen = self.tensors, _versions(self.tensors)
@@ -115,6 +116,7 @@ class MemorySource:
 
     def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
         """Return the batches of a pass from batch `start` on."""
+        self._opened = pass_index, start, behind
         self._settle()
         home = next(leaves(self.tensors)).device
         if self.device is None or home == self.device:
@@ -166,9 +168,16 @@ class MemorySource:
         indices = self.indices(pass_index, position)
         return next(indices, torch.empty(0, device=HOST)).tolist()
 
-    def last_skipped(self) -> None:
-        """None: skipped batches are not read."""
-        return
+    def last_skipped(self) -> Any:
+        """Return the last batch of this process that a resumed pass has skipped, or None."""
+        _, start, behind = self._opened
+        if not start and not behind:
+            return None
+        index = self.indices.before(*self._opened)
+        home = next(leaves(self.tensors)).device
+        batch = gatherer(self.tensors)(index.to(home))
+        target = self.device or home
+        return map_tensors(lambda tensor: tensor.to(target), batch)
 
     def mark(self) -> None:
         """None: batches are gathered by the numbers of their samples."""

@@ -54,6 +54,11 @@ class OrderIndices:
             transform = index_lookup(self._subset, transform)
         return self._order.batches(pass_index, start, transform, behind)
 
+    def before(self, pass_index: int, start: int, behind: int) -> Tensor:
+        """Return the indices of the batch before `start`."""
+        index = self._order.before(pass_index, start, behind)
+        return index if self._subset is None else self._subset[index]
+
     def adopt(self, subset: Tensor | None, samples: int) -> None:
         """Take over other indices, and their number."""
         self._subset, self._order = subset, replace(self._order, samples=samples)
@@ -96,6 +101,7 @@ class LoaderIndices:
         self, loader: DataLoader[Any], subset: Tensor | None = None, share: RankShard = ALONE
     ) -> None:
         self._share = share
+        self._skipped: Any = None  # the batch of this process before the start of the pass
         self.loader = loader
         self._subset = subset
         self._workers = bool(loader.num_workers)
@@ -121,22 +127,41 @@ class LoaderIndices:
             transform = index_lookup(self._subset, transform)
         # This comes before the order: torch's loader draws the seed of its workers first.
         drawn = self._new_iterator(pass_index)
-        start = start * self._share.world + behind
-        batches = _vectorized(self.loader.batch_sampler, start, transform)
+        first, kept = self._skips(start, behind)
+        batches = _vectorized(self.loader.batch_sampler, first, transform)
         if batches is None:
-            batches = map(self._dataset_indices, islice(self._draw(drawn), start, None))
+            batches = map(self._dataset_indices, islice(self._draw(drawn), first, None))
             batches = batches if transform is None else map(transform, batches)
-        return self._share.of_indices(batches)
+        return self._share.of_indices(self._rest(batches, kept))
 
     def lists(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[list[Any]]:
         """Return the batches of the sampler as lists; its samples need not be numbers."""
         drawn = self._new_iterator(pass_index)
-        start = start * self._share.world + behind
-        batches = _vectorized(self.loader.batch_sampler, start, None)
+        first, kept = self._skips(start, behind)
+        batches = _vectorized(self.loader.batch_sampler, first, None)
         if batches is not None:
-            return map(Tensor.tolist, self._share.of_indices(batches))
-        lists = map(list, islice(self._draw(drawn), start, None))
-        return self._share.of_indices(lists)
+            return map(Tensor.tolist, self._share.of_indices(self._rest(batches, kept)))
+        lists = map(list, islice(self._draw(drawn), first, None))
+        return self._share.of_indices(self._rest(lists, kept))
+
+    def before(self, pass_index: int, start: int, behind: int) -> Any:
+        """Return the batch of this process before the start of the pass that was drawn last.
+
+        After another number of processes, it may be one of another process.
+        """
+        return self._skipped
+
+    def _skips(self, start: int, behind: int) -> tuple[int, int]:
+        """Return how many batches of the loader to skip, and how many of one round to keep then."""
+        skipped = start * self._share.world + behind
+        kept = min(self._share.world, skipped) if self._share.world > 1 else 0
+        return skipped - kept, kept
+
+    def _rest(self, batches: Iterator[Any], kept: int) -> Iterator[Any]:
+        """Return the batches after the first `kept`, of which the one of this process is noted."""
+        round_before = list(islice(batches, kept))
+        self._skipped = round_before[min(self._share.rank, kept - 1)] if round_before else None
+        return batches
 
     def adopt(self, subset: Tensor | None, samples: int) -> None:
         """Take over other indices; the loader's sampler knows their number."""

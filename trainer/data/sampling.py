@@ -100,6 +100,13 @@ class Order:
         parts = (chunk.tensor_split(self.world)[self.rank] for chunk in chunks)
         return (part for part in parts if len(part))
 
+    def before(self, pass_index: int, start: int, behind: int) -> Tensor:
+        """Return this process's sample numbers of the batch before `start`.
+
+        If `start` is 0, after another batch size, they are those of the first batch of the pass.
+        """
+        return next(self.batches(pass_index, max(start - 1, 0), behind=behind if start else 0))
+
 
 def split(
     indices: Indices,

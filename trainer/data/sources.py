@@ -113,7 +113,7 @@ class Source(Protocol):
         ...
 
     def last_skipped(self) -> Any:
-        """Return the last batch that a resumed pass has skipped, None if it was not read."""
+        """Return the last batch of this process that a resumed pass has skipped, or None."""
         ...
 
     def expect(self, mark: Mark | None) -> None:

@@ -43,6 +43,9 @@ class ZeroSync:
         self._averaged: Tensor
         self._closes = True
 
+    def close(self) -> None:
+        """Do nothing: the net itself stays distributed after the fit."""
+
     def begin_epoch(self) -> None:
         """Create a new engine if callbacks have frozen or unfrozen parameters."""
         self._update.zero_optimizer.follow()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -211,6 +212,9 @@ def leave() -> None:
     """Leave the process group."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        # The nets of earlier fits may hold the group in reference cycles. Its connections, in which
+        # the other processes wait, close once nothing holds it.
+        gc.collect()
 
 
 def leave_at_exit() -> None:

@@ -214,6 +214,7 @@ class Run:
         self.state.count()
         self.model.run = None
         self.state.update.close()
+        self.step.close()
         self.iterator.close()
         if self.validation is not None:
             self.validation.close()

@@ -155,6 +155,16 @@ def _missing_globals() -> list[str]:
     return gone if hasattr(profiler, "_is_profiler_enabled") else [*gone, "_is_profiler_enabled"]
 
 
+def release_group(ddp: nn.parallel.DistributedDataParallel) -> None:
+    """Let a DDP module, which cannot be used any more, release its group of processes.
+
+    An error that was raised in its forward pass keeps the module alive in its traceback.
+    """
+    for name in ("logger", "reducer", "process_group"):
+        if hasattr(ddp, name):
+            delattr(ddp, name)
+
+
 def scale_of(scaler: torch.amp.GradScaler) -> float | Tensor:
     """Return the scale of a gradient scaler, on its device: `get_scale()` waits for it."""
     scale: Tensor | None = getattr(scaler, _SCALE, None)

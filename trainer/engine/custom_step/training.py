@@ -79,6 +79,9 @@ class CustomStep(UpdatingStep[StepFigures]):
         counts = content is not None
         self._last = content if counts else self._last
         if self._last is None:
+            # A resumed fit may begin with a round that has no batch for this process.
+            self._last = self.measurement.source.last_skipped()
+        if self._last is None:
             message = "there are fewer samples than processes; use fewer processes"
             raise RankError(message)
         samples = max(1, sample_count(self._last, default=1))

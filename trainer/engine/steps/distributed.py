@@ -53,9 +53,8 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
         # Every process takes part in every collective of a step, so one whose data has ended runs
         # its last batch again, without counting it.
         self._last = self._last if batch is None else batch
-        if (
-            self._last is None
-        ):  # a resumed fit may begin with a round that has none for this process
+        if self._last is None:
+            # A resumed fit may begin with a round that has no batch for this process.
             self._last = self.measurement.source.last_skipped()
         if self._last is None:
             message = "there are fewer samples than processes; use fewer processes"
@@ -81,6 +80,10 @@ class DistributedStep(UpdatingStep[TrainingMeasurement]):
     def begin_epoch(self) -> None:
         """Follow what callbacks have frozen or unfrozen."""
         self._sync.begin_epoch()
+
+    def close(self) -> None:
+        """Release the group of processes, even while an error keeps this step alive."""
+        self._sync.close()
 
     @property
     def done(self) -> bool:

@@ -93,6 +93,9 @@ class UpdatingStep(ABC, Generic[Values_co]):
         """Check what could not be looked at in each update without waiting for a device."""
         self.update.check_epoch()
 
+    def close(self) -> None:
+        """Release what the step holds for the duration of a fit."""
+
     def reset(self) -> None:
         """Start the sums of a new epoch."""
         self.measurement.reset()

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from fitorch.engine.steps.training_measurement import TrainingMeasurement
 from fitorch.errors import annotate
-from fitorch.internals.torch import foreach_div_, scale_of
+from fitorch.internals.torch import foreach_div_, release_group, scale_of
 from fitorch.losses.terms import TermValue
 from fitorch.nets.modes import modes_restored
 from fitorch.optim.update import Update
@@ -49,6 +49,12 @@ class DDPSync:
         self._trained: list[int] = []  # ids of the parameters that DDP synchronizes
         # The last message and its tensor: making a tensor takes as long as an addition.
         self._message: tuple[tuple[float, float | Tensor] | None, Tensor | None] = (None, None)
+
+    def close(self) -> None:
+        """Release the group: connections in which others wait close once nothing holds it."""
+        if self._ddp is not None:
+            release_group(self._ddp)
+        self._module = self._ddp = None
 
     def begin_epoch(self) -> None:
         """Discard the DDP module if callbacks have frozen or unfrozen parameters."""

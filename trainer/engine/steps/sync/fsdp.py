@@ -35,6 +35,9 @@ class FSDPSync:
         self._measure, self._update = measure, update
         self._totals = UpdateTotals(measurement.processes.world_size)
 
+    def close(self) -> None:
+        """Do nothing: the net itself stays distributed after the fit."""
+
     def begin_epoch(self) -> None:
         """Do nothing: FSDP2 supports freezing and unfreezing parameters."""
 

@@ -17,6 +17,9 @@ class GradientSync(Protocol):
     chosen once per fit; another way to distribute a net is another implementation.
     """
 
+    def close(self) -> None:
+        """Release the group of processes at the end of the fit."""
+
     def begin_epoch(self) -> None:
         """Follow callbacks that have frozen or unfrozen parameters."""
 
