@@ -78,12 +78,20 @@ def measured(kind, counts, sizes):
 
 
 COUNTS, SIZES = (1, 2, 5, 23), (1, 4, 7)
+KINDS = ["tensors", "dataset", "loader", "stream", "list"]
 
 
-@pytest.mark.parametrize("kind", ["tensors", "dataset", "loader", "stream", "list"])
-def test_any_data_is_measured_as_by_one_process(several, kind):
-    expected = quietly(kind, COUNTS, SIZES)
-    for found in several.run(quietly, kind, COUNTS, SIZES):
+@pytest.mark.parametrize(
+    ("counts", "sizes"),
+    [
+        pytest.param(COUNTS, SIZES, id="some"),
+        pytest.param((1, 2, 3, 5, 7, 23), (1, 2, 4, 7), id="many", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_data_is_measured_as_by_one_process(several, kind, counts, sizes):
+    expected = quietly(kind, counts, sizes)
+    for found in several.run(quietly, kind, counts, sizes):
         for case, (figures, predicted) in expected.items():
             own, outputs = found[case]
             assert own == pytest.approx(figures, rel=1e-9, nan_ok=True), case

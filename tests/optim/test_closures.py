@@ -295,6 +295,13 @@ def test_jit_compile_runs_uncompiled_and_says_so():
         model.fit((X, Y), epochs=1, batch_size=50, verbose=0)
 
 
+def test_a_step_that_diverges_within_is_told():
+    module = net()
+    model = KerasModel(module, "mse", None, lambda p: optim.LBFGS(p, lr=1e200, max_iter=4))
+    with pytest.raises(ArithmeticError, match="a step of LBFGS has diverged"):
+        model.fit((X, Y), epochs=1, batch_size=50, verbose=0)
+
+
 def test_a_loss_that_is_not_finite_is_raised_before_the_weights_change():
     module = net()
     before = [p.detach().clone() for p in module.parameters()]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fitorch.errors import NonFiniteError
 from fitorch.internals.torch import version_of
 
 from .update import Update
@@ -51,6 +52,23 @@ class ClosureUpdate(Update):
         finally:
             # The batches of the update are released.
             self._evaluate = self._loss = None
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        """Check that the weights are finite, if that does not wait for a device.
+
+        An evaluation within the step may diverge although the first one was finite.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite.
+        """
+        weights = [parameter.detach() for parameter in self.parameters]
+        if self._all_finite is not None and not self._all_finite(weights):
+            message = (
+                f"a step of {type(self.optimizer).__name__} has diverged: its weights are not "
+                "finite"
+            )
+            raise NonFiniteError(message)
 
     def _closure(self) -> Tensor:
         assert self._loss is not None, "the step gives a loss"
