@@ -15,7 +15,8 @@ class SAM(torch.optim.SGD):
     """Foret et al., 2021: descends by the gradient where the loss is worst nearby."""
 
     @torch.no_grad()
-    def step(self, closure):
+    def step(self, closure=None):
+        assert closure is not None, "SAM evaluates the loss twice"
         weights = [p for group in self.param_groups for p in group["params"]]
         norm = torch.stack([p.grad.norm() for p in weights]).norm()
         moves = [0.05 * p.grad / norm for p in weights]

@@ -518,11 +518,12 @@ def test_gradients_of_several_batches_add_up_until_an_update():
 
 def test_two_updates_of_one_optimizer_within_a_window_are_refused():
     def step(model, batch):
+        losses = []
         for _ in range(2):
-            loss = mse_loss(model.net(batch[0]), batch[1])
-            model.backward(loss)
+            losses.append(mse_loss(model.net(batch[0]), batch[1]))
+            model.backward(losses[-1])
             model.update()
-        return {"loss": loss}
+        return {"loss": losses[0]}
 
     data = DataLoader(TensorDataset(X, Y), 10)
     with pytest.raises(ValueError, match="several times in a batch"):

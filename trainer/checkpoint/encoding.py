@@ -261,7 +261,8 @@ def _permutation(tensor: Tensor) -> list[int] | None:
     """Return the order of dimensions in which a tensor lies in memory; None if it is that order."""
     if tensor.is_contiguous() or tensor.dim() < 2:
         return None
-    order = sorted(range(tensor.dim()), key=lambda dimension: -tensor.stride(dimension))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dimension: -strides[dimension])
     return order if tensor.permute(order).is_contiguous() else None
 
 

@@ -55,7 +55,7 @@ class BatchDatasetSource(DatasetSource):
 
 def _epoch_hook(dataset: Any) -> Callable[[], None] | None:
     """Return the `on_epoch_end` of a dataset, None for that of Keras, which does nothing."""
-    hook = getattr(dataset, "on_epoch_end", None)
+    hook: Any = getattr(dataset, "on_epoch_end", None)
     module = getattr(getattr(hook, "__func__", hook), "__module__", None) or ""
     of_keras = module.partition(".")[0] in ("keras", "tensorflow", "tf_keras")
     return hook if callable(hook) and not of_keras else None

@@ -136,8 +136,9 @@ def _iterates_itself(thing: object) -> bool:
 def _capture(owner: Any) -> dict[str, Any]:
     # Asking for a state may draw: torchdata's nodes begin a pass for it.
     generators = [_generator_state(generator) for generator in _generators(owner)]
-    if isinstance(owner, GeneratorHolder) and owner.changes:
-        return {"generators": generators, "values": {}, "changes": owner.changes.state_dict()}
+    changes = owner.changes if isinstance(owner, GeneratorHolder) else None
+    if changes:
+        return {"generators": generators, "values": {}, "changes": changes.state_dict()}
     if has_state(owner):
         # The generator of a sampler inside need not be part of it.
         # A copy: a reader may return the object that it changes.

@@ -80,16 +80,18 @@ class AttributeState:
         values = {
             name: value
             for name, value in _values(self._model).items()
-            if is_plain(value) or (isinstance(value, Tensor) and not isinstance(value, nn.Module))
+            if is_plain(value) or isinstance(value, Tensor)
         }
         return {"values": values, "generators": capture_generators([self._generators()])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the values and the generators."""
         for name, value in state["values"].items():
-            before = getattr(self._model, name, None)
-            moved = isinstance(value, Tensor) and isinstance(before, Tensor)
-            setattr(self._model, name, value.to(before.device) if moved else value)
+            before: Any = getattr(self._model, name, None)
+            if isinstance(value, Tensor) and isinstance(before, Tensor):
+                setattr(self._model, name, value.to(before.device))
+            else:
+                setattr(self._model, name, value)
         restore_generators([self._generators()], state["generators"])
 
     def _generators(self) -> SimpleNamespace:

@@ -54,7 +54,8 @@ def missing() -> list[str]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about what torchdata calls
-        nodes, loader = Loader(IterableWrapper([0])), StatefulDataLoader([0])
+        numbers: Any = [0]
+        nodes, loader = Loader(IterableWrapper(numbers)), StatefulDataLoader(numbers)
     names = {_RESTARTS: nodes, "next_iter_state": loader, "_initial_iter_for_state_dict": loader}
     found = stateful_loader_class(StatefulDataLoader) and is_node_loader(nodes)
     classes = [] if found else ["StatefulDataLoader", "Loader"]
