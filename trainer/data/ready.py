@@ -53,7 +53,7 @@ class BatchDatasetSource(DatasetSource):
         self.close()
 
 
-def _epoch_hook(dataset: Any) -> Callable[[], None] | None:
+def _epoch_hook(dataset: Any) -> Callable[..., object] | None:
     """Return the `on_epoch_end` of a dataset, None for that of Keras, which does nothing."""
     hook: Any = getattr(dataset, "on_epoch_end", None)
     module = getattr(getattr(hook, "__func__", hook), "__module__", None) or ""

@@ -142,7 +142,8 @@ def _capture(owner: Any) -> dict[str, Any]:
     if has_state(owner):
         # The generator of a sampler inside need not be part of it.
         # A copy: a reader may return the object that it changes.
-        return {"own": copy.deepcopy(owner.state_dict()), "generators": generators, "values": {}}
+        reader: Any = owner
+        return {"own": copy.deepcopy(reader.state_dict()), "generators": generators, "values": {}}
     # Only samplers count: attributes of a dataset are data, not a position.
     counts = isinstance(owner, Sampler) or _iterates_itself(owner)
     values = vars(owner) if counts else {}
