@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 import torch
+from distributed.cluster import Cluster
 from distributed.forks import outcomes
 from distributed.torchrun import SCRIPT, Torchrun, run
 from torch import nn
@@ -70,9 +71,12 @@ def fit_and_keep_the_error():
     return str(caught.value), torch.distributed.is_initialized()
 
 
-def test_a_process_that_lives_on_with_its_error_keeps_no_other_waiting(two):
-    (first, joined), (second, other_joined) = two.run(fit_and_keep_the_error)
-    two.close()  # the group is left
+def test_a_process_that_lives_on_with_its_error_keeps_no_other_waiting():
+    two = Cluster(2)  # the group is left
+    try:
+        (first, joined), (second, other_joined) = two.run(fit_and_keep_the_error)
+    finally:
+        two.close()
     assert "fit failed in process 1: LookupError: the seventeenth sheep" in first
     assert "the seventeenth sheep" in second
     assert not joined

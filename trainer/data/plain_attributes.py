@@ -227,7 +227,8 @@ def _feed(total: Any, value: Any, limit: _Limit) -> None:
     """Add the content of a plain value to a digest."""
     total.update(type(value).__name__.encode())
     if isinstance(value, Tensor):
-        value = value.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8).numpy()
+        flat = value.detach().resolve_conj().resolve_neg().reshape(-1).contiguous()
+        value = flat.view(torch.uint8).numpy()
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         total.update(f"{array.dtype}{array.shape}".encode())

@@ -20,8 +20,9 @@ def fit(run: Run) -> None:
     with run.shutdown.signals, modes_restored(run.net):
         try:
             emit(run.hooks.on_train_begin, {})
-            # This follows the hooks: a callback of any process may request a stop in
-            # on_train_begin.
+            # These follow the hooks: callbacks have seen the flags of the script, and one of any
+            # process may request a stop in on_train_begin.
+            run.state.trained.apply()
             run.coordinator.begin()
             while not run.done:
                 run_epoch(run)

@@ -102,6 +102,10 @@ class FitState:
     sums: UpdatingStep[StageValues]
     device: torch.device
     extra: Mapping[str, Any] = field(default_factory=dict)
+    trained: TrainedState = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trained = TrainedState({"": self.net, "loss.": self.objective.module})
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has a state, by name, in the order in which it is restored."""
@@ -109,7 +113,7 @@ class FitState:
         # would not exist in earlier checkpoints.
         parts: dict[str, Any] = {
             "net": NetState(self.net),
-            "trained": TrainedState({"": self.net, "loss.": self.objective.module}),
+            "trained": self.trained,
             "loss": self.objective,
             "update": self.update,
             "optimizer": self.update.stored,

@@ -244,6 +244,6 @@ def _check_closure(model: BaseModel, optimizer: Optimizer) -> None:
         if holds:
             message = (
                 f"{name_of(optimizer)} evaluates the loss several times in a step, which does not "
-                f"work with {reason}; use one process, one optimizer, no fp16, and a loss"
+                f"work with {reason}; use one process, one optimizer, 'bf16', or a loss"
             )
             raise ValueError(message)

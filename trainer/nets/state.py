@@ -111,7 +111,9 @@ class NetState:
 class TrainedState:
     """Which parameters of some modules are trained, as a part of the training state.
 
-    A callback may have frozen or unfrozen some before a checkpoint was saved.
+    A callback may have frozen or unfrozen some before a checkpoint was saved. A loaded state is
+    applied later, by `apply`: callbacks that restore the flags at the end of a fit must see those
+    of the script first.
 
     Args:
         modules: The modules by the prefix of their names.
@@ -119,15 +121,20 @@ class TrainedState:
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._modules = modules
+        self._loaded: set[str] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the names of the frozen parameters."""
         return {"frozen": [name for name, p in self._named() if not p.requires_grad]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Freeze these parameters, and no others."""
-        frozen = set(state["frozen"])
-        for name, parameter in self._named():
+        """Keep a state for `apply`."""
+        self._loaded = set(state["frozen"])
+
+    def apply(self) -> None:
+        """Freeze the parameters of the loaded state, and no others, if there is one."""
+        frozen, self._loaded = self._loaded, None
+        for name, parameter in self._named() if frozen is not None else ():
             if parameter.requires_grad == (name in frozen):
                 parameter.requires_grad_(name not in frozen)
 
