@@ -104,6 +104,7 @@ UNSAFE = {
     "a lock": lambda: Holding(threading.Lock()),
     "an open file": lambda: Holding([opened()]),
     "a hidden file": lambda: Hiding(opened()),
+    "what refuses to be copied": lambda: Holding(Refusing()),
     "a database": lambda: Holding({"connection": kept(sqlite3.connect(":memory:"))}),
     "a file in a closure": lambda: Holding(closing_over(opened())),
     "a generator": lambda: Holding(iter_of(3)),
@@ -127,6 +128,13 @@ SAFE = {
     "hidden numbers": lambda: Hiding({"a": 3}),
     "a subset": lambda: Subset(Slow(), range(N)),
 }
+
+
+class Refusing:
+    """Refuses to be pickled, as the datasets of h5py do."""
+
+    def __getstate__(self):
+        raise TypeError
 
 
 def closing_over(thing):

@@ -131,9 +131,9 @@ def test_rows_are_asked_for_in_order_and_once():
             return super().__getitem__(places)
 
     array = lazy.LazyArray(Ordered(), "x", torch.float32, False)
-    assert array.read(np.array([7, 3, 7, 900])).shape == (4, COLUMNS)
+    assert array.read(lazy.Rows.of(np.array([7, 3, 7, 900]))).shape == (4, COLUMNS)
     assert asked[0].tolist() == [3, 7, 900]
-    assert array.read(np.array([12, 10, 11])).shape == (3, COLUMNS)
+    assert array.read(lazy.Rows.of(np.array([12, 10, 11]))).shape == (3, COLUMNS)
     assert asked[1] == slice(10, 13)
 
 

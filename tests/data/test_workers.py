@@ -356,3 +356,23 @@ def test_a_dataset_trains_on_the_device_as_on_the_cpu(num_workers):
     _, expected = fit(Augmented(), 0, copy.deepcopy(net), cpu=True)
     _, frame = fit(Augmented(), num_workers, net)
     assert frame["train_loss"].tolist() == pytest.approx(expected["train_loss"].tolist(), rel=1e-4)
+
+
+class Contexts(Samples):
+    """Gives the number of torch's contexts through which each operation goes."""
+
+    def __getitem__(self, index):
+        return torch.full((3,), float(torch._C._len_torch_function_stack())), Y[index]
+
+
+@pytest.mark.parametrize("given", ["dataset", "loader"])
+def test_operations_in_workers_go_through_no_context(given):
+    # Such a context, as `with torch.device("cpu")`, takes as long as a small operation itself.
+    data, seen = Contexts(), []
+    if given == "loader":
+        data = DataLoader(data, 4, num_workers=2)
+    net = start()
+    net.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0].flatten().tolist()))
+    fit(data, 2, net, epochs=1)
+    assert len(seen) >= 3 * N
+    assert not any(seen)

@@ -184,6 +184,8 @@ def _is_widened(array: np.ndarray) -> bool:
 def _as_tensor(array: np.ndarray) -> Tensor:
     """Return a tensor that shares memory with `array` if possible; fitorch never writes to it."""
     array = np.ascontiguousarray(array) if array.ndim else array
+    if array.flags.writeable:
+        return torch.from_numpy(array)
     with warnings.catch_warnings():
         # torch warns of writes to read-only memory, which fitorch never does.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -40,7 +40,7 @@ from .workers import (
     usable_cpus,
 )
 
-Request = tuple[int, list[Any]]  # the seed of a batch and the numbers of its samples
+Request = tuple[int, Any]  # the seed of a batch and the numbers of its samples
 
 
 class SampleReader:
@@ -120,8 +120,11 @@ class SampledSource(LoaderSource):
         super().__init__(dataset, name, floating, seed=seed)
         self._rank = 0  # of this process
         self._opened = 0, 0, 0  # pass, start and `behind` of the last `batches`
-        self._reader = SampleReader(dataset, collate or SampleCollate(floating))
+        self._reader = self._make_reader(dataset, collate or SampleCollate(floating))
         self._pool = WorkerPool(self._reader, settings or {})
+
+    def _make_reader(self, dataset: Any, collate: Collate) -> SampleReader:
+        return SampleReader(dataset, collate)
 
     @property
     def _collates(self) -> bool:

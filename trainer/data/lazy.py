@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from fitorch.tree import map_leaves, rebuild_sequence
 from .arrays import ROLES, common_length, is_sparse, to_tensors
 
 _AS_THEY_ARE = ("float16", "float32", "int64", "bool")
+_UNCHANGED = frozenset(map(np.dtype, _AS_THEY_ARE))  # in the byte order of this machine
 
-# Libraries whose arrays lie in memory.
+# Libraries whose arrays are read when they are needed, and libraries whose arrays lie in memory.
+_ON_DISK = ("numpy", "h5py", "zarr", "dask", "fitorch")
 _IN_MEMORY = ("numpy", "torch", "pandas", "polars", "pyarrow", "jax", "jaxlib", "cupy", "xarray")
 
 
@@ -47,6 +50,15 @@ def has_lazy(value: object) -> bool:
     return is_lazy(value)
 
 
+def of_libraries(columns: object) -> bool:
+    """Return whether known libraries read all arrays on disk, not classes of the user's own."""
+    if isinstance(columns, Mapping):
+        return all(map(of_libraries, columns.values()))
+    if isinstance(columns, (tuple, list)):
+        return all(map(of_libraries, columns))
+    return not isinstance(columns, LazyArray) or columns.library in _ON_DISK
+
+
 class LazyArray:
     """An array on disk whose rows are read when they are needed.
 
@@ -73,26 +85,29 @@ class LazyArray:
         """Return the number of dimensions."""
         return self._dims
 
+    @property
+    def library(self) -> str:
+        """The library of the array."""
+        return type(self._array).__module__.partition(".")[0]
+
     def __getitem__(self, places: slice) -> LazyArray:
         """Return some consecutive rows, which are not read."""
         rows = self._rows[places]
         return LazyArray(self._array, self._what, self._floating, self._labels, rows)
 
-    def read(self, numbers: np.ndarray) -> Tensor:
-        """Return rows as a tensor.
+    def read(self, rows: Rows) -> Tensor:
+        """Return rows as a tensor."""
+        read = self._converted(self._read_sorted(rows.numbers + self._rows.start))
+        return read if rows.back is None else read[rows.back]
 
-        Args:
-            numbers: The numbers of the rows, in any order.
-        """
-        # Files are read from front to back, each row once: h5py takes nothing else.
-        unique, inverse = np.unique(numbers + self._rows.start, return_inverse=True)
-        rows = self._read_sorted(unique)
-        if not isinstance(rows, Tensor):
-            rows = to_tensors(np.asarray(rows), self._what, self._floating, labels=self._labels)
-        if np.array_equal(inverse, np.arange(len(unique))):
-            return cast("Tensor", rows)
-        picked: Tensor = rows[torch.from_numpy(inverse)]
-        return picked
+    def _converted(self, rows: Any) -> Tensor:
+        if isinstance(rows, Tensor):
+            return rows
+        array = np.asarray(rows)
+        if array.dtype in _UNCHANGED and array.flags.carray:
+            return torch.from_numpy(array)
+        tensor: Tensor = to_tensors(array, self._what, self._floating, labels=self._labels)
+        return tensor
 
     def _read_sorted(self, numbers: np.ndarray) -> Any:
         first, last = int(numbers[0]), int(numbers[-1])
@@ -105,6 +120,27 @@ class LazyArray:
                 self._picks = False  # it takes slices alone
         parts = [self._array[begin:end] for begin, end in _runs(numbers)]
         return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a batch as files are read: from front to back, each once.
+
+    Args:
+        numbers: Their numbers, increasing: h5py takes nothing else.
+        back: The place in `numbers` of each row of the batch; None if they are the same.
+    """
+
+    numbers: np.ndarray
+    back: Tensor | None
+
+    @classmethod
+    def of(cls, numbers: np.ndarray) -> Rows:
+        """Return the rows for numbers in any order."""
+        if (numbers[1:] > numbers[:-1]).all():
+            return cls(numbers, None)
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        return cls(unique, torch.from_numpy(inverse))
 
 
 def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -153,18 +189,22 @@ class LazyColumns:
 
     def __getitem__(self, number: int) -> Any:
         """Return a sample."""
-        return map_leaves(lambda part: part[0], self._read([number]), Tensor)
+        return map_leaves(lambda part: part[0], self.read(np.array([number])), Tensor)
 
     def __getitems__(self, numbers: list[int]) -> list[Any]:
         """Return a list with one batch."""
-        return [self._read(numbers)]
+        return [self.read(np.asarray(numbers, np.int64))]
 
-    def _read(self, numbers: list[int]) -> Any:
-        index = np.asarray(numbers, np.int64)
-        places = torch.from_numpy(index)
+    def read(self, numbers: np.ndarray) -> Any:
+        """Return the batch of some samples.
+
+        Args:
+            numbers: The numbers of the samples, int64, in any order.
+        """
+        rows, places = Rows.of(numbers), torch.from_numpy(numbers)
 
         def picked(column: Any) -> Tensor:
-            return column.read(index) if isinstance(column, LazyArray) else column[places]
+            return column.read(rows) if isinstance(column, LazyArray) else column[places]
 
         return map_leaves(picked, self.columns, (Tensor, LazyArray))
 

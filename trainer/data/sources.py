@@ -27,9 +27,10 @@ from .arrays import (
     is_sparse,
 )
 from .collate import check_format
+from .column_source import ColumnSource
 from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
 from .in_memory import MemorySource, dataset_source, ordered_source, recognize
-from .lazy import has_lazy, is_lazy, lazy_columns
+from .lazy import has_lazy, is_lazy, lazy_columns, of_libraries
 from .loader import LoaderSource, length
 from .rank_split import ALONE, PassLength, RankShard
 from .ready import Ready, batch_dataset_source
@@ -253,7 +254,8 @@ def memory_source(data: Any, name: str, batching: Batching) -> Source:
     if has_lazy(data):
         dataset = lazy_columns(data, name, batching.floating)
         order, workers = batching.order(len(dataset)), batching.num_workers
-        return DatasetSource(dataset, order, name, batching.floating, workers, Ready())
+        kind = ColumnSource if of_libraries(dataset.columns) else DatasetSource
+        return kind(dataset, order, name, batching.floating, workers, Ready())
     if isinstance(data, Mapping):
         columns = as_mapping(data, name, batching.floating)
         return ordered_source(columns, batching.order(common_length(columns, name)))

@@ -134,7 +134,9 @@ class TrainedState:
     def apply(self) -> None:
         """Freeze the parameters of the loaded state, and no others, if there is one."""
         frozen, self._loaded = self._loaded, None
-        for name, parameter in self._named() if frozen is not None else ():
+        if frozen is None:
+            return
+        for name, parameter in self._named():
             if parameter.requires_grad == (name in frozen):
                 parameter.requires_grad_(name not in frozen)
 
