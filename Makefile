@@ -6,6 +6,7 @@
 # make docs   build the documentation's site into build/site
 # make coverage  the test suite, counting which lines run
 # make test-browser  reports and notebooks in Chromium, and JupyterLab itself
+# make bench-readers  reading from files and in worker processes, beside loops by hand
 # make bench-peers  the same beside nine other trainers, in an environment of their own
 # make pictures  record the terminal and the notebook that the README shows
 # make gpu-check  correctness, waits, memory and speed on an accelerator, as a table in ten minutes
@@ -23,7 +24,7 @@ PEERS_STAMP := $(PEERS)/.peers
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.oldest
 
-.PHONY: demo test lint types pytest docs coverage test-oldest test-distributed test-slow test-soak test-browser bench bench-peers gpu-check pictures clean
+.PHONY: demo test lint types pytest docs coverage test-oldest test-distributed test-slow test-soak test-browser bench bench-readers bench-peers gpu-check pictures clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python examples/digits.py
@@ -82,6 +83,10 @@ bench: $(DEMO_STAMP)
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/display.py
 	$(BIN)/python benchmarks/scaling.py
+
+# Readers beside loops by hand: HDF5, zarr, webdataset, worker processes; it writes files of 2 GB.
+bench-readers: $(TEST_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/readers.py
 
 bench-peers: $(PEERS_STAMP)
 	mkdir -p docs/images
