@@ -96,6 +96,24 @@ def test_in_every_form_of_data(kind, form, tmp_path):
     assert trained(forms[form](kind(tmp_path, X)))[1].equals(expected)
 
 
+class Noisy(nn.Linear):
+    """Draws from NumPy's global generator, which keeps every second normal number for later."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 + 0.1 * float(np.random.normal()))
+
+
+@pytest.mark.parametrize("kind", [h5py_array, memory_map])
+def test_a_net_that_draws_has_the_same_bits_with_workers(kind, tmp_path):
+    x, frames = kind(tmp_path, X), []
+    for workers in (0, 1):
+        torch.manual_seed(0)
+        model = KerasModel(Noisy(COLUMNS, 3), "cross_entropy", optimizer="adam")
+        options = {"epochs": 2, "batch_size": 32, "seed": 1, "verbose": 0, "num_workers": workers}
+        frames.append(model.fit((x, Y), **options).drop(columns="seconds"))
+    assert frames[0].equals(frames[1])
+
+
 class Reads:
     """An array that counts its rows that are read, and is never read as a whole."""
 

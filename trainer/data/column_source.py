@@ -38,3 +38,7 @@ class ColumnSource(DatasetSource):
         self, samples: Iterable[list[Any]], pass_index: int, start: int
     ) -> Iterator[Request]:
         return ((0, np.asarray(numbers)) for numbers in samples)
+
+    def _read_by_pool(self, requests: Iterator[Request]) -> Iterator[Any]:
+        # Reading in this process leaves the generators alone, and so do workers.
+        return self._pool.read(requests)
