@@ -26,17 +26,6 @@ class Stream(IterableDataset):
         return iter(self.items)
 
 
-class Mapped(Dataset):
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return self.items[index]
-
-
 class Plain:
     """An object that is not a Dataset."""
 
@@ -48,6 +37,10 @@ class Plain:
 
     def __getitem__(self, index):
         return self.items[index]
+
+
+class Mapped(Plain, Dataset):
+    """A Dataset."""
 
 
 def quiet(data, **arguments):

@@ -122,6 +122,14 @@ def cutting(after):
     return LambdaCallback(on_train_batch_end=cut)
 
 
+def whole_and_resumed(run, folder):
+    """Return what `run` returns without an interruption, and resumed after ten batches."""
+    whole = run(folder / "a")
+    with pytest.raises(Cut):
+        run(folder / "b", callbacks=[cutting(10)])
+    return whole, run(folder / "b", resume=True)
+
+
 @pytest.mark.parametrize("cut", [8, 12, 17])
 def test_a_gan_resumes_to_the_same_bits(cut, tmp_path):
     def halving(optimizer):
@@ -613,10 +621,8 @@ def test_what_a_step_holds_is_resumed_wherever_it_is(where, tmp_path):
         model.fit(data, ckpt_path=folder, **given, **options)
         return head
 
-    whole = run(tmp_path / "a")
-    with pytest.raises(Cut):
-        run(tmp_path / "b", callbacks=[cutting(10)])
-    assert same(run(tmp_path / "b", resume=True), whole)
+    whole, resumed = whole_and_resumed(run, tmp_path)
+    assert same(resumed, whole)
 
 
 def test_values_tensors_and_generators_of_attributes_are_resumed(tmp_path):
@@ -651,10 +657,7 @@ def test_values_tensors_and_generators_of_attributes_are_resumed(tmp_path):
         model.fit(data, ckpt_path=folder, **given, **options)
         return model
 
-    whole = run(tmp_path / "a")
-    with pytest.raises(Cut):
-        run(tmp_path / "b", callbacks=[cutting(10)])
-    resumed = run(tmp_path / "b", resume=True)
+    whole, resumed = whole_and_resumed(run, tmp_path)
     assert same(resumed.net, whole.net)
     assert torch.equal(resumed.queue, whole.queue)
     assert (resumed.seen, resumed.names) == (whole.seen, whole.names)
