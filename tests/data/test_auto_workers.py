@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from data.reading import N, Samples, fit
 from fitorch.data import dataset as samples
-from fitorch.data import workers
+from fitorch.data import pace, workers
 from fitorch.data.sampling import Order
 
 
@@ -32,7 +32,7 @@ class Slow(Samples):
 @pytest.fixture
 def eager(monkeypatch):
     """Let "auto" decide after a few milliseconds instead of a second, as if there were 2 CPUs."""
-    monkeypatch.setattr(workers, "_PATIENCE", 0.004)
+    monkeypatch.setattr(pace, "_PATIENCE", 0.004)
     monkeypatch.setattr(samples, "usable_cpus", lambda: 2)
 
 
@@ -208,12 +208,12 @@ PACES = {
 }
 
 
-@pytest.mark.parametrize(("pace", "cpus", "threads", "expected"), PACES.values(), ids=PACES)
-def test_as_many_workers_as_keep_up(pace, cpus, threads, expected):
-    assert workers.Pace(*pace).workers(1000, cpus, threads) == expected
+@pytest.mark.parametrize(("times", "cpus", "threads", "expected"), PACES.values(), ids=PACES)
+def test_as_many_workers_as_keep_up(times, cpus, threads, expected):
+    assert pace.Pace(*times).workers(1000, cpus, threads) == expected
 
 
 def test_no_workers_where_handing_a_batch_over_costs_as_much_as_reading_it():
-    pace = workers.Pace(10, 0.1, 0.1)  # 10 ms each
-    assert pace.workers(10**6, 8) == 2
-    assert pace.workers(10**7, 8) == 0
+    times = pace.Pace(10, 0.1, 0.1)  # 10 ms each
+    assert times.workers(10**6, 8) == 2
+    assert times.workers(10**7, 8) == 0

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .collate import Collate
-from .dataset import DatasetSource, Request, SampleReader
+from .dataset import DatasetSource
+from .sample_reader import Request, SampleReader
 
 
 class ColumnReader(SampleReader):

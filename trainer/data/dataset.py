@@ -2,98 +2,37 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.random import mtrand
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from fitorch.devices.accelerators import HOST
 from fitorch.devices.capabilities import pins
 from fitorch.devices.copies import pinned
-from fitorch.errors import DataError
-from fitorch.internals.torch import iterates_as_torch
 from fitorch.randomness import derive_seed
 from fitorch.tree import byte_count, map_tensors
 
 from .collate import Collate, SampleCollate
-from .indices import LoaderIndices
-from .loader import LoaderSource, makes_new_batches
-from .rank_split import ALONE, PassLength, RankShard
+from .loader import LoaderSource
+from .pace import Pace
+from .rank_split import PassLength
 from .recognition import are_samples_like_batches, warn_of_samples
-from .rng_state import GeneratorHolder, holders_of, owners_of, undisturbed_owners
+from .rng_state import GeneratorHolder, holders_of, undisturbed_owners
+from .sample_reader import Request, SampleReader
 from .sampling import Order
 from .workers import (
-    Pace,
     WorkerPool,
     attributes_of,
     can_use_workers,
-    loader_options,
     state_differs,
     usable_cpus,
 )
-
-Request = tuple[int, Any]  # the seed of a batch and the numbers of its samples
-
-
-class SampleReader:
-    """Reads and collates a batch of a dataset, in this process or in a worker.
-
-    Each batch has its own random numbers: the global generators of Python, NumPy and torch are
-    seeded for it and restored afterwards. Therefore, its bits do not depend on which process reads
-    it, and when.
-
-    Args:
-        dataset: A dataset with `__getitem__`, or `__getitems__` for many samples at once.
-        collate: Makes a batch of samples; it may draw random numbers, too.
-    """
-
-    def __init__(self, dataset: Any, collate: Collate = default_collate) -> None:
-        self.dataset, self.collate = dataset, collate
-        self._many = getattr(dataset, "__getitems__", None) is not None
-        self._numpy = np.random.MT19937(0)
-
-    def __getitems__(self, request: Request) -> list[Any]:
-        """Return a list with one batch: torch's loader takes it for the samples of a batch."""
-        return [self.batch(request)]
-
-    def batch(self, request: Request) -> Any:
-        """Return a batch."""
-        seed, samples = request
-        torch_generator = torch.default_generator
-        before = random.getstate(), mtrand.get_bit_generator(), torch_generator.get_state()
-        # NumPy's generator is exchanged, not saved: the old one comes back with its state.
-        mtrand.set_bit_generator(self._numpy)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch_generator.manual_seed(seed)
-        try:
-            return self.collate(self._read(samples))
-        except StopIteration as error:
-            # The loop over the batches would take it for the end of the pass.
-            message = (
-                "the dataset, or collate_fn, raised StopIteration in the middle of the data; its "
-                "__len__ may count more samples than it can read"
-            )
-            raise DataError(message) from error
-        # A dataset that raises an error must not leave other random numbers behind.
-        finally:
-            random.setstate(before[0])
-            mtrand.set_bit_generator(before[1])
-            torch_generator.set_state(before[2])
-
-    def _read(self, samples: list[Any]) -> list[Any]:
-        if self._many:
-            many: list[Any] = self.dataset.__getitems__(samples)
-            return many
-        return [self.dataset[sample] for sample in samples]
 
 
 class SampledSource(LoaderSource):
@@ -212,72 +151,6 @@ class SampledSource(LoaderSource):
             # for the same bits.
             mtrand.set_bit_generator(mtrand.get_bit_generator())
             yield batch
-
-
-class UserLoaderSource(SampledSource):
-    """A user's DataLoader over a map-style dataset: its samplers, collate function and workers.
-
-    A second loader with the same settings reads the batches, each with its own seed, so that a
-    batch does not depend on what was read before it.
-
-    Args:
-        loader: The user's loader.
-        name: The name of the data, for messages.
-        seed: The seed from which the seeds of the batches are derived.
-        floating: The dtype for float64 of NumPy and pandas, if batches are not tensors.
-        share: The shard of this process.
-    """
-
-    def __init__(
-        self,
-        loader: DataLoader[Any],
-        name: str,
-        seed: int,
-        floating: torch.dtype = torch.float32,
-        share: RankShard = ALONE,
-    ) -> None:
-        settings = loader_options(loader)
-        super().__init__(loader.dataset, name, seed, floating, settings, loader.collate_fn)
-        self._user_loader = loader
-        self._new = makes_new_batches(loader)
-        self._rank = share.rank
-        self._indices = LoaderIndices(loader, share=share)
-        self._share = share
-        self.refresh()
-        self._pool.count = loader.num_workers
-
-    def refresh(self) -> None:
-        """Ask the loader for its length again."""
-        self._measure(self._user_loader)
-
-    def batches(self, pass_index: int, start: int = 0, behind: int = 0) -> Iterator[Any]:
-        """Return the batches of a pass from batch `start` on, without reading earlier ones."""
-        self._opened = pass_index, start, behind
-        lists = self._indices.lists(pass_index, start, behind)  # draws the order
-        requests = self._with_seeds(lists, pass_index, start)
-        return self._iterate(self._read_by_pool(requests))
-
-    def _numbers_before(self, pass_index: int, start: int, behind: int) -> list[Any]:
-        batch: Any = self._indices.before(pass_index, start, behind)
-        return batch.tolist() if isinstance(batch, Tensor) else list(batch)
-
-    @property
-    def _collates(self) -> bool:
-        return self._new
-
-    @property
-    def order_owners(self) -> list[Any]:
-        """Objects with state that determines the order: the samplers and the loader."""
-        return [*owners_of(self._user_loader), self._indices]
-
-
-def recognize_samples(loader: DataLoader[Any]) -> bool:
-    """Return whether a loader is a DataLoader with a batch sampler over a map-style dataset.
-
-    Subclasses count if they iterate as DataLoader does.
-    """
-    sampled = loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
-    return iterates_as_torch(loader) and sampled
 
 
 class DatasetSource(SampledSource):

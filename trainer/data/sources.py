@@ -28,7 +28,7 @@ from .arrays import (
 )
 from .collate import check_format
 from .column_source import ColumnSource
-from .dataset import DatasetSource, SampledSource, UserLoaderSource, recognize_samples
+from .dataset import DatasetSource, SampledSource
 from .in_memory import MemorySource, dataset_source, ordered_source, recognize
 from .lazy import has_lazy, is_lazy, lazy_columns, of_libraries
 from .loader import LoaderSource, length
@@ -44,6 +44,7 @@ from .recognition import (
 from .rereading import Mark
 from .sampling import Order
 from .streams import Stream
+from .user_loader import UserLoaderSource, recognize_samples
 
 
 class Source(Protocol):
